@@ -1,0 +1,18 @@
+"""The command ``vsr``: one file a subcommand; each parses, builds the options, makes one library call, and prints."""
+
+from __future__ import annotations
+
+import click
+
+import vsr
+from vsr.cli.console import ErrorReportingGroup
+from vsr.cli.train import train
+
+
+@click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(vsr.__version__, prog_name="vsr")
+def main() -> None:
+    """Video super-resolution with SRGAN: upscale clips with every other stream intact, and train the generator."""
+
+
+main.add_command(train)

@@ -1,0 +1,76 @@
+"""What all subcommands share on the terminal: errors, log messages, progress, and the two kinds of interrupt."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import click
+
+from vsr.errors import VsrError
+
+INTERRUPTED = 130
+
+
+class ErrorReportingGroup(click.Group):
+    """Prints a ``VsrError`` as one line and exits with its code; an interrupt exits with 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VsrError as exc:
+            if logging.getLogger("vsr").isEnabledFor(logging.INFO):
+                logging.getLogger(__name__).info("the error in full", exc_info=True)
+            click.echo(f"vsr: {exc}", err=True)
+            ctx.exit(exc.exit_code)
+        except KeyboardInterrupt:
+            click.echo("vsr: interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``-v`` and ``-q`` to a command."""
+    command = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")(command)
+    return click.option("-v", "--verbose", count=True, help="Say more; twice: everything, with tracebacks.")(command)
+
+
+def start_logging(verbose: int, quiet: bool) -> None:
+    """Send the log messages of vsr to stderr, without breaking a progress bar."""
+    level = logging.ERROR if quiet else {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    handler = _TqdmHandler()
+    handler.setFormatter(logging.Formatter("vsr: %(message)s"))
+    root = logging.getLogger("vsr")
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    root.propagate = False
+
+
+class _TqdmHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a flag that the work asks for; the second Ctrl-C interrupts at once."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,59 @@
+"""Everything that a user of vsr can meet, as one tree.
+
+::
+
+    VsrError                     exit code 1
+    ├── UsageError               exit code 2: the words of the command contradict each other or name nothing
+    │   └── UnknownModelError    no model of that name, and no file either
+    ├── InputError               a file that was named as input is missing, unreadable, or holds no video
+    ├── OutputError              the output exists already, or cannot be written
+    ├── WeightsError             a weights file is damaged, of another kind, or refused
+    ├── FFmpegError              the ffmpeg program is missing or failed
+    ├── TrainingDataError        the training pictures cannot be used
+    └── CheckpointError          a training run cannot be continued
+
+Each message says what happened, with which file, and what to do next. A mistake of a caller in Python is a
+``ValueError`` or ``TypeError`` instead.
+"""
+
+from __future__ import annotations
+
+
+class VsrError(Exception):
+    """Base of all errors that vsr raises for its users."""
+
+    exit_code = 1
+
+
+class UsageError(VsrError):
+    """The request contradicts itself or names something that does not exist."""
+
+    exit_code = 2
+
+
+class UnknownModelError(UsageError):
+    """No shipped model and no file has that name."""
+
+
+class InputError(VsrError):
+    """An input file is missing, unreadable, damaged, or not of the kind asked for."""
+
+
+class OutputError(VsrError):
+    """The output exists already or cannot be written."""
+
+
+class WeightsError(VsrError):
+    """A weights file cannot be used."""
+
+
+class FFmpegError(VsrError):
+    """The ffmpeg program is missing or failed."""
+
+
+class TrainingDataError(VsrError):
+    """The training pictures cannot be used."""
+
+
+class CheckpointError(VsrError):
+    """A training run cannot be continued."""

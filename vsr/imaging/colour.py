@@ -1,0 +1,318 @@
+"""Planes as decoders store them <-> RGB: matrix, range, bit depth, and the siting of subsampled chroma.
+
+Both ways are linear but for the final rounding, so the matrix is applied where there are fewest samples (at the size of
+the chroma planes) and full-size passes are left to luma. Formulas and coefficients: Rec. ITU-T H.273, clause 8.3.
+
+Chroma is resampled by pairs of biorthogonal wavelet filters, so that ``downsample_chroma(upsample_chroma(x))`` is ``x``:
+what no network has touched returns as it came, and a second conversion costs nothing more than the first. Each axis has
+its own pair, which follows where the chroma samples lie:
+
+- *cosited*, on every second luma sample: linear interpolation up, the low-pass of the LeGall 5/3 wavelet down.
+- *centred*, between two luma samples: the dual of Haar (CDF 1/3) up, the mean of the two down.
+
+No gradient flows through these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Siting = Literal["cosited", "centred"]
+
+# Kr and Kb, the shares of red and blue in luma (H.273, table 4: MatrixCoefficients 6 and 5, 1, 9, 4, 7).
+MATRICES: dict[str, tuple[float, float]] = {
+    "bt601": (0.299, 0.114),
+    "bt709": (0.2126, 0.0722),
+    "bt2020": (0.2627, 0.0593),
+    "fcc": (0.30, 0.11),
+    "smpte240m": (0.212, 0.087),
+}
+
+
+@dataclass(frozen=True)
+class PixelLayout:
+    """How the planes of a frame are stored.
+
+    Raises:
+        ValueError: an unknown kind, a depth outside 8..16, a subsampling outside 0..2, or one without chroma planes.
+    """
+
+    kind: Literal["yuv", "grey", "rgb"]
+    """``yuv``: Y, Cb, Cr. ``grey``: Y alone. ``rgb``: G, B, R, in this order (libav's gbrp)."""
+    bit_depth: int = 8
+    """Bits of a sample, 8..16. One byte holds 8; more lie in the low bits of two bytes, little endian."""
+    subsampling_x: int = 0
+    """log2 of the luma columns for each chroma column, 0..2."""
+    subsampling_y: int = 0
+    """log2 of the luma rows for each chroma row, 0..2."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("yuv", "grey", "rgb"):
+            raise ValueError(f"kind must be yuv, grey or rgb, got {self.kind!r}")
+        if not 8 <= self.bit_depth <= 16:
+            raise ValueError(f"bit_depth must be 8..16, got {self.bit_depth}")
+        subsampling = (self.subsampling_x, self.subsampling_y)
+        if not all(0 <= steps <= 2 for steps in subsampling):
+            raise ValueError(f"subsampling must be 0..2 on each axis, got {subsampling}")
+        if self.kind != "yuv" and any(subsampling):
+            raise ValueError(f"{self.kind} has no chroma planes to subsample, got subsampling {subsampling}")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """uint8 or uint16."""
+        return torch.uint8 if self.bit_depth <= 8 else torch.uint16
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """1 or 2."""
+        return 1 if self.bit_depth <= 8 else 2
+
+    @property
+    def num_planes(self) -> int:
+        """1 for grey, else 3."""
+        return 1 if self.kind == "grey" else 3
+
+    def plane_shapes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(rows, columns) of each plane of a picture; chroma sizes are rounded up, as libav does."""
+        if self.kind != "yuv":
+            return [(height, width)] * self.num_planes
+        chroma = (_halved(height, self.subsampling_y), _halved(width, self.subsampling_x))
+        return [(height, width), chroma, chroma]
+
+
+@dataclass(frozen=True)
+class ColourSpec:
+    """What the code values of a frame mean.
+
+    Raises:
+        ValueError: an unknown matrix or siting.
+    """
+
+    matrix: str
+    """A key of `MATRICES`. For grey it gives the weights of the way back; for rgb it has no effect."""
+    full_range: bool
+    """True: all codes are used. False: black and white at 16 and 235, chroma in 16..240, for 8 bits."""
+    chroma_x: Siting = "cosited"
+    """Where chroma lies among the columns. The default pair is MPEG-2's "left", the usual one of 4:2:0."""
+    chroma_y: Siting = "centred"
+    """Where chroma lies among the rows."""
+
+    def __post_init__(self) -> None:
+        if self.matrix not in MATRICES:
+            raise ValueError(f"matrix must be one of {', '.join(MATRICES)}, got {self.matrix!r}")
+        for siting in (self.chroma_x, self.chroma_y):
+            if siting not in ("cosited", "centred"):
+                raise ValueError(f"chroma siting must be cosited or centred, got {siting!r}")
+
+
+def planes_to_rgb(planes: Sequence[Tensor], layout: PixelLayout, colour: ColourSpec) -> Tensor:
+    """Decoded planes -> RGB.
+
+    Args:
+        planes: one tensor (N, rows, columns) for each plane of ``layout``, of its dtype, all on one device.
+        layout: how the planes are stored.
+        colour: what their code values mean.
+
+    Returns:
+        (N, 3, H, W) float32 on the same device, contiguous. Black is 0 and white is 1; nothing is clipped, so that codes
+        outside the nominal range lie outside [0, 1].
+
+    Raises:
+        ValueError: a number of planes, a shape or a dtype that does not agree with ``layout``.
+    """
+    _check_planes(planes, layout)
+    count, height, width = planes[0].shape
+    unit, black, chroma_unit, neutral = _quantisation(layout.bit_depth, colour.full_range)
+    if layout.kind != "yuv":
+        order = (2, 0, 1) if layout.kind == "rgb" else (0, 0, 0)
+        rgb = torch.stack([planes[plane] for plane in order], 1).to(torch.float32)
+        return rgb.sub_(black).mul_(1 / unit)
+
+    kr, kg, kb = _luma_weights(colour.matrix)
+    blue = planes[1].to(torch.float32).sub_(neutral)
+    red = planes[2].to(torch.float32).sub_(neutral)
+    # R, G and B less luma, as small as the chroma planes. Black joins here: resampling keeps a constant as it is.
+    offset = torch.tensor(-black / unit)
+    rgb = torch.empty(count, 3, *blue.shape[1:], device=blue.device)
+    torch.add(offset, red, alpha=2 * (1 - kr) / chroma_unit, out=rgb[:, 0])
+    torch.add(offset, red, alpha=-2 * (1 - kr) * kr / kg / chroma_unit, out=rgb[:, 1])
+    rgb[:, 1].add_(blue, alpha=-2 * (1 - kb) * kb / kg / chroma_unit)
+    torch.add(offset, blue, alpha=2 * (1 - kb) / chroma_unit, out=rgb[:, 2])
+    rgb = upsample_chroma(rgb, height, width, layout, colour)
+    return rgb.add_(planes[0].to(torch.float32).unsqueeze(1), alpha=1 / unit)
+
+
+def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourSpec) -> list[Tensor]:
+    """RGB -> the planes that an encoder takes; the inverse of `planes_to_rgb`.
+
+    Planes that came through `planes_to_rgb` return exactly, at every depth, subsampling and siting, except subsampled
+    16-bit chroma of extreme colours, where the rounding of float32 may cost one code.
+
+    Args:
+        rgb: (N, 3, H, W) floating point, nominally in [0, 1], on any device. Half precision is computed in float32.
+        layout: how to store the planes.
+        colour: what their code values shall mean.
+
+    Returns:
+        One contiguous tensor (N, rows, columns) for each plane, of ``layout.dtype``, on the same device. Values are
+        rounded, and clipped only to what ``bit_depth`` bits can store: limited range keeps its head- and footroom.
+
+    Raises:
+        ValueError: a shape or a dtype other than these.
+    """
+    if rgb.ndim != 4 or rgb.shape[1] != 3 or 0 in rgb.shape:
+        raise ValueError(f"expected RGB of shape (N, 3, H, W), got {tuple(rgb.shape)}")
+    if not rgb.is_floating_point():
+        raise ValueError(f"expected floating-point RGB, got {rgb.dtype}")
+    rgb = rgb.detach().to(torch.float32)
+    unit, black, chroma_unit, neutral = _quantisation(layout.bit_depth, colour.full_range)
+    if layout.kind == "rgb":
+        return [_store(torch.add(torch.tensor(black), rgb[:, plane], alpha=unit), layout) for plane in (1, 2, 0)]
+
+    kr, kg, kb = _luma_weights(colour.matrix)
+    luma = _store(_weighted(rgb, (kr, kg, kb), unit, black), layout)
+    if layout.kind == "grey":
+        return [luma]
+    small = downsample_chroma(rgb, layout, colour)
+    blue = _weighted(small, (-kr, -kg, 1 - kb), chroma_unit / (2 * (1 - kb)), neutral)
+    red = _weighted(small, (1 - kr, -kg, -kb), chroma_unit / (2 * (1 - kr)), neutral)
+    return [luma, _store(blue, layout), _store(red, layout)]
+
+
+def upsample_chroma(chroma: Tensor, height: int, width: int, layout: PixelLayout, colour: ColourSpec) -> Tensor:
+    """Samples at the size of the chroma planes -> at the size of luma.
+
+    Args:
+        chroma: float (..., rows, columns), of any range, on any device.
+        height: luma rows.
+        width: luma columns.
+        layout: gives the subsampling.
+        colour: gives the siting.
+
+    Returns:
+        (..., height, width) of the same dtype; ``chroma`` itself where nothing is subsampled.
+
+    Raises:
+        ValueError: ``chroma`` is not of the chroma size of a picture of ``height`` x ``width``.
+    """
+    expected = (_halved(height, layout.subsampling_y), _halved(width, layout.subsampling_x))
+    if tuple(chroma.shape[-2:]) != expected:
+        raise ValueError(f"chroma of {height}x{width} must be {expected} (rows, columns), got {tuple(chroma.shape)}")
+    # Columns first, while there are fewer rows: neighbours along a row cost most, as every second one is written.
+    for steps in reversed(range(layout.subsampling_x)):
+        chroma = _upsample_axis(chroma, _halved(width, steps), -1, colour.chroma_x)
+    for steps in reversed(range(layout.subsampling_y)):
+        chroma = _upsample_axis(chroma, _halved(height, steps), -2, colour.chroma_y)
+    return chroma
+
+
+def downsample_chroma(image: Tensor, layout: PixelLayout, colour: ColourSpec) -> Tensor:
+    """Samples at the size of luma -> at the size of the chroma planes; undoes `upsample_chroma`.
+
+    Args:
+        image: float (..., H, W), of any range, on any device.
+        layout: gives the subsampling.
+        colour: gives the siting.
+
+    Returns:
+        (..., rows, columns) of the same dtype, sizes rounded up; ``image`` itself where nothing is subsampled.
+    """
+    for _ in range(layout.subsampling_y):
+        image = _downsample_axis(image, -2, colour.chroma_y)
+    for _ in range(layout.subsampling_x):
+        image = _downsample_axis(image, -1, colour.chroma_x)
+    return image
+
+
+def _upsample_axis(x: Tensor, size: int, axis: int, siting: Siting) -> Tensor:
+    """Double ``axis`` to ``size``, which is twice the old size or one less."""
+    shape = list(x.shape)
+    shape[axis] = size
+    result = x.new_empty(shape)
+    x, grown = x.transpose(axis, -1), result.transpose(axis, -1)
+    even, odd = grown[..., 0::2], grown[..., 1::2]
+    if siting == "cosited":
+        even.copy_(x)
+        torch.lerp(x[..., :-1], x[..., 1:], 0.5, out=odd[..., : x.shape[-1] - 1])
+        if size % 2 == 0:
+            odd[..., -1:] = x[..., -1:]
+        return result
+    # Each cell keeps its mean and takes the slope between its neighbours; the edge sample is its own neighbour.
+    slope = torch.zeros_like(x)
+    if x.shape[-1] > 1:
+        torch.sub(x[..., 2:], x[..., :-2], out=slope[..., 1:-1])
+        torch.sub(x[..., 1], x[..., 0], out=slope[..., 0])
+        if size % 2 == 0:  # else the last cell has one sample, which is its mean
+            torch.sub(x[..., -1], x[..., -2], out=slope[..., -1])
+    torch.sub(x, slope, alpha=0.125, out=even)
+    torch.add(x[..., : size // 2], slope[..., : size // 2], alpha=0.125, out=odd)
+    return result
+
+
+def _downsample_axis(x: Tensor, axis: int, siting: Siting) -> Tensor:
+    """Halve ``axis``, rounding up. A missing last sample repeats the one before."""
+    x = x.transpose(axis, -1)
+    even, odd = x[..., 0::2], x[..., 1::2]
+    pairs = odd.shape[-1]
+    if siting == "centred":
+        result = torch.lerp(even[..., :pairs], odd, 0.5)
+        if even.shape[-1] > pairs:
+            result = torch.cat((result, even[..., pairs:]), -1)
+        return result.transpose(axis, -1)
+    # [-1 2 6 2 -1] / 8 as a lifting step: a quarter of what interpolation misses at each odd sample goes to both sides.
+    result = even.clone()
+    following = even[..., 1:]
+    missed = odd.clone()
+    missed[..., : following.shape[-1]].sub_(torch.lerp(even[..., : following.shape[-1]], following, 0.5))
+    if pairs > following.shape[-1]:
+        missed[..., -1:].sub_(even[..., -1:])
+    result[..., :pairs].add_(missed, alpha=0.25)
+    result[..., 1:].add_(missed[..., : following.shape[-1]], alpha=0.25)
+    return result.transpose(axis, -1)
+
+
+def _halved(size: int, steps: int) -> int:
+    return -(-size >> steps)
+
+
+def _luma_weights(matrix: str) -> tuple[float, float, float]:
+    kr, kb = MATRICES[matrix]
+    return kr, 1 - kr - kb, kb
+
+
+def _quantisation(bit_depth: int, full_range: bool) -> tuple[float, float, float, float]:
+    """In codes: the span of luma, its black, the span of chroma (-0.5..0.5), its neutral (H.273, equations 20 to 31)."""
+    step = 2.0 ** (bit_depth - 8)
+    if full_range:
+        return 2.0**bit_depth - 1, 0.0, 2.0**bit_depth - 1, 128 * step
+    return 219 * step, 16 * step, 224 * step, 128 * step
+
+
+def _weighted(rgb: Tensor, weights: tuple[float, float, float], scale: float, offset: float) -> Tensor:
+    """The weighted sum of the channels, scaled and moved: (N, 3, H, W) -> (N, H, W)."""
+    total = torch.add(torch.tensor(offset), rgb[:, 0], alpha=weights[0] * scale)
+    return total.add_(rgb[:, 1], alpha=weights[1] * scale).add_(rgb[:, 2], alpha=weights[2] * scale)
+
+
+def _store(codes: Tensor, layout: PixelLayout) -> Tensor:
+    """Round and clip float32 ``codes``, which are overwritten, to what ``layout`` stores."""
+    codes.round_().clamp_(0, 2**layout.bit_depth - 1)
+    return codes.to(layout.dtype, memory_format=torch.contiguous_format)
+
+
+def _check_planes(planes: Sequence[Tensor], layout: PixelLayout) -> None:
+    if len(planes) != layout.num_planes:
+        raise ValueError(f"{layout.kind} has {layout.num_planes} planes, got {len(planes)}")
+    if planes[0].ndim != 3 or 0 in planes[0].shape:
+        raise ValueError(f"expected planes of shape (N, rows, columns), got {tuple(planes[0].shape)}")
+    count, height, width = planes[0].shape
+    for index, (plane, shape) in enumerate(zip(planes, layout.plane_shapes(height, width), strict=True)):
+        if tuple(plane.shape) != (count, *shape):
+            raise ValueError(f"plane {index} must be {(count, *shape)}, got {tuple(plane.shape)}")
+        if plane.dtype != layout.dtype:
+            raise ValueError(f"plane {index} of {layout.bit_depth} bits must be {layout.dtype}, got {plane.dtype}")

@@ -1,0 +1,105 @@
+"""The generator of SRGAN, which is also SRResNet: the same network, trained on another loss.
+
+Ledig et al. 2017, "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network",
+https://arxiv.org/abs/1609.04802, figure 4.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class ResidualBlock(nn.Module):
+    """conv - batch norm - PReLU - conv - batch norm, added to its input. Keeps the shape (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm1: nn.Module = nn.BatchNorm2d(channels)
+        self.activation = nn.PReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2: nn.Module = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.activation(self.norm1(self.conv1(x)))
+        return x + self.norm2(self.conv2(y))
+
+
+class Generator(nn.Module):
+    """SRGAN's generator: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W), not clipped.
+
+    Args:
+        scale: 2, 4 or 8: one stage of doubling for each factor of two.
+        blocks: residual blocks; 16 in the paper.
+        channels: width of all layers; 64 in the paper.
+
+    Raises:
+        ValueError: a scale that is no power of two from 2 to 8, or fewer than one block or channel.
+    """
+
+    wants_unit_range = True
+    """Trained on [0, 1] alone: the engine clips what lies outside."""
+
+    def __init__(self, *, scale: int = 4, blocks: int = 16, channels: int = 64) -> None:
+        super().__init__()
+        if scale not in (2, 4, 8):
+            raise ValueError(f"the generator's scale is 2, 4 or 8, got {scale}")
+        if blocks < 1 or channels < 1:
+            raise ValueError(f"at least one block and one channel are needed, got {blocks} and {channels}")
+        self.scale, self.blocks, self.channels = scale, blocks, channels
+        self.head = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.PReLU())
+        self.body = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+        self.body_conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.body_norm: nn.Module = nn.BatchNorm2d(channels)
+        self.upsample = nn.Sequential(*(_doubling(channels) for _ in range(int(math.log2(scale)))))
+        self.tail = nn.Conv2d(channels, 3, 9, padding=4)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The keywords that build this network again."""
+        return {"scale": self.scale, "blocks": self.blocks, "channels": self.channels}
+
+    @property
+    def peak_floats_per_pixel(self) -> int:
+        """Floats alive at once for each LR pixel: the input of the last PixelShuffle and its output, and the skip."""
+        return self.channels * (2 * self.scale**2 + 2)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        shallow = self.head(lr)
+        deep = self.body_norm(self.body_conv(self.body(shallow)))
+        features = self.upsample(shallow + deep)  # (N, C, H, W) -> (N, C, scale*H, scale*W)
+        return self.tail(features)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def fold_batch_norm(self) -> None:
+        """Fold each batch normalisation into the convolution before it, in place. Exact; for inference only.
+
+        Raises:
+            ValueError: the network is in training mode, where the statistics are those of the batch.
+        """
+        if self.training:
+            raise ValueError("batch normalisation folds in eval mode only")
+        for block in self.body:
+            assert isinstance(block, ResidualBlock)
+            block.conv1, block.norm1 = _folded(block.conv1, block.norm1)
+            block.conv2, block.norm2 = _folded(block.conv2, block.norm2)
+        self.body_conv, self.body_norm = _folded(self.body_conv, self.body_norm)
+
+
+def _doubling(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, 4 * channels, 3, padding=1),  # (N, C, H, W) -> (N, 4C, H, W)
+        nn.PixelShuffle(2),  # -> (N, C, 2H, 2W)
+        nn.PReLU(),
+    )
+
+
+def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+    if not isinstance(norm, nn.BatchNorm2d):
+        return conv, norm  # folded before
+    return fuse_conv_bn_eval(conv, norm), nn.Identity()

@@ -1,0 +1,206 @@
+"""Weights files and the models that ship.
+
+A weights file is a safetensors file whose metadata names the architecture and the keywords that build it, so that a
+file is all that a network needs. Matrices are stored in half precision, vectors (biases, norms) in single.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import vsr
+from vsr.errors import OutputError, UnknownModelError, UsageError, WeightsError
+from vsr.networks.resampling import Bicubic, Identity
+from vsr.networks.srgan import Generator
+
+FORMAT = "vsr-weights-1"
+DEFAULT_MODEL = "srresnet-x4"
+
+
+class Network(Protocol):
+    """What the rest of vsr asks of a super-resolution network, besides being an ``nn.Module``."""
+
+    scale: Any
+    """Output size over input size."""
+    wants_unit_range: bool
+    """Whether the input has to be clipped to [0, 1]."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The keywords that build this network again."""
+
+    @property
+    def peak_floats_per_pixel(self) -> int:
+        """An estimate of the floats alive at once for each LR pixel; sizes tiles and batches."""
+
+    def __call__(self, lr: Tensor) -> Tensor:
+        """(N, 3, H, W) RGB -> (N, 3, scale*H, scale*W)."""
+
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {"srgan": Generator}
+BUILT_IN: dict[str, type[nn.Module]] = {"bicubic": Bicubic, "identity": Identity}
+BUILT_IN_PURPOSE = {
+    "bicubic": "antialiased bicubic interpolation, any scale: the baseline",
+    "identity": "returns its input: what decoding, conversion and encoding alone do",
+}
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What a weights file says about itself.
+
+    Attributes:
+        path: the file.
+        architecture: a key of ``ARCHITECTURES``.
+        config: the keywords of the architecture, the scale among them.
+        about: free text by key: purpose, recipe, licence, data, training.
+    """
+
+    path: Path
+    architecture: str
+    config: dict[str, Any]
+    about: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    @property
+    def scale(self) -> int:
+        """Output size over input size."""
+        return int(self.config["scale"])
+
+
+def models_folder() -> Path:
+    """Where the shipped weights lie: ``vsr/models`` when installed, ``models`` beside the package in a source tree."""
+    package = Path(vsr.__file__).parent
+    installed = package / "models"
+    return installed if installed.is_dir() else package.parent / "models"
+
+
+def shipped_models() -> list[WeightsInfo]:
+    """The models of ``models/``, by name."""
+    return [read_info(path) for path in sorted(models_folder().glob("*.safetensors"))]
+
+
+def find_weights(model: str) -> Path:
+    """The file of a shipped model's name, or of a path.
+
+    Raises:
+        UnknownModelError: neither a shipped model nor a file.
+    """
+    shipped = models_folder() / f"{model}.safetensors"
+    if os.sep not in model and shipped.is_file():
+        return shipped
+    if Path(model).is_file():
+        return Path(model)
+    names = [*BUILT_IN, *(path.stem for path in sorted(models_folder().glob("*.safetensors")))]
+    raise UnknownModelError(
+        f"there is no model {model!r}: it is neither a file nor one of {', '.join(sorted(names))}. "
+        "`vsr models` lists them."
+    )
+
+
+def load_network(model: str, *, scale: float | None = None) -> nn.Module:
+    """Build a network and load its weights, in eval mode, in float32 on the CPU.
+
+    Args:
+        model: a built-in or shipped model's name, or the path of a weights file.
+        scale: what the network has to scale by; None takes the model's own.
+
+    Raises:
+        UnknownModelError: no such model.
+        UsageError: the model has another scale.
+        WeightsError: the file is damaged or of another kind.
+    """
+    if model == "bicubic":
+        return Bicubic(scale=4 if scale is None else scale).eval()
+    network = Identity() if model == "identity" else _load_file(find_weights(model))
+    own_scale = cast(Network, network).scale
+    if scale is not None and scale != own_scale:
+        others = [info.name for info in shipped_models() if info.scale == scale]
+        hint = f"Models for x{scale:g}: {', '.join([*others, 'bicubic'])}."
+        raise UsageError(f"model {model!r} upscales by {own_scale}, not by {scale:g}. {hint}")
+    return network.eval()
+
+
+def save_network(path: Path, network: nn.Module, about: Mapping[str, str]) -> None:
+    """Write a weights file, to a temporary name first.
+
+    Args:
+        path: the target, ``*.safetensors``.
+        network: one of ``ARCHITECTURES``.
+        about: texts for the metadata: purpose, recipe, licence, data, training.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    architecture = next(name for name, kind in ARCHITECTURES.items() if type(network) is kind)
+    metadata = {
+        "format": FORMAT,
+        "architecture": architecture,
+        "config": json.dumps(cast(Network, network).config, sort_keys=True),
+        **about,
+    }
+    tensors = {name: _stored(tensor) for name, tensor in network.state_dict().items()}
+    temporary = path.with_name(f".vsr-{os.getpid()}-{path.name}")
+    try:
+        save_file(tensors, temporary, metadata)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as exc:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"cannot write the weights {path}: {exc}") from exc
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if tensor.dim() > 1 else tensor
+
+
+def read_info(path: Path) -> WeightsInfo:
+    """Read what a weights file says about itself, without its tensors.
+
+    Raises:
+        WeightsError: not a weights file of vsr.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as exc:
+        raise WeightsError(f"{path} is not a weights file: vsr reads .safetensors written by `vsr train`.") from exc
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path} holds no weights of vsr: its metadata do not say {FORMAT!r}.")
+    about = {key: text for key, text in metadata.items() if key not in ("format", "architecture", "config")}
+    try:
+        return WeightsInfo(path, metadata["architecture"], json.loads(metadata["config"]), about)
+    except (KeyError, ValueError) as exc:
+        raise WeightsError(f"{path} does not say how its network is built: the metadata are damaged.") from exc
+
+
+def _load_file(path: Path) -> nn.Module:
+    info = read_info(path)
+    if info.architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise WeightsError(f"{path} is for an architecture {info.architecture!r} that this vsr lacks; it has {known}.")
+    try:
+        network = ARCHITECTURES[info.architecture](**info.config)
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        network.load_state_dict(state)
+    except (SafetensorError, TypeError, ValueError, RuntimeError) as exc:
+        raise WeightsError(f"{path} does not fit the network that it describes: {exc}") from exc
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values() if tensor.is_floating_point()):
+        raise WeightsError(f"{path} holds weights that are not finite; the training that wrote it has diverged.")
+    return network

@@ -1,0 +1,325 @@
+"""Training of the generator on a pixel loss: build, loop, validate, save.
+
+The learning rate and every batch are functions of the step alone, so a checkpoint of the networks, the optimiser and
+the step continues a run exactly: on the CPU bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from vsr.errors import CheckpointError, OutputError, UsageError
+from vsr.imaging.metrics import psnr_y
+from vsr.imaging.resize import resize_bicubic
+from vsr.networks.srgan import Generator
+from vsr.networks.weights import load_network, save_network
+from vsr.training.options import TrainOptions
+from vsr.training.pictures import PictureSet, ahead, find_pictures
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+FORMAT = "vsr-checkpoint-1"
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": functional.mse_loss, "l1": functional.l1_loss}
+
+
+def constant(step: int, steps: int) -> float:
+    """The factor of the learning rate that stays one."""
+    return 1.0
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """Rises linearly over the first 4 % of ``steps``, falls to zero along a cosine: Smith and Topin 2017, simplified."""
+    warm_up = max(1, round(0.04 * steps))
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {"constant": constant, "one-cycle": one_cycle}
+
+NOT_IN_THE_WEIGHTS = frozenset(
+    {"data", "output", "validation", "init", "device", "workers", "validate_every", "checkpoint_every", "resume",
+     "overwrite"}
+)  # fmt: skip
+"""Options that may change when a run is resumed: they decide how it is run, or are recorded otherwise."""
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """Where a run stands, given to the caller's callback after each step.
+
+    Attributes:
+        step: updates done.
+        steps: updates in all.
+        loss: of the last batch.
+        psnr_y: PSNR-Y of the last measurement in dB, None before the first.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    psnr_y: float | None
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """The end of a run.
+
+    Attributes:
+        steps: updates done.
+        psnr_y: PSNR-Y on the held-out pictures in dB.
+        weights: the weights file of the moving average after the last step.
+        stopped: True when ``should_stop`` ended the run before its last step.
+    """
+
+    steps: int
+    psnr_y: float | None
+    weights: Path
+    stopped: bool
+
+
+@dataclass
+class _Run:
+    """The state of a run: all that a checkpoint holds."""
+
+    generator: nn.Module
+    ema: AveragedModel
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    psnr_y: float | None = None
+
+
+def train(
+    options: TrainOptions,
+    *,
+    progress: Callable[[TrainProgress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> TrainSummary:
+    """Train a generator on a pixel loss.
+
+    Writes into ``options.output``: ``checkpoint.pt``, ``generator.safetensors`` (the moving average, in the format of
+    ``models/``) and ``log.jsonl`` (a line for each measurement).
+
+    Args:
+        options: the run.
+        progress: called after each step.
+        should_stop: asked after each step; True writes a checkpoint and ends the run.
+
+    Raises:
+        TrainingDataError: no usable pictures.
+        CheckpointError: the output holds a run that cannot be, or was not asked to be, continued.
+        OutputError: the output cannot be written.
+    """
+    _prepare_output(options)
+    device = _device(options.device)
+    training, held_out = _pictures(options)
+    run = _build(options, device)
+    if options.resume:
+        _restore(run, options, device)
+    logger.info("%d pictures to train on, %d held out, from step %d", len(training), len(held_out), run.step)
+
+    def make_batch(step: int) -> Tensor:
+        return training.crops(options.batch_size, options.crop_size, seed=options.seed, step=step)
+
+    batches = ahead(make_batch, range(run.step, options.steps), workers=options.workers)
+    started, started_at = time.monotonic(), run.step
+    stopped = False
+    with closing(cast("Iterator[Tensor] | Any", batches)):
+        for hr in batches:
+            loss = _update(run, hr.to(device), options)
+            last = run.step == options.steps
+            stopped = not last and should_stop is not None and should_stop()
+            if run.step % options.validate_every == 0 or last:
+                run.psnr_y = validate(run.ema.module, held_out, options.scale, device)
+                steps_per_second = (run.step - started_at) / (time.monotonic() - started)
+                _log(options.output, run, float(loss), _learning_rate(run.step - 1, options), steps_per_second)
+            if run.step % options.checkpoint_every == 0 or last or stopped:
+                _save(run, options, len(training))
+            if progress is not None:
+                progress(TrainProgress(run.step, options.steps, float(loss), run.psnr_y))
+            if stopped:
+                break
+    return TrainSummary(run.step, run.psnr_y, options.output / "generator.safetensors", stopped)
+
+
+def _update(run: _Run, hr_bytes: Tensor, options: TrainOptions) -> Tensor:
+    """One update of the generator. (N, 3, H, W) uint8 -> the loss, detached."""
+    hr = (hr_bytes.float() / 255).contiguous(memory_format=torch.channels_last)
+    lr = reduce(hr, options.scale).contiguous(memory_format=torch.channels_last)
+    for group in run.optimizer.param_groups:
+        group["lr"] = _learning_rate(run.step, options)
+    run.generator.train()
+    with torch.autocast(hr.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+        sr = run.generator(lr)
+    loss = LOSSES[options.loss](sr.float(), hr)
+    run.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    run.optimizer.step()
+    run.ema.update_parameters(run.generator)
+    run.step += 1
+    return loss.detach()
+
+
+def reduce(hr: Tensor, scale: int) -> Tensor:
+    """LR by antialiased bicubic, rounded to 8 bits: (N, 3, H, W) in [0, 1] -> (N, 3, H/scale, W/scale)."""
+    lr = resize_bicubic(hr, hr.shape[-2] // scale, hr.shape[-1] // scale)
+    return lr.mul_(255).round_().clamp_(0, 255).div_(255)
+
+
+def _learning_rate(step: int, options: TrainOptions) -> float:
+    return options.learning_rate * SCHEDULES[options.schedule](step, options.steps)
+
+
+@torch.inference_mode()
+def validate(generator: nn.Module, pictures: Iterable[Tensor], scale: int, device: torch.device) -> float | None:
+    """Mean PSNR-Y in dB over pictures (3, H, W) uint8, cropped to a multiple of the scale; None without pictures."""
+    was_training = generator.training
+    generator.eval()
+    values = []
+    for picture in pictures:
+        height, width = (size - size % scale for size in picture.shape[-2:])
+        hr = picture[None, :, :height, :width].to(device).float() / 255
+        sr = generator(reduce(hr, scale).contiguous(memory_format=torch.channels_last))
+        sr = sr.mul(255).round().clamp(0, 255) / 255
+        values.append(float(psnr_y(sr.cpu(), hr.cpu(), border=scale)))
+    generator.train(was_training)
+    return sum(values) / len(values) if values else None
+
+
+def _build(options: TrainOptions, device: torch.device) -> _Run:
+    torch.manual_seed(options.seed)
+    generator: nn.Module = Generator(scale=options.scale, blocks=options.blocks, channels=options.channels)
+    if options.init is not None:
+        loaded = load_network(str(options.init))
+        if getattr(loaded, "config", None) != cast(Generator, generator).config:
+            raise UsageError(f"--init {options.init} is another network than the options describe: {loaded.config}.")
+        generator = loaded
+    generator = generator.to(device, memory_format=torch.channels_last)
+    ema = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay), use_buffers=True)
+    return _Run(generator, ema, torch.optim.Adam(generator.parameters(), options.learning_rate))
+
+
+def _pictures(options: TrainOptions) -> tuple[PictureSet, list[Tensor]]:
+    paths = find_pictures(options.data)
+    if options.validation:
+        held_out = find_pictures(options.validation)
+    else:
+        count = min(options.hold_out, len(paths) // 10)
+        held_out = paths[:: len(paths) // count][:count] if count else []
+    kept = set(held_out)
+    training = PictureSet(
+        [path for path in paths if path not in kept], min_size=options.crop_size, workers=options.workers
+    )
+    measured = PictureSet(held_out, min_size=4 * options.scale, workers=options.workers) if held_out else ()
+    # The middle of each picture is enough to see the trend, and keeps the measurement short.
+    return training, [_middle(torch.from_numpy(picture).permute(2, 0, 1), 320) for picture in measured]
+
+
+def _middle(picture: Tensor, size: int) -> Tensor:
+    top, left = (max(0, (length - size) // 2) for length in picture.shape[-2:])
+    return picture[:, top : top + size, left : left + size]
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _prepare_output(options: TrainOptions) -> None:
+    exists = (options.output / CHECKPOINT).exists()
+    if exists and not (options.resume or options.overwrite):
+        raise OutputError(
+            f"{options.output} holds a training run. Continue it with --resume, or start anew with --overwrite."
+        )
+    if options.resume and not exists:
+        raise CheckpointError(f"nothing to resume: {options.output / CHECKPOINT} does not exist.")
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        if not options.resume:
+            (options.output / LOG).unlink(missing_ok=True)
+            (options.output / CHECKPOINT).unlink(missing_ok=True)
+        probe = options.output / f".vsr-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as exc:
+        raise OutputError(f"cannot write to {options.output}: {exc.strerror}.") from exc
+
+
+def _identity_of(options: TrainOptions) -> dict[str, Any]:
+    """The options that decide the weights."""
+    return {name: value for name, value in asdict(options).items() if name not in NOT_IN_THE_WEIGHTS}
+
+
+def _save(run: _Run, options: TrainOptions, pictures: int) -> None:
+    state = {
+        "format": FORMAT,
+        "options": _identity_of(options),
+        "step": run.step,
+        "psnr_y": run.psnr_y,
+        "generator": run.generator.state_dict(),
+        "ema": run.ema.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+    }
+    target = options.output / CHECKPOINT
+    temporary = target.with_name(f".vsr-{os.getpid()}-{CHECKPOINT}")
+    try:
+        torch.save(state, temporary)
+        temporary.replace(target)
+    except (OSError, RuntimeError) as exc:  # torch's writer reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"cannot write the checkpoint {target}: {exc}") from exc
+    training = {**_identity_of(options), "step": run.step, "pictures": pictures, "held_out_psnr_y": run.psnr_y}
+    save_network(options.output / "generator.safetensors", run.ema.module, {"training": json.dumps(training)})
+
+
+def _restore(run: _Run, options: TrainOptions, device: torch.device) -> None:
+    path = options.output / CHECKPOINT
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as exc:
+        raise CheckpointError(f"{path} cannot be read: {exc}") from exc
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of this version of vsr.")
+    wanted = _identity_of(options)
+    changed = [
+        f"{name} {state['options'].get(name)!r} -> {value!r}"
+        for name, value in wanted.items()
+        if state["options"].get(name) != value
+    ]
+    if changed:
+        raise CheckpointError(f"{path} was trained with other options ({', '.join(changed)}): give the same again.")
+    run.generator.load_state_dict(state["generator"])
+    run.ema.load_state_dict(state["ema"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.step, run.psnr_y = state["step"], state["psnr_y"]
+
+
+def _log(output: Path, run: _Run, loss: float, learning_rate: float, steps_per_second: float) -> None:
+    entry = {
+        "step": run.step,
+        "loss": round(loss, 7),
+        "psnr_y": None if run.psnr_y is None else round(run.psnr_y, 4),
+        "learning_rate": learning_rate,
+        "steps_per_second": round(steps_per_second, 3),
+    }
+    with open(output / LOG, "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
