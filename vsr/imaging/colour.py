@@ -3,14 +3,12 @@
 Both ways are linear but for the final rounding, so the matrix is applied where there are fewest samples (at the size of
 the chroma planes) and full-size passes are left to luma. Formulas and coefficients: Rec. ITU-T H.273, clause 8.3.
 
-Chroma is resampled by pairs of biorthogonal wavelet filters, so that ``downsample_chroma(upsample_chroma(x))`` is ``x``:
-what no network has touched returns as it came, and a second conversion costs nothing more than the first. Each axis has
-its own pair, which follows where the chroma samples lie:
+Chroma is resampled by biorthogonal pairs of wavelet filters (Cohen, Daubechies and Feauveau, 1992), so that
+``downsample_chroma(upsample_chroma(x))`` is ``x`` and a picture that no network has touched returns as it came. Which
+pair an axis takes follows from where its chroma samples lie:
 
 - *cosited*, on every second luma sample: linear interpolation up, the low-pass of the LeGall 5/3 wavelet down.
 - *centred*, between two luma samples: the dual of Haar (CDF 1/3) up, the mean of the two down.
-
-No gradient flows through these functions.
 """
 
 from __future__ import annotations
@@ -70,7 +68,7 @@ class PixelLayout:
     @property
     def bytes_per_sample(self) -> int:
         """1 or 2."""
-        return 1 if self.bit_depth <= 8 else 2
+        return self.dtype.itemsize
 
     @property
     def num_planes(self) -> int:
@@ -119,8 +117,8 @@ def planes_to_rgb(planes: Sequence[Tensor], layout: PixelLayout, colour: ColourS
         colour: what their code values mean.
 
     Returns:
-        (N, 3, H, W) float32 on the same device, contiguous. Black is 0 and white is 1; nothing is clipped, so that codes
-        outside the nominal range lie outside [0, 1].
+        (N, 3, H, W) float32 on the same device, contiguous. Black is 0 and white is 1; nothing is clipped: codes beyond
+        the nominal range lie beyond [0, 1].
 
     Raises:
         ValueError: a number of planes, a shape or a dtype that does not agree with ``layout``.
@@ -130,19 +128,18 @@ def planes_to_rgb(planes: Sequence[Tensor], layout: PixelLayout, colour: ColourS
     unit, black, chroma_unit, neutral = _quantisation(layout.bit_depth, colour.full_range)
     if layout.kind != "yuv":
         order = (2, 0, 1) if layout.kind == "rgb" else (0, 0, 0)
-        rgb = torch.stack([planes[plane] for plane in order], 1).to(torch.float32)
-        return rgb.sub_(black).mul_(1 / unit)
+        # Each plane on its own: of uint16, older PyTorch can copy and convert but not stack.
+        return torch.stack([planes[plane].to(torch.float32) for plane in order], 1).sub_(black).mul_(1 / unit)
 
     kr, kg, kb = _luma_weights(colour.matrix)
     blue = planes[1].to(torch.float32).sub_(neutral)
     red = planes[2].to(torch.float32).sub_(neutral)
     # R, G and B less luma, as small as the chroma planes. Black joins here: resampling keeps a constant as it is.
-    offset = torch.tensor(-black / unit)
-    rgb = torch.empty(count, 3, *blue.shape[1:], device=blue.device)
-    torch.add(offset, red, alpha=2 * (1 - kr) / chroma_unit, out=rgb[:, 0])
-    torch.add(offset, red, alpha=-2 * (1 - kr) * kr / kg / chroma_unit, out=rgb[:, 1])
+    rgb = blue.new_full((count, 3, *blue.shape[1:]), -black / unit)
+    rgb[:, 0].add_(red, alpha=2 * (1 - kr) / chroma_unit)
+    rgb[:, 1].add_(red, alpha=-2 * (1 - kr) * kr / kg / chroma_unit)
     rgb[:, 1].add_(blue, alpha=-2 * (1 - kb) * kb / kg / chroma_unit)
-    torch.add(offset, blue, alpha=2 * (1 - kb) / chroma_unit, out=rgb[:, 2])
+    rgb[:, 2].add_(blue, alpha=2 * (1 - kb) / chroma_unit)
     rgb = upsample_chroma(rgb, height, width, layout, colour)
     return rgb.add_(planes[0].to(torch.float32).unsqueeze(1), alpha=1 / unit)
 
@@ -150,8 +147,8 @@ def planes_to_rgb(planes: Sequence[Tensor], layout: PixelLayout, colour: ColourS
 def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourSpec) -> list[Tensor]:
     """RGB -> the planes that an encoder takes; the inverse of `planes_to_rgb`.
 
-    Planes that came through `planes_to_rgb` return exactly, at every depth, subsampling and siting, except subsampled
-    16-bit chroma of extreme colours, where the rounding of float32 may cost one code.
+    Planes that came through `planes_to_rgb` return exactly, with every depth, subsampling and siting: at 16 bits the
+    rounding of float32 adds up to less than a tenth of a code.
 
     Args:
         rgb: (N, 3, H, W) floating point, nominally in [0, 1], on any device. Half precision is computed in float32.
@@ -172,23 +169,23 @@ def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourSpec) -> list[
     rgb = rgb.detach().to(torch.float32)
     unit, black, chroma_unit, neutral = _quantisation(layout.bit_depth, colour.full_range)
     if layout.kind == "rgb":
-        return [_store(torch.add(torch.tensor(black), rgb[:, plane], alpha=unit), layout) for plane in (1, 2, 0)]
+        return [_store(rgb[:, channel] * unit, black, layout) for channel in (1, 2, 0)]
 
     kr, kg, kb = _luma_weights(colour.matrix)
-    luma = _store(_weighted(rgb, (kr, kg, kb), unit, black), layout)
+    luma = _store(_weighted(rgb, (kr, kg, kb), unit), black, layout)
     if layout.kind == "grey":
         return [luma]
     small = downsample_chroma(rgb, layout, colour)
-    blue = _weighted(small, (-kr, -kg, 1 - kb), chroma_unit / (2 * (1 - kb)), neutral)
-    red = _weighted(small, (1 - kr, -kg, -kb), chroma_unit / (2 * (1 - kr)), neutral)
-    return [luma, _store(blue, layout), _store(red, layout)]
+    blue = _weighted(small, (-kr, -kg, 1 - kb), chroma_unit / (2 * (1 - kb)))
+    red = _weighted(small, (1 - kr, -kg, -kb), chroma_unit / (2 * (1 - kr)))
+    return [luma, _store(blue, neutral, layout), _store(red, neutral, layout)]
 
 
 def upsample_chroma(chroma: Tensor, height: int, width: int, layout: PixelLayout, colour: ColourSpec) -> Tensor:
     """Samples at the size of the chroma planes -> at the size of luma.
 
     Args:
-        chroma: float (..., rows, columns), of any range, on any device.
+        chroma: float (..., rows, columns), of any range, on any device, without gradients.
         height: luma rows.
         width: luma columns.
         layout: gives the subsampling.
@@ -230,49 +227,46 @@ def downsample_chroma(image: Tensor, layout: PixelLayout, colour: ColourSpec) ->
 
 
 def _upsample_axis(x: Tensor, size: int, axis: int, siting: Siting) -> Tensor:
-    """Double ``axis`` to ``size``, which is twice the old size or one less."""
+    """Double ``axis`` to ``size``, which is twice the old size or one less; beyond an edge its sample is repeated."""
     shape = list(x.shape)
     shape[axis] = size
     result = x.new_empty(shape)
     x, grown = x.transpose(axis, -1), result.transpose(axis, -1)
     even, odd = grown[..., 0::2], grown[..., 1::2]
+    last, pairs = x.shape[-1] - 1, size // 2
     if siting == "cosited":
         even.copy_(x)
-        torch.lerp(x[..., :-1], x[..., 1:], 0.5, out=odd[..., : x.shape[-1] - 1])
-        if size % 2 == 0:
-            odd[..., -1:] = x[..., -1:]
+        torch.lerp(x[..., :-1], x[..., 1:], 0.5, out=odd[..., :last])
+        odd[..., last:] = x[..., last:pairs]
         return result
-    # Each cell keeps its mean and takes the slope between its neighbours; the edge sample is its own neighbour.
-    slope = torch.zeros_like(x)
-    if x.shape[-1] > 1:
-        torch.sub(x[..., 2:], x[..., :-2], out=slope[..., 1:-1])
-        torch.sub(x[..., 1], x[..., 0], out=slope[..., 0])
-        if size % 2 == 0:  # else the last cell has one sample, which is its mean
-            torch.sub(x[..., -1], x[..., -2], out=slope[..., -1])
+    # Each cell keeps its mean and takes the slope between its neighbours. A lone last sample is the mean of its cell.
+    slope = torch.empty_like(x)
+    torch.sub(x[..., 2:], x[..., :-2], out=slope[..., 1:-1])
+    slope[..., 0] = x[..., min(1, last)] - x[..., 0]
+    slope[..., last] = x[..., last] - x[..., max(last - 1, 0)] if size % 2 == 0 else 0
     torch.sub(x, slope, alpha=0.125, out=even)
-    torch.add(x[..., : size // 2], slope[..., : size // 2], alpha=0.125, out=odd)
+    torch.add(x[..., :pairs], slope[..., :pairs], alpha=0.125, out=odd)
     return result
 
 
 def _downsample_axis(x: Tensor, axis: int, siting: Siting) -> Tensor:
-    """Halve ``axis``, rounding up. A missing last sample repeats the one before."""
+    """Halve ``axis``, rounding up; beyond an edge its sample is repeated."""
     x = x.transpose(axis, -1)
     even, odd = x[..., 0::2], x[..., 1::2]
-    pairs = odd.shape[-1]
+    last, pairs = even.shape[-1] - 1, odd.shape[-1]
     if siting == "centred":
-        result = torch.lerp(even[..., :pairs], odd, 0.5)
-        if even.shape[-1] > pairs:
-            result = torch.cat((result, even[..., pairs:]), -1)
+        result = torch.empty_like(even)
+        torch.lerp(even[..., :pairs], odd, 0.5, out=result[..., :pairs])
+        result[..., pairs:] = even[..., pairs:]
         return result.transpose(axis, -1)
-    # [-1 2 6 2 -1] / 8 as a lifting step: a quarter of what interpolation misses at each odd sample goes to both sides.
-    result = even.clone()
-    following = even[..., 1:]
+    # [-1 2 6 2 -1] / 8 as a lifting step: each odd sample hands a quarter of what interpolation misses of it to either
+    # side. What has been interpolated misses nothing, and the even samples return as they are.
     missed = odd.clone()
-    missed[..., : following.shape[-1]].sub_(torch.lerp(even[..., : following.shape[-1]], following, 0.5))
-    if pairs > following.shape[-1]:
-        missed[..., -1:].sub_(even[..., -1:])
+    missed[..., :last].sub_(torch.lerp(even[..., :-1], even[..., 1:], 0.5))
+    missed[..., last:].sub_(even[..., last:pairs]).mul_(0.5)
+    result = even.clone()
     result[..., :pairs].add_(missed, alpha=0.25)
-    result[..., 1:].add_(missed[..., : following.shape[-1]], alpha=0.25)
+    result[..., 1:].add_(missed[..., :last], alpha=0.25)
     return result.transpose(axis, -1)
 
 
@@ -286,22 +280,22 @@ def _luma_weights(matrix: str) -> tuple[float, float, float]:
 
 
 def _quantisation(bit_depth: int, full_range: bool) -> tuple[float, float, float, float]:
-    """In codes: the span of luma, its black, the span of chroma (-0.5..0.5), its neutral (H.273, equations 20 to 31)."""
+    """Luma's span and black, chroma's span (of -0.5..0.5) and neutral, in code values. H.273, clause 8.3."""
     step = 2.0 ** (bit_depth - 8)
     if full_range:
         return 2.0**bit_depth - 1, 0.0, 2.0**bit_depth - 1, 128 * step
     return 219 * step, 16 * step, 224 * step, 128 * step
 
 
-def _weighted(rgb: Tensor, weights: tuple[float, float, float], scale: float, offset: float) -> Tensor:
-    """The weighted sum of the channels, scaled and moved: (N, 3, H, W) -> (N, H, W)."""
-    total = torch.add(torch.tensor(offset), rgb[:, 0], alpha=weights[0] * scale)
-    return total.add_(rgb[:, 1], alpha=weights[1] * scale).add_(rgb[:, 2], alpha=weights[2] * scale)
+def _weighted(rgb: Tensor, weights: tuple[float, float, float], scale: float) -> Tensor:
+    """The scaled and weighted sum of the channels: (N, 3, H, W) -> (N, H, W)."""
+    red, green, blue = (weight * scale for weight in weights)
+    return torch.mul(rgb[:, 0], red).add_(rgb[:, 1], alpha=green).add_(rgb[:, 2], alpha=blue)
 
 
-def _store(codes: Tensor, layout: PixelLayout) -> Tensor:
-    """Round and clip float32 ``codes``, which are overwritten, to what ``layout`` stores."""
-    codes.round_().clamp_(0, 2**layout.bit_depth - 1)
+def _store(codes: Tensor, offset: float, layout: PixelLayout) -> Tensor:
+    """Add ``offset`` to float32 ``codes``, which are overwritten; round and clip to what ``layout`` stores."""
+    codes.add_(offset).round_().clamp_(0, 2**layout.bit_depth - 1)
     return codes.to(layout.dtype, memory_format=torch.contiguous_format)
 
 

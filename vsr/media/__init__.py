@@ -1,0 +1,1 @@
+"""Files <-> frames, by PyAV in process and by the ffmpeg program for whole files. Knows no network."""

@@ -1,0 +1,74 @@
+"""The ffmpeg program: where it is, and running it so that nothing deadlocks and no failure is silent.
+
+Commands are built with ffmpeg-python; they run without a shell and with ``-nostdin``, so that a surrounding shell loop
+keeps its input. Standard error is drained by a thread into a bounded tail, which goes into the error.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import deque
+from functools import lru_cache
+from threading import Thread
+from typing import IO
+
+import ffmpeg
+import imageio_ffmpeg
+
+from vsr.errors import FFmpegError
+
+TAIL_LINES = 20
+
+
+@lru_cache(maxsize=1)
+def find_program() -> str:
+    """The ffmpeg on PATH, else the one that imageio-ffmpeg carries.
+
+    Raises:
+        FFmpegError: there is none.
+    """
+    found = shutil.which("ffmpeg")
+    if found:
+        return found
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as exc:
+        raise FFmpegError(
+            "no ffmpeg program: it is not on PATH, and imageio-ffmpeg has none for this system. Install ffmpeg."
+        ) from exc
+
+
+def run(output: ffmpeg.nodes.OutputStream) -> None:
+    """Run a command that was built with ffmpeg-python, to its end.
+
+    On any exception, Ctrl-C included, the child is killed and reaped before the exception goes on.
+
+    Raises:
+        FFmpegError: the program cannot be started, or fails; the message holds its last words.
+    """
+    arguments = ffmpeg.compile(output.global_args("-nostdin", "-hide_banner", "-loglevel", "error"), find_program())
+    try:
+        child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    except OSError as exc:
+        raise FFmpegError(f"cannot start {arguments[0]}: {exc.strerror}") from exc
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    assert child.stderr is not None
+    drain = Thread(target=_drain, args=(child.stderr, tail), name="vsr-ffmpeg-stderr", daemon=True)
+    drain.start()
+    try:
+        code = child.wait()
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+        drain.join()
+        child.stderr.close()
+    if code != 0:
+        said = "; ".join(tail) or "it gave no reason"
+        raise FFmpegError(f"ffmpeg failed with code {code}: {said}")
+
+
+def _drain(stream: IO[bytes], tail: deque[str]) -> None:
+    for line in stream:
+        tail.append(line.decode("utf-8", "replace").strip())

@@ -1,0 +1,200 @@
+"""What a clip holds, read from its headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError as LibavError
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+
+from vsr.errors import InputError
+from vsr.imaging.colour import ColourSpec
+
+UNSPECIFIED = 2
+"""H.273's code for a matrix, primaries or transfer that nobody stated."""
+
+# H.273 MatrixCoefficients -> the names of vsr.imaging.colour.
+MATRIX_NAMES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
+
+# MPEG-1 and its kin lay chroma between the luma columns, everything later beside the left one.
+CENTRED_CHROMA = frozenset({"mpeg1video", "mjpeg", "h263", "h263p", "h261", "flv1"})
+
+
+@dataclass(frozen=True)
+class ColourTags:
+    """The colour description as the stream carries it, in the numbers of Rec. ITU-T H.273.
+
+    Attributes:
+        range: 0 unspecified, 1 limited, 2 full.
+        matrix: MatrixCoefficients.
+        primaries: ColourPrimaries.
+        transfer: TransferCharacteristics.
+    """
+
+    range: int = 0
+    matrix: int = UNSPECIFIED
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """The video stream that is upscaled.
+
+    Attributes:
+        index: number of the stream in the file.
+        codec: libav's name of the format, such as ``h264``.
+        width: columns as coded, before any rotation.
+        height: rows as coded.
+        pix_fmt: libav's name of the pixel format.
+        time_base: seconds for each tick of a timestamp.
+        average_rate: frames a second by the header; a hint for rate control and estimates, never a clock.
+        num_frames_estimated: frames by the header, or by duration and rate; None where neither says.
+        sample_aspect_ratio: width over height of a pixel; None where unstated.
+        tags: the colour description, as carried.
+    """
+
+    index: int
+    codec: str
+    width: int
+    height: int
+    pix_fmt: str
+    time_base: Fraction
+    average_rate: Fraction | None
+    num_frames_estimated: int | None
+    sample_aspect_ratio: Fraction | None
+    tags: ColourTags
+
+    @property
+    def colour(self) -> ColourSpec:
+        """What the code values mean; an unstated matrix is BT.709 from 720 lines up, else BT.601."""
+        matrix = MATRIX_NAMES.get(self.tags.matrix, "bt709" if self.height >= 720 else "bt601")
+        full_range = self.tags.range == 2 or self.pix_fmt.startswith("yuvj")
+        return ColourSpec(
+            matrix=matrix,
+            full_range=full_range,
+            chroma_x="centred" if self.codec in CENTRED_CHROMA else "cosited",
+            chroma_y="centred",
+        )
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """Another stream of the clip.
+
+    Attributes:
+        index: number of the stream in the file.
+        kind: what it carries.
+        codec: libav's name of the format; empty where unknown.
+        language: ISO 639 code, None where unstated.
+    """
+
+    index: int
+    kind: Literal["video", "audio", "data", "subtitle", "attachment", "unknown"]
+    codec: str
+    language: str | None
+
+    def __str__(self) -> str:
+        language = f" ({self.language})" if self.language and self.language != "und" else ""
+        return f"stream {self.index}, {self.codec or 'unknown'} {self.kind}{language}"
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """A clip: the video stream that is upscaled, and everything that travels with it."""
+
+    path: Path
+    video: VideoInfo
+    others: tuple[StreamInfo, ...]
+
+
+@contextmanager
+def open_clip(path: Path) -> Iterator[InputContainer]:
+    """Open a file with libav, and nothing that the file may name: only the ``file`` protocol is let through.
+
+    Raises:
+        InputError: the file is missing, unreadable or of no format that libav knows.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a video.")
+    try:
+        with open(path, "rb") as file:
+            empty = not file.read(1)
+    except OSError as exc:
+        raise InputError(f"cannot read {path}: {exc.strerror}.") from exc
+    if empty:
+        raise InputError(f"{path} is empty: the file holds no byte.")
+    try:
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+    except (LibavError, OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise InputError(f"{path} is not a video that can be read: {reason}.") from exc
+    with container:
+        yield container
+
+
+def probe(path: Path) -> ClipInfo:
+    """Read what a clip holds.
+
+    Raises:
+        InputError: the file cannot be read, or has no video stream.
+    """
+    with open_clip(path) as container:
+        video = choose_video(container, path)
+        others = tuple(_stream_info(stream) for stream in container.streams if stream.index != video.index)
+        return ClipInfo(path, _video_info(video, container.duration), others)
+
+
+def choose_video(container: InputContainer, path: Path) -> VideoStream:
+    """The stream that libav's ``best`` picks; cover art is not one.
+
+    Raises:
+        InputError: no video stream, or one without a size.
+    """
+    candidates = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not candidates:
+        kinds = sorted({stream.type for stream in container.streams})
+        raise InputError(f"{path} holds no video, only {', '.join(kinds) or 'nothing'}.")
+    best = container.streams.best("video")
+    chosen = best if isinstance(best, VideoStream) and best in candidates else candidates[0]
+    context = chosen.codec_context
+    if not context.width or not context.height or context.pix_fmt is None:
+        raise InputError(f"{path} is damaged: its video stream does not say how large its frames are.")
+    return chosen
+
+
+def _video_info(stream: VideoStream, container_duration: int | None) -> VideoInfo:
+    context = stream.codec_context
+    assert context.pix_fmt is not None and stream.time_base is not None
+    rate = stream.average_rate or stream.guessed_rate
+    seconds: Fraction | None = None
+    if stream.duration is not None:
+        seconds = stream.duration * stream.time_base
+    elif container_duration is not None:
+        seconds = Fraction(container_duration, av.time_base)
+    estimated = stream.frames or (round(seconds * rate) if seconds and rate else None)
+    return VideoInfo(
+        index=stream.index,
+        codec=context.codec.canonical_name,
+        width=context.width,
+        height=context.height,
+        pix_fmt=context.pix_fmt,
+        time_base=stream.time_base,
+        average_rate=rate,
+        num_frames_estimated=estimated,
+        sample_aspect_ratio=stream.sample_aspect_ratio or context.sample_aspect_ratio,
+        tags=ColourTags(context.color_range, context.colorspace, context.color_primaries, context.color_trc),
+    )
+
+
+def _stream_info(stream: Stream) -> StreamInfo:
+    codec = stream.codec_context.codec.canonical_name if stream.codec_context is not None else ""
+    return StreamInfo(stream.index, stream.type, codec, stream.language)
