@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vsr.errors import VsrError
     from vsr.inference.engine import Engine, load_model
-    from vsr.pipeline.job import UpscaleOptions, UpscaleSummary, upscale
+    from vsr.pipeline.job import UpscaleSummary, upscale
+    from vsr.pipeline.options import UpscaleOptions
     from vsr.training.options import TrainOptions
     from vsr.training.trainer import TrainSummary, train
 
@@ -27,7 +28,7 @@ _HOME = {
     "VsrError": "vsr.errors",
     "Engine": "vsr.inference.engine",
     "load_model": "vsr.inference.engine",
-    "UpscaleOptions": "vsr.pipeline.job",
+    "UpscaleOptions": "vsr.pipeline.options",
     "UpscaleSummary": "vsr.pipeline.job",
     "upscale": "vsr.pipeline.job",
     "TrainOptions": "vsr.training.options",

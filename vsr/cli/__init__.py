@@ -6,7 +6,9 @@ import click
 
 import vsr
 from vsr.cli.console import ErrorReportingGroup
+from vsr.cli.models import models
 from vsr.cli.train import train
+from vsr.cli.upscale import upscale
 
 
 @click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -15,4 +17,6 @@ def main() -> None:
     """Video super-resolution with SRGAN: upscale clips with every other stream intact, and train the generator."""
 
 
+main.add_command(upscale)
 main.add_command(train)
+main.add_command(models)

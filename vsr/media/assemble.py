@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 
 import av
 import ffmpeg
+from av.codec.codec import UnknownCodecError
 
 from vsr.errors import OutputError, UsageError
 from vsr.media.codecs import CONTAINERS, TEXT_SUBTITLES, Container
@@ -87,8 +89,15 @@ def _held_codecs(muxer: str) -> frozenset[str]:
     """Names of the codecs that a muxer takes, as libav's own query answers."""
     with av.open(io.BytesIO(), "w", format=muxer) as probe:
         names = probe.supported_codecs
-    # The query answers with names of coders; "subrip", "dts" and the like are names of formats.
-    return frozenset(names) | {av.Codec(name).canonical_name for name in names if name in av.codecs_available}
+    return frozenset(names) | {_format_name(name) for name in names}
+
+
+def _format_name(coder: str) -> str:
+    """The format that a coder is for: ``dts`` for ``dca``, ``subrip`` for ``srt``."""
+    for mode in ("r", "w"):
+        with suppress(UnknownCodecError):
+            return av.Codec(coder, mode).canonical_name
+    return coder
 
 
 def assemble(video: Path, clip: ClipInfo, streams: Sequence[StreamPlan], target: Path, container: Container) -> None:
@@ -123,7 +132,9 @@ def assemble(video: Path, clip: ClipInfo, streams: Sequence[StreamPlan], target:
         # One clock for track and edit list, so that no timestamp is rounded.
         ticks = clip.video.time_base.denominator
         options |= {"video_track_timescale": ticks, "movie_timescale": ticks}
-    mapped = [new["v:0"], *(source[str(plan.stream.index)] for plan in kept)]
+    # ffmpeg-python passes on only inputs that are mapped, and the metadata need the source even where no stream does:
+    # the question mark lets a stream be missing, and there is none of that number.
+    mapped = [new["v:0"], *(source[str(plan.stream.index)] for plan in kept), source[f"{len(clip.others) + 1}?"]]
     run(ffmpeg.output(*mapped, f"file:{target}", **options).global_args("-copyts").overwrite_output())
     if not target.is_file():
         raise OutputError(f"ffmpeg left no file at {target}.")

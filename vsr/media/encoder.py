@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 from av.codec import Codec as LibavCodec
@@ -17,10 +16,9 @@ from av.packet import Packet
 
 from vsr.errors import OutputError, UsageError
 from vsr.media.codecs import Codec
-from vsr.media.pixels import Plane, frame_of, nearest_format
+from vsr.media.pixels import frame_of, nearest_format
 from vsr.media.probe import ColourTags
-
-logger = logging.getLogger(__name__)
+from vsr.media.reader import Frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,22 +119,17 @@ class Encoder:
         if video.display_matrix is not None:
             self._stream.set_display_matrix(video.display_matrix)
 
-    def write(self, planes: Sequence[Plane], pts: int, duration: int) -> None:
-        """Encode one frame.
-
-        Args:
-            planes: code values (rows, columns) in the format's layout.
-            pts: presentation timestamp in ticks; greater than the one before.
-            duration: in ticks; 0 where unknown.
+    def write(self, frame: Frame) -> None:
+        """Encode one frame, whose planes lie in the format's layout and whose timestamp is greater than the last.
 
         Raises:
             OutputError: the encoder or the disk refuses.
         """
-        frame = frame_of(planes, self._video.pix_fmt)
-        frame.pts, frame.time_base, frame.duration = pts, self._video.time_base, duration
-        if duration:
-            self._durations[pts] = duration
-        self._mux(frame)
+        raw = frame_of(frame.planes, self._video.pix_fmt)
+        raw.pts, raw.time_base, raw.duration = frame.pts, self._video.time_base, frame.duration
+        if frame.duration:
+            self._durations[frame.pts] = frame.duration
+        self._mux(raw)
         self.num_frames += 1
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
@@ -147,7 +140,7 @@ class Encoder:
         except (LibavError, OSError) as exc:
             raise OutputError(f"encoding failed after {self.num_frames} frames: {exc.strerror}.") from exc
 
-    def _restore_duration(self, packet: Packet) -> None:
+    def _restore_duration(self, packet: Packet[Any]) -> None:
         # Encoders forget the durations; the last frame's is lost for good without it.
         if packet.pts is not None and packet.pts in self._durations:
             packet.duration = self._durations.pop(packet.pts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -73,5 +73,5 @@ def frame_of(planes: Sequence[Plane], pix_fmt: str) -> VideoFrame:
 
 
 def _view(plane: VideoPlane, dtype: np.dtype[Any]) -> Plane:
-    rows = np.frombuffer(plane, dtype).reshape(plane.height, plane.line_size // dtype.itemsize)
-    return rows[:, : plane.width]
+    rows = np.frombuffer(memoryview(plane), dtype).reshape(plane.height, plane.line_size // dtype.itemsize)
+    return cast(Plane, rows[:, : plane.width])

@@ -73,17 +73,20 @@ class VideoInfo:
     sample_aspect_ratio: Fraction | None
     tags: ColourTags
 
-    @property
-    def colour(self) -> ColourSpec:
-        """What the code values mean; an unstated matrix is BT.709 from 720 lines up, else BT.601."""
-        matrix = MATRIX_NAMES.get(self.tags.matrix, "bt709" if self.height >= 720 else "bt601")
-        full_range = self.tags.range == 2 or self.pix_fmt.startswith("yuvj")
-        return ColourSpec(
-            matrix=matrix,
-            full_range=full_range,
-            chroma_x="centred" if self.codec in CENTRED_CHROMA else "cosited",
-            chroma_y="centred",
-        )
+
+def colour_of(video: VideoInfo, height: int) -> ColourSpec:
+    """What the code values of a stream mean, were it ``height`` lines high.
+
+    An unstated matrix is BT.709 from 720 lines up, else BT.601: what players assume. An output without tags therefore
+    has the matrix of its own height, not of its source's, or its colours would shift.
+    """
+    matrix = MATRIX_NAMES.get(video.tags.matrix, "bt709" if height >= 720 else "bt601")
+    return ColourSpec(
+        matrix=matrix,
+        full_range=video.tags.range == 2 or video.pix_fmt.startswith("yuvj"),
+        chroma_x="centred" if video.codec in CENTRED_CHROMA else "cosited",
+        chroma_y="centred",
+    )
 
 
 @dataclass(frozen=True)

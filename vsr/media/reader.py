@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from av import VideoFrame
@@ -55,7 +56,7 @@ def decoded_format(video: VideoInfo) -> tuple[str, PixelLayout]:
     return pix_fmt, layout
 
 
-def read_frames(path: Path, video: VideoInfo) -> Iterator[Frame]:
+def read_frames(path: Path, video: VideoInfo) -> Generator[Frame, None, None]:
     """All frames of the stream in the order of presentation, the decoder drained at the end.
 
     Packets that cannot be decoded are counted and reported in one warning, as are frames whose timestamp is missing or
@@ -106,7 +107,7 @@ def read_frames(path: Path, video: VideoInfo) -> Iterator[Frame]:
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
-    for entry in frame.side_data:
+    for entry in cast(Any, frame.side_data):  # typed as a dict, but it iterates over its entries
         if entry.type.name == "DISPLAYMATRIX":
             return tuple(int(number) for number in np.frombuffer(entry, "<i4"))
     return None

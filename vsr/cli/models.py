@@ -1,0 +1,47 @@
+"""``vsr models``: what there is, and the card of each."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the list as one JSON object.")
+@click.pass_context
+def models(ctx: click.Context, /, as_json: bool) -> None:
+    """List the models; `vsr models show NAME` shows a card."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from vsr.networks.weights import BUILT_IN_PURPOSE, shipped_models
+
+    shipped = shipped_models()
+    if as_json:
+        listed = [{"name": info.name, "scale": info.scale, "path": str(info.path), **info.about} for info in shipped]
+        built_in = [{"name": name, "purpose": purpose} for name, purpose in BUILT_IN_PURPOSE.items()]
+        click.echo(json.dumps({"models": listed + built_in}))
+        return
+    for info in shipped:
+        size = info.path.stat().st_size / 1e6
+        click.echo(f"{info.name:14} x{info.scale}  {size:.1f} MB  {info.about.get('purpose', '')}")
+        for key in ("figures", "licence"):
+            if key in info.about:
+                click.echo(f"{'':14} {key}: {info.about[key]}")
+    for name, purpose in BUILT_IN_PURPOSE.items():
+        click.echo(f"{name:14} {purpose}")
+
+
+@models.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show what a model says about itself: data, command, steps, figures, licence."""
+    from vsr.networks.weights import BUILT_IN_PURPOSE, find_weights, read_info
+
+    if name in BUILT_IN_PURPOSE:
+        click.echo(f"{name}: {BUILT_IN_PURPOSE[name]}")
+        return
+    info = read_info(find_weights(name))
+    click.echo(f"{info.name}: {info.architecture} {json.dumps(info.config)}\n{info.path}")
+    for key, text in sorted(info.about.items()):
+        click.echo(f"\n{key}\n  {text}")

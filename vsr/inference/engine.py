@@ -1,0 +1,225 @@
+"""The torch engine: a network on a device, batches and tiles that fit into its memory."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from vsr.errors import UsageError, VsrError
+from vsr.inference.tiling import upscale_tiled
+from vsr.networks.srgan import Generator
+from vsr.networks.weights import DEFAULT_MODEL, Network, load_network
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+OVERLAP = 32
+"""LR pixels that neighbouring tiles share: the least power of two at which no pixel of a tiled real frame differs by
+more than one code value from the untiled one."""
+
+LEAST_TILE = OVERLAP + 16
+MEMORY_SHARE = 0.5
+"""Of the free memory, what a batch of tiles may take. The rest is for frames on their way."""
+
+
+class Engine:
+    """A super-resolution network, ready to run.
+
+    Args:
+        network: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W). Changed in place: batch normalisation is folded,
+            weights are moved and converted.
+        device: ``auto`` (CUDA, then MPS, then CPU) or a device of torch's.
+        precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
+        tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
+        overlap: LR pixels that neighbouring tiles share.
+
+    Raises:
+        UsageError: a device or a tile size that cannot be.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        tile_size: int | None = None,
+        overlap: int = OVERLAP,
+    ) -> None:
+        if tile_size and tile_size <= overlap:
+            raise UsageError(f"a tile of {tile_size} pixels is too small: tiles share {overlap}, so take more than that.")
+        self.device = choose_device(device)
+        half = "fp16" if self.device.type == "cuda" else "fp32"
+        self.dtype = DTYPES[half if precision == "auto" else precision]
+        described = cast(Network, network)
+        self.scale: float = described.scale
+        self.overlap = overlap
+        self._tile_size = tile_size
+        self._clips = described.wants_unit_range
+        self._bytes_per_pixel = described.peak_floats_per_pixel * self.dtype.itemsize
+        network.eval().requires_grad_(False)
+        if isinstance(network, Generator):
+            network.fold_batch_norm()
+        self._network = network.to(self.device, self.dtype, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def __call__(self, lr: Tensor) -> Tensor:
+        """Upscale a batch; on out-of-memory the tile is halved and the same batch done again.
+
+        Args:
+            lr: (N, 3, H, W) float RGB, nominally in [0, 1], on the engine's device.
+
+        Returns:
+            (N, 3, round(scale*H), round(scale*W)) float32 on the same device, not clipped.
+
+        Raises:
+            VsrError: not even the smallest tile fits into memory.
+        """
+        if self._clips:
+            lr = lr.clamp(0, 1)
+        lr = lr.to(self.dtype, memory_format=torch.channels_last)
+        longest = max(lr.shape[-2:])
+        tile_size = self._tile_for(*lr.shape)
+        while True:
+            try:
+                if tile_size >= longest:
+                    return cast(Tensor, self._network(lr)).float()
+                return upscale_tiled(
+                    self._network, lr, scale=int(self.scale), tile_size=tile_size, overlap=self.overlap
+                )
+            except torch.OutOfMemoryError as exc:
+                tile_size = min(tile_size, longest) // 2
+                if tile_size <= self.overlap or self.scale != int(self.scale):
+                    raise VsrError(
+                        f"{self.device} has too little free memory for a tile of {LEAST_TILE} pixels; "
+                        "close what else uses it, or take --device cpu."
+                    ) from exc
+                logger.warning("out of memory on %s: going on with tiles of %d pixels", self.device, tile_size)
+                self._tile_size = tile_size
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+    def upscale(self, lr: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Upscale pictures.
+
+        Args:
+            lr: uint8 RGB (N, H, W, 3) or (H, W, 3).
+
+        Returns:
+            uint8 RGB of the same number of axes, scale times as high and wide.
+
+        Raises:
+            ValueError: another dtype or shape.
+        """
+        if lr.dtype != np.uint8 or lr.ndim not in (3, 4) or lr.shape[-1] != 3 or 0 in lr.shape:
+            raise ValueError(f"expected uint8 RGB (N, H, W, 3) or (H, W, 3), got {lr.dtype} {lr.shape}")
+        frames = lr if lr.ndim == 4 else lr[None]
+        size = self.batch_size(*frames.shape[1:3])
+        batches = [self._upscale_batch(frames[start : start + size]) for start in range(0, len(frames), size)]
+        sr = np.concatenate(batches)
+        return sr if lr.ndim == 4 else sr[0]
+
+    def _upscale_batch(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        lr = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).permute(0, 3, 1, 2)
+        sr = self(lr.float() / 255).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+        return cast("npt.NDArray[np.uint8]", sr.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+    def batch_size(self, height: int, width: int) -> int:
+        """How many frames of a size to run at once: one on the CPU, where more win nothing; what fits elsewhere."""
+        if self.device.type == "cpu":
+            return 1
+        fitting = self._budget() // (self._bytes_per_pixel * height * width)
+        return max(1, min(4, fitting))
+
+    def _tile_for(self, count: int, _: int, height: int, width: int) -> int:
+        """The largest tile edge for a batch; at least the frame's where no tiling is wanted or needed."""
+        whole = max(height, width)
+        if self._tile_size is not None:
+            return self._tile_size or whole
+        if self.scale != int(self.scale):
+            return whole
+        pixels = self._budget() // (self._bytes_per_pixel * count)
+        if pixels >= height * width:
+            return whole
+        return max(LEAST_TILE, math.isqrt(pixels))
+
+    def _budget(self) -> int:
+        return int(MEMORY_SHARE * free_memory(self.device))
+
+
+def load_model(
+    model: str = DEFAULT_MODEL,
+    *,
+    scale: float | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    tile_size: int | None = None,
+) -> Engine:
+    """Load a shipped model by name, a built-in one (``bicubic``, ``identity``), or a weights file by path.
+
+    Args:
+        model: name or path.
+        scale: what it has to scale by; None takes the model's own.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
+        tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
+
+    Raises:
+        UnknownModelError: no such model.
+        UsageError: the model lacks the scale, or the device does not exist.
+        WeightsError: the file is damaged or of another kind.
+    """
+    network = load_network(model, scale=scale)
+    return Engine(network, device=device, precision=precision, tile_size=tile_size)
+
+
+def choose_device(name: str) -> torch.device:
+    """A device of torch's by name; ``auto`` is CUDA where there is one, then MPS, then the CPU.
+
+    Raises:
+        UsageError: the machine has no such device.
+    """
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    if name == "auto":
+        return torch.device(next(kind for kind, is_there in available.items() if is_there()))
+    kind, _, number = name.partition(":")
+    if kind not in available or (number and not number.isdigit()):
+        raise UsageError(f"no device is called {name!r}: take auto, cpu, cuda, cuda:N or mps.")
+    if not available[kind]() or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
+        raise UsageError(f"this machine has no device {name!r}, or torch does not see it; --device auto takes what is there.")
+    return torch.device(name)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on a device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    return available_memory()
+
+
+def available_memory() -> int:
+    """Bytes of main memory that can be taken without swapping; 4 GiB where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            entries = dict(line.split(":", 1) for line in file)
+        return int(entries["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return 4 << 30
+
+

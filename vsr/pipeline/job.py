@@ -1,0 +1,190 @@
+"""One clip, from the input file to the output file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vsr.errors import OutputError, UsageError
+from vsr.inference.engine import Engine, load_model
+from vsr.media.assemble import StreamPlan, assemble, container_of, plan_streams
+from vsr.media.codecs import CODECS
+from vsr.media.encoder import VideoFormat, encoded_format
+from vsr.media.pixels import layout_of
+from vsr.media.probe import ClipInfo, colour_of, probe
+from vsr.media.reader import decoded_format
+from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.segment import Conversion, upscale_segment
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class UpscaleProgress:
+    """Where a job stands, given to the caller's callback after each batch.
+
+    Attributes:
+        frames: frames upscaled.
+        num_frames_estimated: frames in all as the header tells; None where it does not.
+    """
+
+    frames: int
+    num_frames_estimated: int | None
+
+
+@dataclass(frozen=True)
+class UpscaleSummary:
+    """The end of a job.
+
+    Attributes:
+        source: the input.
+        target: the output.
+        frames: frames read and written.
+        width: of the output, in pixels.
+        height: of the output, in pixels.
+        seconds: wall time in all.
+        streams: what became of each of the other streams, in words.
+    """
+
+    source: Path
+    target: Path
+    frames: int
+    width: int
+    height: int
+    seconds: float
+    streams: tuple[str, ...]
+
+
+def upscale(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    progress: Callable[[UpscaleProgress], None] | None = None,
+    **options: Any,
+) -> UpscaleSummary:
+    """Upscale a clip; its other streams, its metadata and every timestamp stay as they are.
+
+    The output appears under its name when it is complete; whatever ends the job earlier leaves nothing behind.
+
+    Args:
+        source: the clip.
+        target: the output, ``*.mp4``, ``*.mov``, ``*.m4v`` or ``*.mkv``.
+        progress: called after each batch of frames.
+        **options: the fields of ``UpscaleOptions``.
+
+    Raises:
+        UsageError: options that cannot be, an unknown model or ending.
+        InputError: the source is missing, damaged or holds no video.
+        OutputError: the target exists, or cannot be written.
+        VsrError: anything else that a user can meet.
+    """
+    return upscale_clip(Path(source), Path(target), UpscaleOptions(**options), progress)
+
+
+def upscale_clip(
+    source: Path,
+    target: Path,
+    options: UpscaleOptions,
+    progress: Callable[[UpscaleProgress], None] | None = None,
+) -> UpscaleSummary:
+    """As ``upscale``, with the options built."""
+    started = time.monotonic()
+    container = container_of(target)
+    _check_target(source, target, options.overwrite)
+    clip = probe(source)
+    streams = plan_streams(clip, container, audio=options.audio == "copy")
+    for plan in streams:
+        logger.log(logging.INFO if plan.action == "copy" else logging.WARNING, "%s: %s", source.name, plan)
+    engine = load_model(
+        options.model,
+        scale=options.scale,
+        device=options.device,
+        precision=options.precision,
+        tile_size=options.tile_size,
+    )
+    video, conversion = _plan_video(clip, engine, options)
+
+    def report(frames: int) -> None:
+        if progress is not None:
+            progress(UpscaleProgress(frames, clip.video.num_frames_estimated))
+
+    with _job_folder(target) as folder:
+        encoded, assembled = folder / "video.mp4", folder / f"assembled{target.suffix}"
+        frames = upscale_segment(
+            clip, encoded, engine, conversion, CODECS[options.codec], options.encoder_options, video,
+            batch_size=options.batch_size or engine.batch_size(clip.video.height, clip.video.width), progress=report,
+        )  # fmt: skip
+        assemble(encoded, clip, streams, assembled, container)
+        try:
+            assembled.replace(target)
+        except OSError as exc:
+            raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
+    seconds = time.monotonic() - started
+    return UpscaleSummary(source, target, frames, video.width, video.height, seconds, tuple(map(str, streams)))
+
+
+def _plan_video(clip: ClipInfo, engine: Engine, options: UpscaleOptions) -> tuple[VideoFormat, Conversion]:
+    video, codec = clip.video, CODECS[options.codec]
+    width, height = round(video.width * engine.scale), round(video.height * engine.scale)
+    decoded, source_layout = decoded_format(video)
+    encoded = encoded_format(codec, decoded)
+    target_layout = layout_of(encoded)
+    assert target_layout is not None
+    if (width | height) & 1 and target_layout.subsampling_x + target_layout.subsampling_y:
+        raise UsageError(
+            f"{options.codec} in {encoded} cannot hold the odd size {width}x{height} of {clip.path} x{engine.scale:g}; "
+            "take another scale."
+        )
+    source_colour = colour_of(video, video.height)
+    # What vsr writes has its chroma where MPEG-2 and later have it.
+    target_colour = replace(colour_of(video, height), chroma_x="cosited", chroma_y="centred")
+    tags = replace(video.tags, range=2) if target_colour.full_range else video.tags
+    if source_layout.kind == "rgb" and target_layout.kind != "rgb":
+        target_colour = replace(target_colour, matrix="bt709", full_range=False)
+        tags = replace(tags, matrix=1, range=1)
+    return (
+        VideoFormat(
+            width=width,
+            height=height,
+            pix_fmt=encoded,
+            time_base=video.time_base,
+            rate=video.average_rate,
+            sample_aspect_ratio=video.sample_aspect_ratio,
+            tags=tags,
+        ),
+        Conversion(source_layout, source_colour, target_layout, target_colour),
+    )
+
+
+def _check_target(source: Path, target: Path, overwrite: bool) -> None:
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder; name a file in it.")
+    if target.exists():
+        if source.exists() and target.samefile(source):
+            raise OutputError(f"{target} is the input itself; give the output another name.")
+        if not overwrite:
+            raise OutputError(f"{target} exists already; --overwrite replaces it.")
+    elif not target.parent.is_dir():
+        raise OutputError(f"the folder {target.parent} does not exist; create it first.")
+
+
+@contextmanager
+def _job_folder(target: Path) -> Iterator[Path]:
+    """A folder beside the target for what is not complete yet; it goes, whatever happens."""
+    folder = target.with_name(target.name + ".vsr-job")
+    try:
+        shutil.rmtree(folder, ignore_errors=True)  # of a job that was killed
+        folder.mkdir()
+    except OSError as exc:
+        raise OutputError(f"cannot write to the folder {target.parent}: {exc.strerror}.") from exc
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
