@@ -9,10 +9,9 @@ import click
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as one JSON object.")
-@click.pass_context
-def models(ctx: click.Context, /, as_json: bool) -> None:
+def models(as_json: bool) -> None:
     """List the models; `vsr models show NAME` shows a card."""
-    if ctx.invoked_subcommand is not None:
+    if click.get_current_context().invoked_subcommand is not None:
         return
     from vsr.networks.weights import BUILT_IN_PURPOSE, shipped_models
 

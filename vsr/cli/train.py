@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from vsr.cli.console import INTERRUPTED, start_logging, stop_on_signal, verbosity_options
 from vsr.training.options import TrainOptions
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 DEFAULTS = {field.name: field.default for field in fields(TrainOptions)}
 FOLDER = click.Path(path_type=Path)
 
 
-def option(name: str, help: str, **attributes: Any) -> Any:
+def option(name: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
     """An option whose default is that of ``TrainOptions``."""
     default = DEFAULTS[name.removeprefix("--").replace("-", "_")]
     return click.option(name, default=default, show_default=default is not None, help=help, **attributes)
@@ -48,8 +51,7 @@ def option(name: str, help: str, **attributes: Any) -> Any:
 @option("--overwrite", "Start anew in a RUN that exists.", is_flag=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @verbosity_options
-@click.pass_context
-def train(ctx: click.Context, as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
+def train(as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
     """Train a generator on folders of pictures.
 
     \b
@@ -69,7 +71,7 @@ def train(ctx: click.Context, as_json: bool, verbose: int, quiet: bool, **values
         def show(at: TrainProgress) -> None:
             bar.update(at.step - bar.n)
             measured = {} if at.psnr_y is None else {"PSNR-Y": f"{at.psnr_y:.2f} dB"}
-            bar.set_postfix(loss=f"{at.loss:.5f}", **measured, refresh=False)
+            bar.set_postfix({"loss": f"{at.loss:.5f}", **measured}, refresh=False)
 
         summary = run_training(options, progress=show, should_stop=stop)
     if as_json:
@@ -79,4 +81,4 @@ def train(ctx: click.Context, as_json: bool, verbose: int, quiet: bool, **values
         click.echo(f"{summary.weights}: {summary.steps} steps{measured}")
     if summary.stopped:
         click.echo(f"vsr: stopped after step {summary.steps}; the same command with --resume goes on.", err=True)
-        ctx.exit(INTERRUPTED)
+        click.get_current_context().exit(INTERRUPTED)

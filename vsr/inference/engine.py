@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import UsageError, VsrError
+from vsr.inference.device import choose_device, free_memory
 from vsr.inference.tiling import upscale_tiled
 from vsr.networks.srgan import Generator
 from vsr.networks.weights import DEFAULT_MODEL, Network, load_network
@@ -56,7 +56,9 @@ class Engine:
         overlap: int = OVERLAP,
     ) -> None:
         if tile_size and tile_size <= overlap:
-            raise UsageError(f"a tile of {tile_size} pixels is too small: tiles share {overlap}, so take more than that.")
+            raise UsageError(
+                f"a tile of {tile_size} pixels is too small: tiles share {overlap}, so take more than that."
+            )
         self.device = choose_device(device)
         half = "fp16" if self.device.type == "cuda" else "fp32"
         self.dtype = DTYPES[half if precision == "auto" else precision]
@@ -69,7 +71,7 @@ class Engine:
         network.eval().requires_grad_(False)
         if isinstance(network, Generator):
             network.fold_batch_norm()
-        self._network = network.to(self.device, self.dtype, memory_format=torch.channels_last)
+        self._network = network.to(self.device, self.dtype).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def __call__(self, lr: Tensor) -> Tensor:
@@ -180,46 +182,3 @@ def load_model(
     """
     network = load_network(model, scale=scale)
     return Engine(network, device=device, precision=precision, tile_size=tile_size)
-
-
-def choose_device(name: str) -> torch.device:
-    """A device of torch's by name; ``auto`` is CUDA where there is one, then MPS, then the CPU.
-
-    Raises:
-        UsageError: the machine has no such device.
-    """
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
-    if name == "auto":
-        return torch.device(next(kind for kind, is_there in available.items() if is_there()))
-    kind, _, number = name.partition(":")
-    if kind not in available or (number and not number.isdigit()):
-        raise UsageError(f"no device is called {name!r}: take auto, cpu, cuda, cuda:N or mps.")
-    if not available[kind]() or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"this machine has no device {name!r}, or torch does not see it; --device auto takes what is there.")
-    return torch.device(name)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can be allocated on a device."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    return available_memory()
-
-
-def available_memory() -> int:
-    """Bytes of main memory that can be taken without swapping; 4 GiB where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            entries = dict(line.split(":", 1) for line in file)
-        return int(entries["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (ValueError, OSError, AttributeError):
-        return 4 << 30
-
-

@@ -88,8 +88,6 @@ def upscale_tiled(
     sr = torch.zeros(count, channels, height * scale, width * scale, device=lr.device)
     for (i, top), (j, left) in product(enumerate(tops), enumerate(lefts)):
         tile = network(lr[..., top : top + rows, left : left + columns])
-        target = sr[
-            ..., top * scale : (top + rows) * scale, left * scale : (left + columns) * scale
-        ]
+        target = sr[..., top * scale : (top + rows) * scale, left * scale : (left + columns) * scale]
         target.addcmul_(tile.float(), torch.outer(down[i], across[j]))
     return sr

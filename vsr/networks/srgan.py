@@ -23,11 +23,11 @@ class ResidualBlock(nn.Module):
         self.norm1: nn.Module = nn.BatchNorm2d(channels)
         self.activation = nn.PReLU()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2: nn.Module = nn.BatchNorm2d(channels)
+        self.norm2: nn.Module = _silent_norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.activation(self.norm1(self.conv1(x)))
-        return x + self.norm2(self.conv2(y))
+        return cast(Tensor, x + self.norm2(self.conv2(y)))
 
 
 class Generator(nn.Module):
@@ -59,37 +59,35 @@ class Generator(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.PReLU())
         self.body = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.body_conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.body_norm: nn.Module = nn.BatchNorm2d(channels)
+        self.body_norm: nn.Module = _silent_norm(channels)
         self.upsample = nn.Sequential(*(_doubling(channels) for _ in range(int(math.log2(scale)))))
         self.tail = nn.Conv2d(channels, 3, 9, padding=4)
         self._start_as_interpolation()
 
     @torch.no_grad()
     def _start_as_interpolation(self) -> None:
-        for block in self.body:
-            nn.init.zeros_(cast(ResidualBlock, block).norm2.weight)
-        nn.init.zeros_(self.body_norm.weight)
-        colours = range(3)
-        head = cast(nn.Conv2d, self.head[0])
-        nn.init.zeros_(head.weight[:3]), nn.init.zeros_(head.bias[:3])
-        head.weight[colours, colours, 4, 4] = 1
+        colours = list(range(3))
+        weight, bias = _parameters(self.head[0])
+        weight[:3], bias[:3] = 0, 0
+        weight[colours, colours, 4, 4] = 1
         for stage in self.upsample:
-            conv = cast(nn.Conv2d, cast(nn.Sequential, stage)[0])
+            weight, bias = _parameters(cast(nn.Sequential, stage)[0])
             # (4C, C, 3, 3) -> (C, 4, C, 3, 3): the four pixels that PixelShuffle makes of one start equal.
-            weight, bias = conv.weight.view(self.channels, 4, self.channels, 3, 3), conv.bias.view(self.channels, 4)
+            weight, bias = weight.view(self.channels, 4, self.channels, 3, 3), bias.view(self.channels, 4)
             weight[:] = weight[:, :1].clone()
             bias[:] = bias[:, :1].clone()
             weight[:3], bias[:3] = 0, 0
             weight[colours, :, colours, 1, 1] = 1
         # Repeated pixels and a box as wide as the scale make linear interpolation; the other channels start quiet.
         box = torch.zeros(9)
-        box[4 - self.scale // 2 : 5 + self.scale // 2] = 1
-        box[[4 - self.scale // 2, 4 + self.scale // 2]] = 0.5
+        reach = self.scale // 2
+        box[4 - reach : 5 + reach] = 1
+        box[[4 - reach, 4 + reach]] = 0.5
         box /= box.sum()
-        self.tail.weight.mul_(0.1)
-        self.tail.weight[:, :3] = 0
-        self.tail.weight[colours, colours] = torch.outer(box, box)
-        nn.init.zeros_(self.tail.bias)
+        weight, bias = _parameters(self.tail)
+        weight *= 0.1
+        weight[:, :3], bias[:] = 0, 0
+        weight[colours, colours] = torch.outer(box, box)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -105,7 +103,7 @@ class Generator(nn.Module):
         shallow = self.head(lr)
         deep = self.body_norm(self.body_conv(self.body(shallow)))
         features = self.upsample(shallow + deep)  # (N, C, H, W) -> (N, C, scale*H, scale*W)
-        return self.tail(features)  # type: ignore[no-any-return]
+        return cast(Tensor, self.tail(features))
 
     @torch.no_grad()
     def fold_batch_norm(self) -> None:
@@ -123,6 +121,12 @@ class Generator(nn.Module):
         self.body_conv, self.body_norm = _folded(self.body_conv, self.body_norm)
 
 
+def _silent_norm(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels)
+    nn.init.zeros_(norm.weight)
+    return norm
+
+
 def _doubling(channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, 4 * channels, 3, padding=1),  # (N, C, H, W) -> (N, 4C, H, W)
@@ -135,3 +139,8 @@ def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     if not isinstance(norm, nn.BatchNorm2d):
         return conv, norm  # folded before
     return fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def _parameters(conv: nn.Module) -> tuple[Tensor, Tensor]:
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    return conv.weight, conv.bias

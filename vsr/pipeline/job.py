@@ -14,7 +14,7 @@ from typing import Any
 
 from vsr.errors import OutputError, UsageError
 from vsr.inference.engine import Engine, load_model
-from vsr.media.assemble import StreamPlan, assemble, container_of, plan_streams
+from vsr.media.assemble import assemble, container_of, plan_streams
 from vsr.media.codecs import CODECS
 from vsr.media.encoder import VideoFormat, encoded_format
 from vsr.media.pixels import layout_of

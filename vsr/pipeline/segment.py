@@ -84,8 +84,9 @@ def upscale_segment(
 
 def _upscale_batch(batch: Sequence[Frame], engine: Engine, conversion: Conversion) -> Iterator[Frame]:
     """The frames of a batch, upscaled; planes cross to the device and back once, as they are stored."""
-    stacked = [torch.from_numpy(np.stack(planes)).to(engine.device) for planes in zip(*(f.planes for f in batch), strict=True)]
-    lr = planes_to_rgb(stacked, conversion.source, conversion.source_colour)
+    stacked = (np.stack(planes) for planes in zip(*(frame.planes for frame in batch), strict=True))
+    decoded = [torch.from_numpy(planes).to(engine.device) for planes in stacked]
+    lr = planes_to_rgb(decoded, conversion.source, conversion.source_colour)
     sr = rgb_to_planes(engine(lr), conversion.target, conversion.target_colour)
     planes = [plane.cpu().numpy() for plane in sr]
     for index, frame in enumerate(batch):

@@ -7,44 +7,19 @@ That makes a stopped run resume exactly, with nothing about the data to be saved
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from vsr.errors import InputError, TrainingDataError
+from vsr.inference.device import available_memory
+from vsr.media.images import ENDINGS, Picture, read_picture
 
 logger = logging.getLogger(__name__)
-
-Picture = npt.NDArray[np.uint8]
-"""(H, W, 3) RGB."""
-
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-
-
-def read_picture(path: Path) -> Picture:
-    """Decode a picture file to (H, W, 3) uint8 RGB: grey is repeated, alpha dropped, EXIF rotation applied.
-
-    Raises:
-        InputError: the file cannot be read or is no picture.
-    """
-    try:
-        encoded = np.fromfile(path, np.uint8)
-    except OSError as exc:
-        raise InputError(f"cannot read {path}: {exc.strerror}") from exc
-    try:
-        bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    except cv2.error as exc:
-        raise InputError(f"{path} is a damaged picture: {exc.err}") from exc
-    if bgr is None:
-        raise InputError(f"{path} is not a picture that can be decoded")
-    return np.ascontiguousarray(bgr[..., ::-1], dtype=np.uint8)
 
 
 def find_pictures(sources: Sequence[Path]) -> list[Path]:
@@ -84,10 +59,10 @@ class PictureSet:
     def __init__(
         self, paths: Sequence[Path], *, min_size: int, cache_bytes: int | None = None, workers: int = 2
     ) -> None:
-        budget = _free_memory() // 2 if cache_bytes is None else cache_bytes
+        budget = available_memory() // 2 if cache_bytes is None else cache_bytes
         self.paths: list[Path] = []
         self._cache: dict[int, Picture] = {}
-        areas: list[int] = []
+        self._areas: list[int] = []
         with ThreadPoolExecutor(workers) as pool:
             # A chunk at a time, so that no more than a chunk is decoded beyond the cache.
             for start in range(0, len(paths), 64):
@@ -99,18 +74,30 @@ class PictureSet:
                         self._cache[len(self.paths)] = picture
                         budget -= picture.nbytes
                     self.paths.append(path)
-                    areas.append(picture.shape[0] * picture.shape[1])
+                    self._areas.append(picture.shape[0] * picture.shape[1])
         if not self.paths:
             raise TrainingDataError(
                 f"none of the {len(paths)} pictures can be used: each is damaged or smaller than {min_size} pixels. "
                 "Choose a smaller --crop-size or other pictures."
             )
-        self._probability = np.asarray(areas, np.float64) / sum(areas)
+
+    def hold_out(self, count: int) -> list[Picture]:
+        """Take ``count`` pictures, evenly spread over the set, out of it."""
+        if not count:
+            return []
+        chosen = range(len(self))[:: len(self) // count][:count]
+        pictures = [self[index] for index in chosen]
+        kept = [index for index in range(len(self)) if index not in chosen]
+        self._cache = {new: self._cache[old] for new, old in enumerate(kept) if old in self._cache}
+        self.paths = [self.paths[index] for index in kept]
+        self._areas = [self._areas[index] for index in kept]
+        return pictures
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Picture:
+        """The picture of a number, in the order of ``paths``."""
         cached = self._cache.get(index)
         return read_picture(self.paths[index]) if cached is None else cached
 
@@ -127,9 +114,10 @@ class PictureSet:
             (batch_size, 3, crop_size, crop_size) uint8 RGB.
         """
         random = np.random.default_rng([seed, step])
+        areas = np.asarray(self._areas, np.float64)
         batch = np.empty((batch_size, crop_size, crop_size, 3), np.uint8)
         for crop in batch:
-            picture = self[int(random.choice(len(self.paths), p=self._probability))]
+            picture = self[int(random.choice(len(self), p=areas / areas.sum()))]
             top = int(random.integers(picture.shape[0] - crop_size + 1))
             left = int(random.integers(picture.shape[1] - crop_size + 1))
             view = picture[top : top + crop_size, left : left + crop_size]
@@ -140,7 +128,7 @@ class PictureSet:
         return torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
 
 
-def ahead(make: Callable[[int], Tensor], steps: range, *, workers: int) -> Iterator[Tensor]:
+def ahead(make: Callable[[int], Tensor], steps: range, *, workers: int) -> Generator[Tensor, None, None]:
     """``make(step)`` for each step in order, computed by threads a few steps ahead of the consumer."""
     with ThreadPoolExecutor(workers) as pool:
         depth = 2 * workers
@@ -167,10 +155,3 @@ def _usable(path: Path, min_size: int) -> Picture | None:
         logger.warning("left out: %s is %dx%d, smaller than a crop of %d", path, width, height, min_size)
         return None
     return picture
-
-
-def _free_memory() -> int:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 4 << 30  # a system that does not tell: assume 4 GiB

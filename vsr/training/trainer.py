@@ -12,7 +12,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vsr.errors import CheckpointError, OutputError, UsageError
 from vsr.imaging.metrics import psnr_y
 from vsr.imaging.resize import resize_bicubic
+from vsr.inference.device import choose_device
 from vsr.networks.srgan import Generator
 from vsr.networks.weights import load_network, save_network
 from vsr.training.options import TrainOptions
@@ -46,7 +47,7 @@ def constant(step: int, steps: int) -> float:
 
 
 def one_cycle(step: int, steps: int) -> float:
-    """Rises linearly over the first 4 % of ``steps``, falls to zero along a cosine: Smith and Topin 2017, simplified."""
+    """Rises linearly over the first 4 % of ``steps``, then falls to zero along a cosine (after Smith and Topin 2017)."""
     warm_up = max(1, round(0.04 * steps))
     if step < warm_up:
         return (step + 1) / warm_up
@@ -129,7 +130,7 @@ def train(
         OutputError: the output cannot be written.
     """
     _prepare_output(options)
-    device = _device(options.device)
+    device = choose_device(options.device)
     training, held_out = _pictures(options)
     run = _build(options, device)
     if options.resume:
@@ -142,7 +143,7 @@ def train(
     batches = ahead(make_batch, range(run.step, options.steps), workers=options.workers)
     started, started_at = time.monotonic(), run.step
     stopped = False
-    with closing(cast("Iterator[Tensor] | Any", batches)):
+    with closing(batches):
         for hr in batches:
             loss = _update(run, hr.to(device), options)
             last = run.step == options.steps
@@ -212,36 +213,26 @@ def _build(options: TrainOptions, device: torch.device) -> _Run:
         if getattr(loaded, "config", None) != cast(Generator, generator).config:
             raise UsageError(f"--init {options.init} is another network than the options describe: {loaded.config}.")
         generator = loaded
-    generator = generator.to(device, memory_format=torch.channels_last)
-    ema = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay), use_buffers=True)
+    generator = generator.to(device).to(memory_format=torch.channels_last)
+    average = get_ema_multi_avg_fn(options.ema_decay)  # type: ignore[no-untyped-call]
+    ema = AveragedModel(generator, multi_avg_fn=average, use_buffers=True)
     return _Run(generator, ema, torch.optim.Adam(generator.parameters(), options.learning_rate))
 
 
 def _pictures(options: TrainOptions) -> tuple[PictureSet, list[Tensor]]:
-    paths = find_pictures(options.data)
+    training = PictureSet(find_pictures(options.data), min_size=options.crop_size, workers=options.workers)
     if options.validation:
-        held_out = find_pictures(options.validation)
+        measured = PictureSet(find_pictures(options.validation), min_size=4 * options.scale, workers=options.workers)
+        held_out = [measured[index] for index in range(len(measured))]
     else:
-        count = min(options.hold_out, len(paths) // 10)
-        held_out = paths[:: len(paths) // count][:count] if count else []
-    kept = set(held_out)
-    training = PictureSet(
-        [path for path in paths if path not in kept], min_size=options.crop_size, workers=options.workers
-    )
-    measured = PictureSet(held_out, min_size=4 * options.scale, workers=options.workers) if held_out else ()
+        held_out = training.hold_out(min(options.hold_out, len(training) // 10))
     # The middle of each picture is enough to see the trend, and keeps the measurement short.
-    return training, [_middle(torch.from_numpy(picture).permute(2, 0, 1), 320) for picture in measured]
+    return training, [_middle(torch.from_numpy(picture).permute(2, 0, 1), 320) for picture in held_out]
 
 
 def _middle(picture: Tensor, size: int) -> Tensor:
     top, left = (max(0, (length - size) // 2) for length in picture.shape[-2:])
     return picture[:, top : top + size, left : left + size]
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _prepare_output(options: TrainOptions) -> None:
