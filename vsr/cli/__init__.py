@@ -10,10 +10,10 @@ from vsr.cli.models import models
 from vsr.cli.train import train
 from vsr.cli.upscale import upscale
 
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
-@click.group(
-    cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+
+@click.group(cls=ErrorReportingGroup, context_settings=SETTINGS)
 @click.version_option(vsr.__version__, prog_name="vsr")
 def main() -> None:
     """Video super-resolution with SRGAN: upscale clips with every other stream intact, and train the generator."""

@@ -7,14 +7,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from vsr.errors import VsrError
 
 INTERRUPTED = 130
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class ErrorReportingGroup(click.Group):
@@ -33,7 +36,18 @@ class ErrorReportingGroup(click.Group):
             ctx.exit(INTERRUPTED)
 
 
-def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def option_of(options: type[Any]) -> Callable[..., Callable[[Command], Command]]:
+    """A ``click.option`` that takes its default from the field of its name in a dataclass of options."""
+    defaults = {field.name: field.default for field in fields(options)}
+
+    def option(name: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
+        default = defaults[name.removeprefix("--").replace("-", "_")]
+        return click.option(name, default=default, show_default=default is not None, help=help, **attributes)
+
+    return option
+
+
+def verbosity_options(command: Command) -> Command:
     """Add ``-v`` and ``-q`` to a command."""
     command = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")(command)
     return click.option("-v", "--verbose", count=True, help="Say more; twice: everything, with tracebacks.")(command)

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from vsr.cli.console import INTERRUPTED, start_logging, stop_on_signal, verbosity_options
+from vsr.cli.console import INTERRUPTED, option_of, start_logging, stop_on_signal, verbosity_options
 from vsr.training.options import TrainOptions
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-DEFAULTS = {field.name: field.default for field in fields(TrainOptions)}
 FOLDER = click.Path(path_type=Path)
-
-
-def option(name: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
-    """An option whose default is that of ``TrainOptions``."""
-    default = DEFAULTS[name.removeprefix("--").replace("-", "_")]
-    return click.option(name, default=default, show_default=default is not None, help=help, **attributes)
+option = option_of(TrainOptions)
 
 
 @click.command()

@@ -3,76 +3,52 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from vsr.cli.console import interrupt_on_sigterm, start_logging, verbosity_options
+from vsr.cli.console import interrupt_on_sigterm, option_of, start_logging, verbosity_options
 from vsr.pipeline.options import UpscaleOptions
 
-DEFAULTS = {field.name: field.default for field in fields(UpscaleOptions)}
+PATH = click.Path(path_type=Path)
+option = option_of(UpscaleOptions)
 
 
-class AutoOr(click.ParamType):
-    """``auto``, which is None, or a whole number."""
+def auto_or(least: int) -> Callable[[click.Context, click.Parameter, str], int | None]:
+    """For options that are ``auto``, which becomes None, or a whole number from ``least`` up."""
 
-    def __init__(self, least: int) -> None:
-        self.name = "auto|N"
-        self._number = click.IntRange(min=least)
+    def parse(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+        if value == "auto":
+            return None
+        if not value.isdigit() or int(value) < least:
+            raise click.BadParameter(f"{value!r} is neither auto nor a whole number from {least} up.")
+        return int(value)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return None if value == "auto" else self._number.convert(value, param, ctx)
+    return parse
+
+
+AUTO: dict[str, Any] = {"default": "auto", "show_default": True, "metavar": "auto|N"}
 
 
 @click.command()
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="INPUT", type=PATH)
+@click.option("-o", "--output", "target", type=PATH, required=True, metavar="OUT", help="A .mp4, .mov, .m4v or .mkv.")
+@option("--model", "A model of `vsr models`, or a weights file.", metavar="NAME|PATH")
+@option("--scale", "Output size over input size.  [default: the model's own]", type=float)
+@option("--device", "auto, cpu, cuda, cuda:N or mps.")
+@option("--precision", "auto: fp16 on CUDA, else fp32.", type=click.Choice(["auto", "fp32", "fp16", "bf16"]))
 @click.option(
-    "-o",
-    "--output",
-    "target",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="OUT",
-    help="Output file: .mp4, .mov, .m4v or .mkv.",
+    "--tile", "tile_size", help="Largest edge of a tile, in input pixels; 0: none.", callback=auto_or(0), **AUTO
 )
-@click.option(
-    "--model",
-    default=DEFAULTS["model"],
-    show_default=True,
-    metavar="NAME|PATH",
-    help="A model of `vsr models`, or a weights file.",
-)
-@click.option("--scale", type=float, help="Output size over input size.  [default: the model's own]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="Arithmetic of the network; auto is fp16 on CUDA, else fp32.",
-)
-@click.option(
-    "--tile",
-    "tile_size",
-    type=AutoOr(0),
-    default="auto",
-    show_default=True,
-    help="Largest edge of a tile in input pixels; 0 never tiles.",
-)
-@click.option("--batch", "batch_size", type=AutoOr(1), default="auto", show_default=True, help="Frames at once.")
-@click.option("--codec", default=DEFAULTS["codec"], show_default=True, help="Video codec of the output: h264.")
-@click.option("--crf", type=int, help="Quality: lower is better and larger.  [default: 18]")
-@click.option("--preset", help="The encoder's effort.  [default: medium]")
-@click.option(
-    "--audio",
-    type=click.Choice(["copy", "none"]),
-    default="copy",
-    show_default=True,
-    help="Keep all audio, or leave it out.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--batch", "batch_size", help="Frames at once.", callback=auto_or(1), **AUTO)
+@option("--codec", "Video codec of the output.", metavar="h264")
+@option("--crf", "Quality: lower is better and larger.  [default: 18]", type=int)
+@option("--preset", "The encoder's effort.  [default: medium]")
+@option("--audio", "Keep all audio, or leave it out.", type=click.Choice(["copy", "none"]))
+@option("--overwrite", "Replace an existing output.", is_flag=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @verbosity_options
 def upscale(source: Path, target: Path, as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
@@ -80,7 +56,7 @@ def upscale(source: Path, target: Path, as_json: bool, verbose: int, quiet: bool
 
     \b
     vsr upscale input.mp4 -o out.mp4
-    """  # fmt: skip
+    """
     start_logging(verbose, quiet)
     options = UpscaleOptions(**values)
 

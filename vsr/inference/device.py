@@ -41,7 +41,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def available_memory() -> int:
-    """Bytes of main memory that can be taken without swapping; where the system does not tell, half of all, or 4 GiB."""
+    """Bytes of main memory to be had without swapping; where the system does not tell, half of all, or 4 GiB."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             entries = dict(line.split(":", 1) for line in file)

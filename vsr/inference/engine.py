@@ -35,8 +35,8 @@ class Engine:
     """A super-resolution network, ready to run.
 
     Args:
-        network: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W). Changed in place: batch normalisation is folded,
-            weights are moved and converted.
+        network: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W). Changed in place: batch normalisation is
+            folded, weights are moved and converted.
         device: ``auto`` (CUDA, then MPS, then CPU) or a device of torch's.
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
@@ -56,9 +56,7 @@ class Engine:
         overlap: int = OVERLAP,
     ) -> None:
         if tile_size and tile_size <= overlap:
-            raise UsageError(
-                f"a tile of {tile_size} pixels is too small: tiles share {overlap}, so take more than that."
-            )
+            raise UsageError(f"tiles share {overlap} pixels, so a tile of {tile_size} is too small.")
         self.device = choose_device(device)
         half = "fp16" if self.device.type == "cuda" else "fp32"
         self.dtype = DTYPES[half if precision == "auto" else precision]

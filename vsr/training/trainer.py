@@ -47,7 +47,7 @@ def constant(step: int, steps: int) -> float:
 
 
 def one_cycle(step: int, steps: int) -> float:
-    """Rises linearly over the first 4 % of ``steps``, then falls to zero along a cosine (after Smith and Topin 2017)."""
+    """Rises linearly over the first 4 % of ``steps``, then falls to zero along a cosine."""
     warm_up = max(1, round(0.04 * steps))
     if step < warm_up:
         return (step + 1) / warm_up
