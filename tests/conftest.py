@@ -1,0 +1,123 @@
+"""What the tests share: made clips, tiny weights, and a watch over what is left behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from vsr.networks.srgan import Generator
+from vsr.networks.weights import save_network
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real pictures and clips that VSR_TEST_DATA names."""
+    named = os.environ.get("VSR_TEST_DATA")
+    if not named:
+        pytest.skip("VSR_TEST_DATA does not name a folder of real pictures and clips")
+    folder = Path(named).resolve()
+    assert (folder / "clips").is_dir(), f"VSR_TEST_DATA={named} holds no clips/"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_generator() -> Callable[..., Generator]:
+    """Builds a generator of one block and four channels whose every parameter and statistic is random."""
+
+    def build(scale: int = 4, seed: int = 0) -> Generator:
+        generator = Generator(scale=scale, blocks=1, channels=4)
+        random = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, tensor in generator.state_dict().items():
+                if tensor.is_floating_point():
+                    noise = torch.randn(tensor.shape, generator=random) * 0.1
+                    tensor.copy_(noise.abs() + 0.5 if name.endswith("running_var") else tensor + noise)
+        return generator.eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory, tiny_generator: Callable[..., Generator]) -> Path:
+    """A weights file of the tiny generator, x4."""
+    path = tmp_path_factory.mktemp("weights") / "tiny-x4.safetensors"
+    save_network(path, tiny_generator(), {"purpose": "tests"})
+    return path
+
+
+@pytest.fixture
+def make_clip(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a clip with libav: moving gradients and, if asked, tones."""
+
+    def make(
+        name: str = "clip.mp4",
+        *,
+        size: tuple[int, int] = (48, 32),
+        pts: Sequence[int] = range(0, 8 * 512, 512),
+        time_base: Fraction = Fraction(1, 12800),
+        pix_fmt: str = "yuv420p",
+        codec: str = "libx264",
+        options: dict[str, str] | None = None,
+        audio: Sequence[str] = (),
+        container_options: dict[str, str] | None = None,
+    ) -> Path:
+        path = tmp_path / name
+        width, height = size
+        ticks = {"video_track_timescale": str(time_base.denominator)} if path.suffix == ".mp4" else {}
+        with av.open(str(path), "w", container_options={**ticks, **(container_options or {})}) as container:
+            video = container.add_stream(codec, rate=25, options={"preset": "ultrafast", **(options or {})})
+            video.width, video.height, video.pix_fmt = width, height, pix_fmt
+            video.codec_context.time_base = video.time_base = time_base
+            tones = [container.add_stream(encoder, rate=48000) for encoder in audio]
+            for index, stamp in enumerate(pts):
+                frame = av.VideoFrame.from_ndarray(gradient(width, height, index), "rgb24").reformat(format=pix_fmt)
+                frame.pts, frame.time_base = stamp, time_base
+                container.mux(video.encode(frame))
+            container.mux(video.encode(None))
+            seconds = float((pts[-1] + pts[-1] - pts[-2] if len(pts) > 1 else 1) * time_base)
+            for number, tone in enumerate(tones):
+                _encode_tone(container, tone, seconds, 440.0 * (number + 1))
+        return path
+
+    return make
+
+
+def gradient(width: int, height: int, shift: int) -> np.ndarray:
+    """(height, width, 3) uint8: a smooth picture that moves with ``shift``."""
+    x, y = np.meshgrid(np.arange(width) + 2 * shift, np.arange(height))
+    channels = [127 + 100 * np.sin(x / 9), 127 + 100 * np.cos(y / 7), 127 + 100 * np.sin((x + y) / 11)]
+    return np.stack(channels, -1).astype(np.uint8)
+
+
+def _encode_tone(container: av.container.OutputContainer, stream: av.AudioStream, seconds: float, hertz: float) -> None:
+    size = stream.codec_context.frame_size or 1024
+    for start in range(0, int(48000 * seconds), size):
+        wave = 0.2 * np.sin(2 * np.pi * hertz * np.arange(start, start + size) / 48000)
+        frame = av.AudioFrame.from_ndarray(np.stack([wave, wave]).astype(np.float32), "fltp", "stereo")
+        frame.sample_rate, frame.pts, frame.time_base = 48000, start, Fraction(1, 48000)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+@pytest.fixture
+def leaves_nothing(tmp_path: Path) -> Iterator[None]:
+    """Fails where a test leaves a thread of vsr's, a child process, an open file of ``tmp_path``, or a job folder."""
+    yield
+    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("vsr-")]
+    assert not threads, f"threads left: {threads}"
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    if children.exists():
+        assert not children.read_text().split(), "child processes left"
+        opened = {os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.exists()}
+        assert not [name for name in opened if name.startswith(str(tmp_path))], "open files left"
+    assert not [path for path in tmp_path.rglob("*") if ".vsr-" in path.name], "temporary files left"
