@@ -121,13 +121,17 @@ def assemble(video: Path, clip: ClipInfo, streams: Sequence[StreamPlan], target:
     options: dict[str, str | int] = {
         "c": "copy",
         "map_metadata": 1,
-        "map_metadata:s:v:0": f"1:s:{clip.video.index}",
+        # One such option turns off what ffmpeg does by itself, so each stream gets its own.
+        "map_metadata:s:0": f"1:s:{clip.video.index}",
         "map_chapters": 1,
         "f": container.muxer,
     }
     for number, plan in enumerate(kept, start=1):  # output stream 0 is the video
+        options[f"map_metadata:s:{number}"] = f"1:s:{plan.stream.index}"
         if plan.action == "convert":
             options[f"c:{number}"] = plan.codec
+        if plan.stream.kind == "attachment" and plan.stream.mimetype is None:
+            options[f"metadata:s:{number}"] = "mimetype=application/octet-stream"  # Matroska demands one
     if container.muxer in ("mp4", "mov"):
         # One clock for track and edit list, so that no timestamp is rounded.
         ticks = clip.video.time_base.denominator

@@ -98,12 +98,14 @@ class StreamInfo:
         kind: what it carries.
         codec: libav's name of the format; empty where unknown.
         language: ISO 639 code, None where unstated.
+        mimetype: of an attachment, None where unstated.
     """
 
     index: int
     kind: Literal["video", "audio", "data", "subtitle", "attachment", "unknown"]
     codec: str
     language: str | None
+    mimetype: str | None = None
 
     def __str__(self) -> str:
         language = f" ({self.language})" if self.language and self.language != "und" else ""
@@ -200,4 +202,4 @@ def _video_info(stream: VideoStream, container_duration: int | None) -> VideoInf
 
 def _stream_info(stream: Stream) -> StreamInfo:
     codec = stream.codec_context.codec.canonical_name if stream.codec_context is not None else ""
-    return StreamInfo(stream.index, stream.type, codec, stream.language)
+    return StreamInfo(stream.index, stream.type, codec, stream.language, stream.metadata.get("mimetype"))
