@@ -10,6 +10,7 @@
     ├── WeightsError             a weights file is damaged, of another kind, or refused
     ├── FFmpegError              the ffmpeg program is missing or failed
     ├── TrainingDataError        the training pictures cannot be used
+    ├── TrainingError            a training run has diverged
     └── CheckpointError          a training run cannot be continued
 
 Each message says what happened, with which file, and what to do next. A mistake of a caller in Python is a
@@ -53,6 +54,10 @@ class FFmpegError(VsrError):
 
 class TrainingDataError(VsrError):
     """The training pictures cannot be used."""
+
+
+class TrainingError(VsrError):
+    """A training run has diverged."""
 
 
 class CheckpointError(VsrError):

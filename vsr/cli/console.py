@@ -61,7 +61,6 @@ def start_logging(verbose: int, quiet: bool) -> None:
     root = logging.getLogger("vsr")
     root.handlers[:] = [handler]
     root.setLevel(level)
-    root.propagate = False
 
 
 class _TqdmHandler(logging.Handler):

@@ -56,6 +56,7 @@ def _resize_axis(image: Tensor, axis: int, size: int, antialias: bool) -> Tensor
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept must also serve a later call under autograd
 def _contributions(length: int, size: int, antialias: bool) -> tuple[Tensor, Tensor]:
     """Which source pixels make each target pixel, and how much of each: (taps, size) int64 and float64."""
     scale = size / length

@@ -23,11 +23,11 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind in count if count[kind]))
     kind, colon, number = name.partition(":")
-    if kind not in count or (colon and not number.isdigit()):
+    if kind not in count or (colon and not (number.isascii() and number.isdigit())):
         raise UsageError(f"no device is called {name!r}: take auto, cpu, cuda, cuda:N or mps.")
     if int(number or 0) >= count[kind]:
         raise UsageError(f"torch sees no device {name!r} on this machine; --device auto takes what is there.")
-    return torch.device(name)
+    return torch.device(kind, int(number)) if colon else torch.device(kind)
 
 
 def free_memory(device: torch.device) -> int:

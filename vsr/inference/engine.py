@@ -22,13 +22,18 @@ logger = logging.getLogger(__name__)
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-OVERLAP = 32
+OVERLAP = 16
 """LR pixels that neighbouring tiles share: the least power of two at which no pixel of a tiled real frame differs by
 more than one code value from the untiled one."""
 
-LEAST_TILE = OVERLAP + 16
+LEAST_STEP = 16
+"""LR pixels that a tile must add to its overlap at least; smaller ones compute little but overlap."""
+
 MEMORY_SHARE = 0.5
 """Of the free memory, what a batch of tiles may take. The rest is for frames on their way."""
+
+MOST_ON_CPU = 2 << 30
+"""Bytes that a batch of tiles may take on the CPU, where larger tiles gain no speed: room for 490 x 490 pixels."""
 
 
 class Engine:
@@ -63,6 +68,7 @@ class Engine:
         described = cast(Network, network)
         self.scale: float = described.scale
         self.overlap = overlap
+        self._least_tile = overlap + LEAST_STEP
         self._tile_size = tile_size
         self._clips = described.wants_unit_range
         self._bytes_per_pixel = described.peak_floats_per_pixel * self.dtype.itemsize
@@ -96,13 +102,16 @@ class Engine:
                 return upscale_tiled(
                     self._network, lr, scale=int(self.scale), tile_size=tile_size, overlap=self.overlap
                 )
-            except torch.OutOfMemoryError as exc:
-                tile_size = min(tile_size, longest) // 2
-                if tile_size <= self.overlap or self.scale != int(self.scale):
+            except RuntimeError as exc:
+                if not _is_out_of_memory(exc):
+                    raise
+                tried = min(tile_size, longest)
+                if tried <= self._least_tile or self.scale != int(self.scale):
                     raise VsrError(
-                        f"{self.device} has too little free memory for a tile of {LEAST_TILE} pixels; "
+                        f"{self.device} has too little free memory for a tile of {tried} pixels; "
                         "close what else uses it, or take --device cpu."
                     ) from exc
+                tile_size = max(tried // 2, self._least_tile)
                 logger.warning("out of memory on %s: going on with tiles of %d pixels", self.device, tile_size)
                 self._tile_size = tile_size
                 if self.device.type == "cuda":
@@ -128,8 +137,10 @@ class Engine:
         sr = np.concatenate(batches)
         return sr if lr.ndim == 4 else sr[0]
 
+    @torch.inference_mode()
     def _upscale_batch(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        lr = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).permute(0, 3, 1, 2)
+        # A copy: torch warns of arrays that are read-only, as those of picture libraries often are.
+        lr = torch.from_numpy(np.array(frames, order="C")).to(self.device).permute(0, 3, 1, 2)
         sr = self(lr.float() / 255).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
         return cast("npt.NDArray[np.uint8]", sr.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
@@ -143,17 +154,24 @@ class Engine:
     def _tile_for(self, count: int, _: int, height: int, width: int) -> int:
         """The largest tile edge for a batch; at least the frame's where no tiling is wanted or needed."""
         whole = max(height, width)
+        if self.scale != int(self.scale):
+            return whole  # tiles would not end on whole pixels
         if self._tile_size is not None:
             return self._tile_size or whole
-        if self.scale != int(self.scale):
-            return whole
         pixels = self._budget() // (self._bytes_per_pixel * count)
         if pixels >= height * width:
             return whole
-        return max(LEAST_TILE, math.isqrt(pixels))
+        return max(self._least_tile, math.isqrt(pixels))
 
     def _budget(self) -> int:
-        return int(MEMORY_SHARE * free_memory(self.device))
+        share = int(MEMORY_SHARE * free_memory(self.device))
+        return min(share, MOST_ON_CPU) if self.device.type == "cpu" else share
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # Only CUDA has a class of its own for it; the CPU's allocator and MPS say it in words.
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words or "out of memory" in words
 
 
 def load_model(

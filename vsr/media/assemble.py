@@ -65,11 +65,13 @@ def plan_streams(clip: ClipInfo, container: Container, *, audio: bool = True) ->
 
 
 def _plan(stream: StreamInfo, container: Container, audio: bool) -> StreamPlan:
-    held = stream.codec in _held_codecs(container.muxer)
+    held = stream.codec in _held_codecs(container.muxer) - container.refused
     cannot = f"{container.muxer} cannot hold {stream.codec or 'it'}"
     match stream.kind:
         case "audio" if not audio:
             return StreamPlan(stream, "drop", reason="as asked")
+        case "audio" if not stream.codec:
+            return StreamPlan(stream, "drop", reason="it cannot be decoded")
         case "audio":
             return StreamPlan(stream, "copy") if held else StreamPlan(stream, "convert", container.audio, cannot)
         case "subtitle" if held:

@@ -40,18 +40,21 @@ class Container:
         muxer: libav's name.
         audio: codec that audio is converted to where the format cannot hold it as it is.
         subtitle: the same for text subtitles; None where they cannot be held.
+        attachments: whether files such as fonts can be held.
+        refused: codecs that the muxer says it takes, but turns down when it writes the header.
     """
 
     muxer: str
     audio: str
     subtitle: str | None
     attachments: bool = False
+    refused: frozenset[str] = frozenset()
 
 
 CONTAINERS = {
-    ".mp4": Container("mp4", "aac", "mov_text"),
-    ".m4v": Container("mp4", "aac", "mov_text"),
-    ".mov": Container("mov", "aac", "mov_text"),
+    ".mp4": Container("mp4", "aac", "mov_text", refused=frozenset({"truehd"})),
+    ".m4v": Container("mp4", "aac", "mov_text", refused=frozenset({"truehd"})),
+    ".mov": Container("mov", "aac", "mov_text", refused=frozenset({"flac", "opus", "truehd"})),
     ".mkv": Container("matroska", "flac", "srt", attachments=True),
 }
 """By the ending of the output's name."""

@@ -84,20 +84,24 @@ class Encoder:
         self.num_frames = 0
         ticks = str(video.time_base.denominator)
         try:
-            self._container = av.open(
-                f"file:{path}", "w", format="mp4",
-                container_options={"video_track_timescale": ticks, "movie_timescale": ticks},
-            )  # fmt: skip
-        except (LibavError, OSError) as exc:
+            # Opened here: libav would open it with the first packet, and leave it open where the header does not fit.
+            self._file = open(path, "wb")  # noqa: SIM115 - closed in __exit__
+        except OSError as exc:
             raise OutputError(f"cannot write {path}: {exc.strerror}.") from exc
+        self._container = av.open(
+            self._file, "w", format="mp4",
+            container_options={"video_track_timescale": ticks, "movie_timescale": ticks},
+        )  # fmt: skip
         try:
             stream = self._container.add_stream(codec.encoder, options={**codec.defaults, **options})
             assert isinstance(stream, av.VideoStream)
             self._stream = stream
             self._configure()
             stream.codec_context.open()
+            if unknown := stream.codec_context.options:  # what nobody took
+                raise ValueError(f"it has no option {', '.join(unknown)}")
         except (LibavError, ValueError) as exc:
-            self._container.close()
+            self._close()
             reason = getattr(exc, "strerror", None) or exc
             raise OutputError(
                 f"the encoder {codec.encoder} refuses {video.width}x{video.height} {video.pix_fmt} "
@@ -156,7 +160,11 @@ class Encoder:
                 self._mux(None)
         finally:
             try:
-                self._container.close()
+                self._close()
             except (LibavError, OSError) as exc:
                 if kind is None:
                     raise OutputError(f"cannot finish the encoded video: {exc.strerror}.") from exc
+
+    def _close(self) -> None:
+        with self._file:
+            self._container.close()

@@ -1,7 +1,7 @@
 """The ffmpeg program: where it is, and running it so that nothing deadlocks and no failure is silent.
 
 Commands are built with ffmpeg-python; they run without a shell and with ``-nostdin``, so that a surrounding shell loop
-keeps its input. Standard error is drained by a thread into a bounded tail, which goes into the error.
+keeps its input. Standard error, the only pipe, is drained into a bounded tail, which goes into the error.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import shutil
 import subprocess
 from collections import deque
 from functools import lru_cache
-from threading import Thread
-from typing import IO
 
 import ffmpeg
 import imageio_ffmpeg
@@ -52,23 +50,14 @@ def run(output: ffmpeg.nodes.OutputStream) -> None:
         child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     except OSError as exc:
         raise FFmpegError(f"cannot start {arguments[0]}: {exc.strerror}") from exc
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
-    assert child.stderr is not None
-    drain = Thread(target=_drain, args=(child.stderr, tail), name="vsr-ffmpeg-stderr", daemon=True)
-    drain.start()
-    try:
-        code = child.wait()
-    finally:
-        if child.poll() is None:
+    with child:  # reaps it
+        try:
+            assert child.stderr is not None
+            tail = deque(child.stderr, TAIL_LINES)
+            code = child.wait()
+        except BaseException:
             child.kill()
-            child.wait()
-        drain.join()
-        child.stderr.close()
+            raise
     if code != 0:
-        said = "; ".join(tail) or "it gave no reason"
+        said = "; ".join(line.decode("utf-8", "replace").strip() for line in tail) or "it gave no reason"
         raise FFmpegError(f"ffmpeg failed with code {code}: {said}")
-
-
-def _drain(stream: IO[bytes], tail: deque[str]) -> None:
-    for line in stream:
-        tail.append(line.decode("utf-8", "replace").strip())

@@ -30,10 +30,13 @@ def layout_of(pix_fmt: str) -> PixelLayout | None:
     """How the planes of a pixel format are stored; None where they are not plain planes of 8 to 16 bits."""
     pixel_format = VideoFormat(pix_fmt, 16, 16)
     components = pixel_format.components
-    depth = components[0].bits
     separate = len({component.plane for component in components}) == len(components) in (1, 3)
-    odd = pixel_format.has_palette or (pixel_format.is_big_endian and depth > 8) or "msb" in pix_fmt
-    if not separate or odd or not 8 <= depth <= 16:
+    if not separate:  # or none at all: frames that lie in a device's memory have no components
+        return None
+    depth = components[0].bits
+    big_endian = pixel_format.is_big_endian and depth > 8
+    odd = pixel_format.has_palette or big_endian or "msb" in pix_fmt or "f16" in pix_fmt
+    if odd or not 8 <= depth <= 16:
         return None
     if len(components) == 1:
         return PixelLayout("grey", depth)

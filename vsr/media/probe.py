@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from io import SEEK_SET, FileIO
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import av
 from av.container import InputContainer
 from av.error import FFmpegError as LibavError
 from av.stream import Disposition, Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vsr.errors import InputError
@@ -123,27 +125,41 @@ class ClipInfo:
 
 @contextmanager
 def open_clip(path: Path) -> Iterator[InputContainer]:
-    """Open a file with libav, and nothing that the file may name: only the ``file`` protocol is let through.
+    """Open a file with libav, and nothing that the file may name: libav gets the open file and no protocol.
 
     Raises:
         InputError: the file is missing, unreadable or of no format that libav knows.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not a video.")
     try:
-        with open(path, "rb") as file:
-            empty = not file.read(1)
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, not a video.")
+        file = _File(path)
     except OSError as exc:
         raise InputError(f"cannot read {path}: {exc.strerror}.") from exc
-    if empty:
-        raise InputError(f"{path} is empty: the file holds no byte.")
+    with file, _open_container(file, path) as container:
+        yield container
+
+
+class _File(FileIO):
+    """A file to read, at any position that a damaged header names: libav can go on after a -1, but not PyAV."""
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except OSError:
+            return -1
+
+
+def _open_container(file: _File, path: Path) -> InputContainer:
     try:
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+        if not file.read(1):
+            raise InputError(f"{path} is empty: the file holds no byte.")
+        file.seek(0)
+        # Old files hold their titles in any encoding; nothing here depends on them.
+        return av.open(file, "r", options={"protocol_whitelist": "none"}, metadata_errors="replace")
     except (LibavError, OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise InputError(f"{path} is not a video that can be read: {reason}.") from exc
-    with container:
-        yield container
 
 
 def probe(path: Path) -> ClipInfo:
@@ -162,15 +178,17 @@ def choose_video(container: InputContainer, path: Path) -> VideoStream:
     """The stream that libav's ``best`` picks; cover art is not one.
 
     Raises:
-        InputError: no video stream, or one without a size.
+        InputError: no video stream, or one without a size or a decoder.
     """
     candidates = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not candidates:
-        kinds = sorted({stream.type for stream in container.streams})
+        kinds = sorted({"cover art" if stream.type == "video" else stream.type for stream in container.streams})
         raise InputError(f"{path} holds no video, only {', '.join(kinds) or 'nothing'}.")
     best = container.streams.best("video")
     chosen = best if isinstance(best, VideoStream) and best in candidates else candidates[0]
-    context = chosen.codec_context
+    context = cast("VideoCodecContext | None", chosen.codec_context)  # None where libav has no decoder
+    if context is None:
+        raise InputError(f"the video of {path} is of a format that this build of libav cannot decode.")
     if not context.width or not context.height or context.pix_fmt is None:
         raise InputError(f"{path} is damaged: its video stream does not say how large its frames are.")
     return chosen

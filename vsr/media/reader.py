@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,23 +69,25 @@ def read_frames(path: Path, video: VideoInfo) -> Generator[Frame, None, None]:
     pix_fmt, layout = decoded_format(video)
     damaged = frames = retimed = 0
     last_end, last_pts = 0, None
+    step = round(1 / (video.average_rate * video.time_base)) if video.average_rate else 0
     with open_clip(path) as container:
         stream = container.streams[video.index]
         assert isinstance(stream, VideoStream)
-        stream.thread_type = "AUTO"
-        packets = container.demux(stream)
+        # Not several frames at a time: such a decoder may tell of a damaged packet only while it is drained, where PyAV
+        # then drops all frames that follow, up to one for each core. A network is slower than one core decodes.
+        stream.thread_type = "SLICE"
+        # A demuxer that fails half-way sends no packet that drains the decoder: None does.
+        packets = chain(container.demux(stream), [None])
         while True:
             try:
-                packet = next(packets, None)
-                if packet is None:
-                    break
-                decoded = packet.decode()
-            except LibavError as exc:
+                decoded = stream.decode(next(packets))
+            except (StopIteration, EOFError):  # drained already
+                break
+            except (LibavError, OSError) as exc:
                 logger.debug("%s: %s", path, exc)
                 damaged += 1
                 continue
             for raw in decoded:
-                assert isinstance(raw, VideoFrame)
                 if (raw.width, raw.height) != (video.width, video.height):
                     raise InputError(
                         f"{path} changes its size from {video.width}x{video.height} to {raw.width}x{raw.height} after "
@@ -96,7 +99,7 @@ def read_frames(path: Path, video: VideoInfo) -> Generator[Frame, None, None]:
                     retimed += 1
                 plain = raw.reformat(format=pix_fmt) if raw.format.name.replace("yuvj", "yuv") != pix_fmt else raw
                 yield Frame(planes_of(plain, layout), pts, raw.duration or 0, _display_matrix(raw))
-                last_pts, last_end = pts, pts + (raw.duration or 1)
+                last_pts, last_end = pts, pts + (raw.duration or step or 1)
                 frames += 1
     if not frames:
         raise InputError(f"{path} is damaged: not one frame of its video can be decoded.")

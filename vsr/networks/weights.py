@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -103,8 +104,9 @@ def find_weights(model: str) -> Path:
     shipped = models_folder() / f"{model}.safetensors"
     if os.sep not in model and shipped.is_file():
         return shipped
-    if Path(model).is_file():
-        return Path(model)
+    with suppress(OSError):  # a name too long for a file is no file
+        if Path(model).is_file():
+            return Path(model)
     names = [*BUILT_IN, *(path.stem for path in sorted(models_folder().glob("*.safetensors")))]
     raise UnknownModelError(
         f"there is no model {model!r}: it is neither a file nor one of {', '.join(sorted(names))}. "
@@ -144,9 +146,12 @@ def save_network(path: Path, network: nn.Module, about: Mapping[str, str]) -> No
         about: texts for the metadata: purpose, recipe, licence, data, training.
 
     Raises:
+        ValueError: a network of another kind.
         OutputError: the file cannot be written.
     """
-    architecture = next(name for name, kind in ARCHITECTURES.items() if type(network) is kind)
+    architecture = next((name for name, kind in ARCHITECTURES.items() if type(network) is kind), None)
+    if architecture is None:
+        raise ValueError(f"weights are kept of {', '.join(ARCHITECTURES)}, not of a {type(network).__name__}")
     metadata = {
         "format": FORMAT,
         "architecture": architecture,
@@ -159,8 +164,10 @@ def save_network(path: Path, network: nn.Module, about: Mapping[str, str]) -> No
         save_file(tensors, temporary, metadata)
         temporary.replace(path)
     except (OSError, SafetensorError) as exc:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"cannot write the weights {path}: {exc}") from exc
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _stored(tensor: Tensor) -> Tensor:

@@ -96,8 +96,8 @@ def upscale_clip(
 ) -> UpscaleSummary:
     """As ``upscale``, with the options built."""
     started = time.monotonic()
-    container = container_of(target)
     _check_target(source, target, options.overwrite)
+    container = container_of(target)
     clip = probe(source)
     streams = plan_streams(clip, container, audio=options.audio == "copy")
     for plan in streams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,7 +43,7 @@ class TrainOptions:
     batch_size: int = 16
     """Crops in each update."""
     crop_size: int = 96
-    """Edge of a crop in HR pixels; a multiple of the scale."""
+    """Edge of a crop in HR pixels; a multiple of the scale, and at least four times it."""
     learning_rate: float = 1e-4
     """Adam's learning rate; with a schedule its peak."""
     schedule: Literal["constant", "one-cycle"] = "constant"
@@ -70,19 +71,24 @@ class TrainOptions:
     def __post_init__(self) -> None:
         wrong = [
             f"{name} must be at least 1, got {getattr(self, name)}"
-            for name in ("blocks", "channels", "steps", "batch_size", "workers", "validate_every", "checkpoint_every")
+            for name in ("blocks", "steps", "batch_size", "workers", "validate_every", "checkpoint_every")
             if getattr(self, name) < 1
         ]
+        if self.channels < 3:
+            wrong.append(f"channels must be at least 3, got {self.channels}")
         if self.scale not in (2, 4, 8):
             wrong.append(f"scale must be 2, 4 or 8, got {self.scale}")
-        elif self.crop_size < self.scale or self.crop_size % self.scale:
-            wrong.append(f"crop_size must be a multiple of the scale {self.scale}, got {self.crop_size}")
-        if not self.learning_rate > 0:
-            wrong.append(f"learning_rate must be positive, got {self.learning_rate}")
+        elif self.crop_size < 4 * self.scale or self.crop_size % self.scale:
+            least = 4 * self.scale
+            wrong.append(f"crop_size must be a multiple of {self.scale}, at least {least}, got {self.crop_size}")
+        if not 0 < self.learning_rate < math.inf:
+            wrong.append(f"learning_rate must be positive and finite, got {self.learning_rate}")
         if not 0 <= self.ema_decay < 1:
             wrong.append(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         if self.hold_out < 0:
             wrong.append(f"hold_out must not be negative, got {self.hold_out}")
+        if not 0 <= self.seed < 2**64:
+            wrong.append(f"seed must lie in [0, 2**64), got {self.seed}")
         if self.resume and self.overwrite:
             wrong.append("resume and overwrite exclude each other")
         if wrong:

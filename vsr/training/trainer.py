@@ -10,10 +10,9 @@ import json
 import logging
 import math
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vsr.errors import CheckpointError, OutputError, UsageError
+from vsr.errors import CheckpointError, OutputError, TrainingError, UsageError
 from vsr.imaging.metrics import psnr_y
 from vsr.imaging.resize import resize_bicubic
 from vsr.inference.device import choose_device
@@ -127,6 +126,7 @@ def train(
     Raises:
         TrainingDataError: no usable pictures.
         CheckpointError: the output holds a run that cannot be, or was not asked to be, continued.
+        TrainingError: the loss is no longer finite.
         OutputError: the output cannot be written.
     """
     _prepare_output(options)
@@ -135,6 +135,8 @@ def train(
     run = _build(options, device)
     if options.resume:
         _restore(run, options, device)
+    else:
+        _remove_old_run(options.output)
     logger.info("%d pictures to train on, %d held out, from step %d", len(training), len(held_out), run.step)
 
     def make_batch(step: int) -> Tensor:
@@ -145,17 +147,18 @@ def train(
     stopped = False
     with closing(batches):
         for hr in batches:
-            loss = _update(run, hr.to(device), options)
+            loss = float(_update(run, hr.to(device), options))
+            _check_finite(loss, run, options)
             last = run.step == options.steps
             stopped = not last and should_stop is not None and should_stop()
             if run.step % options.validate_every == 0 or last:
                 run.psnr_y = validate(run.ema.module, held_out, options.scale, device)
                 steps_per_second = (run.step - started_at) / (time.monotonic() - started)
-                _log(options.output, run, float(loss), _learning_rate(run.step - 1, options), steps_per_second)
+                _log(options.output, run, loss, _learning_rate(run.step - 1, options), steps_per_second)
             if run.step % options.checkpoint_every == 0 or last or stopped:
                 _save(run, options, len(training))
             if progress is not None:
-                progress(TrainProgress(run.step, options.steps, float(loss), run.psnr_y))
+                progress(TrainProgress(run.step, options.steps, loss, run.psnr_y))
             if stopped:
                 break
     return TrainSummary(run.step, run.psnr_y, options.output / "generator.safetensors", stopped)
@@ -177,6 +180,16 @@ def _update(run: _Run, hr_bytes: Tensor, options: TrainOptions) -> Tensor:
     run.ema.update_parameters(run.generator)
     run.step += 1
     return loss.detach()
+
+
+def _check_finite(loss: float, run: _Run, options: TrainOptions) -> None:
+    if math.isfinite(loss):
+        return
+    checkpoint = options.output / CHECKPOINT
+    good = f"{checkpoint} holds the last good state" if checkpoint.exists() else "no checkpoint was written before"
+    raise TrainingError(
+        f"the loss became {loss} at step {run.step}; {good}. Take a smaller --learning-rate, or --precision fp32."
+    )
 
 
 def reduce(hr: Tensor, scale: int) -> Tensor:
@@ -245,14 +258,20 @@ def _prepare_output(options: TrainOptions) -> None:
         raise CheckpointError(f"nothing to resume: {options.output / CHECKPOINT} does not exist.")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
-        if not options.resume:
-            (options.output / LOG).unlink(missing_ok=True)
-            (options.output / CHECKPOINT).unlink(missing_ok=True)
         probe = options.output / f".vsr-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as exc:
         raise OutputError(f"cannot write to {options.output}: {exc.strerror}.") from exc
+
+
+def _remove_old_run(output: Path) -> None:
+    """Only when all else is found in order: a run that is to be overwritten shall not fall to a mistyped ``--data``."""
+    try:
+        for name in (LOG, CHECKPOINT):
+            (output / name).unlink(missing_ok=True)
+    except OSError as exc:
+        raise OutputError(f"cannot write to {output}: {exc.strerror}.") from exc
 
 
 def _identity_of(options: TrainOptions) -> dict[str, Any]:
@@ -276,8 +295,10 @@ def _save(run: _Run, options: TrainOptions, pictures: int) -> None:
         torch.save(state, temporary)
         temporary.replace(target)
     except (OSError, RuntimeError) as exc:  # torch's writer reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"cannot write the checkpoint {target}: {exc}") from exc
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
     training = {**_identity_of(options), "step": run.step, "pictures": pictures, "held_out_psnr_y": run.psnr_y}
     save_network(options.output / "generator.safetensors", run.ema.module, {"training": json.dumps(training)})
 
@@ -286,22 +307,23 @@ def _restore(run: _Run, options: TrainOptions, device: torch.device) -> None:
     path = options.output / CHECKPOINT
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as exc:
+    except Exception as exc:  # of damaged bytes the unpickler raises anything from KeyError to UnicodeDecodeError
         raise CheckpointError(f"{path} cannot be read: {exc}") from exc
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of vsr.")
-    wanted = _identity_of(options)
+    wanted, recorded = _identity_of(options), state.get("options", {})
     changed = [
-        f"{name} {state['options'].get(name)!r} -> {value!r}"
-        for name, value in wanted.items()
-        if state["options"].get(name) != value
+        f"{name} {recorded.get(name)!r} -> {value!r}" for name, value in wanted.items() if recorded.get(name) != value
     ]
     if changed:
         raise CheckpointError(f"{path} was trained with other options ({', '.join(changed)}): give the same again.")
-    run.generator.load_state_dict(state["generator"])
-    run.ema.load_state_dict(state["ema"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.step, run.psnr_y = state["step"], state["psnr_y"]
+    try:
+        run.generator.load_state_dict(state["generator"])
+        run.ema.load_state_dict(state["ema"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.step, run.psnr_y = state["step"], state["psnr_y"]
+    except (KeyError, RuntimeError, TypeError, ValueError) as exc:
+        raise CheckpointError(f"{path} is damaged: {exc}") from exc
 
 
 def _log(output: Path, run: _Run, loss: float, learning_rate: float, steps_per_second: float) -> None:
@@ -312,5 +334,8 @@ def _log(output: Path, run: _Run, loss: float, learning_rate: float, steps_per_s
         "learning_rate": learning_rate,
         "steps_per_second": round(steps_per_second, 3),
     }
-    with open(output / LOG, "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    try:
+        with open(output / LOG, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+    except OSError as exc:
+        raise OutputError(f"cannot write {output / LOG}: {exc.strerror}.") from exc

@@ -1,0 +1,66 @@
+"""Ctrl-C and SIGTERM on the real program: exit code 130, one line, nothing left, no process running."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vsr", *map(str, arguments)]
+    # A session of its own, so that the signal can be sent to the whole group, as a terminal does.
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_upscale_half_way(make_clip: Callable[..., Path], tmp_path: Path, number: signal.Signals) -> None:
+    clip = make_clip(size=(96, 64), pts=range(0, 2000 * 512, 512), audio=["aac"])
+    process = start("upscale", clip, "-o", tmp_path / "out.mp4", "--model", "bicubic")
+    try:
+        wait_for(tmp_path / "out.mp4.vsr-job" / "video.mp4", process)
+        time.sleep(0.3)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr.strip().splitlines()[-1] == "vsr: interrupted."
+    assert "Traceback" not in stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [clip.name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_train_half_way_can_be_resumed(tmp_path: Path, number: signal.Signals) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8))
+    options = ["--blocks", 1, "--channels", 4, "--batch-size", 1, "--crop-size", 16, "--device", "cpu"]
+    run = ["train", "--data", tmp_path / "a.png", "-o", tmp_path / "run", "--steps", 1_000_000, *options]
+    process = start(*run, "--validate-every", 1, "--checkpoint-every", 1_000_000)
+    try:
+        wait_for(tmp_path / "run" / "log.jsonl", process)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130, stderr
+    assert "the same command with --resume goes on" in stderr
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoint.pt",
+        "generator.safetensors",
+        "log.jsonl",
+    ]

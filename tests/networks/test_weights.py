@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import vsr
+from vsr.errors import OutputError, UnknownModelError, UsageError, WeightsError
+from vsr.networks.resampling import Bicubic, Identity
+from vsr.networks.srgan import Generator
+from vsr.networks.weights import (
+    FORMAT,
+    find_weights,
+    load_network,
+    models_folder,
+    read_info,
+    save_network,
+    shipped_models,
+)
+
+TinyGenerator = Callable[..., Generator]
+LR = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """One seed, as a generator's first weights are random; one thread, as waking a second costs more than it does."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_generator: TinyGenerator) -> Path:
+    """A source tree of vsr whose models are a tiny x2 and a tiny x4."""
+    (tmp_path / "tree/vsr").mkdir(parents=True)
+    folder = tmp_path / "tree/models"
+    folder.mkdir()
+    for scale in (2, 4):
+        save_network(folder / f"tiny-x{scale}.safetensors", tiny_generator(scale), {})
+    monkeypatch.setattr(vsr, "__file__", str(tmp_path / "tree/vsr/__init__.py"))
+    return folder
+
+
+def rewrite(source: Path, target: Path, *, metadata: dict[str, str | None] | None = None, **tensors: Tensor) -> Path:
+    """A copy of a weights file with other metadata (None: left out) and other tensors."""
+    with safe_open(source, framework="pt") as file:
+        texts = {**file.metadata(), **(metadata or {})}
+    save_file({**load_file(source), **tensors}, target, {key: text for key, text in texts.items() if text is not None})
+    return target
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_what_was_saved_is_loaded(tmp_path: Path, tiny_generator: TinyGenerator, scale: int) -> None:
+    generator = tiny_generator(scale)
+    save_network(tmp_path / "net.safetensors", generator, {})
+    loaded = load_network(str(tmp_path / "net.safetensors"))
+
+    rounded = copy.deepcopy(generator)
+    for tensor in rounded.state_dict().values():
+        if tensor.dim() > 1:
+            tensor.copy_(tensor.half())
+    assert isinstance(loaded, Generator) and loaded.config == generator.config and not loaded.training
+    assert all(value.dtype == torch.float32 for value in loaded.parameters())
+    with torch.no_grad():
+        sr = loaded(LR)
+        assert torch.equal(sr, rounded(LR))
+        # Half precision keeps eleven bits of each weight.
+        assert 0 < (sr - generator(LR)).abs().max() < 2**-11 * 4 * generator(LR).abs().max()
+
+
+def test_matrices_are_stored_in_half_and_vectors_in_single_precision(tiny_weights: Path) -> None:
+    for name, tensor in load_file(tiny_weights).items():
+        if name.endswith("num_batches_tracked"):
+            assert tensor.dtype == torch.int64
+        else:
+            assert tensor.dtype == (torch.float16 if tensor.dim() > 1 else torch.float32), name
+
+
+def test_saving_leaves_the_network_as_it_is(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
+    generator = tiny_generator().train()
+    before = copy.deepcopy(generator.state_dict())
+    save_network(tmp_path / "net.safetensors", generator, {})
+    after = generator.state_dict()
+    assert generator.training
+    assert all(torch.equal(after[name], before[name]) and after[name].dtype == before[name].dtype for name in before)
+
+
+def test_metadata(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
+    path = tmp_path / "my net.safetensors"
+    about = {"purpose": "tests", "licence": "MIT", "training": '{"steps": 2}'}
+    save_network(path, tiny_generator(8), about)
+    info = read_info(path)
+    assert (info.path, info.name, info.architecture, info.scale) == (path, "my net", "srgan", 8)
+    assert info.config == {"scale": 8, "blocks": 1, "channels": 4}
+    assert info.about == about
+    with safe_open(path, framework="pt") as file:
+        stored = file.metadata()
+    assert stored["format"] == FORMAT and json.loads(stored["config"]) == info.config
+
+
+def test_built_in_models() -> None:
+    assert isinstance(load_network("identity"), Identity)
+    assert isinstance(load_network("identity", scale=1), Identity)
+    bicubic = load_network("bicubic")
+    assert isinstance(bicubic, Bicubic) and bicubic.scale == 4
+    assert load_network("bicubic", scale=2.5).scale == 2.5
+
+
+def test_models_folder_of_a_source_tree_and_of_an_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vsr, "__file__", str(tmp_path / "vsr/__init__.py"))
+    assert models_folder() == tmp_path / "models"
+    (tmp_path / "vsr/models").mkdir(parents=True)
+    assert models_folder() == tmp_path / "vsr/models"
+
+
+def test_shipped_models_by_name(models: Path) -> None:
+    assert [(info.name, info.scale) for info in shipped_models()] == [("tiny-x2", 2), ("tiny-x4", 4)]
+    assert find_weights("tiny-x2") == models / "tiny-x2.safetensors"
+    assert load_network("tiny-x2").config["scale"] == 2
+    assert load_network("tiny-x4", scale=4.0).config["scale"] == 4
+
+
+def test_a_path_names_its_file(models: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_weights(str(tiny_weights)) == tiny_weights
+    monkeypatch.chdir(tiny_weights.parent)
+    assert find_weights(tiny_weights.name) == Path(tiny_weights.name)
+    # A path, and no name of a shipped model, even where that would be found.
+    with pytest.raises(UnknownModelError):
+        find_weights("../models/tiny-x2")
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", ".", "tiny-x4.pth", "/no/such/file.safetensors"])
+def test_unknown_models(models: Path, name: str) -> None:
+    with pytest.raises(UnknownModelError) as caught:
+        load_network(name)
+    assert caught.value.exit_code == 2
+    message = str(caught.value)
+    assert repr(name) in message and "bicubic, identity, tiny-x2, tiny-x4" in message
+
+
+def test_a_scale_that_the_model_lacks(models: Path) -> None:
+    with pytest.raises(UsageError, match=r"'tiny-x4' upscales by 4, not by 2\. Models for x2: tiny-x2, bicubic\."):
+        load_network("tiny-x4", scale=2)
+    with pytest.raises(UsageError, match=r"by 1, not by 2\.5\. Models for x2\.5: bicubic\."):
+        load_network("identity", scale=2.5)
+
+
+def flip_a_bit_of_the_header(content: bytes) -> bytes:
+    return content[:12] + bytes([content[12] ^ 0x80]) + content[13:]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:5],
+        lambda content: content[:200],
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: b"\xff" * 8 + content[8:],
+        flip_a_bit_of_the_header,
+        lambda content: b"not a weights file at all",
+        lambda content: content + b"more",
+    ],
+    ids=["empty", "5 bytes", "no header", "a byte less", "half", "endless header", "bit flip", "text", "longer"],
+)
+def test_damaged_files(tmp_path: Path, tiny_weights: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(damage(tiny_weights.read_bytes()))
+    with pytest.raises(WeightsError, match=r"damaged\.safetensors is not a weights file"):
+        load_network(str(path))
+    with pytest.raises(WeightsError, match=r"damaged\.safetensors"):
+        read_info(path)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="is not a weights file"):
+        read_info(tmp_path)
+    with pytest.raises(WeightsError, match=r"gone\.safetensors is not a weights file"):
+        read_info(tmp_path / "gone.safetensors")
+
+
+class Bomb:
+    """Unpickling one creates a file."""
+
+    def __init__(self, crater: Path) -> None:
+        self.crater = crater
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.crater), "w")
+
+
+@pytest.mark.parametrize("writer", ["pickle", "torch", "torch, the old format"])
+def test_a_hostile_pickle_is_refused_unread(tmp_path: Path, writer: str) -> None:
+    path, crater = tmp_path / "hostile.safetensors", tmp_path / "crater"
+    if writer == "pickle":
+        path.write_bytes(pickle.dumps(Bomb(crater)))
+        pickle.loads(path.read_bytes()).close()
+        assert crater.exists(), "the bomb has to work for this to prove a thing"
+        crater.unlink()
+    else:
+        torch.save(Bomb(crater), path, _use_new_zipfile_serialization=writer == "torch")
+    with pytest.raises(WeightsError, match=r"hostile\.safetensors"):
+        load_network(str(path))
+    assert not crater.exists()
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "vsr-weights-99"}])
+def test_foreign_safetensors(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(3)}, path, metadata)
+    with pytest.raises(WeightsError, match=r"foreign\.safetensors holds no weights of vsr"):
+        load_network(str(path))
+
+
+def test_an_architecture_that_is_not_there(tmp_path: Path, tiny_weights: Path) -> None:
+    path = rewrite(tiny_weights, tmp_path / "other.safetensors", metadata={"architecture": "esrgan"})
+    with pytest.raises(WeightsError, match=r"other\.safetensors is for an architecture 'esrgan' .* it has srgan\."):
+        load_network(str(path))
+
+
+@pytest.mark.parametrize("metadata", [{"config": None}, {"architecture": None}, {"config": "{scale: 4"}])
+def test_metadata_that_are_damaged(tmp_path: Path, tiny_weights: Path, metadata: dict[str, str | None]) -> None:
+    path = rewrite(tiny_weights, tmp_path / "odd.safetensors", metadata=metadata)
+    with pytest.raises(WeightsError, match=r"odd\.safetensors does not say how"):
+        read_info(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"scale": 4, "blocks": 2, "channels": 4}',
+        '{"scale": 4, "blocks": 1, "channels": 6}',
+        '{"scale": 2, "blocks": 1, "channels": 4}',
+        '{"scale": 5, "blocks": 1, "channels": 4}',
+        '{"scale": 4, "blocks": 0, "channels": 4}',
+        '{"scale": 4, "blocks": "1", "channels": 4}',
+        '{"scale": 4, "width": 4}',
+        "[4, 1, 4]",
+        "4",
+    ],
+)
+def test_a_config_that_the_weights_do_not_fit(tmp_path: Path, tiny_weights: Path, config: str) -> None:
+    path = rewrite(tiny_weights, tmp_path / "misfit.safetensors", metadata={"config": config})
+    with pytest.raises(WeightsError, match=r"misfit\.safetensors does not fit"):
+        load_network(str(path))
+
+
+def test_tensors_of_another_shape_or_name(tmp_path: Path, tiny_weights: Path) -> None:
+    path = rewrite(tiny_weights, tmp_path / "misfit.safetensors", **{"tail.bias": torch.zeros(4)})
+    with pytest.raises(WeightsError, match=r"misfit\.safetensors does not fit .*"):
+        load_network(str(path))
+    rewrite(tiny_weights, path, **{"one.more": torch.zeros(4)})
+    with pytest.raises(WeightsError, match=r"misfit\.safetensors does not fit"):
+        load_network(str(path))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["tail.bias", "body_norm.running_var"])
+def test_weights_that_are_not_finite(tmp_path: Path, tiny_weights: Path, name: str, value: float) -> None:
+    tensor = load_file(tiny_weights)[name].clone()
+    tensor[-1] = value
+    path = rewrite(tiny_weights, tmp_path / "diverged.safetensors", **{name: tensor})
+    with pytest.raises(WeightsError, match=r"diverged\.safetensors holds weights that are not finite"):
+        load_network(str(path))
+
+
+def test_saving_below_a_file(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(OutputError, match=r"cannot write the weights .*net\.safetensors"):
+        save_network(tmp_path / "file/net.safetensors", tiny_generator(), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_saving_into_a_missing_folder_or_over_a_folder(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
+    (tmp_path / "net.safetensors").mkdir()
+    for path in (tmp_path / "net.safetensors", tmp_path / "missing/net.safetensors"):
+        with pytest.raises(OutputError, match=r"net\.safetensors"):
+            save_network(path, tiny_generator(), {})
+    assert [path.name for path in tmp_path.rglob("*")] == ["net.safetensors"]
+
+
+@pytest.mark.parametrize("stop", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_file_half_written_replaces_nothing(
+    tmp_path: Path,
+    tiny_weights: Path,
+    tiny_generator: TinyGenerator,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: BaseException,
+) -> None:
+    def write_half(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        Path(path).write_bytes(b"half")
+        raise stop
+
+    path = tmp_path / "net.safetensors"
+    shutil.copy(tiny_weights, path)
+    monkeypatch.setattr("vsr.networks.weights.save_file", write_half)
+    with pytest.raises(OutputError if isinstance(stop, OSError) else KeyboardInterrupt):
+        save_network(path, tiny_generator(seed=1), {})
+    assert [file.name for file in tmp_path.iterdir()] == ["net.safetensors"]
+    assert path.read_bytes() == tiny_weights.read_bytes()
+
+
+def test_saving_replaces_an_older_file(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
+    path = tmp_path / "net.safetensors"
+    for seed in (0, 1):
+        save_network(path, tiny_generator(seed=seed), {})
+    assert [file.name for file in tmp_path.iterdir()] == ["net.safetensors"]
+    stored = load_file(path)["tail.bias"]
+    assert torch.equal(stored, tiny_generator(seed=1).tail.bias)
+    assert not torch.equal(stored, tiny_generator(seed=0).tail.bias)
+
+
+def test_networks_without_weights_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not of a Bicubic"):
+        save_network(tmp_path / "net.safetensors", Bicubic(), {})
+    assert not list(tmp_path.iterdir())
