@@ -24,7 +24,8 @@ from vsr.networks.srgan import Generator
 from vsr.networks.weights import read_info
 from vsr.training.options import TrainOptions
 from vsr.training.pictures import PictureSet, find_pictures
-from vsr.training.trainer import TrainProgress, constant, one_cycle, reduce, train, validate
+from vsr.training.schedules import constant, one_cycle
+from vsr.training.trainer import TrainProgress, reduce, train, validate
 
 CPU = torch.device("cpu")
 

@@ -9,57 +9,30 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vsr.errors import CheckpointError, OutputError, TrainingError, UsageError
+from vsr.errors import OutputError, TrainingError, UsageError
 from vsr.imaging.metrics import psnr_y
 from vsr.imaging.resize import resize_bicubic
 from vsr.inference.device import choose_device
 from vsr.networks.srgan import Generator
-from vsr.networks.weights import load_network, save_network
+from vsr.networks.weights import load_network
+from vsr.training.checkpoint import CHECKPOINT, LOG, WEIGHTS, Run, prepare_output, remove_old_run, restore_run, save_run
+from vsr.training.losses import PIXEL_LOSSES
 from vsr.training.options import TrainOptions
 from vsr.training.pictures import PictureSet, ahead, find_pictures
+from vsr.training.schedules import SCHEDULES
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint.pt"
-LOG = "log.jsonl"
-FORMAT = "vsr-checkpoint-1"
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": functional.mse_loss, "l1": functional.l1_loss}
-
-
-def constant(step: int, steps: int) -> float:
-    """The factor of the learning rate that stays one."""
-    return 1.0
-
-
-def one_cycle(step: int, steps: int) -> float:
-    """Rises linearly over the first 4 % of ``steps``, then falls to zero along a cosine."""
-    warm_up = max(1, round(0.04 * steps))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
-
-
-SCHEDULES: dict[str, Callable[[int, int], float]] = {"constant": constant, "one-cycle": one_cycle}
-
-NOT_IN_THE_WEIGHTS = frozenset(
-    {"data", "output", "validation", "init", "device", "workers", "validate_every", "checkpoint_every", "resume",
-     "overwrite"}
-)  # fmt: skip
-"""Options that may change when a run is resumed: they decide how it is run, or are recorded otherwise."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +69,6 @@ class TrainSummary:
     stopped: bool
 
 
-@dataclass
-class _Run:
-    """The state of a run: all that a checkpoint holds."""
-
-    generator: nn.Module
-    ema: AveragedModel
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    psnr_y: float | None = None
-
-
 def train(
     options: TrainOptions,
     *,
@@ -129,14 +91,14 @@ def train(
         TrainingError: the loss is no longer finite.
         OutputError: the output cannot be written.
     """
-    _prepare_output(options)
+    prepare_output(options)
     device = choose_device(options.device)
     training, held_out = _pictures(options)
     run = _build(options, device)
     if options.resume:
-        _restore(run, options, device)
+        restore_run(run, options, device)
     else:
-        _remove_old_run(options.output)
+        remove_old_run(options.output)
     logger.info("%d pictures to train on, %d held out, from step %d", len(training), len(held_out), run.step)
 
     def make_batch(step: int) -> Tensor:
@@ -156,15 +118,15 @@ def train(
                 steps_per_second = (run.step - started_at) / (time.monotonic() - started)
                 _log(options.output, run, loss, _learning_rate(run.step - 1, options), steps_per_second)
             if run.step % options.checkpoint_every == 0 or last or stopped:
-                _save(run, options, len(training))
+                save_run(run, options, len(training))
             if progress is not None:
                 progress(TrainProgress(run.step, options.steps, loss, run.psnr_y))
             if stopped:
                 break
-    return TrainSummary(run.step, run.psnr_y, options.output / "generator.safetensors", stopped)
+    return TrainSummary(run.step, run.psnr_y, options.output / WEIGHTS, stopped)
 
 
-def _update(run: _Run, hr_bytes: Tensor, options: TrainOptions) -> Tensor:
+def _update(run: Run, hr_bytes: Tensor, options: TrainOptions) -> Tensor:
     """One update of the generator. (N, 3, H, W) uint8 -> the loss, detached."""
     hr = (hr_bytes.float() / 255).contiguous(memory_format=torch.channels_last)
     lr = reduce(hr, options.scale).contiguous(memory_format=torch.channels_last)
@@ -173,7 +135,7 @@ def _update(run: _Run, hr_bytes: Tensor, options: TrainOptions) -> Tensor:
     run.generator.train()
     with torch.autocast(hr.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
         sr = run.generator(lr)
-    loss = LOSSES[options.loss](sr.float(), hr)
+    loss = PIXEL_LOSSES[options.loss](sr.float(), hr)
     run.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     run.optimizer.step()
@@ -182,7 +144,7 @@ def _update(run: _Run, hr_bytes: Tensor, options: TrainOptions) -> Tensor:
     return loss.detach()
 
 
-def _check_finite(loss: float, run: _Run, options: TrainOptions) -> None:
+def _check_finite(loss: float, run: Run, options: TrainOptions) -> None:
     if math.isfinite(loss):
         return
     checkpoint = options.output / CHECKPOINT
@@ -218,7 +180,7 @@ def validate(generator: nn.Module, pictures: Iterable[Tensor], scale: int, devic
     return sum(values) / len(values) if values else None
 
 
-def _build(options: TrainOptions, device: torch.device) -> _Run:
+def _build(options: TrainOptions, device: torch.device) -> Run:
     torch.manual_seed(options.seed)
     generator: nn.Module = Generator(scale=options.scale, blocks=options.blocks, channels=options.channels)
     if options.init is not None:
@@ -229,7 +191,7 @@ def _build(options: TrainOptions, device: torch.device) -> _Run:
     generator = generator.to(device).to(memory_format=torch.channels_last)
     average = get_ema_multi_avg_fn(options.ema_decay)  # type: ignore[no-untyped-call]
     ema = AveragedModel(generator, multi_avg_fn=average, use_buffers=True)
-    return _Run(generator, ema, torch.optim.Adam(generator.parameters(), options.learning_rate))
+    return Run(generator, ema, torch.optim.Adam(generator.parameters(), options.learning_rate))
 
 
 def _pictures(options: TrainOptions) -> tuple[PictureSet, list[Tensor]]:
@@ -248,85 +210,7 @@ def _middle(picture: Tensor, size: int) -> Tensor:
     return picture[:, top : top + size, left : left + size]
 
 
-def _prepare_output(options: TrainOptions) -> None:
-    exists = (options.output / CHECKPOINT).exists()
-    if exists and not (options.resume or options.overwrite):
-        raise OutputError(
-            f"{options.output} holds a training run. Continue it with --resume, or start anew with --overwrite."
-        )
-    if options.resume and not exists:
-        raise CheckpointError(f"nothing to resume: {options.output / CHECKPOINT} does not exist.")
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-        probe = options.output / f".vsr-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as exc:
-        raise OutputError(f"cannot write to {options.output}: {exc.strerror}.") from exc
-
-
-def _remove_old_run(output: Path) -> None:
-    """Only when all else is found in order: a run that is to be overwritten shall not fall to a mistyped ``--data``."""
-    try:
-        for name in (LOG, CHECKPOINT):
-            (output / name).unlink(missing_ok=True)
-    except OSError as exc:
-        raise OutputError(f"cannot write to {output}: {exc.strerror}.") from exc
-
-
-def _identity_of(options: TrainOptions) -> dict[str, Any]:
-    """The options that decide the weights."""
-    return {name: value for name, value in asdict(options).items() if name not in NOT_IN_THE_WEIGHTS}
-
-
-def _save(run: _Run, options: TrainOptions, pictures: int) -> None:
-    state = {
-        "format": FORMAT,
-        "options": _identity_of(options),
-        "step": run.step,
-        "psnr_y": run.psnr_y,
-        "generator": run.generator.state_dict(),
-        "ema": run.ema.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-    }
-    target = options.output / CHECKPOINT
-    temporary = target.with_name(f".vsr-{os.getpid()}-{CHECKPOINT}")
-    try:
-        torch.save(state, temporary)
-        temporary.replace(target)
-    except (OSError, RuntimeError) as exc:  # torch's writer reports a full disk as RuntimeError
-        raise OutputError(f"cannot write the checkpoint {target}: {exc}") from exc
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    training = {**_identity_of(options), "step": run.step, "pictures": pictures, "held_out_psnr_y": run.psnr_y}
-    save_network(options.output / "generator.safetensors", run.ema.module, {"training": json.dumps(training)})
-
-
-def _restore(run: _Run, options: TrainOptions, device: torch.device) -> None:
-    path = options.output / CHECKPOINT
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as exc:  # of damaged bytes the unpickler raises anything from KeyError to UnicodeDecodeError
-        raise CheckpointError(f"{path} cannot be read: {exc}") from exc
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of this version of vsr.")
-    wanted, recorded = _identity_of(options), state.get("options", {})
-    changed = [
-        f"{name} {recorded.get(name)!r} -> {value!r}" for name, value in wanted.items() if recorded.get(name) != value
-    ]
-    if changed:
-        raise CheckpointError(f"{path} was trained with other options ({', '.join(changed)}): give the same again.")
-    try:
-        run.generator.load_state_dict(state["generator"])
-        run.ema.load_state_dict(state["ema"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        run.step, run.psnr_y = state["step"], state["psnr_y"]
-    except (KeyError, RuntimeError, TypeError, ValueError) as exc:
-        raise CheckpointError(f"{path} is damaged: {exc}") from exc
-
-
-def _log(output: Path, run: _Run, loss: float, learning_rate: float, steps_per_second: float) -> None:
+def _log(output: Path, run: Run, loss: float, learning_rate: float, steps_per_second: float) -> None:
     entry = {
         "step": run.step,
         "loss": round(loss, 7),

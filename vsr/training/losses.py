@@ -1,0 +1,122 @@
+"""The terms of the training losses. Each is a mean, so that none depends on the size of crops or batches.
+
+Adversarial terms take logits, of the discriminator on real and on upscaled crops, and come in three forms:
+
+- ``bce``: binary cross-entropy, non-saturating; Goodfellow et al. 2014, and Ledig et al. 2017, equation 6.
+- ``relativistic``: the average form of Jolicoeur-Martineau 2018 (https://arxiv.org/abs/1807.00734), as in ESRGAN.
+- ``hinge``: Lim and Ye 2017 (https://arxiv.org/abs/1705.02894).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def mse(sr: Tensor, hr: Tensor) -> Tensor:
+    """Mean squared error of (N, 3, H, W)."""
+    return functional.mse_loss(sr, hr)
+
+
+def l1(sr: Tensor, hr: Tensor) -> Tensor:
+    """Mean absolute error of (N, 3, H, W)."""
+    return functional.l1_loss(sr, hr)
+
+
+PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "l1": l1}
+
+
+def total_variation(image: Tensor) -> Tensor:
+    """Mean squared difference of neighbours, down and across: (N, 3, H, W) -> scalar."""
+    down = (image[..., 1:, :] - image[..., :-1, :]).square().mean()
+    across = (image[..., :, 1:] - image[..., :, :-1]).square().mean()
+    return down + across
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the discriminator is told instead of 1 for real and 0 for fake: label smoothing (Salimans et al. 2016).
+
+    Attributes:
+        kind: ``fixed``: ``low`` for all. ``uniform``: between ``low`` and ``high``. ``normal``: around ``low`` with the
+            standard deviation ``high``, clipped to [0, 1].
+        low: see ``kind``.
+        high: see ``kind``; without effect where fixed.
+    """
+
+    kind: Literal["fixed", "uniform", "normal"] = "fixed"
+    low: float = 1.0
+    high: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("fixed", "uniform", "normal"):
+            raise ValueError(f"labels are fixed, uniform or normal, got {self.kind!r}")
+        if not 0 <= self.low <= 1 or (self.kind == "uniform" and not self.low <= self.high <= 1):
+            raise ValueError(f"labels lie in [0, 1], got {self.kind} {self.low}, {self.high}")
+
+    def like(self, logits: Tensor, random: torch.Generator | None = None) -> Tensor:
+        """Labels of the shape of ``logits``."""
+        if self.kind == "fixed":
+            return torch.full_like(logits, self.low)
+        draw = torch.rand if self.kind == "uniform" else torch.randn
+        values = draw(logits.shape, generator=random, device=logits.device, dtype=torch.float32)
+        if self.kind == "uniform":
+            return (self.low + (self.high - self.low) * values).to(logits.dtype)
+        return (self.low + self.high * values).clamp(0, 1).to(logits.dtype)
+
+
+REAL, FAKE = Labels("fixed", 1.0), Labels("fixed", 0.0)
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """One form of the game: what the generator and the discriminator minimise.
+
+    Attributes:
+        generator: (logits of fake, logits of real) -> scalar.
+        discriminator: (logits of fake, logits of real, labels of fake, labels of real) -> scalar.
+    """
+
+    generator: Callable[[Tensor, Tensor], Tensor]
+    discriminator: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, labels)
+
+
+def _bce_generator(fake: Tensor, real: Tensor) -> Tensor:
+    return _cross_entropy(fake, torch.ones_like(fake))
+
+
+def _bce_discriminator(fake: Tensor, real: Tensor, fake_labels: Tensor, real_labels: Tensor) -> Tensor:
+    return _cross_entropy(real, real_labels) + _cross_entropy(fake, fake_labels)
+
+
+def _relativistic_generator(fake: Tensor, real: Tensor) -> Tensor:
+    zeros, ones = torch.zeros_like(real), torch.ones_like(fake)
+    return (_cross_entropy(real - fake.mean(), zeros) + _cross_entropy(fake - real.mean(), ones)) / 2
+
+
+def _relativistic_discriminator(fake: Tensor, real: Tensor, fake_labels: Tensor, real_labels: Tensor) -> Tensor:
+    return (_cross_entropy(real - fake.mean(), real_labels) + _cross_entropy(fake - real.mean(), fake_labels)) / 2
+
+
+def _hinge_generator(fake: Tensor, real: Tensor) -> Tensor:
+    return -fake.mean()
+
+
+def _hinge_discriminator(fake: Tensor, real: Tensor, fake_labels: Tensor, real_labels: Tensor) -> Tensor:
+    return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
+
+
+ADVERSARIAL: dict[str, Adversarial] = {
+    "bce": Adversarial(_bce_generator, _bce_discriminator),
+    "relativistic": Adversarial(_relativistic_generator, _relativistic_discriminator),
+    "hinge": Adversarial(_hinge_generator, _hinge_discriminator),
+}
