@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import ffmpeg
+import imageio_ffmpeg
+import pytest
+
+from vsr.errors import FFmpegError
+from vsr.media.ffmpeg import TAIL_LINES, find_program, run
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="stands scripts in for the program")
+
+MakeClip = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def forgets_the_program() -> Iterator[None]:
+    find_program.cache_clear()
+    yield
+    find_program.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def waits_half_a_minute_at_most() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError("blocked")
+
+    usual = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, usual)
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Puts a shell script in the place of the program on PATH."""
+
+    def put(script: str) -> Path:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        program = folder / "ffmpeg"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(stat.S_IRWXU)
+        monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+        return program
+
+    return put
+
+
+def command() -> ffmpeg.nodes.OutputStream:
+    return ffmpeg.output(ffmpeg.input("file:in.mp4"), "file:out.mp4", c="copy")
+
+
+def test_the_program_on_path_comes_first(stand_in: Callable[[str], Path]) -> None:
+    program = stand_in("exit 0")
+    assert find_program() == str(program)
+
+
+def test_else_the_one_that_imageio_ffmpeg_carries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE", raising=False)
+    program = find_program()
+    assert program == imageio_ffmpeg.get_ffmpeg_exe()
+    assert "ffmpeg version" in subprocess.run([program, "-version"], capture_output=True, text=True, check=True).stdout
+
+
+def test_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing() -> str:
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", nothing)
+    with pytest.raises(FFmpegError) as caught:
+        run(command())
+    assert str(caught.value) == (
+        "no ffmpeg program: it is not on PATH, and imageio-ffmpeg has none for this system. Install ffmpeg."
+    )
+
+
+def test_a_program_that_cannot_be_started(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+    program = stand_in("exit 0")
+    program.write_bytes(b"\x7fELF of another machine")
+    with pytest.raises(FFmpegError, match=rf"^cannot start {re.escape(str(program))}: "):
+        run(command())
+
+
+def test_arguments(stand_in: Callable[[str], Path], tmp_path: Path) -> None:
+    stand_in(f'for word; do printf "%s\\n" "$word"; done > "{tmp_path}/words"')
+    run(ffmpeg.output(ffmpeg.input("file:a b;$(c)'\".mp4"), "file:-out.mp4", c="copy").global_args("-copyts"))
+    words = (tmp_path / "words").read_text().splitlines()
+    assert words == [
+        "-i", "file:a b;$(c)'\".mp4", "-c", "copy", "file:-out.mp4", "-copyts", "-nostdin", "-hide_banner", "-loglevel",
+        "error",
+    ]  # fmt: skip
+
+
+def test_success_in_spite_of_words(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+    stand_in("echo a warning >&2; exit 0")
+    run(command())
+
+
+def test_failure_is_told_by_the_last_words(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+    stand_in("for number in $(seq 100); do echo line $number >&2; done; exit 7")
+    with pytest.raises(FFmpegError) as caught:
+        run(command())
+    last = "; ".join(f"line {number}" for number in range(101 - TAIL_LINES, 101))
+    assert str(caught.value) == f"ffmpeg failed with code 7: {last}"
+
+
+def test_failure_without_a_word(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+    stand_in("exit 3")
+    with pytest.raises(FFmpegError) as caught:
+        run(command())
+    assert str(caught.value) == "ffmpeg failed with code 3: it gave no reason"
+
+
+def test_words_in_any_encoding(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+    stand_in(r"printf 'no file Sch\366n.mp4\n' >&2; exit 1")
+    with pytest.raises(FFmpegError, match="^ffmpeg failed with code 1: no file Sch\ufffdn.mp4$"):
+        run(command())
+
+
+def test_many_words_block_nothing(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+    # More than a pipe holds, on either output: a writer that nobody reads would wait for ever.
+    stand_in("yes 'as many words as fit' | head -n 50000 >&2; yes | head -c 1000000; echo the end >&2; exit 1")
+    with pytest.raises(FFmpegError, match=r"as many words as fit; .*; the end$"):
+        run(command())
+
+
+def test_the_real_program_fails(make_clip: MakeClip, tmp_path: Path, leaves_nothing: None) -> None:
+    target = tmp_path / "out.mp4"
+    with pytest.raises(FFmpegError, match=r"^ffmpeg failed with code \d+: .*gone\.mp4.*No such file or directory"):
+        run(ffmpeg.output(ffmpeg.input(f"file:{tmp_path / 'gone.mp4'}"), f"file:{target}", c="copy"))
+    assert not target.exists()
+
+
+def test_the_real_program_works(make_clip: MakeClip, tmp_path: Path, leaves_nothing: None) -> None:
+    target = tmp_path / "out.mkv"
+    run(ffmpeg.output(ffmpeg.input(f"file:{make_clip()}"), f"file:{target}", c="copy"))
+    assert target.stat().st_size > 0
+
+
+@pytest.fixture
+def words_on_standard_input() -> Iterator[int]:
+    """A pipe with three lines as the standard input of this process; gives its reading end."""
+    reading, writing = os.pipe()
+    os.write(writing, b"one\ntwo\nthree\n")
+    os.close(writing)
+    kept = os.dup(0)
+    os.dup2(reading, 0)
+    yield reading
+    os.dup2(kept, 0)
+    os.close(kept)
+    os.close(reading)
+
+
+def test_standard_input_is_left_to_others(
+    stand_in: Callable[[str], Path], words_on_standard_input: int, tmp_path: Path
+) -> None:
+    stand_in(f'cat > "{tmp_path}/eaten"')
+    run(command())
+    assert (tmp_path / "eaten").read_bytes() == b""
+    assert os.read(words_on_standard_input, 100) == b"one\ntwo\nthree\n"
+
+
+def test_the_real_program_leaves_standard_input(
+    make_clip: MakeClip, words_on_standard_input: int, tmp_path: Path
+) -> None:
+    run(ffmpeg.output(ffmpeg.input(f"file:{make_clip()}"), f"file:{tmp_path / 'out.mkv'}", c="copy"))
+    assert os.read(words_on_standard_input, 100) == b"one\ntwo\nthree\n"
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_an_interrupt_kills_and_reaps_the_child(
+    stubborn: bool, stand_in: Callable[[str], Path], tmp_path: Path, leaves_nothing: None
+) -> None:
+    number = tmp_path / "pid"
+    ignore = "trap '' INT TERM;" if stubborn else ""
+    stand_in(f"{ignore} echo working >&2; echo $$ > {number}.new; mv {number}.new {number}; exec sleep 60")
+
+    waiting = threading.main_thread().ident or 0
+
+    def interrupt() -> None:
+        while not number.exists() or sys._current_frames()[waiting].f_code is not run.__code__:
+            time.sleep(0.05)  # until the child works and its parent waits
+        time.sleep(0.05)
+        signal.pthread_kill(waiting, signal.SIGINT)
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(command())
+    sender.join()
+    assert not is_alive(int(number.read_text()))

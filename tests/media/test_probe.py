@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from vsr.errors import InputError
+from vsr.media.probe import ColourTags, StreamInfo, VideoInfo, colour_of, open_clip, probe
+
+MakeClip = Callable[..., Path]
+Ffmpeg = Callable[..., str]
+
+BT709 = ColourTags(range=1, matrix=1, primaries=1, transfer=1)
+LIMITED = ColourTags(range=1)
+
+REAL = {
+    "bigbuckbunny.mp4": VideoInfo(
+        0, "h264", 1280, 720, "yuv420p", Fraction(1, 12800), Fraction(25), 132, Fraction(1), ColourTags()
+    ),
+    "bt601.mp4": VideoInfo(
+        0, "h264", 360, 240, "yuv420p", Fraction(1, 30000), Fraction(30000, 1001), 30, Fraction(1),
+        ColourTags(1, 6, 6, 6),
+    ),
+    "bt709_full_range.mp4": VideoInfo(
+        0, "h264", 1280, 720, "yuvj420p", Fraction(1, 15360), Fraction(30), 30, Fraction(1), ColourTags(2, 1, 1, 1)
+    ),
+    "edts.mp4": VideoInfo(
+        0, "h264", 854, 480, "yuv420p", Fraction(1, 12800), Fraction(25), 225, Fraction(1280, 1281), BT709
+    ),
+    "ffv1_444p10.mkv": VideoInfo(
+        0, "ffv1", 320, 180, "yuv444p10le", Fraction(1, 1000), Fraction(20), 20, None, LIMITED
+    ),
+    "gray8.mkv": VideoInfo(
+        0, "ffv1", 320, 180, "gray", Fraction(1, 1000), Fraction(20), 20, None, ColourTags(range=2)
+    ),
+    "h264_540i_bff_51audio.mts": VideoInfo(
+        0, "h264", 960, 540, "yuv420p", Fraction(1, 90000), Fraction(25), 50, Fraction(1), ColourTags()
+    ),
+    "hlg10-color-test.mp4": VideoInfo(
+        1, "hevc", 1920, 1080, "yuv420p10le", Fraction(1, 90000), Fraction(90000, 3001), 9, None,
+        ColourTags(1, 9, 9, 18),
+    ),
+    "nasa_13013.mp4": VideoInfo(
+        3, "h264", 480, 270, "yuv420p", Fraction(1, 30000), Fraction(30000, 1001), 390, Fraction(1), BT709
+    ),
+    "rotate-buck-bunny.mp4": VideoInfo(
+        0, "h264", 1920, 1080, "yuv420p", Fraction(1, 57600), Fraction(24), 45, None, BT709
+    ),
+    "sample_h262_mpeg_audio.ts": VideoInfo(
+        0, "mpeg2video", 640, 426, "yuv420p", Fraction(1, 90000), Fraction(30000, 1001), 3, Fraction(1), LIMITED
+    ),
+    "sample_with_colr_mdcv_and_clli.mp4": VideoInfo(
+        0, "av1", 1920, 1080, "yuv420p10le", Fraction(1, 60000), Fraction(60000, 1001), 60, Fraction(1),
+        ColourTags(1, 9, 9, 16),
+    ),
+    "sar_2x1.mp4": VideoInfo(
+        0, "h264", 640, 360, "yuv420p", Fraction(1, 15360), Fraction(30), 150, Fraction(2), ColourTags()
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_video_of_real_clips(shared_data: Path, name: str) -> None:
+    assert probe(shared_data / "clips" / name).video == REAL[name]
+
+
+OTHERS = {
+    "sar_2x1.mp4": (),
+    "bigbuckbunny.mp4": ((1, "audio", "aac", "und"),),
+    "hlg10-color-test.mp4": ((0, "audio", "aac", "eng"),),
+    "nasa_13013.mp4": (
+        (0, "video", "h264", "eng"),
+        (1, "audio", "aac", "eng"),
+        (2, "subtitle", "mov_text", "eng"),
+        (4, "audio", "aac", "eng"),
+        (5, "subtitle", "mov_text", "eng"),
+    ),
+    "multi_audio_opus_mp3_srt_attachment.mkv": (
+        (1, "audio", "opus", "eng"),
+        (2, "audio", "mp3", "deu"),
+        (3, "subtitle", "subrip", None),
+        (4, "attachment", "", None),
+    ),
+    "sample_with_ass_subtitles.mkv": ((1, "audio", "ac3", None), (2, "subtitle", "ass", None)),
+    "sample_with_chapters.mp4": ((1, "audio", "aac", "und"), (2, "data", "", "eng")),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_streams_of_real_clips(shared_data: Path, name: str) -> None:
+    streams = probe(shared_data / "clips" / name).others
+    assert tuple((stream.index, stream.kind, stream.codec, stream.language) for stream in streams) == OTHERS[name]
+
+
+def test_a_made_clip(make_clip: MakeClip, leaves_nothing: None) -> None:
+    path = make_clip(size=(64, 48), pts=range(0, 5 * 3600, 3600), time_base=Fraction(1, 90000), audio=["aac", "ac3"])
+    clip = probe(path)
+    assert clip.path == path
+    assert clip.video == VideoInfo(
+        0, "h264", 64, 48, "yuv420p", Fraction(1, 90000), Fraction(25), 5, None, ColourTags()
+    )
+    assert [(stream.kind, stream.codec) for stream in clip.others] == [("audio", "aac"), ("audio", "ac3")]
+
+
+def test_frames_are_estimated_by_duration_where_the_header_has_no_count(make_clip: MakeClip) -> None:
+    path = make_clip("clip.mkv", pts=range(0, 400, 40), time_base=Fraction(1, 1000))
+    assert probe(path).video.num_frames_estimated == 10
+
+
+def test_nothing_is_estimated_where_nothing_is_stated(make_clip: MakeClip) -> None:
+    assert probe(make_clip("clip.h264")).video.num_frames_estimated is None
+
+
+def test_the_container_has_the_last_word_on_the_aspect(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+    inner = make_clip(options={"x264-params": "sar=4/3"})
+    assert probe(inner).video.sample_aspect_ratio == Fraction(4, 3)
+    wide = tmp_path / "wide.mp4"
+    ffmpeg("-i", inner, "-c", "copy", "-aspect", "3:1", wide)
+    assert probe(wide).video.sample_aspect_ratio == 2
+
+
+def test_streams_in_words() -> None:
+    assert str(StreamInfo(1, "audio", "aac", "deu")) == "stream 1, aac audio (deu)"
+    assert str(StreamInfo(2, "audio", "aac", "und")) == "stream 2, aac audio"
+    assert str(StreamInfo(3, "attachment", "", None)) == "stream 3, unknown attachment"
+
+
+def test_metadata_in_another_encoding_is_no_obstacle(make_clip: MakeClip) -> None:
+    path = make_clip("clip.avi", codec="mpeg4", time_base=Fraction(1, 25), pts=range(8))
+    size = path.stat().st_size
+    chunk = b"LIST\x12\x00\x00\x00INFOINAM\x05\x00\x00\x00Sch\xf6n\x00"
+    path.write_bytes(path.read_bytes() + chunk)
+    assert path.stat().st_size == size + len(chunk)
+    assert probe(path).video.width == 48
+
+
+def cover(folder: Path) -> Path:
+    path = folder / "cover.png"
+    cv2.imwrite(str(path), np.full((200, 200, 3), 80, np.uint8))
+    return path
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_cover_art_is_not_the_video(ending: str, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+    target = tmp_path / f"covered{ending}"
+    ffmpeg(
+        "-i", cover(tmp_path), "-i", make_clip(), "-map", "0", "-map", "1", "-c", "copy",
+        "-disposition:0", "attached_pic", target,
+    )  # fmt: skip
+    clip = probe(target)
+    assert (clip.video.codec, clip.video.width, clip.video.height) == ("h264", 48, 32)
+    assert [(stream.kind, stream.codec) for stream in clip.others] == [("video", "png")]
+
+
+def test_a_song_with_cover_art_is_no_video(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+    song = tmp_path / "song.mp3"
+    tone = ("-f", "lavfi", "-i", "sine=d=0.2")
+    ffmpeg(*tone, "-i", cover(tmp_path), "-map", "0", "-map", "1", "-disposition:1", "attached_pic", song)
+    with pytest.raises(InputError) as caught:
+        probe(song)
+    assert str(caught.value) == f"{song} holds no video, only audio, cover art."
+
+
+def test_a_song_is_no_video(ffmpeg: Ffmpeg, tmp_path: Path, leaves_nothing: None) -> None:
+    song = tmp_path / "song.mp4"
+    ffmpeg("-f", "lavfi", "-i", "sine=d=0.2", song)
+    with pytest.raises(InputError) as caught:
+        probe(song)
+    assert str(caught.value) == f"{song} holds no video, only audio."
+
+
+def test_a_video_of_an_unknown_format(make_clip: MakeClip, leaves_nothing: None) -> None:
+    path = make_clip("clip.mkv", pts=range(0, 320, 40), time_base=Fraction(1, 1000))
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"))
+    with pytest.raises(InputError) as caught:
+        probe(path)
+    assert str(caught.value) == f"the video of {path} is of a format that this build of libav cannot decode."
+
+
+@pytest.mark.parametrize("name", ["zero_bytes.mp4", "random_4k.mp4"])
+def test_real_files_that_are_no_video(shared_data: Path, name: str) -> None:
+    path = shared_data / "clips" / name
+    reasons = {
+        "zero_bytes.mp4": f"{path} is empty: the file holds no byte.",
+        "random_4k.mp4": f"{path} is not a video that can be read: Invalid data found when processing input.",
+    }
+    with pytest.raises(InputError) as caught:
+        probe(path)
+    assert str(caught.value) == reasons[name]
+
+
+def test_a_text_is_no_video(tmp_path: Path, leaves_nothing: None) -> None:
+    path = tmp_path / "text.mp4"
+    path.write_text("There is no film in here.\n" * 100)
+    with pytest.raises(InputError) as caught:
+        probe(path)
+    assert str(caught.value).startswith(f"{path} ")
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        probe(tmp_path / "nothing.mp4")
+    assert str(caught.value) == f"cannot read {tmp_path / 'nothing.mp4'}: No such file or directory."
+
+
+def test_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        probe(tmp_path)
+    assert str(caught.value) == f"{tmp_path} is a folder, not a video."
+
+
+def test_link_to_itself(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.mp4"
+    loop.symlink_to(loop)
+    with pytest.raises(InputError) as caught:
+        probe(loop)
+    assert str(caught.value) == f"cannot read {loop}: Too many levels of symbolic links."
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As a user whom permissions stop."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+@pytest.mark.parametrize("locked", ["file", "folder"])
+def test_unreadable(locked: str, make_clip: MakeClip, tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    path = Path(shutil.move(make_clip(), folder))
+    (path if locked == "file" else folder).chmod(0)
+    try:
+        with unprivileged(), pytest.raises(InputError) as caught:
+            probe(path)
+    finally:
+        folder.chmod(0o700)
+    assert str(caught.value) == f"cannot read {path}: Permission denied."
+
+
+LISTS = {
+    "list.ffconcat": "ffconcat version 1.0\nfile clip.mp4\n",
+    "list.mp4": "ffconcat version 1.0\nfile clip.mp4\n",
+    "list.m3u8": "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\nclip.ts\n#EXT-X-ENDLIST\n",
+    "map.m3u8": '#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-MAP:URI="clip.mp4"\n#EXTINF:1,\nclip.mp4\n#EXT-X-ENDLIST\n',
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_opens_no_other_file(name: str, make_clip: MakeClip, tmp_path: Path, leaves_nothing: None) -> None:
+    make_clip("clip.mp4")
+    make_clip("clip.ts", time_base=Fraction(1, 90000), pts=range(0, 28800, 3600))
+    listed = tmp_path / name
+    listed.write_text(LISTS[name])
+    with pytest.raises(InputError) as caught:
+        probe(listed)
+    assert str(caught.value).startswith(f"{listed} is not a video that can be read: ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["concat:a|b", "http:x.mp4", "file:y.mp4", "pipe:0", "a%03d.mp4", "-i.mp4", "sp ace #?&%20.mp4", "Füße 映画.mp4",
+     os.fsdecode(b"latin-\xf6.mp4"), "new\nline.mp4"],
+)  # fmt: skip
+def test_a_name_is_only_a_name(
+    name: str, make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaves_nothing: None
+) -> None:
+    make_clip("clip.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert probe(Path(name)).video.num_frames_estimated == 8
+
+
+def test_open_clip_passes_on_what_its_user_raises(make_clip: MakeClip, leaves_nothing: None) -> None:
+    with pytest.raises(FileNotFoundError, match="of the user"), open_clip(make_clip()):
+        raise FileNotFoundError("of the user")
+
+
+PLAIN = REAL["sar_2x1.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("height", "matrix"), [(1, "bt601"), (576, "bt601"), (719, "bt601"), (720, "bt709"), (2160, "bt709")]
+)
+def test_the_height_decides_an_unstated_matrix(height: int, matrix: str) -> None:
+    assert colour_of(PLAIN, height).matrix == matrix
+
+
+@pytest.mark.parametrize(
+    ("code", "matrix"),
+    [(1, "bt709"), (4, "fcc"), (5, "bt601"), (6, "bt601"), (7, "smpte240m"), (9, "bt2020"), (10, "bt2020")],
+)
+@pytest.mark.parametrize("height", [240, 2160])
+def test_a_stated_matrix_holds_at_any_height(code: int, matrix: str, height: int) -> None:
+    assert colour_of(replace(PLAIN, tags=ColourTags(matrix=code)), height).matrix == matrix
+
+
+@pytest.mark.parametrize(
+    ("stated", "pix_fmt", "full"),
+    [(0, "yuv420p", False), (1, "yuv420p", False), (2, "yuv420p", True), (0, "yuvj420p", True), (2, "yuvj422p", True),
+     (2, "gray", True), (1, "yuv420p10le", False)],
+)  # fmt: skip
+def test_range(stated: int, pix_fmt: str, full: bool) -> None:
+    assert colour_of(replace(PLAIN, pix_fmt=pix_fmt, tags=ColourTags(range=stated)), 360).full_range is full
+
+
+@pytest.mark.parametrize(
+    ("codec", "chroma_x"),
+    [("h264", "cosited"), ("mpeg2video", "cosited"), ("vp9", "cosited"), ("mpeg1video", "centred"),
+     ("mjpeg", "centred"), ("h263", "centred")],
+)  # fmt: skip
+def test_siting_of_chroma(codec: str, chroma_x: str) -> None:
+    colour = colour_of(replace(PLAIN, codec=codec), 360)
+    assert (colour.chroma_x, colour.chroma_y) == (chroma_x, "centred")

@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+import vsr.media.probe
+from vsr.errors import InputError
+from vsr.media.probe import probe
+from vsr.media.reader import Frame, decoded_format, read_frames
+
+MakeClip = Callable[..., Path]
+Ffmpeg = Callable[..., str]
+FrameListing = Callable[[Path, int, str], list[tuple[int, int, str]]]
+
+MILLISECONDS = Fraction(1, 1000)
+
+
+def frames_of(path: Path) -> list[Frame]:
+    return list(read_frames(path, probe(path).video))
+
+
+def listed(frames: list[Frame]) -> list[tuple[int, int, str]]:
+    """Timestamp, duration and a hash of the planes, one after the other and without padding."""
+    return [
+        (frame.pts, frame.duration, hashlib.md5(b"".join(plane.tobytes() for plane in frame.planes)).hexdigest())
+        for frame in frames
+    ]
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("vfr_irregular.mkv", 26),
+        ("iibbibb_editlist_videoonly.mp4", 12),
+        ("edts.mp4", 225),
+        ("bt601.mp4", 30),
+        ("rotate-buck-bunny.mp4", 45),
+        ("single_frame.mp4", 1),
+        ("multi_audio_opus_mp3_srt_attachment.mkv", 60),
+        ("nasa_13013.mp4", 390),
+        ("odd_321x181_444.mp4", 20),
+        ("bear-vp9-odd-dimensions.webm", 30),
+        ("gray8.mkv", 20),
+        ("ffv1_444p10.mkv", 20),
+        ("h264_10bits.mp4", 30),
+        ("h265_10bits.mp4", 30),
+        ("sample_av1.mp4", 30),
+        ("h264_540i_bff_51audio.mts", 50),
+        ("sample_h262_mpeg_audio.ts", 3),
+        ("bbb_176x144_128kbps_15fps_h263.3gp", 15),
+        ("sample_mdat_too_long.mp4", 30),
+        ("truncated_60pct.mkv", 142),
+    ],
+)
+def test_real_clips(
+    name: str, count: int, shared_data: Path, frame_listing: FrameListing, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = shared_data / "clips" / name
+    video = probe(path).video
+    frames = listed(frames_of(path))
+    assert frames == frame_listing(path, video.index, decoded_format(video)[0])
+    assert len(frames) == count
+    assert not warnings_in(caplog)
+
+
+B_FRAMES = {"preset": "medium", "bf": "3"}
+IRREGULAR = (333, 334, 351, 391, 1391, 1392, 1642, 1643, 1660, 2660, 2700, 2740)
+
+
+@pytest.mark.parametrize("options", [{}, B_FRAMES], ids=["no B-frames", "B-frames"])
+@pytest.mark.parametrize(
+    ("name", "pts", "time_base"),
+    [
+        ("constant.mp4", range(0, 6144, 512), Fraction(1, 12800)),
+        ("late.mp4", range(100_000, 106_144, 512), Fraction(1, 12800)),
+        ("far.mp4", range(2**33, 2**33 + 36_000, 3000), Fraction(1, 90000)),
+        ("ntsc.mp4", range(2002, 2002 + 12 * 1001, 1001), Fraction(1, 30000)),
+        ("irregular.mp4", IRREGULAR, MILLISECONDS),
+        ("irregular.mkv", IRREGULAR, MILLISECONDS),
+        ("constant.mkv", range(0, 480, 40), MILLISECONDS),
+        ("single.mp4", [77], MILLISECONDS),
+    ],
+)
+def test_timestamps(
+    name: str, pts: range, time_base: Fraction, options: dict[str, str], make_clip: MakeClip,
+    frame_listing: FrameListing, leaves_nothing: None,
+) -> None:  # fmt: skip
+    clock = {"movie_timescale": str(time_base.denominator)} if name.endswith(".mp4") else {}
+    path = make_clip(name, pts=pts, time_base=time_base, options=options, container_options=clock)
+    assert probe(path).video.time_base == time_base
+    frames = listed(frames_of(path))
+    assert [stamp for stamp, _, _ in frames] == list(pts)
+    assert frames == frame_listing(path, 0, "yuv420p")
+
+
+FORMATS = {
+    "yuv420p": "yuv420p",
+    "yuv422p": "yuv422p",
+    "yuv444p": "yuv444p",
+    "yuv420p10le": "yuv420p10le",
+    "yuv444p12le": "yuv444p12le",
+    "gray": "gray",
+    "gray10le": "gray10le",
+    "gbrp": "gbrp",
+    "nv12": "yuv420p",
+    "nv21": "yuv420p",
+    "yuyv422": "yuv422p",
+    "uyvy422": "yuv422p",
+    "rgb24": "gbrp",
+    "bgra": "gbrp",
+    "pal8": "gbrp",
+    "rgb48be": "gbrp16le",
+    "yuva420p": "yuv420p",
+    "yuv422p10be": "yuv422p10le",
+    "gray16be": "gray16le",
+}
+
+
+@pytest.mark.parametrize("stored", FORMATS)
+def test_pixel_formats(
+    stored: str, ffmpeg: Ffmpeg, frame_listing: FrameListing, tmp_path: Path, leaves_nothing: None
+) -> None:
+    path = tmp_path / "raw.nut"
+    picture = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.12,format=rgb24,crop=51:37")
+    ffmpeg(*picture, "-c:v", "rawvideo", "-pix_fmt", stored, path)
+    video = probe(path).video
+    assert video.pix_fmt == stored
+    pix_fmt, layout = decoded_format(video)
+    assert pix_fmt == FORMATS[stored]
+    frames = frames_of(path)
+    shapes = [(plane.shape, plane.itemsize) for plane in frames[0].planes]
+    assert shapes == [(shape, layout.bytes_per_sample) for shape in layout.plane_shapes(37, 51)]
+    assert listed(frames) == frame_listing(path, 0, pix_fmt)
+    assert len(frames) == 3
+
+
+def test_nv12_by_hand(tmp_path: Path) -> None:
+    luma = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)
+    chroma = np.arange(100, 124, dtype=np.uint8).reshape(3, 4, 2)
+    path = tmp_path / "nv12.nut"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 8, 6, "nv12"
+        frame = av.VideoFrame(8, 6, "nv12")
+        for plane, values in zip(frame.planes, (luma, chroma), strict=True):
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+            rows[:, :8] = values.reshape(-1, 8)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    (frame,) = frames_of(path)
+    for plane, values in zip(frame.planes, (luma, chroma[..., 0], chroma[..., 1]), strict=True):
+        assert np.array_equal(plane, values)
+    assert frame.nbytes == 6 * 8 + 2 * 3 * 4
+
+
+@pytest.mark.parametrize(("stored", "delivered"), [("yuvj420p", "yuv420p"), ("yuvj422p", "yuv422p")])
+def test_full_range_is_not_squeezed(
+    stored: str, delivered: str, ffmpeg: Ffmpeg, frame_listing: FrameListing, tmp_path: Path
+) -> None:
+    path = tmp_path / "full.avi"
+    ffmpeg("-f", "lavfi", "-i", "color=white:s=32x32:r=25:d=0.08", "-c:v", "mjpeg", "-pix_fmt", stored, path)
+    video = probe(path).video
+    assert (video.pix_fmt, decoded_format(video)[0]) == (stored, delivered)
+    frames = frames_of(path)
+    assert {int(code) for frame in frames for code in np.unique(frame.planes[0])} == {255}
+    assert listed(frames) == frame_listing(path, 0, stored)
+
+
+@pytest.mark.xfail(strict=True, reason="AVI has no presentation timestamps, and those that libav makes up are wrong")
+def test_h264_with_b_frames_in_avi(make_clip: MakeClip, frame_listing: FrameListing) -> None:
+    path = make_clip("clip.avi", pts=range(12), time_base=Fraction(1, 25), options=B_FRAMES)
+    assert listed(frames_of(path)) == frame_listing(path, 0, "yuv420p")
+
+
+def test_frames_stay_as_they_are_while_others_are_read(make_clip: MakeClip) -> None:
+    path = make_clip(options={"crf": "0"}, pix_fmt="yuv444p")
+    video = probe(path).video
+    kept = list(read_frames(path, video))
+    assert listed(kept) == [listed([frame])[0] for frame in read_frames(path, video)]
+    assert len({md5 for _, _, md5 in listed(kept)}) == 8
+
+
+def test_no_timestamps_at_all(make_clip: MakeClip, caplog: pytest.LogCaptureFixture) -> None:
+    path = make_clip("clip.h264", options=B_FRAMES)
+    frames = frames_of(path)
+    step = Fraction(1, 25) / probe(path).video.time_base
+    assert [frame.pts for frame in frames] == [number * step for number in range(8)]
+    assert warnings_in(caplog) == [f"{path}: 8 frames had no usable timestamp and got the next free one."]
+
+
+def rewrite_packets(source: Path, target: Path, spoil: Callable[[int, bytes], bytes]) -> None:
+    """Copies the video packet by packet, the bytes of each through ``spoil``."""
+    with av.open(str(source)) as read, av.open(str(target), "w") as written:
+        stream = written.add_stream_from_template(read.streams.video[0])
+        packets = [packet for packet in read.demux(video=0) if packet.size]
+        for number, packet in enumerate(packets):
+            spoiled = av.Packet(spoil(number, bytes(packet)))
+            spoiled.pts, spoiled.dts, spoiled.duration = packet.pts, packet.dts, packet.duration
+            spoiled.time_base, spoiled.is_keyframe, spoiled.stream = packet.time_base, packet.is_keyframe, stream
+            written.mux(spoiled)
+
+
+def test_damaged_packets_are_counted(
+    make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture, leaves_nothing: None
+) -> None:
+    whole = make_clip("whole.mkv", codec="ffv1", pts=range(0, 400, 40), time_base=MILLISECONDS, options={"g": "1"})
+    damaged = tmp_path / "damaged.mkv"
+    rewrite_packets(whole, damaged, lambda number, content: b"\xff" * 9 if number in (3, 7, 9) else content)
+    left = [frame for number, frame in enumerate(listed(frames_of(whole))) if number not in (3, 7, 9)]
+    assert [(pts, md5) for pts, _, md5 in listed(frames_of(damaged))] == [(pts, md5) for pts, _, md5 in left]
+    assert warnings_in(caplog) == [f"{damaged} is damaged: 3 packets could not be decoded; 7 frames could."]
+
+
+def test_nothing_can_be_decoded(make_clip: MakeClip, tmp_path: Path, leaves_nothing: None) -> None:
+    whole = make_clip("whole.mkv", codec="ffv1", pts=range(0, 400, 40), time_base=MILLISECONDS)
+    damaged = tmp_path / "damaged.mkv"
+    rewrite_packets(whole, damaged, lambda number, content: b"\xff" * 9)
+    with pytest.raises(InputError) as caught:
+        list(read_frames(damaged, probe(whole).video))
+    assert str(caught.value) == f"{damaged} is damaged: not one frame of its video can be decoded."
+
+
+def test_the_decoder_is_drained_where_the_file_breaks_off(
+    make_clip: MakeClip, frame_listing: FrameListing, caplog: pytest.LogCaptureFixture, leaves_nothing: None
+) -> None:
+    fragments = {"movflags": "frag_keyframe+empty_moov"}
+    path = make_clip(pts=range(0, 24 * 512, 512), options={**B_FRAMES, "g": "8"}, container_options=fragments)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"tfhd") + 12] = 0x7F  # the last fragment is said to lie far beyond the end of the file
+    path.write_bytes(content)
+    frames = listed(frames_of(path))
+    assert frames == frame_listing(path, 0, "yuv420p")
+    assert len(frames) == 16
+    assert warnings_in(caplog) == [f"{path} is damaged: 1 packets could not be decoded; 16 frames could."]
+
+
+def test_bit_flips(shared_data: Path, frame_listing: FrameListing, caplog: pytest.LogCaptureFixture) -> None:
+    path = shared_data / "clips" / "bitflips40.ts"
+    stamps = [frame.pts for frame in frames_of(path)]
+    assert len(stamps) == len(frame_listing(path, 0, "yuv420p"))
+    assert all(before < after for before, after in zip(stamps, stamps[1:], strict=False))
+    (warning,) = warnings_in(caplog)
+    assert re.fullmatch(r".*/bitflips40\.ts: \d+ frames had no usable timestamp and got the next free one\.", warning)
+
+
+class FileOnBrokenDisk(vsr.media.probe._File):
+    """Cannot be read beyond its 40th kilobyte."""
+
+    def read(self, size: int = -1) -> bytes:
+        if self.tell() >= 40_000:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(size)
+
+
+def test_a_disk_that_fails(
+    make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, leaves_nothing: None
+) -> None:
+    path = make_clip("clip.mkv", codec="ffv1", pts=range(0, 1600, 40), time_base=MILLISECONDS, size=(96, 64))
+    video = probe(path).video
+    monkeypatch.setattr(vsr.media.probe, "_File", FileOnBrokenDisk)
+    count = len(list(read_frames(path, video)))
+    assert 0 < count < 40
+    assert warnings_in(caplog) == [f"{path} is damaged: 1 packets could not be decoded; {count} frames could."]
+
+
+def open_files() -> list[str]:
+    return [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.exists()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files by /proc")
+def test_closing_half_way_releases_the_file(make_clip: MakeClip, leaves_nothing: None) -> None:
+    path = make_clip()
+    frames = read_frames(path, probe(path).video)
+    assert str(path) not in open_files()
+    next(frames)
+    assert str(path) in open_files()
+    frames.close()
+    assert str(path) not in open_files()
+
+
+def test_change_of_size(make_clip: MakeClip, tmp_path: Path, leaves_nothing: None) -> None:
+    joined = tmp_path / "joined.h264"
+    parts = [make_clip("small.h264"), make_clip("large.h264", size=(64, 48))]
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    video = replace(probe(parts[0]).video)
+    seen = []
+    with pytest.raises(InputError) as caught:
+        for frame in read_frames(joined, video):
+            seen.append(frame.planes[0].shape)
+    assert seen == [(32, 48)] * 8
+    assert str(caught.value) == (
+        f"{joined} changes its size from 48x32 to 64x48 after 8 frames; cut it there and upscale the parts."
+    )
+
+
+def test_change_of_pixel_format(make_clip: MakeClip, tmp_path: Path) -> None:
+    joined = tmp_path / "joined.h264"
+    parts = [make_clip("a.h264", pix_fmt="yuv420p"), make_clip("b.h264", pix_fmt="yuv444p")]
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    shapes = [[plane.shape for plane in frame.planes] for frame in read_frames(joined, probe(parts[0]).video)]
+    assert shapes == [[(32, 48), (16, 24), (16, 24)]] * 16
+
+
+def test_unreadable_file(make_clip: MakeClip, tmp_path: Path) -> None:
+    video = probe(make_clip()).video
+    with pytest.raises(InputError, match=r"cannot read .*gone\.mp4: No such file or directory\."):
+        next(read_frames(tmp_path / "gone.mp4", video))
+
+
+@pytest.mark.parametrize(
+    ("name", "matrix"),
+    [
+        ("bt601.mp4", None),
+        ("rotate-buck-bunny.mp4", (0, 65536, 0, -65536, 0, 0, 0, 0, 1073741824)),
+        ("sample_rotate_and_reflect.mp4", (0, 65536, 0, 65536, 0, 0, 0, 0, 1073741824)),
+    ],
+)
+def test_display_matrix(shared_data: Path, name: str, matrix: tuple[int, ...] | None) -> None:
+    path = shared_data / "clips" / name
+    frames = read_frames(path, probe(path).video)
+    assert [next(frames).display_matrix, next(frames).display_matrix] == [matrix, matrix]
+    frames.close()
