@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 from av import VideoFrame
+from av.container import InputContainer
 from av.error import FFmpegError as LibavError
 from av.video.stream import VideoStream
 
@@ -20,6 +21,9 @@ from vsr.media.pixels import Plane, layout_of, nearest_format, planes_of
 from vsr.media.probe import VideoInfo, open_clip
 
 logger = logging.getLogger(__name__)
+
+WITHOUT_PTS = frozenset({"avi"})
+"""Containers whose presentation timestamps are libav's guesses."""
 
 
 @dataclass(frozen=True)
@@ -60,53 +64,89 @@ def decoded_format(video: VideoInfo) -> tuple[str, PixelLayout]:
 def read_frames(path: Path, video: VideoInfo) -> Generator[Frame, None, None]:
     """All frames of the stream in the order of presentation, the decoder drained at the end.
 
-    Packets that cannot be decoded are counted and reported in one warning, as are frames whose timestamp is missing or
-    does not lie after the one before; these get the next free one.
+    Packets that cannot be decoded are counted and reported in one warning, as are frames without a usable timestamp.
 
     Raises:
         InputError: not one frame can be decoded, or frames change their size half-way.
     """
     pix_fmt, layout = decoded_format(video)
-    damaged = frames = retimed = 0
-    last_end, last_pts = 0, None
-    step = round(1 / (video.average_rate * video.time_base)) if video.average_rate else 0
+    tally = _Tally()
     with open_clip(path) as container:
+        clock = _Clock(video, container.format.name)
         stream = container.streams[video.index]
         assert isinstance(stream, VideoStream)
-        # Not several frames at a time: such a decoder may tell of a damaged packet only while it is drained, where PyAV
-        # then drops all frames that follow, up to one for each core. A network is slower than one core decodes.
-        stream.thread_type = "SLICE"
-        # A demuxer that fails half-way sends no packet that drains the decoder: None does.
-        packets = chain(container.demux(stream), [None])
-        while True:
-            try:
-                decoded = stream.decode(next(packets))
-            except (StopIteration, EOFError):  # drained already
-                break
-            except (LibavError, OSError) as exc:
-                logger.debug("%s: %s", path, exc)
-                damaged += 1
-                continue
-            for raw in decoded:
-                if (raw.width, raw.height) != (video.width, video.height):
-                    raise InputError(
-                        f"{path} changes its size from {video.width}x{video.height} to {raw.width}x{raw.height} after "
-                        f"{frames} frames; cut it there and upscale the parts."
-                    )
-                pts = raw.pts
-                if pts is None or (last_pts is not None and pts <= last_pts):
-                    pts = last_end if last_pts is None else max(last_end, last_pts + 1)
-                    retimed += 1
-                plain = raw.reformat(format=pix_fmt) if raw.format.name.replace("yuvj", "yuv") != pix_fmt else raw
-                yield Frame(planes_of(plain, layout), pts, raw.duration or 0, _display_matrix(raw))
-                last_pts, last_end = pts, pts + (raw.duration or step or 1)
-                frames += 1
-    if not frames:
+        for raw in _decode(container, stream, tally):
+            if (raw.width, raw.height) != (video.width, video.height):
+                raise InputError(
+                    f"{path} changes its size from {video.width}x{video.height} to {raw.width}x{raw.height} after "
+                    f"{tally.frames} frames; cut it there and upscale the parts."
+                )
+            plain = raw.reformat(format=pix_fmt) if raw.format.name.replace("yuvj", "yuv") != pix_fmt else raw
+            yield Frame(planes_of(plain, layout), clock.time_of(raw), raw.duration or 0, _display_matrix(raw))
+            tally.frames += 1
+    if not tally.frames:
         raise InputError(f"{path} is damaged: not one frame of its video can be decoded.")
-    if damaged:
-        logger.warning("%s is damaged: %d packets could not be decoded; %d frames could.", path, damaged, frames)
-    if retimed:
-        logger.warning("%s: %d frames had no usable timestamp and got the next free one.", path, retimed)
+    if tally.damaged:
+        logger.warning(
+            "%s is damaged: %d packets could not be decoded; %d frames could.", path, tally.damaged, tally.frames
+        )
+    if clock.retimed:
+        logger.warning("%s: %d frames had no usable timestamp and got the next free one.", path, clock.retimed)
+
+
+@dataclass
+class _Tally:
+    frames: int = 0
+    damaged: int = 0
+
+
+def _decode(container: InputContainer, stream: VideoStream, tally: _Tally) -> Iterator[VideoFrame]:
+    # Not several frames at a time: such a decoder may tell of a damaged packet only while it is drained, where PyAV
+    # then drops all frames that follow, up to one for each core. A network is slower than one core decodes.
+    stream.thread_type = "SLICE"
+    # A demuxer that fails half-way sends no packet that drains the decoder: None does.
+    packets = chain(container.demux(stream), [None])
+    while True:
+        try:
+            decoded = stream.decode(next(packets))
+        except (StopIteration, EOFError):  # drained already
+            return
+        except (LibavError, OSError) as exc:
+            logger.debug("%s: %s", container.name, exc)
+            tally.damaged += 1
+            continue
+        yield from decoded
+
+
+class _Clock:
+    """Gives each frame a timestamp that lies after the last: its own where it can, else the next free one.
+
+    Decoding timestamps come out of the decoder in the order of presentation. They are the better ones in a container
+    that has no others, and wherever they run backwards less often than those for presentation.
+    """
+
+    def __init__(self, video: VideoInfo, container_format: str) -> None:
+        self._order = ("dts", "pts") if container_format in WITHOUT_PTS else ("pts", "dts")
+        self.retimed = 0
+        self._last: int | None = None
+        self._next = 0
+        self._seen: dict[str, int] = {}
+        self._backwards = {"pts": 0, "dts": 0}
+        self._step = round(1 / (video.average_rate * video.time_base)) if video.average_rate else 0
+
+    def time_of(self, frame: VideoFrame) -> int:
+        """The timestamp of the next frame in the order of presentation, in ticks."""
+        stamps = {name: stamp for name in self._order if (stamp := getattr(frame, name)) is not None}
+        for name, stamp in stamps.items():
+            self._backwards[name] += stamp <= self._seen.get(name, stamp - 1)
+            self._seen[name] = stamp
+        trusted = min(stamps, key=self._backwards.__getitem__, default=None)  # the first of equals
+        time = None if trusted is None else stamps[trusted]
+        if time is None or (self._last is not None and time <= self._last):
+            time = self._next if self._last is None else max(self._next, self._last + 1)
+            self.retimed += 1
+        self._last, self._next = time, time + (frame.duration or self._step or 1)
+        return time
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
