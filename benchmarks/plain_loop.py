@@ -16,12 +16,14 @@ from vsr.networks.weights import load_network
 
 @torch.no_grad()
 def main(source: str, target: str, model: str) -> None:
-    """Upscale ``source`` by 4 into ``target``."""
+    """Upscale ``source`` into ``target``, MPEG-4 as OpenCV writes it."""
     network = load_network(model)
     capture = cv2.VideoCapture(source)
     width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     codec = cv2.VideoWriter.fourcc(*"mp4v")
-    writer = cv2.VideoWriter(target, codec, capture.get(cv2.CAP_PROP_FPS), (4 * width, 4 * height))
+    size = (network.scale * width, network.scale * height)
+    writer = cv2.VideoWriter(target, codec, capture.get(cv2.CAP_PROP_FPS), size)
+    assert capture.isOpened() and writer.isOpened()
     while True:
         there, bgr = capture.read()
         if not there:

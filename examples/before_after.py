@@ -21,7 +21,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def read_frame(clip: Path, number: int) -> np.ndarray:
-    """Frame ``number`` of a clip as (H, W, 3) uint8 RGB, by the matrix that the clip is tagged with."""
+    """Frame ``number`` of a clip as (H, W, 3) uint8 RGB, by BT.709, which the example clip is tagged with."""
     with av.open(str(clip)) as container:
         for index, frame in enumerate(container.decode(video=0)):
             if index == number:

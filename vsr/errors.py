@@ -19,6 +19,8 @@ Each message says what happened, with which file, and what to do next. A mistake
 
 from __future__ import annotations
 
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
 
 class VsrError(Exception):
     """Base of all errors that vsr raises for its users."""
@@ -62,3 +64,14 @@ class TrainingError(VsrError):
 
 class CheckpointError(VsrError):
     """A training run cannot be continued."""
+
+
+def unknown_choices(options: Any) -> list[str]:
+    """A sentence for each field of a dataclass that is a ``Literal`` and holds none of its values."""
+    hints = get_type_hints(type(options))
+    choices = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+    return [
+        f"{name} is one of {', '.join(map(str, known))}, got {getattr(options, name)!r}"
+        for name, known in choices.items()
+        if getattr(options, name) not in known
+    ]

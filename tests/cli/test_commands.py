@@ -125,6 +125,10 @@ def write_sound(path: Path) -> None:
         (["--model", "tiny", "--scale", 2], 2, ["upscales by 4, not by 2", "Models for x2", "bicubic"]),
         (["--model", "clip"], 1, ["is not a weights file"]),
         (["--model", "bicubic", "--scale", 0], 2, ["the scale must be positive"]),
+        (["--model", "bicubic", "--scale", "inf"], 2, ["the scale must be positive and finite"]),
+        (["--model", "bicubic", "--scale", 1e9], 2, ["pixels can be written"]),
+        (["--model", "bicubic", "--scale", 0.001], 2, ["0x0; 1 to 16384 pixels can be written"]),
+        (["--model", "bicubic", "--tile", "²"], 2, ["'²' is neither auto nor a whole number"]),
         (["--model", "bicubic", "--crf", 99], 2, ["the crf of h264 lies in 0..51, got 99"]),
         (["--model", "bicubic", "--preset", "warp"], 2, ["h264 has no preset 'warp'"]),
         (["--model", "bicubic", "--codec", "h263"], 2, ["no codec is called 'h263'"]),
@@ -155,6 +159,8 @@ def test_outputs_that_cannot_be(make_clip: MakeClip, tmp_path: Path) -> None:
         (tmp_path, 1, "is a folder"),
         (tmp_path / "no" / "out.mp4", 1, "does not exist; create it first"),
         (tmp_path / "out", 2, "its name must end in .mp4"),
+        (tmp_path / ("x" * 300 + ".mp4"), 1, "File name too long"),
+        (tmp_path / "o\udcff.mp4", 2, "is no valid UTF-8"),
         (Path("/proc/out.mp4"), 1, "cannot write to the folder /proc"),
     ]:
         assert_refused(invoke("upscale", clip, "-o", target, "--model", "bicubic"), code, words)

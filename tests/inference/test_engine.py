@@ -208,9 +208,43 @@ def test_bfloat16(tiny_generator: TinyGenerator) -> None:
     assert engine.dtype == torch.bfloat16 and sr.dtype == torch.float32
     assert 0 < (sr - full).abs().max() < 0.05
     seen = Repeat()
-    Engine(seen, device="cpu", precision="bf16")(lr)
-    assert seen.seen[0].dtype == torch.bfloat16
+    half = Engine(seen, device="cpu", precision="bf16")
+    half(lr)
+    assert half._network.seen[0].dtype == torch.bfloat16
     assert engine.upscale(frames(6, 6)).shape == (24, 24, 3)
+
+
+class Overflowing(nn.Module):
+    """Beyond what half precision holds on the way, back in range at the end."""
+
+    scale = 1
+    wants_unit_range = False
+    peak_floats_per_pixel = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(300.0))
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return lr * self.gain * self.gain / self.gain / self.gain
+
+
+def test_what_overflows_half_precision_is_done_again_in_float32(caplog: pytest.LogCaptureFixture) -> None:
+    lr = noise(1, 3, 8, 8)
+    engine = Engine(Overflowing(), device="cpu", precision="fp16")
+    with caplog.at_level(logging.WARNING, logger="vsr"):
+        sr = engine(lr)
+    torch.testing.assert_close(sr, lr, rtol=0, atol=1e-3)
+    assert "done again in float32" in caplog.text
+
+
+def test_the_tile_grid_of_a_size_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that comes and goes must not move the grid from frame to frame."""
+    free = iter([40_000, 20_000, 80_000])
+    monkeypatch.setattr("vsr.inference.engine.free_memory", lambda _: next(free))
+    engine = Engine(Repeat(), device="cpu")
+    sizes = {engine._tile_for(count, 64, 64) for count in (2, 1, 2)}
+    assert len(sizes) == 1 and sizes.pop() < 64
 
 
 def test_precision_on_the_cpu_is_single() -> None:

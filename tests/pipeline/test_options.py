@@ -12,8 +12,11 @@ from vsr.pipeline.options import UpscaleOptions
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"scale": 0.0}, "the scale must be positive, got 0.0"),
-        ({"scale": float("nan")}, "the scale must be positive, got nan"),
+        ({"scale": 0.0}, "the scale must be positive and finite, got 0.0"),
+        ({"scale": float("nan")}, "the scale must be positive and finite, got nan"),
+        ({"scale": float("inf")}, "the scale must be positive and finite, got inf"),
+        ({"audio": "aac"}, "audio is one of copy, none, got 'aac'"),
+        ({"precision": "int8"}, "precision is one of auto, fp32, fp16, bf16, got 'int8'"),
         ({"tile_size": -1}, "the tile size must not be negative, got -1"),
         ({"batch_size": 0}, "the batch size must be at least 1, got 0"),
         ({"codec": "h263"}, "no codec is called 'h263': take h264"),

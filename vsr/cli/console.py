@@ -34,6 +34,12 @@ class ErrorReportingGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("vsr: interrupted.", err=True)
             ctx.exit(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as exc:  # whatever it is, a user is told in one line
+            logging.getLogger(__name__).info("the error in full", exc_info=True)
+            click.echo(f"vsr: a bug, please report it: {type(exc).__name__}: {exc} (-v shows where)", err=True)
+            ctx.exit(1)
 
 
 def option_of(options: type[Any]) -> Callable[..., Callable[[Command], Command]]:
@@ -90,14 +96,19 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def interrupt_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the work as Ctrl-C does: cleaned up behind it."""
+def clean_end_on_signals() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the work as Ctrl-C does, and no second signal disturb the cleaning up."""
+    known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    watched = [number for number in known if number is not None and signal.getsignal(number) is not signal.SIG_IGN]
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        for other in watched:
+            signal.signal(other, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in watched}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from vsr.cli.console import interrupt_on_sigterm, option_of, start_logging, verbosity_options
+from vsr.cli.console import clean_end_on_signals, option_of, start_logging, verbosity_options
 from vsr.pipeline.options import UpscaleOptions
 
 PATH = click.Path(path_type=Path)
@@ -23,7 +23,7 @@ def auto_or(least: int) -> Callable[[click.Context, click.Parameter, str], int |
     def parse(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
         if value == "auto":
             return None
-        if not value.isdigit() or int(value) < least:
+        if not (value.isascii() and value.isdigit()) or int(value) < least:
             raise click.BadParameter(f"{value!r} is neither auto nor a whole number from {least} up.")
         return int(value)
 
@@ -64,7 +64,7 @@ def upscale(source: Path, target: Path, as_json: bool, verbose: int, quiet: bool
 
     from vsr.pipeline.job import UpscaleProgress, upscale_clip
 
-    with tqdm(unit="frame", disable=quiet or as_json or None) as bar, interrupt_on_sigterm():
+    with tqdm(unit="frame", disable=quiet or as_json or None) as bar, clean_end_on_signals():
 
         def show(at: UpscaleProgress) -> None:
             bar.total = at.num_frames_estimated

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
 
 import torch
 
@@ -41,7 +43,23 @@ def free_memory(device: torch.device) -> int:
 
 
 def available_memory() -> int:
-    """Bytes of main memory to be had without swapping; where the system does not tell, half of all, or 4 GiB."""
+    """Bytes of main memory to be had without swapping; where the system does not tell, half of all, or 4 GiB.
+
+    Inside a container it is what the container may still take.
+    """
+    return int(min(_system_memory(), _container_memory()))
+
+
+def _container_memory() -> float:
+    group = Path("/sys/fs/cgroup")
+    try:
+        most, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        return max(0, most - used)
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return math.inf
+
+
+def _system_memory() -> int:
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             entries = dict(line.split(":", 1) for line in file)

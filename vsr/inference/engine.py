@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+from copy import deepcopy
 from typing import Literal, cast
 
 import numpy as np
@@ -63,19 +65,24 @@ class Engine:
         if tile_size and tile_size <= overlap:
             raise UsageError(f"tiles share {overlap} pixels, so a tile of {tile_size} is too small.")
         self.device = choose_device(device)
-        half = "fp16" if self.device.type == "cuda" else "fp32"
-        self.dtype = DTYPES[half if precision == "auto" else precision]
+        # What has no weights gains nothing by half precision, and would lose the lower bits of deep sources.
+        half = self.device.type == "cuda" and any(True for _ in network.parameters())
+        self.dtype = DTYPES[("fp16" if half else "fp32") if precision == "auto" else precision]
         described = cast(Network, network)
         self.scale: float = described.scale
         self.overlap = overlap
         self._least_tile = overlap + LEAST_STEP
         self._tile_size = tile_size
         self._clips = described.wants_unit_range
-        self._bytes_per_pixel = described.peak_floats_per_pixel * self.dtype.itemsize
+        self._floats_per_pixel = described.peak_floats_per_pixel
+        self._tiles: dict[tuple[int, int], int] = {}  # by height and width: the tile ...
+        self._counts: dict[tuple[int, int], int] = {}  # ... and the largest batch that it was chosen for
         network.eval().requires_grad_(False)
         if isinstance(network, Generator):
             network.fold_batch_norm()
-        self._network = network.to(self.device, self.dtype).to(memory_format=torch.channels_last)
+        network = network.to(self.device).to(memory_format=torch.channels_last)
+        self._exact = network
+        self._network = network if self.dtype is torch.float32 else deepcopy(network).to(self.dtype)
 
     @torch.inference_mode()
     def __call__(self, lr: Tensor) -> Tensor:
@@ -92,30 +99,35 @@ class Engine:
         """
         if self._clips:
             lr = lr.clamp(0, 1)
-        lr = lr.to(self.dtype, memory_format=torch.channels_last)
-        longest = max(lr.shape[-2:])
-        tile_size = self._tile_for(*lr.shape)
+        sr = self._run(self._network, lr.to(self.dtype, memory_format=torch.channels_last))
+        if self.dtype is not torch.float32 and not bool(torch.isfinite(sr).all()):
+            logger.warning("half precision overflowed: those frames are done again in float32")
+            sr = self._run(self._exact, lr.float().contiguous(memory_format=torch.channels_last))
+        return sr
+
+    def _run(self, network: nn.Module, lr: Tensor) -> Tensor:
+        count, _, height, width = lr.shape
         while True:
+            tile_size = self._tile_for(count, height, width)
             try:
-                if tile_size >= longest:
-                    return cast(Tensor, self._network(lr)).float()
-                return upscale_tiled(
-                    self._network, lr, scale=int(self.scale), tile_size=tile_size, overlap=self.overlap
-                )
+                if tile_size >= max(height, width):
+                    return cast(Tensor, network(lr)).float()
+                return upscale_tiled(network, lr, scale=int(self.scale), tile_size=tile_size, overlap=self.overlap)
             except RuntimeError as exc:
                 if not _is_out_of_memory(exc):
                     raise
-                tried = min(tile_size, longest)
-                if tried <= self._least_tile or self.scale != int(self.scale):
-                    raise VsrError(
-                        f"{self.device} has too little free memory for a tile of {tried} pixels; "
-                        "close what else uses it, or take --device cpu."
-                    ) from exc
-                tile_size = max(tried // 2, self._least_tile)
-                logger.warning("out of memory on %s: going on with tiles of %d pixels", self.device, tile_size)
-                self._tile_size = tile_size
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                self._shrink_tile(min(tile_size, max(height, width)), height, width, exc)
+            if self.device.type == "cuda":  # outside of the handler, whose traceback holds the activations
+                torch.cuda.empty_cache()
+
+    def _shrink_tile(self, tried: int, height: int, width: int, cause: RuntimeError) -> None:
+        if tried <= self._least_tile or self.scale != int(self.scale):
+            raise VsrError(
+                f"{self.device} has too little free memory for a tile of {tried} pixels; "
+                "close what else uses it, or take --device cpu."
+            ) from cause
+        self._tiles[height, width] = max(tried // 2, self._least_tile)
+        logger.warning("out of memory on %s: going on with tiles of %d pixels", self.device, self._tiles[height, width])
 
     def upscale(self, lr: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Upscale pictures.
@@ -148,24 +160,28 @@ class Engine:
         """How many frames of a size to run at once: one on the CPU, where more win nothing; what fits elsewhere."""
         if self.device.type == "cpu":
             return 1
-        fitting = self._budget() // (self._bytes_per_pixel * height * width)
-        return max(1, min(4, fitting))
+        return max(1, min(4, self._fitting_pixels() // (height * width)))
 
-    def _tile_for(self, count: int, _: int, height: int, width: int) -> int:
-        """The largest tile edge for a batch; at least the frame's where no tiling is wanted or needed."""
+    def _tile_for(self, count: int, height: int, width: int) -> int:
+        """The largest tile edge for frames of a size: decided once, so that the grid is the same in all of them."""
         whole = max(height, width)
         if self.scale != int(self.scale):
             return whole  # tiles would not end on whole pixels
-        if self._tile_size is not None:
-            return self._tile_size or whole
-        pixels = self._budget() // (self._bytes_per_pixel * count)
-        if pixels >= height * width:
-            return whole
-        return max(self._least_tile, math.isqrt(pixels))
+        if count > self._counts.get((height, width), 0):
+            self._counts[height, width] = count
+            pixels = self._fitting_pixels() // count
+            fitting = whole if pixels >= height * width else max(self._least_tile, math.isqrt(pixels))
+            self._tiles[height, width] = fitting if self._tile_size is None else self._tile_size or whole
+        return self._tiles[height, width]
 
-    def _budget(self) -> int:
-        share = int(MEMORY_SHARE * free_memory(self.device))
-        return min(share, MOST_ON_CPU) if self.device.type == "cpu" else share
+    def _fitting_pixels(self) -> int:
+        """How many LR pixels can be upscaled at once."""
+        budget = int(MEMORY_SHARE * free_memory(self.device))
+        if self.device.type == "cpu":
+            budget = min(budget, MOST_ON_CPU)
+        # Convolutions on CUDA index with 32 bits, and no activation holds more than half of the peak.
+        elements = 2**31 * 2 if self.device.type == "cuda" else budget
+        return min(budget // self.dtype.itemsize, elements) // self._floats_per_pixel
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -175,7 +191,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def load_model(
-    model: str = DEFAULT_MODEL,
+    model: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
     scale: float | None = None,
     device: str = "auto",

@@ -82,7 +82,9 @@ def colour_of(video: VideoInfo, height: int) -> ColourSpec:
     An unstated matrix is BT.709 from 720 lines up, else BT.601: what players assume. An output without tags therefore
     has the matrix of its own height, not of its source's, or its colours would shift.
     """
-    matrix = MATRIX_NAMES.get(video.tags.matrix, "bt709" if height >= 720 else "bt601")
+    assumed = "bt709" if height >= 720 else "bt601"
+    stated = MATRIX_NAMES.get(video.tags.matrix, "bt709")  # an exotic one goes through BT.709 and back, and stays
+    matrix = assumed if video.tags.matrix == UNSPECIFIED else stated
     return ColourSpec(
         matrix=matrix,
         full_range=video.tags.range == 2 or video.pix_fmt.startswith("yuvj"),
@@ -138,10 +140,24 @@ def open_clip(path: Path) -> Iterator[InputContainer]:
         raise InputError(f"cannot read {path}: {exc.strerror}.") from exc
     with file, _open_container(file, path) as container:
         yield container
+    if file.error is not None:
+        raise InputError(f"cannot read {path} to its end: {file.error.strerror}.")
 
 
 class _File(FileIO):
-    """A file to read, at any position that a damaged header names: libav can go on after a -1, but not PyAV."""
+    """A file to read, at any position that a damaged header names.
+
+    libav goes on after an error, but PyAV prints a traceback of it: the error is kept, and the file ends there.
+    """
+
+    error: OSError | None = None
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        try:
+            return super().read(size) or b""
+        except OSError as exc:
+            self.error = exc
+            return b""
 
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
         try:

@@ -75,14 +75,17 @@ def read_frames(path: Path, video: VideoInfo) -> Generator[Frame, None, None]:
         clock = _Clock(video, container.format.name)
         stream = container.streams[video.index]
         assert isinstance(stream, VideoStream)
-        for raw in _decode(container, stream, tally):
+        for raw, following in _with_following(_decode(container, stream, tally)):
             if (raw.width, raw.height) != (video.width, video.height):
                 raise InputError(
                     f"{path} changes its size from {video.width}x{video.height} to {raw.width}x{raw.height} after "
                     f"{tally.frames} frames; cut it there and upscale the parts."
                 )
+            if not tally.frames:
+                _name_what_is_lost(raw, path)
             plain = raw.reformat(format=pix_fmt) if raw.format.name.replace("yuvj", "yuv") != pix_fmt else raw
-            yield Frame(planes_of(plain, layout), clock.time_of(raw), raw.duration or 0, _display_matrix(raw))
+            pts = clock.time_of(raw, following)
+            yield Frame(planes_of(plain, layout), pts, raw.duration or 0, _display_matrix(raw))
             tally.frames += 1
     if not tally.frames:
         raise InputError(f"{path} is damaged: not one frame of its video can be decoded.")
@@ -118,8 +121,21 @@ def _decode(container: InputContainer, stream: VideoStream, tally: _Tally) -> It
         yield from decoded
 
 
+def _with_following(frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, VideoFrame | None]]:
+    held: VideoFrame | None = None
+    for frame in frames:
+        if held is not None:
+            yield held, frame
+        held = frame
+    if held is not None:
+        yield held, None
+
+
 class _Clock:
     """Gives each frame a timestamp that lies after the last: its own where it can, else the next free one.
+
+    A single wrong timestamp moves no other frame: one beyond the frame that follows is believed only where the last
+    frame ended.
 
     Decoding timestamps come out of the decoder in the order of presentation. They are the better ones in a container
     that has no others, and wherever they run backwards less often than those for presentation.
@@ -134,7 +150,7 @@ class _Clock:
         self._backwards = {"pts": 0, "dts": 0}
         self._step = round(1 / (video.average_rate * video.time_base)) if video.average_rate else 0
 
-    def time_of(self, frame: VideoFrame) -> int:
+    def time_of(self, frame: VideoFrame, following: VideoFrame | None) -> int:
         """The timestamp of the next frame in the order of presentation, in ticks."""
         stamps = {name: stamp for name in self._order if (stamp := getattr(frame, name)) is not None}
         for name, stamp in stamps.items():
@@ -142,11 +158,40 @@ class _Clock:
             self._seen[name] = stamp
         trusted = min(stamps, key=self._backwards.__getitem__, default=None)  # the first of equals
         time = None if trusted is None else stamps[trusted]
-        if time is None or (self._last is not None and time <= self._last):
-            time = self._next if self._last is None else max(self._next, self._last + 1)
+        after = None if trusted is None or following is None else getattr(following, trusted)
+        if after is not None and self._last is not None and after <= self._last:
+            after = None  # it runs backwards itself, and says nothing
+        if time is None or (self._last is not None and time <= self._last) or self._runs_ahead(time, after):
+            time = self._free_before(after)
             self.retimed += 1
         self._last, self._next = time, time + (frame.duration or self._step or 1)
         return time
+
+    def _runs_ahead(self, time: int, after: int | None) -> bool:
+        """Whether a frame lies beyond the one that follows, and is the one of the two that is out of place."""
+        if after is None or after > time:
+            return False
+        expected = self._last is not None and abs(time - self._next) <= self._step // 2
+        return not expected and after < time
+
+    def _free_before(self, after: int | None) -> int:
+        time = self._next if after is None else min(self._next, after - 1)
+        if self._last is None:
+            return time if after is None else after - (self._step or 1)
+        return max(time, self._last + 1)
+
+
+HDR_METADATA = frozenset({"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"})
+
+
+def _name_what_is_lost(frame: VideoFrame, path: Path) -> None:
+    """Nothing of a clip is dropped in silence."""
+    if frame.interlaced_frame:
+        logger.warning("%s is interlaced: its fields are upscaled as they lie, combing and all.", path)
+    if any(component.is_alpha for component in frame.format.components):
+        logger.warning("%s has an alpha channel, which is left out.", path)
+    if HDR_METADATA & {entry.type.name for entry in cast(Any, frame.side_data)}:
+        logger.warning("%s describes the display that it was mastered on; that description is left out.", path)
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:

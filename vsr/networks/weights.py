@@ -114,7 +114,7 @@ def find_weights(model: str) -> Path:
     )
 
 
-def load_network(model: str, *, scale: float | None = None) -> nn.Module:
+def load_network(model: str | os.PathLike[str], *, scale: float | None = None) -> nn.Module:
     """Build a network and load its weights, in eval mode, in float32 on the CPU.
 
     Args:
@@ -126,6 +126,7 @@ def load_network(model: str, *, scale: float | None = None) -> nn.Module:
         UsageError: the model has another scale.
         WeightsError: the file is damaged or of another kind.
     """
+    model = os.fspath(model)
     if model == "bicubic":
         return Bicubic(scale=4 if scale is None else scale).eval()
     network = Identity() if model == "identity" else _load_file(find_weights(model))

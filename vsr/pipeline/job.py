@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from vsr.errors import OutputError, UsageError
+from vsr.errors import FFmpegError, OutputError, UsageError
 from vsr.inference.engine import Engine, load_model
-from vsr.media.assemble import assemble, container_of, plan_streams
+from vsr.media.assemble import StreamPlan, assemble, container_of, plan_streams
 from vsr.media.codecs import CODECS
 from vsr.media.encoder import VideoFormat, encoded_format
+from vsr.media.ffmpeg import find_program
 from vsr.media.pixels import layout_of
 from vsr.media.probe import ClipInfo, colour_of, probe
 from vsr.media.reader import decoded_format
@@ -24,6 +26,9 @@ from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.segment import Conversion, upscale_segment
 
 logger = logging.getLogger(__name__)
+
+LARGEST = 16384
+"""Pixels along an edge that H.264 encoders take."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ def upscale_clip(
     started = time.monotonic()
     _check_target(source, target, options.overwrite)
     container = container_of(target)
+    find_program()  # needed last, missed first
     clip = probe(source)
     streams = plan_streams(clip, container, audio=options.audio == "copy")
     for plan in streams:
@@ -121,13 +127,26 @@ def upscale_clip(
             clip, encoded, engine, conversion, CODECS[options.codec], options.encoder_options, video,
             batch_size=options.batch_size or engine.batch_size(clip.video.height, clip.video.width), progress=report,
         )  # fmt: skip
-        assemble(encoded, clip, streams, assembled, container)
+        _assemble_or_keep(encoded, clip, streams, assembled, target)
+        _check_target(source, target, options.overwrite)  # hours may have passed
         try:
             assembled.replace(target)
         except OSError as exc:
             raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
     seconds = time.monotonic() - started
     return UpscaleSummary(source, target, frames, video.width, video.height, seconds, tuple(map(str, streams)))
+
+
+def _assemble_or_keep(
+    encoded: Path, clip: ClipInfo, streams: Sequence[StreamPlan], assembled: Path, target: Path
+) -> None:
+    """Assemble; where that fails, the frames that were computed are kept beside the target."""
+    try:
+        assemble(encoded, clip, streams, assembled, container_of(target))
+    except FFmpegError as exc:
+        kept = target.with_name(f"{target.stem}.video-only.mp4")
+        encoded.replace(kept)
+        raise FFmpegError(f"{exc}. The upscaled video alone is kept as {kept}.") from exc
 
 
 def _plan_video(clip: ClipInfo, engine: Engine, options: UpscaleOptions) -> tuple[VideoFormat, Conversion]:
@@ -137,12 +156,16 @@ def _plan_video(clip: ClipInfo, engine: Engine, options: UpscaleOptions) -> tupl
     encoded = encoded_format(codec, decoded)
     target_layout = layout_of(encoded)
     assert target_layout is not None
-    if (width | height) & 1 and target_layout.subsampling_x + target_layout.subsampling_y:
+    if not 1 <= min(width, height) <= max(width, height) <= LARGEST:
+        raise UsageError(f"{clip.path} x{engine.scale:g} is {width}x{height}; 1 to {LARGEST} pixels can be written.")
+    if (width & 1 and target_layout.subsampling_x) or (height & 1 and target_layout.subsampling_y):
         raise UsageError(
             f"{options.codec} in {encoded} cannot hold the odd size {width}x{height} of {clip.path} x{engine.scale:g}; "
             "take another scale."
         )
     source_colour = colour_of(video, video.height)
+    if source_layout.kind == "rgb" and video.tags.range != 1:
+        source_colour = replace(source_colour, full_range=True)  # RGB uses all codes unless it says otherwise
     # What vsr writes has its chroma where MPEG-2 and later have it.
     target_colour = replace(colour_of(video, height), chroma_x="cosited", chroma_y="centred")
     tags = replace(video.tags, range=2) if target_colour.full_range else video.tags
@@ -164,15 +187,23 @@ def _plan_video(clip: ClipInfo, engine: Engine, options: UpscaleOptions) -> tupl
 
 
 def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    if target.is_dir():
-        raise OutputError(f"{target} is a folder; name a file in it.")
-    if target.exists():
-        if source.exists() and target.samefile(source):
-            raise OutputError(f"{target} is the input itself; give the output another name.")
-        if not overwrite:
-            raise OutputError(f"{target} exists already; --overwrite replaces it.")
-    elif not target.parent.is_dir():
-        raise OutputError(f"the folder {target.parent} does not exist; create it first.")
+    for path in (source, target):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as exc:
+            raise UsageError(f"the name {str(path)!r} is no valid UTF-8, which ffmpeg needs; rename it first.") from exc
+    try:
+        if target.is_dir():
+            raise OutputError(f"{target} is a folder; name a file in it.")
+        if target.exists():
+            if source.exists() and target.samefile(source):
+                raise OutputError(f"{target} is the input itself; give the output another name.")
+            if not overwrite:
+                raise OutputError(f"{target} exists already; --overwrite replaces it.")
+        elif not target.parent.is_dir():
+            raise OutputError(f"the folder {target.parent} does not exist; create it first.")
+    except OSError as exc:  # a name too long, say
+        raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
 
 
 @contextmanager
@@ -180,11 +211,25 @@ def _job_folder(target: Path) -> Iterator[Path]:
     """A folder beside the target for what is not complete yet; it goes, whatever happens."""
     folder = target.with_name(target.name + ".vsr-job")
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # of a job that was killed
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
+        lock = open(folder / "lock", "w")  # noqa: SIM115 - closed below, apart from what else may raise an OSError
     except OSError as exc:
         raise OutputError(f"cannot write to the folder {target.parent}: {exc.strerror}.") from exc
+    with lock:
+        _lock(lock, target)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(file: IO[str], target: Path) -> None:
+    """Refuse to write what another process is writing; where the system knows no such locks, hope for the best."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
     try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise OutputError(f"another vsr is writing {target}; wait for it, or name another output.") from exc

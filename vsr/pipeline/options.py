@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vsr.errors import UsageError
+from vsr.errors import UsageError, unknown_choices
 from vsr.media.codecs import CODECS
 
 
@@ -41,9 +42,9 @@ class UpscaleOptions:
     """Replace an existing output."""
 
     def __post_init__(self) -> None:
-        wrong = []
-        if self.scale is not None and not self.scale > 0:
-            wrong.append(f"the scale must be positive, got {self.scale}")
+        wrong = unknown_choices(self)
+        if self.scale is not None and not 0 < self.scale < math.inf:
+            wrong.append(f"the scale must be positive and finite, got {self.scale}")
         if self.tile_size is not None and self.tile_size < 0:
             wrong.append(f"the tile size must not be negative, got {self.tile_size}")
         if self.batch_size is not None and self.batch_size < 1:

@@ -48,7 +48,8 @@ def prepare_output(options: TrainOptions) -> None:
         CheckpointError: there is nothing to continue.
     """
     exists = (options.output / CHECKPOINT).exists()
-    if exists and not (options.resume or options.overwrite):
+    something = any((options.output / name).exists() for name in (CHECKPOINT, WEIGHTS, LOG))
+    if something and not (options.resume or options.overwrite):
         raise OutputError(
             f"{options.output} holds a training run. Continue it with --resume, or start anew with --overwrite."
         )
@@ -64,13 +65,13 @@ def prepare_output(options: TrainOptions) -> None:
 
 
 def remove_old_run(output: Path) -> None:
-    """Remove log and checkpoint; only when all else is in order, so that a mistyped ``--data`` costs no run.
+    """Remove log, checkpoint and weights; only when all else is in order, so that a mistyped ``--data`` costs no run.
 
     Raises:
         OutputError: they cannot be removed.
     """
     try:
-        for name in (LOG, CHECKPOINT):
+        for name in (LOG, CHECKPOINT, WEIGHTS):
             (output / name).unlink(missing_ok=True)
     except OSError as exc:
         raise OutputError(f"cannot write to {output}: {exc.strerror}.") from exc
@@ -87,6 +88,8 @@ def save_run(run: Run, options: TrainOptions, pictures: int) -> None:
     Raises:
         OutputError: they cannot be written; what stood there before still does.
     """
+    training = {**_identity_of(options), "step": run.step, "pictures": pictures, "held_out_psnr_y": run.psnr_y}
+    save_network(options.output / WEIGHTS, run.ema.module, {"training": json.dumps(training)})
     state = {
         "format": FORMAT,
         "options": _identity_of(options),
@@ -106,11 +109,9 @@ def save_run(run: Run, options: TrainOptions, pictures: int) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
-    training = {**_identity_of(options), "step": run.step, "pictures": pictures, "held_out_psnr_y": run.psnr_y}
-    save_network(options.output / WEIGHTS, run.ema.module, {"training": json.dumps(training)})
 
 
-def restore_run(run: Run, options: TrainOptions, device: torch.device) -> None:
+def restore_run(run: Run, options: TrainOptions) -> None:
     """Put a run where its checkpoint was written.
 
     Raises:
@@ -118,7 +119,7 @@ def restore_run(run: Run, options: TrainOptions, device: torch.device) -> None:
     """
     path = options.output / CHECKPOINT
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # of damaged bytes the unpickler raises anything from KeyError to UnicodeDecodeError
         raise CheckpointError(f"{path} cannot be read: {exc}") from exc
     if not isinstance(state, dict) or state.get("format") != FORMAT:

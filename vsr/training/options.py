@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vsr.errors import UsageError
+from vsr.errors import UsageError, unknown_choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class TrainOptions:
     validation: tuple[Path, ...] = ()
     """HR pictures to measure PSNR-Y on; empty: ``hold_out`` pictures of ``data``, which are then not trained on."""
     hold_out: int = 16
-    """How many pictures of ``data`` to keep for validation when ``validation`` is empty."""
+    """How many pictures of ``data`` to keep for validation when ``validation`` is empty, a tenth of them at most."""
     init: Path | None = None
     """Weights file to start from; None starts at random."""
 
@@ -69,7 +69,8 @@ class TrainOptions:
     """Start anew in an ``output`` that holds a run already."""
 
     def __post_init__(self) -> None:
-        wrong = [
+        wrong = unknown_choices(self)
+        wrong += [
             f"{name} must be at least 1, got {getattr(self, name)}"
             for name in ("blocks", "steps", "batch_size", "workers", "validate_every", "checkpoint_every")
             if getattr(self, name) < 1

@@ -96,7 +96,7 @@ def train(
     training, held_out = _pictures(options)
     run = _build(options, device)
     if options.resume:
-        restore_run(run, options, device)
+        restore_run(run, options)
     else:
         remove_old_run(options.output)
     logger.info("%d pictures to train on, %d held out, from step %d", len(training), len(held_out), run.step)
@@ -107,6 +107,8 @@ def train(
     batches = ahead(make_batch, range(run.step, options.steps), workers=options.workers)
     started, started_at = time.monotonic(), run.step
     stopped = False
+    if run.step == options.steps and not (options.output / WEIGHTS).exists():
+        save_run(run, options, len(training))  # resumed at its end, to have the weights again
     with closing(batches):
         for hr in batches:
             loss = float(_update(run, hr.to(device), options))
