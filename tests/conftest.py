@@ -19,6 +19,12 @@ from vsr.networks.weights import save_network
 torch.set_num_threads(1)  # tiny networks lose more by waiting for a second thread than they gain
 
 
+@pytest.fixture(autouse=True)
+def one_seed() -> None:
+    """The first weights of a network are random; no test depends on which ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real pictures and clips that VSR_TEST_DATA names."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +40,6 @@ class Repeat(nn.Module):
         if lr.shape[-2] * lr.shape[-1] > self.limit:
             raise torch.OutOfMemoryError("made up")
         return functional.interpolate(lr, scale_factor=self.scale, mode="nearest")
-
-
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """One seed, as a generator's first weights are random; one thread, as waking a second costs more than it does."""
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

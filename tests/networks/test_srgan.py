@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,16 +11,6 @@ from torch.nn import functional
 from vsr.networks.srgan import Generator
 
 TinyGenerator = Callable[..., Generator]
-
-
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """One seed, as a generator's first weights are random; one thread, as waking a second costs more than it does."""
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

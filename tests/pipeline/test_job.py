@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import vsr
-from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, VsrError
+from vsr.errors import FFmpegError, InputError, OutputError, UnknownModelError, UsageError, VsrError
 from vsr.inference.engine import Engine
 from vsr.media.encoder import Encoder
 from vsr.media.pixels import layout_of, planes_of
@@ -233,6 +233,49 @@ def test_a_job_folder_of_a_killed_job_is_no_obstacle(make_clip: MakeClip, tmp_pa
     stale.mkdir()
     (stale / "video.mp4").write_bytes(b"half")
     assert vsr.upscale(make_clip(), tmp_path / "out.mp4", model="bicubic").frames == 8
+
+
+def test_a_failed_assembly_keeps_what_was_computed(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise FFmpegError("ffmpeg failed with code 1: no such luck")
+
+    monkeypatch.setattr("vsr.pipeline.job.assemble", fails)
+    kept = tmp_path / "out.video-only.mp4"
+    with pytest.raises(FFmpegError, match=f"no such luck. The upscaled video alone is kept as {kept}"):
+        vsr.upscale(make_clip(), tmp_path / "out.mp4", model="bicubic")
+    assert len(timestamps(kept)) == 8
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_two_jobs_do_not_write_one_output(make_clip: MakeClip, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    folder = tmp_path / "out.mp4.vsr-job"
+    folder.mkdir()
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="another vsr is writing .*out.mp4"):
+            vsr.upscale(make_clip(), tmp_path / "out.mp4", model="bicubic")
+        assert folder.is_dir()
+    assert vsr.upscale(tmp_path / "clip.mp4", tmp_path / "out.mp4", model="bicubic").frames == 8
+
+
+def test_a_target_that_appears_meanwhile_is_kept(make_clip: MakeClip, tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    with pytest.raises(OutputError, match="exists already"):
+        vsr.upscale(make_clip(), target, model="bicubic", progress=lambda _: target.write_bytes(b"precious"))
+    assert target.read_bytes() == b"precious"
+
+
+def test_rgb_uses_all_codes(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip("rgb.mkv", codec="ffv1", pix_fmt="bgr0", pts=[0], time_base=Fraction(1, 25))
+    target = vsr.upscale(clip, tmp_path / "out.mp4", model="identity", **LOSSLESS).target
+    with av.open(str(clip)) as source, av.open(str(target)) as result:
+        before = next(source.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+        after = next(result.decode(video=0)).to_ndarray(format="rgb24", src_colorspace="ITU709")
+    assert np.abs(after - before).mean() < 2
+    assert before.max() > 220 > 40 > before.min()
 
 
 def test_names_that_look_like_something_else(make_clip: MakeClip, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,6 @@ from vsr.training.schedules import constant, one_cycle
 from vsr.training.trainer import TrainProgress, reduce, train, validate
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """One seed, as a generator's first weights are random; one thread, as waking a second costs more than it does."""
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -562,3 +552,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(tmp_pat
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step \d+"):
         train(options)
     assert torch.load(options.output / "checkpoint.pt", weights_only=True)["step"] >= 1
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "generator.safetensors", "log.jsonl"])
+def test_nothing_of_a_run_is_replaced_without_being_asked_to(options: TrainOptions, name: str) -> None:
+    options.output.mkdir(parents=True)
+    (options.output / name).write_bytes(b"precious")
+    with pytest.raises(OutputError, match="holds a training run"):
+        train(options)
+    assert (options.output / name).read_bytes() == b"precious"

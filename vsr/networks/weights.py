@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 import vsr
@@ -162,10 +162,10 @@ def save_network(path: Path, network: nn.Module, about: Mapping[str, str]) -> No
     tensors = {name: _stored(tensor) for name, tensor in network.state_dict().items()}
     temporary = path.with_name(f".vsr-{os.getpid()}-{path.name}")
     try:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(save(tensors, metadata))  # not save_file, whose files only their owner may read
         temporary.replace(path)
-    except (OSError, SafetensorError) as exc:
-        raise OutputError(f"cannot write the weights {path}: {exc}") from exc
+    except OSError as exc:
+        raise OutputError(f"cannot write the weights {path}: {exc.strerror}.") from exc
     finally:
         with suppress(OSError):
             temporary.unlink()
