@@ -28,7 +28,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_upscale_half_way(make_clip: Callable[..., Path], tmp_path: Path, number: signal.Signals) -> None:
     clip = make_clip(size=(96, 64), pts=range(0, 2000 * 512, 512), audio=["aac"])
     process = start("upscale", clip, "-o", tmp_path / "out.mp4", "--model", "bicubic")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -432,3 +433,12 @@ def test_load_model_of_what_is_not_there(tiny_weights: Path) -> None:
         load_model("bicubic", device="cuda:99")
     with pytest.raises(UsageError, match=f"a tile of {module.OVERLAP} is too small"):
         load_model("bicubic", device="cpu", tile_size=module.OVERLAP)
+
+
+def test_the_shipped_model_shows_no_seam() -> None:
+    """The contract of the default overlap: a tiled frame is at most one code value from the untiled one."""
+    with av.open(str(Path(__file__).parents[2] / "examples" / "clip.mp4")) as clip:
+        lr = next(clip.decode(video=0)).to_ndarray(format="rgb24")[:, :96]
+    untiled = load_model(device="cpu", tile_size=0).upscale(lr).astype(int)
+    apart = np.abs(load_model(device="cpu", tile_size=64).upscale(lr) - untiled)
+    assert apart.max() <= 1

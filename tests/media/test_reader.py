@@ -144,7 +144,7 @@ def test_pixel_formats(
     assert pix_fmt == FORMATS[stored]
     frames = frames_of(path)
     shapes = [(plane.shape, plane.itemsize) for plane in frames[0].planes]
-    assert shapes == [(shape, layout.bytes_per_sample) for shape in layout.plane_shapes(37, 51)]
+    assert shapes == [(shape, layout.dtype.itemsize) for shape in layout.plane_shapes(37, 51)]
     assert listed(frames) == frame_listing(path, 0, pix_fmt)
     assert len(frames) == 3
 

@@ -27,8 +27,7 @@ class ErrorReportingGroup(click.Group):
         try:
             return super().invoke(ctx)
         except VsrError as exc:
-            if logging.getLogger("vsr").isEnabledFor(logging.INFO):
-                logging.getLogger(__name__).info("the error in full", exc_info=True)
+            logging.getLogger(__name__).info("the error in full", exc_info=True)
             click.echo(f"vsr: {exc}", err=True)
             ctx.exit(exc.exit_code)
         except KeyboardInterrupt:
@@ -56,7 +55,7 @@ def option_of(options: type[Any]) -> Callable[..., Callable[[Command], Command]]
 def verbosity_options(command: Command) -> Command:
     """Add ``-v`` and ``-q`` to a command."""
     command = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")(command)
-    return click.option("-v", "--verbose", count=True, help="Say more; twice: everything, with tracebacks.")(command)
+    return click.option("-v", "--verbose", count=True, help="Say more, with tracebacks; twice: everything.")(command)
 
 
 def start_logging(verbose: int, quiet: bool) -> None:

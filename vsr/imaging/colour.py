@@ -66,11 +66,6 @@ class PixelLayout:
         return torch.uint8 if self.bit_depth <= 8 else torch.uint16
 
     @property
-    def bytes_per_sample(self) -> int:
-        """1 or 2."""
-        return self.dtype.itemsize
-
-    @property
     def num_planes(self) -> int:
         """1 for grey, else 3."""
         return 1 if self.kind == "grey" else 3

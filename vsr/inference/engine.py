@@ -35,7 +35,8 @@ MEMORY_SHARE = 0.5
 """Of the free memory, what a batch of tiles may take. The rest is for frames on their way."""
 
 MOST_ON_CPU = 2 << 30
-"""Bytes that a batch of tiles may take on the CPU, where larger tiles gain no speed: room for 490 x 490 pixels."""
+"""Bytes that a batch of tiles may take on the CPU, so that a large frame leaves a small machine its memory: in float32
+the paper's generator finds room for 496 x 496 pixels."""
 
 
 class Engine:

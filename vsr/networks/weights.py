@@ -49,7 +49,6 @@ class Network(Protocol):
 
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"srgan": Generator}
-BUILT_IN: dict[str, type[nn.Module]] = {"bicubic": Bicubic, "identity": Identity}
 BUILT_IN_PURPOSE = {
     "bicubic": "antialiased bicubic interpolation, any scale: the baseline",
     "identity": "returns its input: what decoding, conversion and encoding alone do",
@@ -107,7 +106,7 @@ def find_weights(model: str) -> Path:
     with suppress(OSError):  # a name too long for a file is no file
         if Path(model).is_file():
             return Path(model)
-    names = [*BUILT_IN, *(path.stem for path in sorted(models_folder().glob("*.safetensors")))]
+    names = [*BUILT_IN_PURPOSE, *(path.stem for path in sorted(models_folder().glob("*.safetensors")))]
     raise UnknownModelError(
         f"there is no model {model!r}: it is neither a file nor one of {', '.join(sorted(names))}. "
         "`vsr models` lists them."

@@ -16,7 +16,7 @@ from typing import IO, Any
 from vsr.errors import FFmpegError, OutputError, UsageError
 from vsr.inference.engine import Engine, load_model
 from vsr.media.assemble import StreamPlan, assemble, container_of, plan_streams
-from vsr.media.codecs import CODECS
+from vsr.media.codecs import CODECS, Container
 from vsr.media.encoder import VideoFormat, encoded_format
 from vsr.media.ffmpeg import find_program
 from vsr.media.pixels import layout_of
@@ -76,7 +76,8 @@ def upscale(
 ) -> UpscaleSummary:
     """Upscale a clip; its other streams, its metadata and every timestamp stay as they are.
 
-    The output appears under its name when it is complete; whatever ends the job earlier leaves nothing behind.
+    The output appears under its name when it is complete. An exception leaves nothing behind, with one exception: where
+    the other streams cannot be joined, the upscaled video alone is kept beside the target, as the message says.
 
     Args:
         source: the clip.
@@ -127,7 +128,7 @@ def upscale_clip(
             clip, encoded, engine, conversion, CODECS[options.codec], options.encoder_options, video,
             batch_size=options.batch_size or engine.batch_size(clip.video.height, clip.video.width), progress=report,
         )  # fmt: skip
-        _assemble_or_keep(encoded, clip, streams, assembled, target)
+        _assemble_or_keep(encoded, clip, streams, assembled, target, container)
         _check_target(source, target, options.overwrite)  # hours may have passed
         try:
             assembled.replace(target)
@@ -138,11 +139,11 @@ def upscale_clip(
 
 
 def _assemble_or_keep(
-    encoded: Path, clip: ClipInfo, streams: Sequence[StreamPlan], assembled: Path, target: Path
+    encoded: Path, clip: ClipInfo, streams: Sequence[StreamPlan], assembled: Path, target: Path, container: Container
 ) -> None:
     """Assemble; where that fails, the frames that were computed are kept beside the target."""
     try:
-        assemble(encoded, clip, streams, assembled, container_of(target))
+        assemble(encoded, clip, streams, assembled, container)
     except FFmpegError as exc:
         kept = target.with_name(f"{target.stem}.video-only.mp4")
         encoded.replace(kept)

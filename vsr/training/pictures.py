@@ -115,9 +115,10 @@ class PictureSet:
         """
         random = np.random.default_rng([seed, step])
         areas = np.asarray(self._areas, np.float64)
+        probability = areas / areas.sum()
         batch = np.empty((batch_size, crop_size, crop_size, 3), np.uint8)
         for crop in batch:
-            picture = self[int(random.choice(len(self), p=areas / areas.sum()))]
+            picture = self[int(random.choice(len(self), p=probability))]
             top = int(random.integers(picture.shape[0] - crop_size + 1))
             left = int(random.integers(picture.shape[1] - crop_size + 1))
             view = picture[top : top + crop_size, left : left + crop_size]
