@@ -1,28 +1,56 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from vsr.networks.srgan import Generator
+from vsr.networks.srgan import Generator, ResidualBlock
 
 TinyGenerator = Callable[..., Generator]
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"upsampling": "nearest"},
+    {"upsampling": "nearest", "tanh": True, "norm_momentum": 0.5},
+    {"tanh": True},
+    {"normalisation": "imagenet"},
+    {"normalisation": "imagenet", "tanh": True, "upsampling": "nearest"},
+]
+MEAN, DEVIATION = (
+    torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+)
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
+def random_generator(**config: Any) -> Generator:
+    """One block and four channels, every parameter and statistic random."""
+    generator = Generator(**{"blocks": 1, "channels": 4, **config})
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in generator.state_dict().items():
+            if tensor.is_floating_point():
+                noise = torch.randn(tensor.shape, generator=random) * 0.1
+                tensor.copy_(noise.abs() + 0.5 if name.endswith("running_var") else tensor + noise)
+    return generator.eval()
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 1), (1, 13)], ids=str)
-def test_shapes(tiny_generator: TinyGenerator, scale: int, size: tuple[int, int]) -> None:
+def test_shapes(variant: dict[str, Any], scale: int, size: tuple[int, int]) -> None:
     height, width = size
     with torch.no_grad():
-        sr = tiny_generator(scale)(noise(2, 3, height, width))
+        sr = random_generator(scale=scale, **variant)(noise(2, 3, height, width))
     assert sr.shape == (2, 3, scale * height, scale * width) and sr.dtype == torch.float32
 
 
@@ -34,6 +62,102 @@ def test_parameters_of_the_papers_generator() -> None:
     tail = 9 * 9 * 64 * 3 + 3
     total = head + 16 * block + after_the_blocks + 2 * doubling + tail
     assert sum(parameter.numel() for parameter in Generator().parameters()) == total == 1_547_350
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_parameters_of_nearest_upsampling(scale: int) -> None:
+    """To 256 channels first, then from 256 to 256, and a tail from 256."""
+    body = Generator(scale=scale).state_dict()
+    kept = sum(tensor.numel() for name, tensor in body.items() if not name.startswith(("upsample.", "tail.")))
+    first, next_one, tail = 3 * 3 * 64 * 256 + 256, 3 * 3 * 256 * 256 + 256, 9 * 9 * 256 * 3 + 3
+    total = kept + first + {2: 0, 4: 1, 8: 2}[scale] * next_one + tail
+    nearest = Generator(scale=scale, upsampling="nearest", tanh=True)
+    assert sum(tensor.numel() for tensor in nearest.state_dict().values()) == total
+
+
+def test_nearest_upsampling_by_hand() -> None:
+    generator = random_generator(upsampling="nearest", tanh=True)
+    state, lr = generator.state_dict(), noise(1, 3, 6, 5)
+    with torch.no_grad():
+        shallow = generator.head(lr)
+        x = shallow + generator.body_norm(generator.body_conv(generator.body(shallow)))
+        for stage in range(2):
+            x = x.repeat_interleave(2, -1).repeat_interleave(2, -2)
+            name = f"upsample.{stage}.1"
+            x = torch.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=1)
+            assert (x < 0).any() and x.shape[1] == 16
+            x = torch.where(x < 0, 0.2 * x, x)
+        x = torch.conv2d(x, state["tail.weight"], state["tail.bias"], padding=4)
+        torch.testing.assert_close(generator(lr), 1 / (1 + torch.exp(-2 * x)))  # (tanh x + 1) / 2
+
+
+def test_tanh_ends_in_the_unit_range() -> None:
+    generator = random_generator(tanh=True)
+    with torch.no_grad():
+        generator.tail.weight *= 100
+        sr = generator(noise(1, 3, 9, 9))
+    assert 0 <= sr.min() < 0.01 and 0.99 < sr.max() <= 1
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+def test_imagenets_normalisation_by_hand(tanh: bool) -> None:
+    plain = random_generator(tanh=tanh).double()
+    normalised = Generator(blocks=1, channels=4, tanh=tanh, normalisation="imagenet").double().eval()
+    normalised.load_state_dict(plain.state_dict())
+    lr = noise(2, 3, 6, 7, dtype=torch.float64)
+    # As tightly as float32 holds the statistics.
+    with torch.no_grad():
+        inside = plain((lr - MEAN) / DEVIATION)
+        torch.testing.assert_close(normalised(lr), inside if tanh else inside * DEVIATION + MEAN, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.5])
+def test_the_momentum_is_that_of_all_norms(momentum: float) -> None:
+    generator = Generator(blocks=3, channels=4, norm_momentum=momentum)
+    norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [norm.momentum for norm in norms] == [momentum] * 7
+    lr = noise(2, 3, 8, 8)
+    with torch.no_grad():
+        first = generator.train().body[0]
+        assert isinstance(first, ResidualBlock)
+        batch = first.conv1(generator.head(lr)).mean((0, 2, 3))
+        generator(lr)
+    assert isinstance(first.norm1, nn.BatchNorm2d) and first.norm1.running_mean is not None
+    torch.testing.assert_close(first.norm1.running_mean, momentum * batch)
+
+
+class LiveFloats(TorchDispatchMode):
+    """The most floats that results of operations held at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.peak = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        storage = result.untyped_storage()
+        if storage._cdata not in self.live:
+            self.live[storage._cdata] = storage.nbytes() // 4
+            weakref.finalize(storage, self.live.pop, storage._cdata)
+        self.peak = max(self.peak, sum(self.live.values()))
+        return result
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("upsampling", ["shuffle", "nearest"])
+def test_the_peak_is_what_was_counted(upsampling: str, scale: int) -> None:
+    generator = random_generator(channels=16, scale=scale, upsampling=upsampling)
+    generator.fold_batch_norm()
+    lr = noise(1, 3, 20, 20)
+    with torch.no_grad(), LiveFloats() as counter:
+        generator(lr)
+    counted = counter.peak / 400
+    if (upsampling, scale) == ("nearest", 2):
+        assert counted == pytest.approx(16 * (4 + 16 + 3), rel=0.01)
+        assert generator.peak_floats_per_pixel >= 2 * 16 * 16, "no map is larger than half of it"
+    else:
+        assert counted == pytest.approx(generator.peak_floats_per_pixel, rel=0.01)
 
 
 def test_a_head_of_ones_sees_nine_by_nine_pixels(tiny_generator: TinyGenerator) -> None:
@@ -53,21 +177,26 @@ def test_a_head_of_ones_sees_nine_by_nine_pixels(tiny_generator: TinyGenerator) 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize("channels", [3, 8])
-def test_a_new_network_is_linear_interpolation(scale: int, channels: int) -> None:
-    torch.manual_seed(0)
-    generator = Generator(scale=scale, blocks=2, channels=channels).eval()
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_new_network_is_linear_interpolation(scale: int, channels: int, variant: dict[str, Any]) -> None:
+    generator = Generator(scale=scale, blocks=2, channels=channels, **variant).eval()
     lr = noise(1, 3, 11, 8)
+    lr[0, :, 4:6, 4:6], lr[0, :, 6:8, 4:6] = 0, 1  # black and white, where tanh is furthest off
     with torch.no_grad():
         sr = generator(lr)
         # The channels beside the three of the colours are random, quiet, and not silent.
         generator.tail.weight[:, 3:] = 0
         colours = generator(lr)
-    expected = functional.interpolate(lr, scale_factor=scale, mode="bilinear", align_corners=False)
+    interpolated = functional.interpolate(lr, scale_factor=scale, mode="bilinear", align_corners=False)
+    expected = (torch.tanh(1.25 * (2 * interpolated - 1)) + 1) / 2 if generator.tanh else interpolated
     border = scale // 2
     inside = (..., slice(border, -border), slice(border, -border))
     torch.testing.assert_close(colours[inside], expected[inside], rtol=0, atol=2e-6)
-    assert (sr - expected)[inside].abs().max() < 0.1
-    assert channels == 3 or not torch.equal(sr, colours)
+    assert (sr - expected)[inside].abs().max() < 0.15
+    assert torch.equal(sr, colours) == (channels == 3 and generator.upsampling == "shuffle")
+    if generator.tanh:
+        error = (colours - interpolated)[inside]
+        assert error.abs().max() < 0.08 and error.square().mean().sqrt() < 0.04
 
 
 def test_new_networks_follow_the_seed() -> None:
@@ -81,9 +210,10 @@ def test_new_networks_follow_the_seed() -> None:
     assert not torch.equal(first["body_conv.weight"], other["body_conv.weight"])
 
 
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("scale", [2, 4, 8])
-def test_folding_is_exact(tiny_generator: TinyGenerator, scale: int) -> None:
-    generator = tiny_generator(scale).double()
+def test_folding_is_exact(scale: int, variant: dict[str, Any]) -> None:
+    generator = random_generator(scale=scale, **variant).double()
     lr = noise(2, 3, 9, 7, dtype=torch.float64)
     with torch.no_grad():
         expected = generator(lr)
@@ -113,10 +243,22 @@ def test_folding_refuses_training_mode(tiny_generator: TinyGenerator) -> None:
     assert any(isinstance(module, nn.BatchNorm2d) for module in generator.modules())
 
 
-@pytest.mark.parametrize("config", [{"scale": 2, "blocks": 3, "channels": 5}, {"scale": 8, "blocks": 1, "channels": 3}])
-def test_config_builds_the_network_again(config: dict[str, int]) -> None:
-    generator = Generator(**config)
-    assert generator.config == config
+DEFAULTS = {
+    "scale": 4,
+    "blocks": 16,
+    "channels": 64,
+    "upsampling": "shuffle",
+    "tanh": False,
+    "normalisation": "none",
+    "norm_momentum": 0.1,
+}
+
+
+@pytest.mark.parametrize("sizes", [{"scale": 2, "blocks": 3, "channels": 5}, {"scale": 8, "blocks": 1, "channels": 3}])
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_config_builds_the_network_again(sizes: dict[str, Any], variant: dict[str, Any]) -> None:
+    generator = Generator(**sizes, **variant)
+    assert generator.config == {**DEFAULTS, **sizes, **variant}
     again = Generator(**generator.config)
     shapes = {name: tensor.shape for name, tensor in generator.state_dict().items()}
     assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
@@ -127,7 +269,22 @@ def test_config_builds_the_network_again(config: dict[str, int]) -> None:
 
 
 def test_the_default_is_the_papers() -> None:
-    assert Generator().config == {"scale": 4, "blocks": 16, "channels": 64}
+    assert Generator().config == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"upsampling": "bilinear"}, "the upsampling is shuffle or nearest, got 'bilinear'"),
+        ({"normalisation": True}, "the normalisation is none or imagenet, got True"),
+        ({"norm_momentum": 0}, r"in \(0, 1\], got 0"),
+        ({"norm_momentum": 1.5}, r"in \(0, 1\], got 1.5"),
+        ({"norm_momentum": float("nan")}, r"in \(0, 1\], got nan"),
+    ],
+)
+def test_variants_that_do_not_exist(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Generator(blocks=1, channels=3, **config)
 
 
 @pytest.mark.parametrize("scale", [0, 1, 3, 16, -2])
@@ -150,8 +307,9 @@ def dead_parameters(generator: Generator) -> list[str]:
     return [name for name, value in generator.named_parameters() if value.grad is None or not value.grad.abs().sum()]
 
 
-def test_gradients_reach_every_parameter(tiny_generator: TinyGenerator) -> None:
-    assert dead_parameters(tiny_generator()) == []
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_gradients_reach_every_parameter(variant: dict[str, Any]) -> None:
+    assert dead_parameters(random_generator(**variant)) == []
 
 
 def test_the_silent_branches_of_a_new_network_wake() -> None:

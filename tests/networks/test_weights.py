@@ -17,14 +17,18 @@ from torch import Tensor
 
 import vsr
 from vsr.errors import OutputError, UnknownModelError, UsageError, WeightsError
+from vsr.networks.discriminator import Discriminator
 from vsr.networks.resampling import Bicubic, Identity
 from vsr.networks.srgan import Generator
 from vsr.networks.weights import (
     FORMAT,
     find_weights,
+    load_discriminator,
     load_network,
+    load_shared,
     models_folder,
     read_info,
+    save_discriminator,
     save_network,
     shipped_models,
 )
@@ -72,6 +76,161 @@ def test_what_was_saved_is_loaded(tmp_path: Path, tiny_generator: TinyGenerator,
         assert 0 < (sr - generator(LR)).abs().max() < 2**-11 * 4 * generator(LR).abs().max()
 
 
+@pytest.mark.parametrize("size", [(9, 7), (1, 1)], ids=str)
+@pytest.mark.parametrize("scale", [2, 8])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"upsampling": "nearest", "tanh": True, "norm_momentum": 0.5},
+        {"normalisation": "imagenet"},
+        {"upsampling": "nearest", "normalisation": "imagenet"},
+    ],
+    ids=str,
+)
+def test_variants_are_loaded_as_they_were(
+    tmp_path: Path, variant: dict[str, Any], scale: int, size: tuple[int, int]
+) -> None:
+    generator = Generator(scale=scale, blocks=1, channels=4, **variant).eval()
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.copy_((torch.randn_like(parameter) * 0.1).half())  # so that storing loses nothing
+    save_network(tmp_path / "net.safetensors", generator, {})
+    loaded = load_network(tmp_path / "net.safetensors")
+    lr = torch.rand(2, 3, *size)
+    assert isinstance(loaded, Generator) and loaded.config == generator.config
+    with torch.no_grad():
+        assert torch.equal(loaded(lr), generator(lr))
+
+
+def test_files_from_before_the_variants(tmp_path: Path, tiny_weights: Path, tiny_generator: TinyGenerator) -> None:
+    old = '{"blocks": 1, "channels": 4, "scale": 4}'
+    loaded = load_network(rewrite(tiny_weights, tmp_path / "old.safetensors", metadata={"config": old}))
+    assert isinstance(loaded, Generator) and loaded.config == tiny_generator().config
+    with torch.no_grad():
+        assert torch.equal(loaded(LR), load_network(tiny_weights)(LR))
+
+
+def test_the_model_that_ships_is_from_before_the_variants() -> None:
+    path = models_folder() / "srresnet-x4.safetensors"
+    assert read_info(path).config == {"blocks": 16, "channels": 64, "scale": 4}
+    with torch.no_grad():
+        sr = load_network(path)(torch.full((1, 3, 8, 8), 0.5))
+    assert (sr - 0.5)[..., 8:-8, 8:-8].abs().max() < 0.02
+
+
+def discriminator(**config: Any) -> Discriminator:
+    """Tiny, every parameter random and held in half precision exactly."""
+    network = Discriminator(**{"channels": 4, "dense_size": 8, "crop_size": 32, **config})
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_((torch.randn_like(parameter) * 0.1).half())
+    return network
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [({}, (32, 32)), ({"crop_size": 40}, (40, 40)), ({"head": "pooled", "crop_size": None}, (33, 21))],
+)
+def test_discriminators(tmp_path: Path, config: dict[str, Any], size: tuple[int, int]) -> None:
+    first = discriminator(**config)
+    crops = torch.rand(3, 3, *size)
+    first(crops)  # in training mode: moves the statistics
+    path = tmp_path / "discriminator.safetensors"
+    save_discriminator(path, first, {"recipe": "srgan"})
+    info = read_info(path)
+    assert (info.architecture, info.config, info.about) == ("discriminator", first.config, {"recipe": "srgan"})
+    built = load_discriminator(path)
+    filled = load_discriminator(path, discriminator(**config))
+    with torch.no_grad():
+        expected = first.eval()(crops)
+        assert torch.equal(built.eval()(crops), expected) and torch.equal(filled.eval()(crops), expected)
+
+
+def test_a_discriminator_for_other_crops(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "discriminator.safetensors"
+    save_discriminator(path, discriminator(), {})
+    other = discriminator(crop_size=64)
+    head = other.head[1].weight.clone()
+    assert load_discriminator(path, other) is other
+    assert "head.1.weight, head.1.bias start anew" in caplog.text
+    assert torch.equal(other.head[1].weight, head)
+    assert torch.equal(other.features[0].weight, load_discriminator(path).features[0].weight)
+    with pytest.raises(WeightsError, match=r"of another network: \d+ tensors differ, features\.0\."):
+        load_discriminator(path, discriminator(channels=5))
+
+
+def test_each_kind_of_network_has_its_own_functions(tmp_path: Path, tiny_weights: Path) -> None:
+    path = tmp_path / "discriminator.safetensors"
+    save_discriminator(path, discriminator(), {})
+    with pytest.raises(WeightsError) as caught:
+        load_network(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} is a discriminator, which judges pictures")
+    assert message.endswith(f"beside it: {tmp_path / 'generator.safetensors'}.")
+    with pytest.raises(WeightsError, match=r"tiny-x4\.safetensors is a generator \(srgan\); a discriminator is needed"):
+        load_discriminator(tiny_weights)
+    with pytest.raises(ValueError, match="of srgan, not of a Discriminator"):
+        save_network(tmp_path / "no.safetensors", discriminator(), {})
+    with pytest.raises(ValueError, match="of discriminator, not of a Generator"):
+        save_discriminator(tmp_path / "no.safetensors", load_network(tiny_weights), {})
+    with pytest.raises(WeightsError, match=r"gone\.safetensors is not a weights file"):
+        load_discriminator(tmp_path / "gone.safetensors")
+    assert not (tmp_path / "no.safetensors").exists()
+
+
+def test_a_discriminator_among_the_shipped_is_no_model(models: Path) -> None:
+    save_discriminator(models / "judge.safetensors", discriminator(), {})
+    assert [info.name for info in shipped_models()] == ["tiny-x2", "tiny-x4"]
+    with pytest.raises(WeightsError, match="judge.safetensors is a discriminator"):
+        load_network("judge")
+
+
+SECOND_DOUBLING = ["upsample.1.0.weight", "upsample.1.0.bias", "upsample.1.2.weight"]
+
+
+@pytest.mark.parametrize(("source", "target"), [(4, 2), (2, 4), (4, 4)])
+def test_sharing_between_scales(tiny_generator: TinyGenerator, source: int, target: int) -> None:
+    giver, taker = tiny_generator(source, seed=0), tiny_generator(target, seed=1)
+    before = copy.deepcopy(taker.state_dict())
+    assert load_shared(taker, giver.state_dict()) == ([] if source == target else SECOND_DOUBLING)
+    given, after = giver.state_dict(), taker.state_dict()
+    for name in after:
+        assert torch.equal(after[name], before[name] if name in SECOND_DOUBLING and source < target else given[name])
+    given["tail.bias"] += 1
+    assert not torch.equal(after["tail.bias"], given["tail.bias"]), "a copy"
+
+
+def test_sharing_between_upsamplings_takes_whole_layers(tiny_generator: TinyGenerator) -> None:
+    """The tail's bias has the same shape in both, and is of no use without the weights."""
+    giver, taker = tiny_generator(2), Generator(scale=2, blocks=1, channels=4, upsampling="nearest", tanh=True)
+    bias = taker.tail.bias.clone()
+    left = load_shared(taker, giver.state_dict())
+    ours, theirs = ["upsample.0.1.weight", "upsample.0.1.bias", "tail.weight", "tail.bias"], SECOND_DOUBLING
+    assert left == [*ours, *(name.replace(".1.", ".0.") for name in theirs)]
+    assert torch.equal(taker.tail.bias, bias)
+    assert torch.equal(taker.body_conv.weight, giver.body_conv.weight)
+    assert torch.equal(taker.state_dict()["body_norm.running_var"], giver.state_dict()["body_norm.running_var"])
+
+
+@pytest.mark.parametrize("config", [{"blocks": 2}, {"channels": 5}, {"blocks": 3, "channels": 8}])
+@pytest.mark.parametrize("swap", [False, True])
+def test_bodies_that_differ(tiny_generator: TinyGenerator, config: dict[str, int], swap: bool) -> None:
+    pair = [tiny_generator(), Generator(**{"blocks": 1, "channels": 4, **config})]
+    giver, taker = reversed(pair) if swap else pair
+    before = copy.deepcopy(taker.state_dict())
+    with pytest.raises(WeightsError, match=r"of another network: \d+ tensors differ, (head|body)\."):
+        load_shared(taker, giver.state_dict())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in taker.state_dict().items())
+
+
+@pytest.mark.parametrize("state", [{}, {"conv1_1.weight": torch.zeros(64, 3, 3, 3)}])
+def test_nothing_to_share(tiny_generator: TinyGenerator, state: dict[str, Tensor]) -> None:
+    with pytest.raises(WeightsError, match="of another network"):
+        load_shared(tiny_generator(), state)
+    with pytest.raises(WeightsError, match="of another network"):
+        load_shared(Identity(), {"weight": torch.zeros(1)})
+
+
 def test_matrices_are_stored_in_half_and_vectors_in_single_precision(tiny_weights: Path) -> None:
     for name, tensor in load_file(tiny_weights).items():
         if name.endswith("num_batches_tracked"):
@@ -95,7 +254,15 @@ def test_metadata(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
     save_network(path, tiny_generator(8), about)
     info = read_info(path)
     assert (info.path, info.name, info.architecture, info.scale) == (path, "my net", "srgan", 8)
-    assert info.config == {"scale": 8, "blocks": 1, "channels": 4}
+    assert info.config == {
+        "scale": 8,
+        "blocks": 1,
+        "channels": 4,
+        "upsampling": "shuffle",
+        "tanh": False,
+        "normalisation": "none",
+        "norm_momentum": 0.1,
+    }
     assert info.about == about
     with safe_open(path, framework="pt") as file:
         stored = file.metadata()
@@ -240,6 +407,10 @@ def test_metadata_that_are_damaged(tmp_path: Path, tiny_weights: Path, metadata:
         '{"scale": 4, "blocks": 0, "channels": 4}',
         '{"scale": 4, "blocks": "1", "channels": 4}',
         '{"scale": 4, "width": 4}',
+        '{"scale": 4, "blocks": 1, "channels": 4, "upsampling": "nearest"}',
+        '{"scale": 4, "blocks": 1, "channels": 4, "upsampling": "cubic"}',
+        '{"scale": 4, "blocks": 1, "channels": 4, "normalisation": "cubic"}',
+        '{"scale": 4, "blocks": 1, "channels": 4, "norm_momentum": "0.1"}',
         "[4, 1, 4]",
         "4",
     ],

@@ -290,7 +290,8 @@ def _weighted(rgb: Tensor, weights: tuple[float, float, float], scale: float) ->
 
 def _store(codes: Tensor, offset: float, layout: PixelLayout) -> Tensor:
     """Add ``offset`` to float32 ``codes``, which are overwritten; round and clip to what ``layout`` stores."""
-    codes.add_(offset).round_().clamp_(0, 2**layout.bit_depth - 1)
+    # Cutting off what lies behind the point after a half is added rounds, a pass earlier than round() would.
+    codes.add_(offset + 0.5).clamp_(0, 2**layout.bit_depth - 1)
     return codes.to(layout.dtype, memory_format=torch.contiguous_format)
 
 

@@ -29,6 +29,9 @@ class Discriminator(nn.Module):
         ValueError: an unknown head, or a dense head without a crop size of at least 16.
     """
 
+    replaceable = ("head.",)
+    """What another crop size or head needs anew; the rest is the body."""
+
     def __init__(
         self,
         *,

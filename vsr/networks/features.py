@@ -1,20 +1,32 @@
-"""The features of VGG networks, in which the content loss compares pictures.
+"""The features of VGG networks, in which the content loss compares pictures, and where weights of others come from.
 
 Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556. Layers have the paper's names: ``conv3_4`` is the fourth
-convolution between the second and the third pooling. Two kinds of weights files are taken, told apart by their keys:
+convolution between the second and the third pooling. Three layouts of weights are taken, told apart by their keys:
 
 - torchvision's (``features.0.weight``): RGB in [0, 1], normalised by ImageNet's mean and standard deviation;
-- the original Caffe ones by name (``conv1_1.weight``): BGR in [0, 255], less the mean of each channel.
+- the original Caffe one (``conv1_1.weight``): BGR in [0, 255], less the mean of each channel;
+- the slim VGG19 of "Collaborative Distillation" (``conv0.weight``, ``conv11.weight``; Wang et al. 2020,
+  https://arxiv.org/abs/2003.08436): RGB in [0, 1] through a 1x1 convolution, padding by reflection.
 
-A file may end at any layer behind the one that is asked for.
+The weights may end at any layer behind the one that is asked for.
+
+The paper of SRGAN (section 2.2.1) divides VGG's features by 12.75, which leaves 0.006 of their squared error, to bring
+it to the scale of the pixels'. This goes with Caffe's input, so Caffe's features alone are divided: a content loss of
+weight 1 is the paper's there. Those of the other layouts are smaller and left as they are, and implementations on
+torchvision's give them a weight of 1. The scale still differs by layer: over bicubic x4 of Set5 the squared error is
+about 160 at Caffe's conv2_2 and 1600 at its conv3_4, divided as it is, and 7 and 2 there in the slim network.
 """
 
 from __future__ import annotations
 
+import logging
 import pickle
+import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -24,10 +36,44 @@ from torch.nn import functional
 
 from vsr.errors import WeightsError
 
+logger = logging.getLogger(__name__)
+
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 """Convolutions of each stage; a 2x2 max pooling stands between the stages."""
 
 WIDTHS = (64, 128, 256, 512, 512)
+"""Channels of each stage."""
+
+DAMAGE = (
+    *(SafetensorError, pickle.UnpicklingError, struct.error, EOFError, RuntimeError, ValueError),
+    *(LookupError, TypeError, AttributeError, AssertionError),
+)
+"""What reading a damaged file was seen to raise: flipped bits turn a pickle into any other program."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a kind of weights expects around its convolutions. The input is ``(image * peak - mean) / deviation``."""
+
+    peak: float = 1.0
+    """White."""
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Of red, green and blue."""
+    deviation: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Of red, green and blue."""
+    bgr: bool = False
+    """Blue comes first."""
+    padding: Literal["zeros", "reflect"] = "zeros"
+    """What the convolutions see beyond the picture."""
+    widths: tuple[int, ...] = WIDTHS
+    """Channels of each stage."""
+    divisor: float = 1.0
+    """Of the features."""
+
+
+TORCHVISION = Layout(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
+CAFFE = Layout(peak=255.0, mean=(123.68, 116.779, 103.939), bgr=True, divisor=12.75)
+SLIM = Layout(padding="reflect", widths=(16, 32, 64, 128, 128))
 
 
 class ContentFeatures(nn.Module):
@@ -37,11 +83,11 @@ class ContentFeatures(nn.Module):
         network: ``vgg19`` or ``vgg16``.
         layer: where to stop, such as ``conv5_4``.
         after_activation: behind the layer's ReLU, as in the paper; False before it, as in ESRGAN.
-        weights: the network's parameters by name, in one of the two layouts above.
+        weights: the network's parameters by name, in one of the layouts above.
 
     Raises:
         ValueError: an unknown network, or a layer that it lacks.
-        WeightsError: the weights end before the layer, or have other shapes.
+        WeightsError: the weights end before the layer, are of another network, or have other shapes.
     """
 
     def __init__(
@@ -53,25 +99,21 @@ class ContentFeatures(nn.Module):
             raise ValueError(f"{network} has no layer {layer!r}; it has {', '.join(names)}")
         self.after_activation = after_activation
         self._names = names[: names.index(layer) + 1]
-        by_name = {name: weights[name] for name in weights if name.startswith("conv")}
-        caffe = bool(by_name)
-        if not caffe:
-            by_name = _from_torchvision(network, weights)
+        self._layout, by_name = _by_layer(network, weights)
+        _check_layers(network, self._names, by_name)
         inputs = 3
         self.convolutions = nn.ModuleDict()
         for name in self._names:
-            outputs = WIDTHS[int(name[4]) - 1]
-            convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
+            outputs = self._layout.widths[int(name[4]) - 1]
+            convolution = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=self._layout.padding)
             try:
                 convolution.load_state_dict({kind: by_name[f"{name}.{kind}"] for kind in ("weight", "bias")})
-            except (KeyError, RuntimeError) as exc:
-                raise WeightsError(f"the weights of {network} lack {name}, or it has another shape: {exc}") from exc
+            except RuntimeError as exc:
+                raise WeightsError(f"{name} of the weights has another shape than {network}'s: {exc}") from exc
             self.convolutions[name] = convolution
             inputs = outputs
-        self.register_buffer("mean", torch.tensor([123.68, 116.779, 103.939] if caffe else [0.485, 0.456, 0.406]))
-        self.register_buffer("deviation", torch.tensor([1.0, 1.0, 1.0] if caffe else [0.229, 0.224, 0.225]))
-        self._peak = 255.0 if caffe else 1.0
-        self._bgr = caffe
+        self.register_buffer("mean", torch.tensor(self._layout.mean).view(3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(self._layout.deviation).view(3, 1, 1))
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> ContentFeatures:
@@ -79,9 +121,8 @@ class ContentFeatures(nn.Module):
         return super().train(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        mean, deviation = (cast(Tensor, buffer).view(1, 3, 1, 1) for buffer in (self.mean, self.deviation))
-        x = (image * self._peak - mean) / deviation
-        x = x.flip(1) if self._bgr else x
+        x = (image * self._layout.peak - cast(Tensor, self.mean)) / cast(Tensor, self.deviation)
+        x = x.flip(1) if self._layout.bgr else x
         last = self._names[-1]
         for name, following in zip(self._names, [*self._names[1:], ""], strict=True):
             x = self.convolutions[name](x)
@@ -89,7 +130,7 @@ class ContentFeatures(nn.Module):
                 x = functional.relu(x)
             if following and following[4] != name[4]:
                 x = functional.max_pool2d(x, 2)  # (N, C, h, w) -> (N, C, h/2, w/2)
-        return x
+        return x / self._layout.divisor
 
 
 def layer_names(network: str) -> list[str]:
@@ -104,31 +145,121 @@ def layer_names(network: str) -> list[str]:
     return [f"conv{stage}_{number}" for stage, count in stages for number in range(1, count + 1)]
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, ``.pth`` or ``.safetensors``; a pickle that wants more than tensors is refused.
-
-    Raises:
-        WeightsError: the file is missing, damaged or refused.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as exc:
-        raise WeightsError(f"{path} holds no weights that can be read: {exc}") from exc
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path} holds more than named tensors, and is refused.")
-    return {name: tensor.float() for name, tensor in state.items()}
+def _by_layer(network: str, weights: Mapping[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
+    """The layout of weights, and the weights by the layers' names; what belongs to no layer keeps its own name."""
+    if any(name.startswith("features.") for name in weights):
+        return TORCHVISION, _from_torchvision(network, weights)
+    if "conv0.weight" in weights:
+        return SLIM, _from_slim(weights)
+    return CAFFE, {name: weights[name] for name in weights if name.startswith("conv")}
 
 
 def _from_torchvision(network: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``features.N.weight`` -> ``convA_B.weight``: N counts convolutions, activations and poolings."""
-    renamed = {}
+    layers = {}
     index = 0
-    for name, following in zip(layer_names(network), [*layer_names(network)[1:], ""], strict=True):
-        for kind in ("weight", "bias"):
-            key = f"features.{index}.{kind}"
-            if key in weights:
-                renamed[f"{name}.{kind}"] = weights[key]
+    names = layer_names(network)
+    for name, following in zip(names, [*names[1:], ""], strict=True):
+        layers[f"features.{index}"] = name
         index += 3 if following and following[4] != name[4] else 2
+    renamed = {}
+    for key in weights:
+        layer, _, kind = key.rpartition(".")
+        if layer.startswith("features."):
+            renamed[f"{layers.get(layer, layer)}.{kind}"] = weights[key]
     return renamed
+
+
+def _from_slim(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``conv11.weight`` -> ``conv1_1.weight``, with the 1x1 ``conv0`` before it folded in, which is exact."""
+    renamed = {f"{name[:5]}_{name[5:]}": weights[name] for name in weights if not name.startswith("conv0.")}
+    try:
+        first, colours, offset = renamed["conv1_1.weight"], weights["conv0.weight"], weights["conv0.bias"]
+        renamed["conv1_1.weight"] = torch.einsum("oihw,ij->ojhw", first, colours[:, :, 0, 0])
+        renamed["conv1_1.bias"] = renamed["conv1_1.bias"] + torch.einsum("oihw,i->o", first, offset)
+    except (KeyError, IndexError, RuntimeError) as exc:
+        raise WeightsError(f"the first layers of the slim VGG19 are not whole: {exc}") from exc
+    return renamed
+
+
+def _check_layers(network: str, names: list[str], by_name: Mapping[str, Tensor]) -> None:
+    known = {f"{name}.{kind}" for name in layer_names(network) for kind in ("weight", "bias")}
+    strange = [name for name in by_name if name not in known]
+    if strange:
+        raise WeightsError(f"the weights hold {strange[0]}, which {network} lacks: they are of another network.")
+    whole = [{f"{name}.weight", f"{name}.bias"} <= by_name.keys() for name in names]
+    if not all(whole):
+        held = names[: whole.index(False)]
+        if not held:
+            raise WeightsError(f"these are no weights of {network}: conv1_1, its first layer, is not among them.")
+        raise WeightsError(
+            f"the weights of {network} end at {held[-1]}, before {names[-1]}: take a layer up to {held[-1]} "
+            "with --adversarial-content-layer (or --pretrain-), or a file that reaches further with --content-weights."
+        )
+
+
+def find_content_weights(network: str, path: Path | None) -> dict[str, Tensor]:
+    """The weights of a content network: a file's, else torchvision's for ImageNet, downloaded on first use.
+
+    Args:
+        network: ``vgg19`` (548 MB to download) or ``vgg16`` (528 MB).
+        path: a file in any of the layouts above; None: torchvision's.
+
+    Raises:
+        ValueError: an unknown network.
+        WeightsError: the file is missing or damaged, or the download fails.
+    """
+    layer_names(network)
+    from torchvision.models import VGG16_Weights, VGG19_Weights  # type: ignore[import-untyped]
+
+    published = {"vgg16": VGG16_Weights, "vgg19": VGG19_Weights}[network].IMAGENET1K_V1
+    return find_pretrained(f"{network.upper()}'s weights", published.url, path, "--content-weights")
+
+
+def find_pretrained(what: str, url: str, path: Path | None, option: str) -> dict[str, Tensor]:
+    """Weights by name: those of a file, else of torch.hub's cache, downloaded into it on first use.
+
+    Args:
+        what: the weights in words, for messages.
+        url: where they are published, under a name that ends in the start of their SHA-256: ``vgg19-dcbb9e9d.pth``.
+        path: the file; None: the cache.
+        option: the command's option for a file, for messages.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or the download fails.
+    """
+    if path is not None:
+        return read_weights(path)
+    name = url.rpartition("/")[2]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not cached.exists():
+        logger.info("downloading %s from %s", what, url)
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            # Not load_state_dict_from_url, which prints on stdout.
+            digest = Path(name).stem.rpartition("-")[2]
+            torch.hub.download_url_to_file(url, str(cached), hash_prefix=digest, progress=False)
+        except (OSError, HTTPException, RuntimeError) as exc:  # RuntimeError: the digest is another
+            raise WeightsError(
+                f"cannot download {what} from {url} ({getattr(exc, 'reason', None) or exc}): "
+                f"put the file at {cached}, or give a file with {option}."
+            ) from exc
+    return read_weights(cached)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file, ``.pth`` or ``.safetensors``, in float32, on the CPU.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or a pickle that wants more than tensors.
+    """
+    try:
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as exc:
+        raise WeightsError(f"cannot read the weights {path}: {exc.strerror or exc}.") from exc
+    except DAMAGE as exc:
+        raise WeightsError(f"{path} holds no weights that can be read: it is damaged, or more than tensors.") from exc
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path} holds more than named tensors, and is refused.")
+    return {name: tensor.float() for name, tensor in state.items()}

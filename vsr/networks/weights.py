@@ -7,6 +7,7 @@ file is all that a network needs. Matrices are stored in half precision, vectors
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,8 +22,11 @@ from torch import Tensor, nn
 
 import vsr
 from vsr.errors import OutputError, UnknownModelError, UsageError, WeightsError
+from vsr.networks.discriminator import Discriminator
 from vsr.networks.resampling import Bicubic, Identity
 from vsr.networks.srgan import Generator
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "vsr-weights-1"
 DEFAULT_MODEL = "srresnet-x4"
@@ -49,6 +53,11 @@ class Network(Protocol):
 
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"srgan": Generator}
+"""Networks that upscale."""
+
+JUDGES: dict[str, type[nn.Module]] = {"discriminator": Discriminator}
+"""Networks that only training needs."""
+
 BUILT_IN_PURPOSE = {
     "bicubic": "antialiased bicubic interpolation, any scale: the baseline",
     "identity": "returns its input: what decoding, conversion and encoding alone do",
@@ -61,8 +70,8 @@ class WeightsInfo:
 
     Attributes:
         path: the file.
-        architecture: a key of ``ARCHITECTURES``.
-        config: the keywords of the architecture, the scale among them.
+        architecture: a key of ``ARCHITECTURES`` or ``JUDGES``.
+        config: the keywords of the architecture; of those that upscale, the scale among them.
         about: free text by key: purpose, recipe, licence, data, training.
     """
 
@@ -90,8 +99,9 @@ def models_folder() -> Path:
 
 
 def shipped_models() -> list[WeightsInfo]:
-    """The models of ``models/``, by name."""
-    return [read_info(path) for path in sorted(models_folder().glob("*.safetensors"))]
+    """The models of ``models/`` that upscale, by name."""
+    found = (read_info(path) for path in sorted(models_folder().glob("*.safetensors")))
+    return [info for info in found if info.architecture not in JUDGES]
 
 
 def find_weights(model: str) -> Path:
@@ -128,7 +138,7 @@ def load_network(model: str | os.PathLike[str], *, scale: float | None = None) -
     model = os.fspath(model)
     if model == "bicubic":
         return Bicubic(scale=4 if scale is None else scale).eval()
-    network = Identity() if model == "identity" else _load_file(find_weights(model))
+    network = Identity() if model == "identity" else _load_file(find_weights(model), ARCHITECTURES)
     own_scale = cast(Network, network).scale
     if scale is not None and scale != own_scale:
         others = [info.name for info in shipped_models() if info.scale == scale]
@@ -137,8 +147,65 @@ def load_network(model: str | os.PathLike[str], *, scale: float | None = None) -
     return network.eval()
 
 
+def load_discriminator(path: Path, network: Discriminator | None = None) -> Discriminator:
+    """Load a discriminator's weights file, in float32.
+
+    Args:
+        path: the file.
+        network: gets the weights, all of its body, and of its head what is of the same kind and crop size; None: one
+            is built as the file says, on the CPU.
+
+    Returns:
+        The network.
+
+    Raises:
+        WeightsError: the file is missing, damaged, of another network, or of other channels.
+    """
+    loaded = cast(Discriminator, _load_file(path, JUDGES))
+    if network is None:
+        return loaded
+    left = load_shared(network, loaded.state_dict())
+    if left:
+        logger.warning("%s is for crops or a head of another kind: %s start anew", path, ", ".join(left))
+    return network
+
+
+@torch.no_grad()
+def load_shared(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Start a network from the weights of another, layer by layer where names and shapes agree: x2 from x4, say.
+
+    The body has to agree in full; what the network calls ``replaceable`` may stay as it is. Names and shapes are all
+    that is compared: whether both networks end in tanh, or normalise alike, is the caller's to know.
+
+    Args:
+        network: gets the weights, in place.
+        state: the other network's parameters and buffers by name.
+
+    Returns:
+        The names, of either network, that were not taken.
+
+    Raises:
+        WeightsError: the bodies differ, in blocks or channels or altogether; the network is left as it was.
+    """
+    own = network.state_dict()
+    names = {**own, **state}
+    # A layer is taken as a whole: a bias without its weights would be worse than none.
+    alike = {name for name in names if name in own and name in state and own[name].shape == state[name].shape}
+    apart = {name.rpartition(".")[0] for name in names if name not in alike}
+    left = [name for name in names if name.rpartition(".")[0] in apart]
+    replaceable: tuple[str, ...] = getattr(network, "replaceable", ())
+    strange = [name for name in left if not name.startswith(replaceable)]
+    if strange:
+        raise WeightsError(
+            f"the weights to start from are of another network: {len(strange)} tensors differ, {strange[0]} to begin "
+            "with; the numbers of blocks and channels must agree."
+        )
+    network.load_state_dict({name: state[name] for name in names if name not in left}, strict=False)
+    return left
+
+
 def save_network(path: Path, network: nn.Module, about: Mapping[str, str]) -> None:
-    """Write a weights file, to a temporary name first.
+    """Write the weights file of a network that upscales, to a temporary name first.
 
     Args:
         path: the target, ``*.safetensors``.
@@ -149,9 +216,18 @@ def save_network(path: Path, network: nn.Module, about: Mapping[str, str]) -> No
         ValueError: a network of another kind.
         OutputError: the file cannot be written.
     """
-    architecture = next((name for name, kind in ARCHITECTURES.items() if type(network) is kind), None)
+    _save(path, network, about, ARCHITECTURES)
+
+
+def save_discriminator(path: Path, network: nn.Module, about: Mapping[str, str]) -> None:
+    """Write a discriminator's weights file; all as in ``save_network``."""
+    _save(path, network, about, JUDGES)
+
+
+def _save(path: Path, network: nn.Module, about: Mapping[str, str], known: Mapping[str, type[nn.Module]]) -> None:
+    architecture = next((name for name, kind in known.items() if type(network) is kind), None)
     if architecture is None:
-        raise ValueError(f"weights are kept of {', '.join(ARCHITECTURES)}, not of a {type(network).__name__}")
+        raise ValueError(f"weights are kept here of {', '.join(known)}, not of a {type(network).__name__}")
     metadata = {
         "format": FORMAT,
         "architecture": architecture,
@@ -195,13 +271,20 @@ def read_info(path: Path) -> WeightsInfo:
         raise WeightsError(f"{path} does not say how its network is built: the metadata are damaged.") from exc
 
 
-def _load_file(path: Path) -> nn.Module:
+def _load_file(path: Path, architectures: Mapping[str, type[nn.Module]]) -> nn.Module:
     info = read_info(path)
-    if info.architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+    if info.architecture in JUDGES and architectures is ARCHITECTURES:
+        raise WeightsError(
+            f"{path} is a {info.architecture}, which judges pictures in training and upscales none; "
+            f"give the generator, which `vsr train` writes beside it: {path.with_name('generator.safetensors')}."
+        )
+    if info.architecture in ARCHITECTURES and architectures is JUDGES:
+        raise WeightsError(f"{path} is a generator ({info.architecture}); a {', '.join(JUDGES)} is needed here.")
+    if info.architecture not in architectures:
+        known = ", ".join(architectures)
         raise WeightsError(f"{path} is for an architecture {info.architecture!r} that this vsr lacks; it has {known}.")
     try:
-        network = ARCHITECTURES[info.architecture](**info.config)
+        network = architectures[info.architecture](**info.config)
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
