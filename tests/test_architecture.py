@@ -117,8 +117,8 @@ def test_imports_go_downwards_only(module: str, path: Path) -> None:
 def test_the_walk_sees_the_house() -> None:
     names = {module for module, _ in modules()}
     assert {"vsr", "vsr.cli.train", "vsr.networks.srgan", "vsr.errors"} <= names
-    trainer = (PACKAGE / "training/trainer.py").read_text(encoding="utf-8")
-    assert {"vsr.errors", "vsr.networks.srgan"} <= {target for _, target in imports_of("vsr.training.trainer", trainer)}
+    game = (PACKAGE / "training/game.py").read_text(encoding="utf-8")
+    assert {"vsr.errors", "vsr.networks.srgan"} <= {target for _, target in imports_of("vsr.training.game", game)}
 
 
 @pytest.mark.parametrize(

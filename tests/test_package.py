@@ -11,7 +11,7 @@ import pytest
 
 import vsr
 
-HEAVY = ("torch", "cv2", "av", "numpy", "safetensors")
+HEAVY = ("torch", "torchvision", "lightning_fabric", "matplotlib", "cv2", "av", "numpy", "safetensors")
 
 
 def loaded_by(code: str) -> set[str]:
@@ -37,13 +37,23 @@ def running(*arguments: str) -> str:
     [
         "import vsr; vsr.__version__; dir(vsr)",
         "from vsr import VsrError, TrainOptions",
+        "from vsr.training.recipe import override\nfrom vsr.training.recipes import RECIPES",
         running("--help"),
         running("--version"),
         running("train", "--help"),
         running("upscale", "--help"),
         running("models", "--help"),
     ],
-    ids=["import", "errors and options", "--help", "--version", "train --help", "upscale --help", "models --help"],
+    ids=[
+        "import",
+        "errors and options",
+        "recipes",
+        "--help",
+        "--version",
+        "train --help",
+        "upscale --help",
+        "models --help",
+    ],
 )
 def test_what_costs_nothing(code: str) -> None:
     assert loaded_by(code) == set()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.error import URLError
 
 import cv2
 import numpy as np
@@ -167,41 +169,174 @@ def test_outputs_that_cannot_be(make_clip: MakeClip, tmp_path: Path) -> None:
     assert existing.read_bytes() == b"precious"
 
 
+@pytest.fixture(autouse=True)
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """No pretrained weights are at hand and none can be had; the addresses that were asked for."""
+    asked: list[str] = []
+
+    def fail(url: str, *arguments: object, **keywords: object) -> None:
+        asked.append(url)
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    return asked
+
+
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """A folder of four small pictures, one of which is broken."""
+    """A folder of three small pictures."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     random = np.random.default_rng(0)
     for number in range(3):
         cv2.imwrite(str(folder / f"{number}.png"), random.integers(0, 256, (40, 48, 3), np.uint8))
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
     return folder
 
 
-TINY = ["--blocks", 1, "--channels", 4, "--batch-size", 2, "--crop-size", 16, "--workers", 1, "--device", "cpu"]
+@pytest.fixture
+def held_out(tmp_path: Path) -> Path:
+    """One smooth picture to measure on."""
+    folder = tmp_path / "held"
+    folder.mkdir()
+    blotches = np.random.default_rng(1).integers(0, 256, (6, 8, 3), np.uint8)
+    cv2.imwrite(str(folder / "a.png"), cv2.resize(blotches, (48, 36)))
+    return folder
 
 
-def test_train_writes_weights_that_upscale_takes(photographs: Path, make_clip: MakeClip, tmp_path: Path) -> None:
+TINY: list[object] = ["--blocks", 1, "--channels", 4, "--discriminator-channels", 4, "--batch-size", 2]
+TINY += ["--crop-size", 16, "--workers", 1, "--device", "cpu", "--adversarial-mse", 1, "--adversarial-content", 0]
+THREE = ["--pretrain-length", 2, "--discriminator-length", 2, "--adversarial-length", 2, "--steps", 6]
+PRETRAIN = [*TINY, "--stage", "pretrain"]
+
+
+def test_three_stages_and_what_they_leave(
+    photographs: Path, held_out: Path, make_clip: MakeClip, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    result = invoke("train", "--data", photographs, "-o", run, "--steps", 2, *TINY)
+    (photographs / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    result = invoke("train", "--data", photographs, "-o", run, "--validation", held_out, *TINY, *THREE)
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"{run / 'generator.safetensors'}: 2 steps")
+    table, _, last = result.stdout.rstrip("\n").rpartition("\n")
+    assert table.split()[:6] == ["stage", "quantity", "mean", "std", "min", "last"]
+    stages = [line.split()[0] for line in table.splitlines()[1:] if not line.startswith(" ")]
+    assert stages == ["pretrain", "discriminator", "adversarial"]
+    assert re.fullmatch(
+        rf"{re.escape(str(run / 'generator.safetensors'))}: 6 steps, PSNR-Y \d+\.\d\d dB on held-out pictures", last
+    )
     assert result.stderr.count("broken.jpg") == 1
+    assert {path.name for path in run.iterdir()} == {
+        "best-pretrain.safetensors",
+        "card.md",
+        "checkpoint.pt",
+        "discriminator.safetensors",
+        "generator.safetensors",
+        "log.csv",
+        "losses.png",
+        "pretrain.safetensors",
+        "samples",
+    }
+    rows = (run / "log.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert [row.split(",")[:3] for row in rows] == [
+        ["2", "pretrain", "2"],
+        ["4", "discriminator", "2"],
+        ["6", "adversarial", "2"],
+    ]
     target = tmp_path / "out.mp4"
-    assert invoke("upscale", make_clip(), "-o", target, "--model", run / "generator.safetensors").exit_code == 0
-    assert target.exists()
+    done = invoke("upscale", make_clip(), "-o", target, "--model", run / "generator.safetensors")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith(f"{target}: 8 frames of 192x128 in ")
+    judge = run / "discriminator.safetensors"
+    refused = invoke("upscale", make_clip("b.mp4"), "-o", tmp_path / "b-out.mp4", "--model", judge)
+    assert_refused(refused, 1, "is a discriminator, which judges pictures in training")
+
+
+def test_train_json_prints_one_object_and_nothing_else(photographs: Path, held_out: Path, tmp_path: Path) -> None:
+    run = ["train", "--data", photographs, "-o", tmp_path / "run", "--validation", held_out, *TINY, *THREE]
+    result = invoke(*run, "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["weights"] == str(tmp_path / "run" / "generator.safetensors")
+    assert (summary["stage"], summary["steps"], summary["stopped"]) == ("adversarial", 6, False)
+    assert 1 < summary["quality"]["psnr_y"] < 60 and summary["quality"]["lpips"] is None
+    assert list(summary["losses"]) == ["pretrain", "discriminator", "adversarial"]
+    assert {"mse", "adversarial", "generator_loss", "d_real"} <= summary["losses"]["adversarial"].keys()
+    assert "content" not in summary["losses"]["adversarial"]
+    assert summary["losses"]["pretrain"]["mse"].keys() == {"mean", "standard_deviation", "minimum", "last"}
+
+
+def test_train_quiet_says_nothing(photographs: Path, tmp_path: Path) -> None:
+    result = invoke("train", "--data", photographs, "-o", tmp_path / "run", *PRETRAIN, "--steps", 1, "-q")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_train_says_when_quality_cannot_be_measured_in_full(
+    photographs: Path, held_out: Path, tmp_path: Path, offline: list[str]
+) -> None:
+    run = ["train", "--data", photographs, "-o", tmp_path / "run", *PRETRAIN, "--steps", 1]
+    result = invoke(*run)
+    assert (result.exit_code, result.stderr, offline) == (0, "", [])
+    assert result.stdout.endswith("generator.safetensors: 1 steps\n"), "nothing was held out of three pictures"
+    result = invoke(*run, "--overwrite", "--validation", held_out)
+    assert result.exit_code == 0, result.output
+    assert "LPIPS is not measured" in result.stderr and "--lpips-weights" in result.stderr
+    assert [url.rpartition("/")[2].partition("-")[0] for url in offline] == ["squeezenet1_1"]
 
 
 def test_train_goes_on_where_it_stopped(photographs: Path, tmp_path: Path) -> None:
-    run = ["train", "--data", photographs, "-o", tmp_path / "run", *TINY]
+    run = ["train", "--data", photographs, "-o", tmp_path / "run", *PRETRAIN]
     assert invoke(*run, "--steps", 2).exit_code == 0
     assert_refused(invoke(*run, "--steps", 2), 1, "holds a training run", "--resume", "--overwrite")
-    refused = invoke(*run, "--steps", 4, "--resume")
-    assert refused.exit_code == 1
-    assert "steps 2 -> 4" in refused.stderr
+    refused = invoke(*run, "--steps", 2, "--resume", "--batch-size", 4)
+    assert_refused(refused, 1, "belongs to another run (batch_size was 2 and is now 4)", "--init")
+    longer = json.loads(invoke(*run, "--steps", 4, "--resume", "--json").stdout)
+    assert (longer["stage"], longer["steps"], longer["stopped"]) == ("pretrain", 4, False)
     summary = json.loads(invoke(*run, "--steps", 3, "--overwrite", "--json").stdout)
     assert (summary["steps"], summary["stopped"]) == (3, False)
+    rows = (tmp_path / "run" / "log.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["3"], "nothing of the run before is left"
+
+
+def test_stage_by_stage(photographs: Path, tmp_path: Path) -> None:
+    run = ["train", "--data", photographs, "-o", tmp_path / "run", *TINY, "--json"]
+    first = json.loads(invoke(*run, "--stage", "pretrain", "--steps", 2).stdout)
+    assert (first["stage"], first["steps"]) == ("pretrain", 2)
+    assert not (tmp_path / "run" / "discriminator.safetensors").exists()
+    second = json.loads(invoke(*run, "--stage", "adversarial", "--steps", 3, "--resume").stdout)
+    assert (second["stage"], second["steps"]) == ("adversarial", 5)
+    assert (tmp_path / "run" / "discriminator.safetensors").exists()
+    back = invoke(*run, "--stage", "pretrain", "--steps", 9, "--resume")
+    assert_refused(back, 1, "is past the stage pretrain: it stands in adversarial")
+
+
+def test_another_run_from_the_weights_of_one(photographs: Path, tmp_path: Path) -> None:
+    data = ["train", "--data", photographs, *TINY, "--json"]
+    assert invoke(*data, "-o", tmp_path / "a", "--stage", "pretrain", "--steps", 1).exit_code == 0
+    start = tmp_path / "a" / "generator.safetensors"
+    alone = ["-o", tmp_path / "b", "--stage", "adversarial", "--steps", 1]
+    assert_refused(invoke(*data, *alone), 2, "the stage adversarial starts from a generator: give one by --init")
+    summary = json.loads(invoke(*data, *alone, "--init", start).stdout)
+    assert (summary["stage"], summary["steps"]) == ("adversarial", 1)
+    other = invoke(*data, *alone, "--init", start, "--tanh", "--overwrite")
+    assert_refused(other, 2, "is a network of another kind: its tanh differ.")
+    assert (tmp_path / "b" / "generator.safetensors").exists(), "what cannot start replaces nothing"
+
+
+def test_no_content_weights_and_no_network(photographs: Path, tmp_path: Path, offline: list[str]) -> None:
+    """Said at the start, though a stage without VGG comes first."""
+    run = ["train", "--data", photographs, "-o", tmp_path / "run", *TINY, "--adversarial-content", 1, "--steps", 2]
+    result = invoke(*run)
+    assert result.exit_code == 1 and result.stdout == ""
+    url = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+    assert offline == [url]
+    assert result.stderr.splitlines()[-1] == (
+        f"vsr: cannot download VGG19's weights from {url} (no network): put the file at "
+        f"{tmp_path / 'torch/hub/checkpoints/vgg19-dcbb9e9d.pth'}, or give a file with --content-weights."
+    )
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    missing = invoke(*run, "--content-weights", tmp_path / "vgg.pth")
+    assert missing.exit_code == 1
+    assert f"cannot read the weights {tmp_path / 'vgg.pth'}: No such file or directory." in missing.stderr
 
 
 @pytest.mark.parametrize(
@@ -210,29 +345,78 @@ def test_train_goes_on_where_it_stopped(photographs: Path, tmp_path: Path) -> No
         (["--data", "nowhere"], 1, ["nowhere does not exist"]),
         (["--data", "nothing"], 1, ["no pictures in", "nothing"]),
         (["--data", "pictures", "--resume"], 1, ["nothing to resume"]),
-        (["--data", "pictures", "--steps", 0], 2, ["steps must be at least 1"]),
-        (["--data", "pictures", "--crop-size", 15], 2, ["crop_size must be a multiple of 4, at least 16, got 15"]),
+        (["--data", "pictures", "--steps", 0], 2, ["'--steps': 0 is not in the range x>=1"]),
+        (["--data", "pictures", "--steps", 1], 2, ["steps must be at least 2, one for each stage, got 1"]),
+        (["--data", "pictures", "--crop-size", 18], 2, ["crop_size must be a multiple of 4, at least 16, got 18"]),
+        (["--data", "pictures", "--crop-size", 12], 2, ["crop_size must be a multiple of 4, at least 16, got 12"]),
         (["--data", "pictures", "--resume", "--overwrite"], 2, ["exclude each other"]),
-        (["--data", "pictures", "--scale", 3], 2, ["3"]),
+        (["--data", "pictures", "--scale", 3], 2, ["scale must be 2, 4 or 8, got 3"]),
         (["--data", "pictures", "--device", "tpu"], 2, ["no device is called 'tpu'"]),
+        (["--data", "pictures", "--recipe", "esrgan"], 2, ["'--recipe'", "'esrgan'", "'div2k-256'"]),
+        (["--data", "pictures", "--stage", "last"], 2, ["'--stage'", "'last'", "'adversarial'"]),
+        (["--data", "pictures", "--recipe", "coco-200", "--stage", "pretrain"], 2, ["pretrain: a loss is needed"]),
+        (["--data", "pictures", "--fake-labels", "2"], 2, ["'--fake-labels'", "labels lie in [0, 1], got 2"]),
+        (["--data", "pictures", "--real-labels", "soft"], 2, ["labels are written 0.9, uniform:0.7:1 or normal:0.1"]),
+        (["--data", "pictures", "--adversarial-milestones", "0.3,x"], 2, ["'0.3,x' is not a list of floats"]),
+        (["--data", "pictures", "--adversarial-milestones", "0.3,6"], 2, ["adversarial: milestones are shares of"]),
+        (["--data", "pictures", "--video-noise", "3"], 2, ["'--video-noise' requires 2 arguments"]),
+        (
+            ["--data", "pictures", "--video-noise", "3", "1"],
+            2,
+            ["noise is a range of values from 0 up, got 3.0 to 1.0"],
+        ),
+        (["--data", "pictures", "--video-codecs", "av1"], 2, ["codecs are of h264, h265, mpeg2, none, got av1"]),
+        (["--data", "pictures", "--pretrain-schedule", "linear"], 2, ["'--pretrain-schedule'", "'one-cycle'"]),
+        (["--data", "pictures", "--pretrain-mse", 0], 2, ["pretrain: a loss is needed"]),
+        (["--data", "pictures", "--pretrain-mse", -1], 2, ["pretrain: weights of losses must be finite and not"]),
+        (["--data", "pictures", "--pretrain-adversarial", 1], 2, ["belongs to the adversarial stage"]),
+        (["--data", "pictures", "--discriminator-mse", 1], 2, ["--discriminator-mse"]),
+        (["--data", "pictures", "--devices", 0], 2, ["devices must be at least 1, got 0"]),
+        (["--data", "pictures", "--devices", 3], 2, ["a batch of 16 does not divide among 3 processes"]),
+        (
+            ["--data", "pictures", "--crop-size", 16, "--adversarial-content-layer", "conv9_9"],
+            2,
+            ["adversarial: vgg19 has no layer 'conv9_9'; it has conv1_1"],
+        ),
+        (["--data", "pictures", "--crop-size", 16, "--cache", "gpu", *PRETRAIN], 2, ["--cache gpu needs a GPU"]),
+        (["--data", "pictures", "--precision", "fp16", "--device", "cpu"], 2, ["--precision fp16 needs a GPU"]),
+        (["--data", "pictures", "--no-cache"], 2, ["--no-cache"]),
         ([], 2, ["--data"]),
     ],
+    ids=str,
 )
 def test_training_that_cannot_be(
     photographs: Path, tmp_path: Path, arguments: list[object], code: int, words: list[str]
 ) -> None:
     (tmp_path / "nothing").mkdir()
     named = [tmp_path / str(word) if word in ("nowhere", "nothing", "pictures") else word for word in arguments]
-    result = invoke("train", "-o", tmp_path / "run", *named)
+    result = invoke("train", "-o", tmp_path / "run", "--steps", 3, *named)  # few, should it be accepted after all
     assert_refused(result, code, *words)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
 def test_crops_larger_than_every_picture(photographs: Path, tmp_path: Path) -> None:
-    result = invoke("train", "--data", photographs, "-o", tmp_path / "run", "--crop-size", 64)
+    result = invoke("train", "--data", photographs, "-o", tmp_path / "run", "--crop-size", 64, "--device", "cpu")
     assert result.exit_code == 1
-    assert "none of the 4 pictures can be used" in result.stderr.splitlines()[-1]
+    assert "none of the 3 pictures can be used" in result.stderr.splitlines()[-1]
     assert "--crop-size" in result.stderr.splitlines()[-1]
+
+
+def test_the_help_of_train_is_in_sections() -> None:
+    lines = invoke("train", "--help").output.splitlines()
+    assert [line for line in lines if line.endswith(":") and not line.startswith(" ")] == [
+        "Options:",
+        "The run:",
+        "The recipe, with the defaults of srgan:",
+        "The stage pretrain:",
+        "The stage discriminator:",
+        "The stage adversarial:",
+        "The video degradation, a value drawn for each crop:",
+    ]
+    text = " ".join(" ".join(lines).split())
+    assert "--adversarial-milestones LIST Of multi-step: shares of the stage's length. [default: 0.5]" in text
+    assert "--flips / --no-flips Mirror half of the crops, each way. [default: yes]" in text
+    assert "--resume Continue the run in output." in text and "--no-resume" not in text
 
 
 def test_models_lists_what_ships() -> None:

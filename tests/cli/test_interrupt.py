@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
+
+from vsr.cli import main
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -49,18 +53,35 @@ def test_upscale_half_way(make_clip: Callable[..., Path], tmp_path: Path, number
 def test_train_half_way_can_be_resumed(tmp_path: Path, number: signal.Signals) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8))
     options = ["--blocks", 1, "--channels", 4, "--batch-size", 1, "--crop-size", 16, "--device", "cpu"]
-    run = ["train", "--data", tmp_path / "a.png", "-o", tmp_path / "run", "--steps", 1_000_000, *options]
-    process = start(*run, "--validate-every", 1, "--checkpoint-every", 1_000_000)
+    run = ["train", "--data", tmp_path / "a.png", "-o", tmp_path / "run", "--stage", "pretrain", *options]
+    process = start(*run, "--steps", 1_000_000, "--log-every", 1, "--checkpoint-every", 1_000_000)
+    log = tmp_path / "run" / "log.csv"
     try:
-        wait_for(tmp_path / "run" / "log.jsonl", process)
+        wait_for(log, process)
+        while len(log.read_text().splitlines()) < 3:
+            time.sleep(0.01)
+            assert process.poll() is None, process.communicate()
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=30)
     finally:
         process.kill()
     assert process.returncode == 130, stderr
     assert "the same command with --resume goes on" in stderr
+    assert "Traceback" not in stderr
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "card.md",
         "checkpoint.pt",
         "generator.safetensors",
-        "log.jsonl",
+        "log.csv",
+        "losses.png",
+        "samples",
     ]
+    steps = int(log.read_text().splitlines()[-1].split(",")[0])
+    assert f"vsr: stopped after step {steps};" in stderr
+    # Gone on for two updates more, to which the end of the stage is moved.
+    more = [str(word) for word in (*run, "--steps", steps + 2, "--log-every", 1, "--resume", "--json")]
+    result = CliRunner().invoke(main, more)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["steps"] == steps + 2
+    rows = [int(row.split(",")[0]) for row in log.read_text().splitlines()[1:]]
+    assert rows == list(range(1, steps + 3))

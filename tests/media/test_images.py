@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import re
 import struct
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from vsr.errors import InputError
-from vsr.media.images import ENDINGS, read_picture
+from vsr.errors import InputError, OutputError
+from vsr.media.images import ENDINGS, PictureFile, Stored, decode_picture, picture_size, read_picture, write_picture
 
 HALVES = np.zeros((4, 6, 3), np.uint8)
 HALVES[:, :3] = (200, 30, 10)
@@ -144,3 +149,199 @@ def test_missing_and_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read_picture(tmp_path)
     assert str(caught.value) == f"cannot read {tmp_path}: Is a directory"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_every_mode_becomes_rgb(mode: str, ending: str, tmp_path: Path) -> None:
+    """Written by Pillow, so that no decoder is tested against its own encoder."""
+    red = np.full((6, 9, 3), (255, 0, 0), np.uint8)
+    red[:3] = (0, 0, 255)
+    grey = np.repeat(np.array([[0], [255]], np.uint8), 9, 1).repeat(3, 0)
+    if mode == "I;16":
+        image, expected = Image.fromarray(grey.astype(np.uint16) * 200 + 77), np.array([0, 77 + 255 * 200]) >> 8
+        expected = np.repeat(expected, 3)[:, None, None] * np.ones((1, 9, 3), np.int64)
+    elif mode in ("1", "L", "LA"):
+        image, expected = Image.fromarray(grey).convert(mode), np.stack([grey] * 3, -1)
+    else:
+        image, expected = Image.fromarray(red).convert(mode), red
+    if image.mode in ("LA", "RGBA"):
+        image.putalpha(100)
+    path = tmp_path / f"picture{ending}"
+    image.save(path)
+    check(read_picture(path), expected)
+    assert picture_size(path) == picture_size(path.read_bytes()) == (6, 9)
+
+
+@pytest.mark.parametrize(("transform", "name"), [(0, "CMYK"), (2, "YCCK")])
+def test_cmyk_jpeg(transform: int, name: str) -> None:
+    """Adobe's inverted CMYK, against Pillow; the transform decides which of the two the same data are."""
+    blocks = np.random.default_rng(0).integers(0, 256, (4, 4, 4), np.uint8)
+    stored = io.BytesIO()
+    Image.fromarray(blocks.repeat(16, 0).repeat(16, 1), "CMYK").save(stored, "JPEG", quality=95)
+    content = bytearray(stored.getvalue())
+    content[content.index(b"Adobe") + 11] = transform
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    picture = decode_picture(bytes(content), name)
+    assert picture.shape == (64, 64, 3) and np.abs(picture - expected).max() <= 2
+    if transform == 0:  # by the formula, in the middle of a block: R = (1 - C)(1 - K)
+        ink = blocks[1, 2].astype(float) / 255
+        assert np.abs(picture[24, 40] / 255 - (1 - ink[:3]) * (1 - ink[3])).max() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("ending", "mode"), [(".jpg", "RGB"), (".png", "RGB"), (".webp", "RGB"), (".tif", "RGB"), (".tif", "RGBA")]
+)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sizes_are_those_behind_the_rotation(ending: str, mode: str, orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"picture{ending}"
+    Image.fromarray(HALVES.repeat(4, 0).repeat(8, 1)).convert(mode).save(path, exif=exif)
+    expected = (16, 48) if orientation < 5 else (48, 16)
+    assert picture_size(path) == picture_size(path.read_bytes(), "name") == expected
+    assert read_picture(path).shape == (*expected, 3)
+
+
+def test_a_size_takes_the_header_alone(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+    for ending in (".jpg", ".png"):
+        path = store(tmp_path / f"cut{ending}", noise)
+        assert path.stat().st_size > 2000
+        assert picture_size(path.read_bytes()[:700]) == (64, 48)
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF data:UserWarning")  # Pillow's own
+@pytest.mark.parametrize("exif", [b"", b"II", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x09\0\0"])
+def test_damaged_exif_is_none(exif: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    Image.fromarray(HALVES).save(path, exif=exif)
+    assert picture_size(path) == read_picture(path).shape[:2] == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("empty.png", b""), ("text.jpg", b"no picture\n"), ("cut.tif", b"II*\0\x08\0\0\0\x05\0"), ("head.tif", b"II*\0")],
+)
+def test_no_size(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        picture_size(tmp_path / name)
+    assert str(caught.value) == f"{tmp_path / name} is not a picture that can be decoded"
+    with pytest.raises(InputError, match="^a name is not a picture"):
+        picture_size(content, "a name")
+
+
+def test_no_size_of_what_is_missing_or_too_large(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        picture_size(tmp_path / "gone.png")
+    assert str(caught.value) == f"cannot read {tmp_path / 'gone.png'}: No such file or directory"
+    content = bytearray(store(tmp_path / "huge.bmp", HALVES).read_bytes())
+    content[18:26] = struct.pack("<ii", 2_000_000, 2_000_000)
+    with pytest.raises(InputError, match="huge.bmp is too large a picture"):
+        picture_size(bytes(content), "huge.bmp")
+
+
+def test_written_pictures_come_back(tmp_path: Path, leaves_nothing: None) -> None:
+    path = tmp_path / "Füße.sample"
+    path.write_bytes(b"what stood there before")
+    write_picture(path, HALVES[:, ::-1])
+    assert path.read_bytes().startswith(b"\x89PNG")
+    check(read_picture(path), HALVES[:, ::-1])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written(tmp_path: Path, leaves_nothing: None) -> None:
+    (tmp_path / "folder.png").mkdir()
+    for path in (tmp_path / "folder.png", tmp_path / "gone" / "picture.png"):
+        with pytest.raises(OutputError, match=re.escape(f"cannot write the picture {path}: ")):
+            write_picture(path, HALVES)
+    for wrong in (HALVES[..., 0], HALVES.astype(float), HALVES[:0]):
+        with pytest.raises(ValueError, match="a picture is"):
+            write_picture(tmp_path / "picture.png", wrong)
+    assert not (tmp_path / "picture.png").exists()
+
+
+# Zip archives
+
+PNG = cv2.imencode(".png", HALVES[..., ::-1])[1].tobytes()
+
+
+def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> list[PictureFile]:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        infos = archive.infolist()
+    return [
+        PictureFile(path, info.filename, stored=Stored(info.header_offset, info.compress_size, method, info.CRC))
+        for info in infos
+    ]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_members_are_read_in_place(method: int, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    large = {ending: cv2.imencode(ending, noise)[1].tobytes() for ending in (".png", ".tif", ".jpg")}
+    assert min(map(len, large.values())) > 1 << 16
+    contents = {"a.png": PNG, "f/ü.png": large[".png"], "f/b.tif": large[".tif"], "c.jpg": large[".jpg"]}
+    files = zipped(tmp_path / "a.zip", contents, method)
+    for file in [*files, *pickle.loads(pickle.dumps(files))]:
+        assert file.read() == contents[file.member]
+        assert file.size() == ((4, 6) if file.member == "a.png" else (200, 300))
+        assert file.name == f"{tmp_path}/a.zip:{file.member}" and file.relative == file.member
+    assert PictureFile(tmp_path / "a.zip", "f/ü.png").read() == large[".png"]
+    assert len(pickle.dumps(files[0])) < 500
+
+
+def test_what_stands_before_a_member(tmp_path: Path) -> None:
+    """Archivers put times and owners between a member's name and its content."""
+    info = zipfile.ZipInfo("a.png")
+    info.extra = struct.pack("<HHI", 0x9999, 4, 0)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("first.png", PNG)
+        archive.writestr(info, PNG)
+    info.extra = b""
+    stored = Stored(info.header_offset, info.compress_size, info.compress_type, info.CRC)
+    assert info.header_offset > 0 and PictureFile(tmp_path / "a.zip", "a.png", stored=stored).read() == PNG
+
+
+def test_a_header_beyond_the_first_part_of_a_member(tmp_path: Path) -> None:
+    """A JPEG whose comments fill more than what is read at first."""
+    jpeg = cv2.imencode(".jpg", HALVES)[1].tobytes()
+    comment = b"\xff\xfe" + struct.pack(">H", 60002) + bytes(60000)
+    file = zipped(tmp_path / "a.zip", {"a.jpg": jpeg[:2] + 2 * comment + jpeg[2:]}, zipfile.ZIP_STORED)[0]
+    assert file.size() == (4, 6)
+
+
+def test_members_that_are_damaged_or_gone(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).bytes(1000)
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        path = tmp_path / f"{method}.zip"
+        first, second = zipped(path, {"a.png": noise, "b.png": noise}, method)
+        content = bytearray(path.read_bytes())
+        content[100:120] = bytes(20)
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"{method}\.zip:a\.png is damaged") as caught:
+            first.read()
+        assert not isinstance(caught.value.__cause__, OSError)
+        assert second.read() == noise
+        path.write_bytes(content[:500])
+        for file in (second, PictureFile(path, "b.png")):
+            with pytest.raises(InputError, match=r"zip:b\.png is damaged"):
+                file.read()
+    zipped(tmp_path / "0.zip", {"a.png": noise})
+    with pytest.raises(InputError, match=r"0\.zip:gone\.png is damaged.*no item named 'gone\.png'"):
+        PictureFile(tmp_path / "0.zip", "gone.png").read()
+    path.unlink()
+    for file in (second, PictureFile(path, "b.png"), PictureFile(path)):
+        with pytest.raises(InputError, match=rf"^cannot read {re.escape(file.name)}: No such file") as caught:
+            file.read()
+        assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_threads_read_one_archive(tmp_path: Path, leaves_nothing: None) -> None:
+    contents = {f"{index}.png": bytes([index]) * 5000 + PNG for index in range(64)}
+    files = zipped(tmp_path / "a.zip", contents)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            assert list(pool.map(PictureFile.read, files)) == list(contents.values())

@@ -4,65 +4,81 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from vsr.training.losses import ADVERSARIAL, FAKE, PIXEL_LOSSES, REAL, Labels, total_variation
+from vsr.training.losses import ADVERSARIAL, PIXEL_LOSSES, draw_labels, l1, mse, total_variation
+from vsr.training.recipe import Labels
+
+FAKE, REAL = torch.tensor([-1.0, 2.0]), torch.tensor([3.0, 0.5])
+"""Logits."""
+PLAIN = torch.zeros(2), torch.ones(2)
+"""Labels of fake and of real without smoothing."""
 
 
-def softplus(x: float) -> float:
-    return math.log1p(math.exp(x))
+def cross_entropy(logit: float, label: float) -> float:
+    """-y log s(x) - (1 - y) log(1 - s(x))"""
+    probability = 1 / (1 + math.exp(-logit))
+    return -label * math.log(probability) - (1 - label) * math.log(1 - probability)
 
 
 def test_pixel_losses() -> None:
     sr, hr = torch.tensor([0.0, 0.5, 1.0, 0.2]).view(1, 1, 2, 2), torch.tensor([0.0, 0.0, 0.5, 0.4]).view(1, 1, 2, 2)
-    assert float(PIXEL_LOSSES["mse"](sr, hr)) == pytest.approx((0.25 + 0.25 + 0.04) / 4)
-    assert float(PIXEL_LOSSES["l1"](sr, hr)) == pytest.approx((0.5 + 0.5 + 0.2) / 4)
+    assert float(mse(sr, hr)) == pytest.approx((0.25 + 0.25 + 0.04) / 4)
+    assert float(l1(sr, hr)) == pytest.approx((0.5 + 0.5 + 0.2) / 4)
+    assert (PIXEL_LOSSES["mse"], PIXEL_LOSSES["l1"]) == (mse, l1)
 
 
 def test_total_variation() -> None:
     image = torch.tensor([[0.0, 1.0, 3.0], [2.0, 2.0, 2.0]]).view(1, 1, 2, 3)
     down, across = (4 + 1 + 1) / 3, (1 + 4 + 0 + 0) / 4
     assert float(total_variation(image)) == pytest.approx(down + across)
+    assert float(total_variation(image.mT)) == pytest.approx(down + across)
     assert float(total_variation(torch.full((2, 3, 4, 5), 0.7))) == 0
 
 
-FAKE_LOGITS, REAL_LOGITS = torch.tensor([-1.0, 2.0]), torch.tensor([3.0, 0.5])
+def test_total_variation_depends_on_no_size() -> None:
+    image = torch.rand(1, 3, 8, 8)
+    # Mirrored copies beside each other add only differences of zero between equal neighbours.
+    tiled = torch.cat([image, image.flip(-1)], -1)
+    down, across = (float((image.diff(dim=dim)).square().mean()) for dim in (-2, -1))
+    assert float(total_variation(image)) == pytest.approx(down + across)
+    assert float(total_variation(tiled)) == pytest.approx(down + across * 14 / 15)
+    assert float(total_variation(image.repeat(5, 1, 1, 1))) == pytest.approx(float(total_variation(image)))
 
 
-def test_binary_cross_entropy() -> None:
+@pytest.mark.parametrize("labels", [(0.0, 1.0), (0.1, 0.9), (0.3, 0.7)], ids=str)
+def test_binary_cross_entropy(labels: tuple[float, float]) -> None:
     game = ADVERSARIAL["bce"]
-    expected = (softplus(1) + softplus(-2)) / 2
-    assert float(game.generator(FAKE_LOGITS, REAL_LOGITS)) == pytest.approx(expected, rel=1e-6)
-    labels = FAKE.like(FAKE_LOGITS), REAL.like(REAL_LOGITS)
-    expected = (softplus(-3) + softplus(-0.5)) / 2 + (softplus(-1) + softplus(2)) / 2
-    assert float(game.discriminator(FAKE_LOGITS, REAL_LOGITS, *labels)) == pytest.approx(expected, rel=1e-6)
+    real = (cross_entropy(3, labels[1]) + cross_entropy(0.5, labels[1])) / 2
+    fake = (cross_entropy(-1, labels[0]) + cross_entropy(2, labels[0])) / 2
+    told = torch.full((2,), labels[0]), torch.full((2,), labels[1])
+    assert float(game.discriminator(FAKE, REAL, *told)) == pytest.approx(real + fake, rel=1e-6)
+    # The generator wants its crops taken for real in full, whatever the discriminator is told.
+    assert float(game.generator(FAKE, REAL)) == pytest.approx((cross_entropy(-1, 1) + cross_entropy(2, 1)) / 2)
+    assert not game.compares
 
 
-def test_binary_cross_entropy_with_smoothed_labels() -> None:
-    labels = torch.full((2,), 0.1), torch.full((2,), 0.9)
-    # -y log s(x) - (1-y) log(1-s(x)) = softplus(x) - y x
-    real = (softplus(3) - 0.9 * 3 + softplus(0.5) - 0.9 * 0.5) / 2
-    fake = (softplus(-1) + 0.1 * 1 + softplus(2) - 0.1 * 2) / 2
-    loss = ADVERSARIAL["bce"].discriminator(FAKE_LOGITS, REAL_LOGITS, *labels)
-    assert float(loss) == pytest.approx(real + fake, rel=1e-6)
-
-
-def test_relativistic_average() -> None:
+@pytest.mark.parametrize("labels", [(0.0, 1.0), (0.1, 0.9)], ids=str)
+def test_relativistic_average(labels: tuple[float, float]) -> None:
     game = ADVERSARIAL["relativistic"]
     real, fake = [3.0 - 0.5, 0.5 - 0.5], [-1.0 - 1.75, 2.0 - 1.75]  # less the mean of the other side
-    generator = (sum(softplus(x) for x in real) / 2 + sum(softplus(-x) for x in fake) / 2) / 2
-    discriminator = (sum(softplus(-x) for x in real) / 2 + sum(softplus(x) for x in fake) / 2) / 2
-    labels = FAKE.like(FAKE_LOGITS), REAL.like(REAL_LOGITS)
-    assert float(game.generator(FAKE_LOGITS, REAL_LOGITS)) == pytest.approx(generator, rel=1e-6)
-    assert float(game.discriminator(FAKE_LOGITS, REAL_LOGITS, *labels)) == pytest.approx(discriminator, rel=1e-6)
+    generator = sum(cross_entropy(x, 0) for x in real) / 4 + sum(cross_entropy(x, 1) for x in fake) / 4
+    told = torch.full((2,), labels[0]), torch.full((2,), labels[1])
+    judged = sum(cross_entropy(x, labels[1]) for x in real) / 4 + sum(cross_entropy(x, labels[0]) for x in fake) / 4
+    assert float(game.generator(FAKE, REAL)) == pytest.approx(generator, rel=1e-6)
+    assert float(game.discriminator(FAKE, REAL, *told)) == pytest.approx(judged, rel=1e-6)
+    assert game.compares
 
 
 def test_hinge() -> None:
     game = ADVERSARIAL["hinge"]
-    labels = FAKE.like(FAKE_LOGITS), REAL.like(REAL_LOGITS)
-    assert float(game.generator(FAKE_LOGITS, REAL_LOGITS)) == pytest.approx(-0.5)
-    assert float(game.discriminator(FAKE_LOGITS, REAL_LOGITS, *labels)) == pytest.approx((0 + 0.5) / 2 + (0 + 3) / 2)
+    assert float(game.generator(FAKE, REAL)) == pytest.approx(-0.5)
+    assert float(game.discriminator(FAKE, REAL, *PLAIN)) == pytest.approx((0 + 0.5) / 2 + (0 + 3) / 2)
+    smoothed = torch.full((2,), 0.1), torch.full((2,), 0.9)
+    assert float(game.discriminator(FAKE, REAL, *smoothed)) == pytest.approx(1.75), "margins, not labels"
+    assert not game.compares
 
 
 @pytest.mark.parametrize("name", list(ADVERSARIAL))
@@ -72,29 +88,36 @@ def test_the_two_sides_pull_apart(name: str) -> None:
     fake, real = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
     (gradient,) = torch.autograd.grad(game.generator(fake, real), fake)
     assert (gradient < 0).all()
-    loss = game.discriminator(fake, real, FAKE.like(fake), REAL.like(real))
+    loss = game.discriminator(fake, real, torch.zeros(4), torch.ones(4))
     to_fake, to_real = torch.autograd.grad(loss, (fake, real))
     assert (to_fake > 0).all() and (to_real < 0).all()
 
 
-def test_labels() -> None:
-    logits, random = torch.zeros(20000), torch.Generator().manual_seed(0)
-    assert torch.equal(Labels("fixed", 0.9).like(logits), torch.full((20000,), 0.9))
-    uniform = Labels("uniform", 0.7, 1.0).like(logits, random)
+@pytest.mark.parametrize("name", list(ADVERSARIAL))
+def test_who_does_not_compare_needs_no_logits_of_real_crops(name: str) -> None:
+    form = ADVERSARIAL[name]
+    with_real, without = form.generator(FAKE, REAL), form.generator(FAKE, torch.zeros(2))
+    assert bool(with_real == without) is not form.compares
+
+
+def test_labels_that_are_drawn() -> None:
+    random = np.random.default_rng(0)
+    fixed = draw_labels(Labels("fixed", 0.9), 3, random)
+    assert fixed.dtype == torch.float32 and torch.equal(fixed, torch.full((3,), 0.9))
+    uniform = draw_labels(Labels("uniform", 0.7, 1.0), 20000, random)
+    assert uniform.shape == (20000,) and uniform.dtype == torch.float32
     assert 0.7 <= float(uniform.min()) < 0.701 and 0.999 < float(uniform.max()) <= 1.0
     assert float(uniform.mean()) == pytest.approx(0.85, abs=0.002)
-    normal = Labels("normal", 0.5, 0.1).like(logits, random)
+    normal = draw_labels(Labels("normal", 0.5, 0.1), 20000, random)
     assert (float(normal.mean()), float(normal.std())) == (pytest.approx(0.5, abs=0.003), pytest.approx(0.1, abs=0.003))
-    clipped = Labels("normal", 0.0, 0.1).like(logits, random)
-    assert float(clipped.min()) == 0.0 and float((clipped == 0).float().mean()) == pytest.approx(0.5, abs=0.02)
-    first, second = (Labels("uniform", 0.0, 0.3).like(logits, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert torch.equal(first, second)
+    low, high = (draw_labels(Labels("normal", centre, 0.1), 20000, random) for centre in (0.0, 1.0))
+    assert float(low.min()) == 0.0 and float((low == 0).float().mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(high.max()) == 1.0 and float((high == 1).float().mean()) == pytest.approx(0.5, abs=0.02)
 
 
-def test_labels_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="labels are fixed, uniform or normal, got 'odd'"):
-        Labels("odd")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"labels lie in \[0, 1\], got fixed 1.5"):
-        Labels("fixed", 1.5)
-    with pytest.raises(ValueError, match="got uniform 0.7, 0.3"):
-        Labels("uniform", 0.7, 0.3)
+def test_labels_come_from_their_own_random_numbers() -> None:
+    labels = Labels("uniform", 0.0, 0.3)
+    state = torch.get_rng_state()
+    first, second, other = (draw_labels(labels, 8, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -8,20 +8,25 @@ import pytest
 
 from vsr.errors import UsageError
 from vsr.training.options import TrainOptions
+from vsr.training.recipe import Recipe, Stage, override
+from vsr.training.recipes import RECIPES
 
 
 def options(**values: Any) -> TrainOptions:
     return TrainOptions(data=(Path("data"),), output=Path("run"), **values)
 
 
-def test_the_defaults_are_those_of_the_paper() -> None:
-    """Ledig et al. 2017, section 3.2: sixteen crops of 96 x 96, Adam at 1e-4, a million updates, MSE, x4."""
+def recipe(**values: Any) -> Recipe:
+    return override(RECIPES["srgan"], **values)
+
+
+def test_the_defaults() -> None:
     chosen = options()
-    assert (chosen.scale, chosen.blocks, chosen.channels) == (4, 16, 64)
-    assert (chosen.batch_size, chosen.crop_size) == (16, 96)
-    assert (chosen.learning_rate, chosen.schedule, chosen.steps) == (1e-4, "constant", 1_000_000)
-    assert (chosen.loss, chosen.precision, chosen.init) == ("mse", "fp32", None)
-    assert not chosen.resume and not chosen.overwrite
+    assert chosen.recipe is RECIPES["srgan"]
+    assert (chosen.stage, chosen.stages) == ("all", ["pretrain", "adversarial"])
+    assert (chosen.seed, chosen.init, chosen.init_discriminator, chosen.content_weights) == (0, None, None, None)
+    assert (chosen.device, chosen.devices, chosen.nodes, chosen.precision) == ("auto", 1, 1, "auto")
+    assert not any((chosen.resume, chosen.overwrite, chosen.compile, chosen.tensorboard))
 
 
 def test_data_and_output_have_no_default() -> None:
@@ -30,29 +35,46 @@ def test_data_and_output_have_no_default() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stage", "stages"),
+    [
+        ("all", ["pretrain", "discriminator", "adversarial"]),
+        ("pretrain", ["pretrain"]),
+        ("discriminator", ["discriminator"]),
+        ("adversarial", ["adversarial"]),
+    ],
+)
+def test_the_stages_of_a_run(stage: Any, stages: list[str]) -> None:
+    assert options(recipe=RECIPES["vgg16-tv"], stage=stage).stages == stages
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"blocks": 0}, "blocks must be at least 1, got 0."),
-        ({"channels": 2}, "channels must be at least 3, got 2."),
-        ({"steps": 0}, "steps must be at least 1, got 0."),
-        ({"batch_size": -1}, "batch_size must be at least 1, got -1."),
         ({"workers": 0}, "workers must be at least 1, got 0."),
         ({"validate_every": 0}, "validate_every must be at least 1, got 0."),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0."),
-        ({"scale": 3}, "scale must be 2, 4 or 8, got 3."),
-        ({"scale": 8, "crop_size": 100}, "crop_size must be a multiple of 8, at least 32, got 100."),
-        ({"crop_size": 0}, "crop_size must be a multiple of 4, at least 16, got 0."),
-        ({"crop_size": -4}, "crop_size must be a multiple of 4, at least 16, got -4."),
-        ({"learning_rate": 0.0}, "learning_rate must be positive and finite, got 0.0."),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan."),
-        ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, got inf."),
-        ({"ema_decay": 1.0}, "ema_decay must lie in [0, 1), got 1.0."),
-        ({"ema_decay": -0.1}, "ema_decay must lie in [0, 1), got -0.1."),
-        ({"ema_decay": float("nan")}, "ema_decay must lie in [0, 1), got nan."),
+        ({"log_every": -1}, "log_every must be at least 1, got -1."),
+        ({"devices": 0}, "devices must be at least 1, got 0."),
+        ({"nodes": 0}, "nodes must be at least 1, got 0."),
         ({"hold_out": -1}, "hold_out must not be negative, got -1."),
-        ({"seed": -1}, "seed must lie in [0, 2**64), got -1."),
-        ({"seed": 2**64}, f"seed must lie in [0, 2**64), got {2**64}."),
+        ({"seed": -1}, "seed must lie in [0, 2**63), got -1."),
+        ({"seed": 2**63}, f"seed must lie in [0, 2**63), got {2**63}."),
         ({"resume": True, "overwrite": True}, "resume and overwrite exclude each other."),
+        ({"stage": "discriminator"}, "the recipe gives the stage discriminator no length."),
+        ({"recipe": recipe(pretrain_length=0, adversarial_length=0)}, "the recipe gives the stage all no length."),
+        ({"devices": 3}, "a batch of 16 does not divide among 3 processes."),
+        ({"devices": 8, "nodes": 4}, "a batch of 16 does not divide among 32 processes."),
+        ({"devices": 2, "recipe": RECIPES["div2k-256"]}, "a batch of 4 does not divide among 2 processes."),
+        (
+            {"cache": "gpu", "recipe": recipe(degradation="video")},
+            "the video degradation works on pictures in main memory: leave out cache gpu.",
+        ),
+        (
+            {"recipe": recipe(batch_size=1, crop_size=16)},
+            "of one crop of 16 pixels the discriminator's last normalisation sees one value: take two.",
+        ),
+        ({"precision": "fp64"}, "precision is one of auto, fp32, tf32, bf16, fp16, got 'fp64'."),
+        ({"cache": "disk"}, "cache is one of auto, ram, gpu, none, got 'disk'."),
     ],
     ids=str,
 )
@@ -66,16 +88,13 @@ def test_each_contradiction(values: dict[str, Any], message: str) -> None:
 def test_all_contradictions_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         options(
-            blocks=0,
-            channels=0,
-            steps=0,
-            batch_size=0,
+            stage="last",
             workers=0,
             validate_every=0,
             checkpoint_every=0,
-            scale=5,
-            learning_rate=-1.0,
-            ema_decay=2.0,
+            log_every=0,
+            devices=0,
+            nodes=0,
             hold_out=-2,
             seed=-3,
             resume=True,
@@ -83,29 +102,32 @@ def test_all_contradictions_at_once() -> None:
         )
     complaints = str(caught.value).removesuffix(".").split("; ")
     assert [complaint.split()[0] for complaint in complaints] == [
-        "blocks",
-        "steps",
-        "batch_size",
-        "workers",
+        "stage",
         "validate_every",
         "checkpoint_every",
-        "channels",
-        "scale",
-        "learning_rate",
-        "ema_decay",
+        "log_every",
+        "devices",
+        "nodes",
+        "workers",
         "hold_out",
         "seed",
         "resume",
+        "the",
     ]
 
 
 @pytest.mark.parametrize(
     "values",
     [
-        {"blocks": 1, "channels": 3, "steps": 1, "batch_size": 1, "workers": 1},
-        {"crop_size": 32, "scale": 8},
-        {"ema_decay": 0.0, "hold_out": 0, "seed": 2**64 - 1},
-        {"learning_rate": 1e-12},
+        {"devices": 4, "nodes": 4},
+        {"devices": 1, "recipe": RECIPES["div2k-256"]},
+        {"hold_out": 0, "seed": 2**63 - 1, "workers": 1, "validate_every": 1, "checkpoint_every": 1, "log_every": 1},
+        {"stage": "pretrain", "recipe": recipe(batch_size=1, crop_size=16)},
+        {"recipe": recipe(batch_size=1, crop_size=20)},
+        {"recipe": recipe(batch_size=2, crop_size=16)},
+        {"stage": "adversarial", "recipe": recipe(pretrain=Stage())},
+        {"cache": "ram", "recipe": recipe(degradation="video")},
+        {"cache": "gpu"},
         {"resume": True},
         {"overwrite": True},
     ],
@@ -118,4 +140,4 @@ def test_the_extremes_that_are_allowed(values: dict[str, Any]) -> None:
 
 def test_options_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        options().steps = 5  # type: ignore[misc]
+        options().seed = 5  # type: ignore[misc]

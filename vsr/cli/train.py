@@ -3,73 +3,117 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from vsr.cli.console import INTERRUPTED, option_of, start_logging, stop_on_signal, verbosity_options
+from vsr.cli.console import INTERRUPTED, start_logging, stop_on_signal, verbosity_options
+from vsr.cli.fields import SectionedCommand, option_for_field
 from vsr.training.options import TrainOptions
+from vsr.training.recipe import STAGES, Recipe, Stage, VideoDegradation, lasting, override
+from vsr.training.recipes import RECIPES
 
 FOLDER = click.Path(path_type=Path)
-option = option_of(TrainOptions)
+SHOWN = TrainOptions(data=(), output=Path())
+"""Whose values the help shows as defaults."""
+
+GIVEN_OTHERWISE = ("data", "output", "recipe", "stage", "command", "validation")
 
 
-@click.command()
-@click.option("--data", type=FOLDER, multiple=True, required=True, help="Folder of HR pictures; may be repeated.")
-@click.option("-o", "--output", type=FOLDER, required=True, metavar="RUN", help="Folder for weights and checkpoint.")
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for each field of ``TrainOptions`` that is not written out below."""
+    for field in reversed(fields(TrainOptions)):
+        if field.name not in GIVEN_OTHERWISE:
+            command = option_for_field(SHOWN, field.name, section="The run", negatable=False)(command)
+    return command
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for each value of a recipe; the defaults shown are those of ``srgan``."""
+    recipe = SHOWN.recipe
+    for field in reversed(fields(VideoDegradation)):
+        command = option_for_field(
+            recipe.video, field.name, prefix="video_", section="The video degradation, a value drawn for each crop"
+        )(command)
+    for stage in reversed(STAGES):
+        for field in reversed(fields(Stage)):
+            if stage == "discriminator" and field.name not in ("length", "learning_rate", "schedule", "milestones"):
+                continue
+            command = option_for_field(
+                recipe.stage(stage), field.name, prefix=f"{stage}_", section=f"The stage {stage}"
+            )(command)
+    for field in reversed(fields(Recipe)):
+        if field.name not in (*STAGES, "video", "follows"):
+            command = option_for_field(recipe, field.name, section="The recipe, with the defaults of srgan")(command)
+    return command
+
+
+@click.command(cls=SectionedCommand)
+@click.option("--data", type=FOLDER, multiple=True, required=True, help="HR pictures: folder or zip; may be repeated.")
+@click.option("-o", "--output", type=FOLDER, required=True, metavar="RUN", help="Folder of the run.")
+@click.option("--recipe", type=click.Choice(list(RECIPES)), default="srgan", show_default=True, help="Whom to follow.")
+@click.option(
+    "--stage", type=click.Choice([*STAGES, "all"]), default="all", show_default=True, help="Which stage of it to run."
+)
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Updates in all; the recipe's stages are cut in proportion to it."
+)
 @click.option("--validation", type=FOLDER, multiple=True, help="HR pictures to measure on.  [default: some of --data]")
-@option("--hold-out", "Pictures of --data to measure on instead.")
-@option("--init", "Weights file to start from.", type=FOLDER)
-@option("--scale", "Output size over input size.", type=click.Choice([2, 4, 8]))
-@option("--blocks", "Residual blocks.")
-@option("--channels", "Channels.")
-@option("--loss", "What pixels are compared with.", type=click.Choice(["mse", "l1"]))
-@option("--steps", "Updates in all.")
-@option("--batch-size", "Crops in each update.")
-@option("--crop-size", "Edge of a crop, in HR pixels.")
-@option("--learning-rate", "Adam's learning rate; with a schedule its peak.")
-@option("--schedule", "How the learning rate goes.", type=click.Choice(["constant", "one-cycle"]))
-@option("--ema-decay", "Decay of the moving average of the weights.")
-@option("--seed", "Seed of weights and crops.")
-@option("--precision", "Arithmetic of the generator.", type=click.Choice(["fp32", "bf16"]))
-@option("--device", "auto, cpu, cuda, cuda:N or mps.")
-@option("--workers", "Threads that prepare crops.")
-@option("--validate-every", "Steps between measurements.")
-@option("--checkpoint-every", "Steps between checkpoints.")
-@option("--resume", "Continue the run in RUN.", is_flag=True)
-@option("--overwrite", "Start anew in a RUN that exists.", is_flag=True)
+@run_options
+@recipe_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @verbosity_options
-def train(as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
-    """Train a generator on folders of pictures.
+def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
+    """Train a generator on pictures.
 
     \b
     vsr train --data coco/ -o run
+    vsr train --data coco/ -o run --resume
     vsr upscale input.mp4 -o out.mp4 --model run/generator.safetensors
+
+    A weight of 0 leaves a loss out; --pretrain-l1 1 --pretrain-mse 0 trains on L1.
     """
     start_logging(verbose, quiet)
-    options = TrainOptions(**values)
+    options = _options(recipe, steps, {name: value for name, value in values.items() if value is not None})
 
     from tqdm import tqdm
 
-    from vsr.training.trainer import TrainProgress
+    from vsr.training.log import summary_table
     from vsr.training.trainer import train as run_training
+    from vsr.training.watch import TrainProgress
 
-    with tqdm(total=options.steps, unit="step", disable=quiet or as_json or None) as bar, stop_on_signal() as stop:
+    with tqdm(unit="step", disable=quiet or as_json or None) as bar, stop_on_signal() as stop:
 
         def show(at: TrainProgress) -> None:
+            bar.total = at.steps
             bar.update(at.step - bar.n)
-            measured = {} if at.psnr_y is None else {"PSNR-Y": f"{at.psnr_y:.2f} dB"}
-            bar.set_postfix({"loss": f"{at.loss:.5f}", **measured}, refresh=False)
+            shown = {name: f"{value:.3g}" for name, value in at.losses.items()}
+            measured = {} if at.quality is None else {"PSNR-Y": f"{at.quality.psnr_y:.2f}"}
+            bar.set_description(at.stage, refresh=False)
+            bar.set_postfix(shown | measured, refresh=False)
 
         summary = run_training(options, progress=show, should_stop=stop)
     if as_json:
         click.echo(json.dumps(asdict(summary), default=str))
     elif not quiet:
-        measured = "" if summary.psnr_y is None else f", PSNR-Y {summary.psnr_y:.2f} dB on the held-out pictures"
+        click.echo(summary_table(summary.losses))
+        measured = "" if summary.quality is None else f", PSNR-Y {summary.quality.psnr_y:.2f} dB on held-out pictures"
         click.echo(f"{summary.weights}: {summary.steps} steps{measured}")
     if summary.stopped:
         click.echo(f"vsr: stopped after step {summary.steps}; the same command with --resume goes on.", err=True)
         click.get_current_context().exit(INTERRUPTED)
+
+
+def _options(name: str, steps: int | None, values: dict[str, Any]) -> TrainOptions:
+    """What was given on the command line, over what the recipe says."""
+    run_names = {field.name for field in fields(TrainOptions)}
+    run = {name: value for name, value in values.items() if name in run_names}
+    recipe = override(RECIPES[name], **{name: value for name, value in values.items() if name not in run_names})
+    if steps is not None:
+        recipe = lasting(recipe, steps, None if run["stage"] == "all" else run["stage"])
+    return TrainOptions(**run, recipe=recipe, command=shlex.join(["vsr", *sys.argv[1:]]))

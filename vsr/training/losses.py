@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from vsr.training.recipe import Labels
 
 
 def mse(sr: Tensor, hr: Tensor) -> Tensor:
@@ -38,39 +40,15 @@ def total_variation(image: Tensor) -> Tensor:
     return down + across
 
 
-@dataclass(frozen=True)
-class Labels:
-    """What the discriminator is told instead of 1 for real and 0 for fake: label smoothing (Salimans et al. 2016).
-
-    Attributes:
-        kind: ``fixed``: ``low`` for all. ``uniform``: between ``low`` and ``high``. ``normal``: around ``low`` with the
-            standard deviation ``high``, clipped to [0, 1].
-        low: see ``kind``.
-        high: see ``kind``; without effect where fixed.
-    """
-
-    kind: Literal["fixed", "uniform", "normal"] = "fixed"
-    low: float = 1.0
-    high: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("fixed", "uniform", "normal"):
-            raise ValueError(f"labels are fixed, uniform or normal, got {self.kind!r}")
-        if not 0 <= self.low <= 1 or (self.kind == "uniform" and not self.low <= self.high <= 1):
-            raise ValueError(f"labels lie in [0, 1], got {self.kind} {self.low}, {self.high}")
-
-    def like(self, logits: Tensor, random: torch.Generator | None = None) -> Tensor:
-        """Labels of the shape of ``logits``."""
-        if self.kind == "fixed":
-            return torch.full_like(logits, self.low)
-        draw = torch.rand if self.kind == "uniform" else torch.randn
-        values = draw(logits.shape, generator=random, device=logits.device, dtype=torch.float32)
-        if self.kind == "uniform":
-            return (self.low + (self.high - self.low) * values).to(logits.dtype)
-        return (self.low + self.high * values).clamp(0, 1).to(logits.dtype)
-
-
-REAL, FAKE = Labels("fixed", 1.0), Labels("fixed", 0.0)
+def draw_labels(labels: Labels, count: int, random: np.random.Generator) -> Tensor:
+    """What the discriminator is told of ``count`` crops: (count,) float32 in [0, 1], on the CPU."""
+    if labels.kind == "uniform":
+        values = random.uniform(labels.low, labels.high, count)
+    elif labels.kind == "normal":
+        values = random.normal(labels.low, labels.high, count).clip(0, 1)
+    else:
+        values = np.full(count, labels.low)
+    return torch.from_numpy(values.astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -80,10 +58,12 @@ class Adversarial:
     Attributes:
         generator: (logits of fake, logits of real) -> scalar.
         discriminator: (logits of fake, logits of real, labels of fake, labels of real) -> scalar.
+        compares: whether the generator's loss looks at the logits of real crops, which cost a pass to have.
     """
 
     generator: Callable[[Tensor, Tensor], Tensor]
     discriminator: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    compares: bool = False
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -117,6 +97,6 @@ def _hinge_discriminator(fake: Tensor, real: Tensor, fake_labels: Tensor, real_l
 
 ADVERSARIAL: dict[str, Adversarial] = {
     "bce": Adversarial(_bce_generator, _bce_discriminator),
-    "relativistic": Adversarial(_relativistic_generator, _relativistic_discriminator),
+    "relativistic": Adversarial(_relativistic_generator, _relativistic_discriminator, compares=True),
     "hinge": Adversarial(_hinge_generator, _hinge_discriminator),
 }

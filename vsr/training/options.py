@@ -1,68 +1,79 @@
-"""What can be chosen about a training run. Imports no torch."""
+"""How a training run is run: on what, from where, to where, how often looked at. Imports no torch.
+
+What decides the weights stands in :mod:`vsr.training.recipe`.
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from vsr.errors import UsageError, unknown_choices
+from vsr.training.recipe import STAGES, Recipe, StageName
+from vsr.training.recipes import RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """One run of ``vsr train``. The defaults are those of SRResNet in Ledig et al. 2017, section 3.2.
+    """One run of ``vsr train``.
 
     Raises:
         UsageError: values that contradict each other; all of them are reported at once.
     """
 
     data: tuple[Path, ...]
-    """Folders (searched recursively) or files of HR pictures."""
+    """HR pictures: folders (searched recursively; COCO and CelebA by their layout), zip archives, files."""
     output: Path
-    """Folder of the run: checkpoint, weights and log."""
-    validation: tuple[Path, ...] = ()
-    """HR pictures to measure PSNR-Y on; empty: ``hold_out`` pictures of ``data``, which are then not trained on."""
-    hold_out: int = 16
-    """How many pictures of ``data`` to keep for validation when ``validation`` is empty, a tenth of them at most."""
-    init: Path | None = None
-    """Weights file to start from; None starts at random."""
-
-    scale: int = 4
-    """Output size over input size: 2, 4 or 8."""
-    blocks: int = 16
-    """Residual blocks of the generator."""
-    channels: int = 64
-    """Channels of the generator."""
-
-    loss: Literal["mse", "l1"] = "mse"
-    """What the pixels are compared with."""
-    steps: int = 1_000_000
-    """Updates of the generator in all."""
-    batch_size: int = 16
-    """Crops in each update."""
-    crop_size: int = 96
-    """Edge of a crop in HR pixels; a multiple of the scale, and at least four times it."""
-    learning_rate: float = 1e-4
-    """Adam's learning rate; with a schedule its peak."""
-    schedule: Literal["constant", "one-cycle"] = "constant"
-    """``one-cycle``: rises linearly over the first 4 % of the steps, then falls to zero along a cosine."""
-    ema_decay: float = 0.999
-    """Decay of the exponential moving average of the weights, which is what is measured and kept."""
+    """Folder of the run: checkpoint, weights, card, log, figure and samples."""
+    recipe: Recipe = RECIPES["srgan"]
+    """What is trained."""
+    stage: Literal["pretrain", "discriminator", "adversarial", "all"] = "all"
+    """Which stage of the recipe to run."""
     seed: int = 0
-    """Seed of the first weights and of every crop."""
+    """Seed of the first weights, and with the number of the update of everything that is drawn."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """``bf16``: the generator runs under autocast; weights, loss and optimiser stay in float32."""
+    init: Path | None = None
+    """Weights file that the generator starts from; of another scale all but the upsampling is taken."""
+    init_discriminator: Path | None = None
+    """Weights file that the discriminator starts from."""
+    content_weights: Path | None = None
+    """Weights of the content network; without it torchvision's, downloaded once."""
+    lpips_weights: Path | None = None
+    """SqueezeNet 1.1's weights, for LPIPS; without it torchvision's, downloaded once."""
+    licence: str = "not stated"
+    """Licence of the pictures and so of the weights, for the card."""
+    command: str = ""
+    """How the run was started, for the card."""
+
+    validation: tuple[Path, ...] = ()
+    """HR pictures to measure on; empty: those that the layout of ``data`` sets apart, else ``hold_out`` of ``data``."""
+    hold_out: int = 16
+    """How many pictures to measure on; of ``data`` a tenth of them at most, which are then not trained on."""
+    validate_every: int = 1000
+    """Updates between measurements; the last update of a stage is always measured."""
+    checkpoint_every: int = 1000
+    """Updates between checkpoints; the last update of a stage always writes one."""
+    log_every: int = 50
+    """Updates between lines of the log."""
+    tensorboard: bool = False
+    """Write the log for TensorBoard too."""
+
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    devices: int = 1
+    """Processes on this machine, each with a GPU of its own, or on the CPU; they share each batch."""
+    nodes: int = 1
+    """Machines that share each batch; each is told MASTER_ADDR, MASTER_PORT and NODE_RANK by its environment."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the networks; weights, losses and optimisers stay in float32. ``auto``: bf16 on GPUs that have it,
+    else fp32."""
+    compile: bool = False
+    """Compile the networks by ``torch.compile``; pays on a GPU in long runs."""
+    cache: Literal["auto", "ram", "gpu", "none"] = "auto"
+    """Where decoded pictures are kept. ``auto``: on the GPU where they fit, else in memory as far as it reaches."""
     workers: int = 2
-    """Threads that decode and crop ahead of the generator."""
-    validate_every: int = 1000
-    """Steps between measurements; the last step is always measured."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints; the last step always writes one."""
+    """Threads of each process that prepare crops."""
     resume: bool = False
     """Continue the run in ``output``."""
     overwrite: bool = False
@@ -70,27 +81,29 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         wrong = unknown_choices(self)
-        wrong += [
-            f"{name} must be at least 1, got {getattr(self, name)}"
-            for name in ("blocks", "steps", "batch_size", "workers", "validate_every", "checkpoint_every")
-            if getattr(self, name) < 1
-        ]
-        if self.channels < 3:
-            wrong.append(f"channels must be at least 3, got {self.channels}")
-        if self.scale not in (2, 4, 8):
-            wrong.append(f"scale must be 2, 4 or 8, got {self.scale}")
-        elif self.crop_size < 4 * self.scale or self.crop_size % self.scale:
-            least = 4 * self.scale
-            wrong.append(f"crop_size must be a multiple of {self.scale}, at least {least}, got {self.crop_size}")
-        if not 0 < self.learning_rate < math.inf:
-            wrong.append(f"learning_rate must be positive and finite, got {self.learning_rate}")
-        if not 0 <= self.ema_decay < 1:
-            wrong.append(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        for name in ("validate_every", "checkpoint_every", "log_every", "devices", "nodes", "workers"):
+            if getattr(self, name) < 1:
+                wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.hold_out < 0:
             wrong.append(f"hold_out must not be negative, got {self.hold_out}")
-        if not 0 <= self.seed < 2**64:
-            wrong.append(f"seed must lie in [0, 2**64), got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            wrong.append(f"seed must lie in [0, 2**63), got {self.seed}")
         if self.resume and self.overwrite:
             wrong.append("resume and overwrite exclude each other")
+        if not self.stages:
+            wrong.append(f"the recipe gives the stage {self.stage} no length")
+        processes = max(1, self.devices) * max(1, self.nodes)
+        if self.recipe.batch_size % (processes * self.recipe.crops_per_picture):
+            wrong.append(f"a batch of {self.recipe.batch_size} does not divide among {processes} processes")
+        judged = {"discriminator", "adversarial"} & set(self.stages)
+        if judged and self.recipe.batch_size == 1 and self.recipe.crop_size <= 16:
+            wrong.append("of one crop of 16 pixels the discriminator's last normalisation sees one value: take two")
+        if self.cache == "gpu" and self.recipe.degradation == "video":
+            wrong.append("the video degradation works on pictures in main memory: leave out cache gpu")
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
+
+    @property
+    def stages(self) -> list[StageName]:
+        """The stages to run, in order."""
+        return [name for name in STAGES if self.stage in (name, "all") and self.recipe.stage(name).length]

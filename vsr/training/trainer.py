@@ -1,55 +1,40 @@
-"""Training of the generator on a pixel loss: build, loop, validate, save.
+"""A training run from end to end: build, go through the stages, save.
 
-The learning rate and every batch are functions of the step alone, so a checkpoint of the networks, the optimiser and
-the step continues a run exactly: on the CPU bit for bit.
+All that is drawn is a function of the seed and the number of the update, so a checkpoint of the networks, the
+optimisers and that number continues a run exactly: on the CPU bit for bit.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import time
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from lightning_fabric import Fabric
+from torch import nn
 
-from vsr.errors import OutputError, TrainingError, UsageError
-from vsr.imaging.metrics import psnr_y
-from vsr.imaging.resize import resize_bicubic
-from vsr.inference.device import choose_device
-from vsr.networks.srgan import Generator
-from vsr.networks.weights import load_network
-from vsr.training.checkpoint import CHECKPOINT, LOG, WEIGHTS, Run, prepare_output, remove_old_run, restore_run, save_run
-from vsr.training.losses import PIXEL_LOSSES
+from vsr.errors import CheckpointError, TrainingError, UsageError, WeightsError
+from vsr.networks.lpips import load_lpips
+from vsr.training.batches import Batches, load_pictures, updates_of
+from vsr.training.card import Facts, hardware
+from vsr.training.checkpoint import WEIGHTS, prepare_output, remove_old_run, restore_checkpoint
+from vsr.training.game import begin_stage, new_game
+from vsr.training.launch import launch
+from vsr.training.log import LOG, Statistics, read_log, summarise
+from vsr.training.measure import Quality
 from vsr.training.options import TrainOptions
-from vsr.training.pictures import PictureSet, ahead, find_pictures
+from vsr.training.recipe import STAGES, StageName
 from vsr.training.schedules import SCHEDULES
+from vsr.training.update import Game, update
+from vsr.training.watch import TrainProgress, Watch
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class TrainProgress:
-    """Where a run stands, given to the caller's callback after each step.
-
-    Attributes:
-        step: updates done.
-        steps: updates in all.
-        loss: of the last batch.
-        psnr_y: PSNR-Y of the last measurement in dB, None before the first.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    psnr_y: float | None
+ASK_EVERY = 10
+"""Updates between agreements of several processes on whether to stop."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +42,19 @@ class TrainSummary:
     """The end of a run.
 
     Attributes:
-        steps: updates done.
-        psnr_y: PSNR-Y on the held-out pictures in dB.
-        weights: the weights file of the moving average after the last step.
-        stopped: True when ``should_stop`` ended the run before its last step.
+        weights: the weights file of the moving average after the last update.
+        stage: the last stage that ran.
+        steps: updates done in all stages together.
+        quality: on the held-out pictures, None without any.
+        losses: stage -> term -> statistics over the log.
+        stopped: True when ``should_stop`` ended the run before its last update.
     """
 
-    steps: int
-    psnr_y: float | None
     weights: Path
+    stage: str
+    steps: int
+    quality: Quality | None
+    losses: Mapping[str, Mapping[str, Statistics]]
     stopped: bool
 
 
@@ -75,153 +64,152 @@ def train(
     progress: Callable[[TrainProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainSummary:
-    """Train a generator on a pixel loss.
+    """Train a generator, and a discriminator against it, as a recipe says.
 
-    Writes into ``options.output``: ``checkpoint.pt``, ``generator.safetensors`` (the moving average, in the format of
-    ``models/``) and ``log.jsonl`` (a line for each measurement).
+    Writes into ``options.output``: ``checkpoint.pt``; the generator's moving average as ``generator.safetensors`` (the
+    last), ``pretrain.safetensors`` (the last of that stage) and ``best-STAGE.safetensors``, in the format of
+    ``models/``; ``discriminator.safetensors``; ``card.md``; ``log.csv`` and its figure ``losses.png``; ``samples/``.
 
     Args:
         options: the run.
-        progress: called after each step.
-        should_stop: asked after each step; True writes a checkpoint and ends the run.
+        progress: called after each update.
+        should_stop: asked after each update; True writes a checkpoint and ends the run.
 
     Raises:
         TrainingDataError: no usable pictures.
-        CheckpointError: the output holds a run that cannot be, or was not asked to be, continued.
-        TrainingError: the loss is no longer finite.
+        WeightsError: weights to start from, or of the content network, are missing or damaged.
+        CheckpointError: the output holds a run that cannot be continued so.
+        TrainingError: a loss is no longer finite, memory is exhausted, or a process died.
         OutputError: the output cannot be written.
     """
-    prepare_output(options)
-    device = choose_device(options.device)
-    training, held_out = _pictures(options)
-    run = _build(options, device)
-    if options.resume:
-        restore_run(run, options)
-    else:
-        remove_old_run(options.output)
-    logger.info("%d pictures to train on, %d held out, from step %d", len(training), len(held_out), run.step)
+    return launch(fit, options, progress or (lambda at: None), should_stop or (lambda: False))
 
-    def make_batch(step: int) -> Tensor:
-        return training.crops(options.batch_size, options.crop_size, seed=options.seed, step=step)
 
-    batches = ahead(make_batch, range(run.step, options.steps), workers=options.workers)
-    started, started_at = time.monotonic(), run.step
-    stopped = False
-    if run.step == options.steps and not (options.output / WEIGHTS).exists():
-        save_run(run, options, len(training))  # resumed at its end, to have the weights again
-    with closing(batches):
-        for hr in batches:
-            loss = float(_update(run, hr.to(device), options))
-            _check_finite(loss, run, options)
-            last = run.step == options.steps
-            stopped = not last and should_stop is not None and should_stop()
-            if run.step % options.validate_every == 0 or last:
-                run.psnr_y = validate(run.ema.module, held_out, options.scale, device)
-                steps_per_second = (run.step - started_at) / (time.monotonic() - started)
-                _log(options.output, run, loss, _learning_rate(run.step - 1, options), steps_per_second)
-            if run.step % options.checkpoint_every == 0 or last or stopped:
-                save_run(run, options, len(training))
-            if progress is not None:
-                progress(TrainProgress(run.step, options.steps, loss, run.psnr_y))
+def fit(
+    fabric: Fabric,
+    options: TrainOptions,
+    report: Callable[[TrainProgress], None],
+    should_stop: Callable[[], bool],
+) -> TrainSummary:
+    """What each process of a run does; see ``train``."""
+    if fabric.is_global_zero:
+        prepare_output(options)
+    with _out_of_memory_explained(fabric, options):
+        return _fit(fabric, options, report, should_stop)
+
+
+def _fit(
+    fabric: Fabric,
+    options: TrainOptions,
+    report: Callable[[TrainProgress], None],
+    should_stop: Callable[[], bool],
+) -> TrainSummary:
+    pictures, held_out, layout = load_pictures(options)
+    facts = Facts(
+        len(pictures), len(held_out), layout, pictures.fingerprint(), hardware(fabric.device, fabric.world_size)
+    )
+    lengths = {name: updates_of(options.recipe.stage(name).length, options.recipe, pictures) for name in STAGES}
+    game = new_game(fabric, options)
+    batches = Batches(pictures, options, fabric)
+    lpips = None
+    if fabric.is_global_zero and (held_out or options.lpips_weights):
+        lpips = _lpips(options, fabric.device)
+    stages = _enter(game, options, lengths, facts.fingerprint)
+    logger.info("%d pictures to train on, %d held out, from update %d", facts.pictures, facts.held_out, game.step)
+    watch, stopped = None, False
+    if fabric.is_global_zero:
+        done = {game.stage: game.stage_step}
+        steps = game.step + sum(max(0, lengths[name] - done.get(name, 0)) for name in stages)
+        watch = Watch(game, options, facts, held_out, lpips, lengths, steps, report)
+    try:
+        for name in stages:
+            if name != game.stage:
+                begin_stage(game, name, options)
+            stopped = _run_stage(game, batches, lengths[name], watch, should_stop)
             if stopped:
                 break
-    return TrainSummary(run.step, run.psnr_y, options.output / WEIGHTS, stopped)
+    finally:
+        if watch is not None:
+            watch.close()
+    fabric.barrier()
+    losses = summarise(read_log(options.output / LOG)) if watch is not None else {}
+    return TrainSummary(options.output / WEIGHTS, game.stage, game.step, game.quality, losses, stopped)
 
 
-def _update(run: Run, hr_bytes: Tensor, options: TrainOptions) -> Tensor:
-    """One update of the generator. (N, 3, H, W) uint8 -> the loss, detached."""
-    hr = (hr_bytes.float() / 255).contiguous(memory_format=torch.channels_last)
-    lr = reduce(hr, options.scale).contiguous(memory_format=torch.channels_last)
-    for group in run.optimizer.param_groups:
-        group["lr"] = _learning_rate(run.step, options)
-    run.generator.train()
-    with torch.autocast(hr.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-        sr = run.generator(lr)
-    loss = PIXEL_LOSSES[options.loss](sr.float(), hr)
-    run.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    run.optimizer.step()
-    run.ema.update_parameters(run.generator)
-    run.step += 1
-    return loss.detach()
-
-
-def _check_finite(loss: float, run: Run, options: TrainOptions) -> None:
-    if math.isfinite(loss):
-        return
-    checkpoint = options.output / CHECKPOINT
-    good = f"{checkpoint} holds the last good state" if checkpoint.exists() else "no checkpoint was written before"
-    raise TrainingError(
-        f"the loss became {loss} at step {run.step}; {good}. Take a smaller --learning-rate, or --precision fp32."
-    )
-
-
-def reduce(hr: Tensor, scale: int) -> Tensor:
-    """LR by antialiased bicubic, rounded to 8 bits: (N, 3, H, W) in [0, 1] -> (N, 3, H/scale, W/scale)."""
-    lr = resize_bicubic(hr, hr.shape[-2] // scale, hr.shape[-1] // scale)
-    return lr.mul_(255).round_().clamp_(0, 255).div_(255)
-
-
-def _learning_rate(step: int, options: TrainOptions) -> float:
-    return options.learning_rate * SCHEDULES[options.schedule](step, options.steps)
-
-
-@torch.inference_mode()
-def validate(generator: nn.Module, pictures: Iterable[Tensor], scale: int, device: torch.device) -> float | None:
-    """Mean PSNR-Y in dB over pictures (3, H, W) uint8, cropped to a multiple of the scale; None without pictures."""
-    was_training = generator.training
-    generator.eval()
-    values = []
-    for picture in pictures:
-        height, width = (size - size % scale for size in picture.shape[-2:])
-        hr = picture[None, :, :height, :width].to(device).float() / 255
-        sr = generator(reduce(hr, scale).contiguous(memory_format=torch.channels_last))
-        sr = sr.mul(255).round().clamp(0, 255) / 255
-        values.append(float(psnr_y(sr.cpu(), hr.cpu(), border=scale)))
-    generator.train(was_training)
-    return sum(values) / len(values) if values else None
-
-
-def _build(options: TrainOptions, device: torch.device) -> Run:
-    torch.manual_seed(options.seed)
-    generator: nn.Module = Generator(scale=options.scale, blocks=options.blocks, channels=options.channels)
-    if options.init is not None:
-        loaded = load_network(str(options.init))
-        if getattr(loaded, "config", None) != cast(Generator, generator).config:
-            raise UsageError(f"--init {options.init} is another network than the options describe: {loaded.config}.")
-        generator = loaded
-    generator = generator.to(device).to(memory_format=torch.channels_last)
-    average = get_ema_multi_avg_fn(options.ema_decay)  # type: ignore[no-untyped-call]
-    ema = AveragedModel(generator, multi_avg_fn=average, use_buffers=True)
-    return Run(generator, ema, torch.optim.Adam(generator.parameters(), options.learning_rate))
-
-
-def _pictures(options: TrainOptions) -> tuple[PictureSet, list[Tensor]]:
-    training = PictureSet(find_pictures(options.data), min_size=options.crop_size, workers=options.workers)
-    if options.validation:
-        measured = PictureSet(find_pictures(options.validation), min_size=4 * options.scale, workers=options.workers)
-        held_out = [measured[index] for index in range(len(measured))]
-    else:
-        held_out = training.hold_out(min(options.hold_out, len(training) // 10))
-    # The middle of each picture is enough to see the trend, and keeps the measurement short.
-    return training, [_middle(torch.from_numpy(picture).permute(2, 0, 1), 320) for picture in held_out]
-
-
-def _middle(picture: Tensor, size: int) -> Tensor:
-    top, left = (max(0, (length - size) // 2) for length in picture.shape[-2:])
-    return picture[:, top : top + size, left : left + size]
-
-
-def _log(output: Path, run: Run, loss: float, learning_rate: float, steps_per_second: float) -> None:
-    entry = {
-        "step": run.step,
-        "loss": round(loss, 7),
-        "psnr_y": None if run.psnr_y is None else round(run.psnr_y, 4),
-        "learning_rate": learning_rate,
-        "steps_per_second": round(steps_per_second, 3),
-    }
+@contextmanager
+def _out_of_memory_explained(fabric: Fabric, options: TrainOptions) -> Iterator[None]:
     try:
-        with open(output / LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-    except OSError as exc:
-        raise OutputError(f"cannot write {output / LOG}: {exc.strerror}.") from exc
+        yield
+    except (MemoryError, RuntimeError) as exc:  # torch.OutOfMemoryError is a RuntimeError; the CPU has no name for it
+        known = isinstance(exc, (MemoryError, torch.OutOfMemoryError))
+        if not known and "can't allocate memory" not in str(exc) and "out of memory" not in str(exc):
+            raise
+        raise TrainingError(
+            f"{fabric.device} has no memory for batches of {options.recipe.batch_size} crops of "
+            f"{options.recipe.crop_size}: take a smaller --batch-size or --crop-size, or --precision bf16."
+        ) from exc
+
+
+def _enter(
+    game: Game, options: TrainOptions, lengths: Mapping[StageName, int], fingerprint: str
+) -> list[StageName]:
+    """Bring a run to where it starts or goes on; returns the stages that lie ahead, with the one that it stands in."""
+    wanted = options.stages
+    if not options.resume:
+        if wanted[0] != "pretrain" and options.recipe.pretrain.length and options.init is None:
+            raise UsageError(
+                f"the stage {wanted[0]} starts from a generator: give one by --init, or run the stage pretrain first "
+                "and go on with --resume."
+            )
+        if game.fabric.is_global_zero:
+            remove_old_run(options.output)
+        begin_stage(game, wanted[0], options)
+        return wanted
+    length = restore_checkpoint(game, options, fingerprint=fingerprint)
+    done = game.stage_step >= min(length, lengths[game.stage])
+    ahead = [name for name in wanted if STAGES.index(name) >= STAGES.index(game.stage)]
+    if not ahead:
+        raise CheckpointError(f"{options.output} is past the stage {options.stage}: it stands in {game.stage}.")
+    if ahead[0] != game.stage and not done:
+        raise CheckpointError(
+            f"{options.output} stands at update {game.stage_step} of {length} of the stage {game.stage}: "
+            f"finish it first (--stage {game.stage} --resume)."
+        )
+    return ahead
+
+
+def _run_stage(
+    game: Game, batches: Batches, length: int, watch: Watch | None, should_stop: Callable[[], bool]
+) -> bool:
+    """The updates that a stage has still before it; returns whether it was asked to stop."""
+    schedule, milestones = SCHEDULES[game.weights.schedule], game.weights.milestones
+    with closing(batches.stream(range(game.step, game.step + length - game.stage_step))) as stream:
+        for lr, hr in stream:
+            learning_rate = game.weights.learning_rate * schedule(game.stage_step, length, milestones)
+            seen = update(game, lr, hr, learning_rate)
+            stopped = game.stage_step < length and _agreed(game, should_stop)
+            if watch is not None:
+                watch.after_update(seen, learning_rate, stopped=stopped)
+            if stopped:
+                return True
+    return False
+
+
+def _agreed(game: Game, should_stop: Callable[[], bool]) -> bool:
+    """Whether any process was asked to stop; all of them come to the same answer at the same update."""
+    if game.fabric.world_size == 1:
+        return should_stop()
+    if game.step % ASK_EVERY:
+        return False
+    asked = torch.tensor(float(should_stop()), device=game.fabric.device)
+    return float(game.fabric.all_reduce(asked, reduce_op="sum")) > 0  # type: ignore[arg-type]
+
+
+def _lpips(options: TrainOptions, device: torch.device) -> nn.Module | None:
+    try:
+        return load_lpips(options.lpips_weights).to(device)
+    except WeightsError as exc:
+        if options.lpips_weights is not None:
+            raise
+        logger.warning("LPIPS is not measured, and no best weights of the adversarial stage are kept: %s", exc)
+        return None

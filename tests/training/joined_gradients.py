@@ -1,0 +1,71 @@
+"""Run by a test: the gradients of one update by as many processes as are named, as ``FOLDER/FORM-PROCESSES.pt``.
+
+python joined_gradients.py PROCESSES[,PROCESSES...] FORM[,FORM...] FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.double import DoublePrecision
+
+from vsr.training.game import begin_stage, new_game
+from vsr.training.launch import launch
+from vsr.training.options import TrainOptions
+from vsr.training.recipe import Recipe, Stage, override
+from vsr.training.update import update
+
+TINY = Recipe(
+    follows="nobody",
+    pretrain=Stage(length=1, mse=1.0),
+    adversarial=Stage(length=1, mse=1.0, l1=0.3, total_variation=0.1, adversarial=0.5),
+    blocks=2,
+    channels=4,
+    discriminator_channels=4,
+    batch_size=4,
+    crop_size=16,
+)
+
+
+def gradients(fabric: Fabric, options: TrainOptions, report: Callable[[Any], None], stop: Callable[[], bool]) -> None:
+    """The gradients of all forms: starting processes takes longer than that."""
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    fabric._precision = fabric.strategy.precision = DoublePrecision()  # so that rounding hides nothing
+    for form in sys.argv[2].split(","):
+        found = one_update(fabric, replace(options, recipe=override(TINY, adversarial_form=form)))
+        if fabric.is_global_zero:
+            torch.save(found, options.output / f"{form}-{fabric.world_size}.pt")
+
+
+def one_update(fabric: Fabric, options: TrainOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One update at a learning rate of zero on this process's part of a batch that all of them make."""
+    game = new_game(fabric, options)
+    begin_stage(game, "adversarial", options)
+    random = torch.Generator().manual_seed(1)
+    # Away from its start the generator has gradients everywhere.
+    for parameter in game.generator.plain.parameters():
+        with torch.no_grad():
+            parameter.add_(torch.randn(parameter.shape, generator=random), alpha=0.05)
+    lr, hr = (torch.rand(4, 3, size, size, generator=random, dtype=torch.float64) for size in (4, 16))
+    share = 4 // fabric.world_size
+    part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+    seen = update(game, lr[part], hr[part], learning_rate=0.0)
+    assert game.discriminator is not None
+    found: dict[str, Any] = {}
+    for player, network in (("generator", game.generator.plain), ("discriminator", game.discriminator.plain)):
+        found |= {f"{player}.{name}": parameter.grad for name, parameter in network.named_parameters()}
+        found |= {f"{player}.{name}": buffer for name, buffer in network.named_buffers() if "running" in name}
+    return found, seen
+
+
+if __name__ == "__main__":
+    for processes in map(int, sys.argv[1].split(",")):
+        chosen = TrainOptions(data=(), output=Path(sys.argv[3]), recipe=TINY, devices=processes, device="cpu")
+        launch(gradients, chosen, print, lambda: False)

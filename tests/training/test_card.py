@@ -1,0 +1,151 @@
+"""What a run says about itself, in the metadata of its weights and on its card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vsr.errors import OutputError
+from vsr.training.card import Facts, about, hardware, write_card
+from vsr.training.launch import launch
+from vsr.training.log import Log
+from vsr.training.measure import Quality
+from vsr.training.options import TrainOptions
+from vsr.training.recipe import override
+from vsr.training.trainer import train
+from vsr.training.update import Game
+
+FACTS = Facts(pictures=900, held_out=16, layout="COCO", fingerprint="0123456789abcdef", hardware="2 x NVIDIA H200")
+
+
+def texts(options: TrainOptions, quality: Quality | None = None) -> dict[str, str]:
+    """Of a game that stands at step 8 of the adversarial stage."""
+    game = launch(stand_in, options, print, lambda: False)
+    return about(game, options, FACTS, quality)
+
+
+def stand_in(fabric: object, options: TrainOptions, report: object, stop: object) -> Game:
+    return Game(fabric, options.recipe, options.seed, None, None, stage="adversarial", step=8)  # type: ignore[arg-type]
+
+
+def test_texts_of_a_weights_file(options: TrainOptions) -> None:
+    options = replace(options, seed=3, licence="CC BY 4.0", command="vsr train --data a", precision="bf16")
+    options = replace(options, data=(Path("/x/coco"), Path("y/more.zip")))
+    found = texts(options, Quality(27.5, 0.75, None))
+    training = json.loads(found.pop("training"))
+    assert found == {
+        "purpose": "x4, trained by vsr train, at step 8 in the stage adversarial",
+        "recipe": "nobody",
+        "licence": "CC BY 4.0",
+        "data": "coco, more.zip (COCO, 900 pictures)",
+        "command": "vsr train --data a",
+    }
+    assert training == {
+        "stage": "adversarial",
+        "step": 8,
+        "seed": 3,
+        "crops": "2 of 16x16",
+        "degradation": "bicubic",
+        "unit": "steps",
+        "stages": {
+            "pretrain": "3 at 0.001, constant: 1 mse",
+            "discriminator": "2 at 0.001, constant",
+            "adversarial": "3 at 0.001, constant: 1 mse + 0.01 adversarial",
+        },
+        "pictures": 900,
+        "held_out": 16,
+        "precision": "bf16",
+        "hardware": "2 x NVIDIA H200",
+        "quality": {"psnr_y": 27.5, "ssim_y": 0.75, "lpips": None},
+    }
+
+
+def test_stages_without_a_length_are_not_named_and_layers_are(options: TrainOptions) -> None:
+    recipe = override(options.recipe, pretrain_length=0, adversarial_content=0.5, adversarial_content_layer="conv2_2")
+    stages = json.loads(texts(replace(options, recipe=recipe))["training"])["stages"]
+    assert stages == {
+        "discriminator": "2 at 0.001, constant",
+        "adversarial": "3 at 0.001, constant: 1 mse + 0.5 content (conv2_2) + 0.01 adversarial",
+    }
+
+
+def test_a_card(options: TrainOptions, tmp_path: Path) -> None:
+    log = Log(tmp_path, step=0)
+    log.write({"step": 4, "stage": "pretrain", "mse": 0.1})
+    log.write({"step": 5, "stage": "pretrain", "psnr_y": 25.126, "ssim_y": 0.71239, "lpips": None})
+    log.write({"step": 8, "stage": "adversarial", "psnr_y": 24, "ssim_y": 0.7, "lpips": 0.12345})
+    write_card(tmp_path, texts(replace(options, licence="CC0")), FACTS)
+    name = options.data[0].name
+    assert (tmp_path / "card.md").read_text().splitlines() == [
+        f"## {tmp_path.name}",
+        "",
+        "x4, trained by vsr train, at step 8 in the stage adversarial.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| data | {name} (COCO, 900 pictures) |",
+        "| licence | CC0 |",
+        "| LR | antialiased bicubic, rounded to 8 bits |",
+        "| crops | 2 of 16x16 |",
+        "| pretrain | 3 at 0.001, constant: 1 mse (steps) |",
+        "| discriminator | 2 at 0.001, constant (steps) |",
+        "| adversarial | 3 at 0.001, constant: 1 mse + 0.01 adversarial (steps) |",
+        "| follows | nobody |",
+        "| command | from Python |",
+        "| seed | 0 |",
+        "| hardware | 2 x NVIDIA H200 |",
+        "",
+        "On 16 held-out pictures along the way:",
+        "",
+        "| step | stage | PSNR-Y | SSIM-Y | LPIPS |",
+        "|---|---|---|---|---|",
+        "| 5 | pretrain | 25.13 dB | 0.7124 |  |",
+        "| 8 | adversarial | 24.00 dB | 0.7000 | 0.1235 |",
+    ]
+
+
+@pytest.mark.parametrize(("count", "steps"), [(12, [*range(12)]), (13, [*range(0, 13, 2)]), (30, [*range(2, 30, 3)])])
+def test_a_long_run_shows_some_of_its_measurements_and_the_last(
+    options: TrainOptions, tmp_path: Path, count: int, steps: list[int]
+) -> None:
+    log = Log(tmp_path, step=0)
+    for step in range(count):
+        log.write({"step": step, "stage": "pretrain", "psnr_y": 20, "ssim_y": 0.5})
+    recipe = override(options.recipe, degradation="video", unit="epochs")
+    write_card(tmp_path, texts(replace(options, recipe=recipe, command="vsr train")), FACTS)
+    lines = (tmp_path / "card.md").read_text().splitlines()
+    assert [int(line.split("|")[1]) for line in lines if "dB" in line] == steps
+    assert "| LR | blurred, reduced, noise, video codecs |" in lines and "| command | `vsr train` |" in lines
+    assert "| discriminator | 2 at 0.001, constant (epochs) |" in lines
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_card_of_a_run(options: TrainOptions) -> None:
+    summary = train(options)
+    card = (options.output / "card.md").read_text()
+    assert summary.quality is not None and summary.quality.lpips is not None
+    quality = summary.quality
+    last = f"| 8 | adversarial | {quality.psnr_y:.2f} dB | {quality.ssim_y:.4f} | {quality.lpips:.4f} |"
+    assert card.splitlines()[-1] == last and "| 3 | pretrain |" in card
+    assert "On 1 held-out pictures along the way:" in card
+    assert f"| hardware | {hardware(torch.device('cpu'), 1)} |" in card
+
+
+def test_a_card_that_cannot_be_written(options: TrainOptions, tmp_path: Path) -> None:
+    Log(tmp_path, step=0).close()
+    (tmp_path / "card.md").mkdir()
+    with pytest.raises(OutputError, match=r"cannot write .*card\.md"):
+        write_card(tmp_path, texts(options), FACTS)
+
+
+def test_hardware_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = hardware(torch.device("cpu"), 1)
+    assert named.endswith(f", {torch.get_num_threads()} threads") and len(named) > len(", 1 threads")
+    assert hardware(torch.device("cpu"), 2) == f"2 x {named}"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert hardware(torch.device("cuda"), 1) == "NVIDIA H200"
+    assert hardware(torch.device("cuda"), 4) == "4 x NVIDIA H200"

@@ -1,0 +1,526 @@
+"""Stopped and resumed equals uninterrupted, to the last bit; what cannot be resumed is refused in one sentence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import resource
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vsr.errors import CheckpointError, OutputError, TrainingDataError, UnknownModelError, UsageError, WeightsError
+from vsr.networks.discriminator import Discriminator
+from vsr.networks.lpips import load_lpips
+from vsr.networks.weights import read_info, save_discriminator
+from vsr.training.log import COLUMNS, read_log
+from vsr.training.options import TrainOptions
+from vsr.training.recipe import STAGES, override
+from vsr.training.trainer import TrainSummary, train
+from vsr.training.watch import TrainProgress
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+ENDINGS = (3, 5, 8)
+"""Updates behind which the stages of the tiny run end."""
+
+
+class Interruption(Exception):
+    pass
+
+
+def run_until(options: TrainOptions, step: int) -> TrainSummary:
+    """Asks a new run to stop behind an update that is not the last of its stage."""
+    done = [0]
+
+    def keep(at: TrainProgress) -> None:
+        done.append(at.step)
+
+    return train(options, progress=keep, should_stop=lambda: done[-1] + 1 >= step)
+
+
+def kill_at(options: TrainOptions, step: int) -> None:
+    """A run that is broken off behind an update; nothing of it is written any more."""
+
+    def break_off(at: TrainProgress) -> None:
+        if at.step == step:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        train(options, progress=break_off)
+
+
+def checkpoint(output: Path) -> dict[str, Any]:
+    state = torch.load(output / "checkpoint.pt", weights_only=True)
+    assert isinstance(state, dict)
+    return state
+
+
+def content(output: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+def assert_same(one: Any, other: Any, where: str = "checkpoint") -> None:
+    """Equal to the last bit, whatever is nested in whatever."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}[{key!r}]")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}[{index}]")
+    elif isinstance(one, Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    """The checkpoints, and all weights with all that they say about themselves."""
+    assert_same(checkpoint(one), checkpoint(other))
+    names = sorted(path.name for path in one.glob("*.safetensors"))
+    assert names == sorted(path.name for path in other.glob("*.safetensors")) and "generator.safetensors" in names
+    for name in names:
+        assert_same(load_file(one / name), load_file(other / name), name)
+        assert about(one / name) == about(other / name), name
+
+
+def about(path: Path) -> dict[str, Any]:
+    """What a weights file says, but for the stages that its run was asked for."""
+    texts: dict[str, Any] = dict(read_info(path).about)
+    return {**texts, "training": {**json.loads(texts["training"]), "stages": None}}
+
+
+def assert_same_log(one: Path, other: Path) -> None:
+    """But for the times."""
+    first, second = read_log(one / "log.csv"), read_log(other / "log.csv")
+    assert first.stages == second.stages
+    for column in COLUMNS:
+        if column not in ("stage", "seconds", "crops_per_second"):
+            assert [*map(repr, first[column].tolist())] == [*map(repr, second[column].tolist())], column
+
+
+@pytest.mark.parametrize(
+    ("degradation", "changes", "steps"),
+    [
+        ("bicubic", {"workers": 1, "cache": "none"}, range(1, 8)),
+        ("bicubic", {"workers": 3, "cache": "ram"}, (2, 4, 7)),
+        ("video", {"workers": 1, "cache": "ram"}, (3, 4, 7)),
+        ("video", {"workers": 3, "cache": "none"}, range(1, 8)),
+    ],
+    ids=["bicubic, 1 worker", "bicubic, 3 workers", "video, 1 worker", "video, 3 workers"],
+)
+def test_stopped_at_any_update_it_goes_on_as_if_uninterrupted(
+    options: TrainOptions, tmp_path: Path, degradation: str, changes: dict[str, Any], steps: Sequence[int]
+) -> None:
+    """And threads and caches change nothing: the whole run has others."""
+    options = replace(options, recipe=override(options.recipe, degradation=degradation), validate_every=2)
+    whole = train(replace(options, output=tmp_path / "whole"))
+    assert (whole.steps, whole.stage, whole.stopped) == (8, "adversarial", False)
+    names = {"generator", "pretrain", "best-pretrain", "best-adversarial", "discriminator"}
+    assert {path.stem for path in (tmp_path / "whole").glob("*.safetensors")} == names
+    for step in steps:
+        part = replace(options, output=tmp_path / f"stopped-{step}", **changes)
+        if step in ENDINGS:
+            kill_at(part, step)
+        else:
+            stopped = run_until(part, step)
+            assert stopped.stopped and stopped.steps == step
+        assert checkpoint(part.output)["step"] == step
+        resumed = train(replace(part, resume=True))
+        assert (resumed.steps, resumed.stopped, resumed.quality) == (8, False, whole.quality)
+        assert_same_end(part.output, whole.weights.parent)
+
+
+def test_a_killed_run_goes_on_from_an_older_checkpoint(options: TrainOptions, tmp_path: Path) -> None:
+    """The log loses the rows behind it, and the best weights what was measured behind it."""
+    options = replace(options, checkpoint_every=4, log_every=1, validate_every=2)
+    train(replace(options, output=tmp_path / "whole"))
+    for step, saved in ((3, 3), (4, 4), (5, 5), (6, 5), (7, 5)):
+        part = replace(options, output=tmp_path / f"killed-{step}")
+        kill_at(part, step)
+        assert checkpoint(part.output)["step"] == saved
+        assert read_log(part.output / "log.csv")["step"].tolist() == [*range(1, step + 1)]
+        seen: list[int] = []
+        train(replace(part, resume=True), progress=lambda at, seen=seen: seen.append(at.step))  # type: ignore[misc]
+        assert seen == [*range(saved + 1, 9)]
+        assert_same_end(part.output, tmp_path / "whole")
+        assert_same_log(part.output, tmp_path / "whole")
+        assert (part.output / "card.md").read_text() == (tmp_path / "whole/card.md").read_text().replace(
+            "## whole", f"## killed-{step}"
+        )
+
+
+def test_stage_by_stage_equals_all_in_one_go(options: TrainOptions, tmp_path: Path) -> None:
+    train(replace(options, output=tmp_path / "whole"))
+    steps = []
+    for number, stage in enumerate(STAGES):
+        summary = train(replace(options, stage=stage, resume=number > 0))
+        steps.append((summary.stage, summary.steps))
+    assert steps == [("pretrain", 3), ("discriminator", 5), ("adversarial", 8)]
+    assert_same_end(options.output, tmp_path / "whole")
+    assert_same_log(options.output, tmp_path / "whole")
+
+
+def test_what_was_measured_survives_a_resumption_that_measures_nothing(options: TrainOptions, tmp_path: Path) -> None:
+    """The discriminator's stage measures nothing; its weights files tell of the last measurement all the same."""
+    recipe = override(options.recipe, adversarial_length=0)
+    options = replace(options, recipe=recipe)
+    whole = train(replace(options, output=tmp_path / "whole"))
+    assert whole.quality is not None
+    kill_at(options, 3)
+    resumed = train(replace(options, resume=True))
+    assert resumed.quality == whole.quality
+    assert_same_end(options.output, tmp_path / "whole")
+
+
+def test_stopped_in_reduced_precision(options: TrainOptions, tmp_path: Path) -> None:
+    options = replace(options, precision="bf16")
+    train(replace(options, output=tmp_path / "whole"))
+    assert run_until(options, 7).steps == 7
+    train(replace(options, resume=True))
+    assert_same_end(options.output, tmp_path / "whole")
+
+
+def test_resuming_a_finished_run_changes_nothing(options: TrainOptions) -> None:
+    done = train(options)
+    before = content(options.output)
+    assert train(replace(options, resume=True)) == done
+    assert content(options.output) == before
+
+
+@pytest.mark.parametrize("length", [2, 5])
+def test_a_stage_may_be_made_longer_or_shorter_on_the_way(options: TrainOptions, tmp_path: Path, length: int) -> None:
+    changed = replace(options, recipe=override(options.recipe, pretrain_length=length, follows="somebody"))
+    train(replace(changed, output=tmp_path / "whole", checkpoint_every=1))
+    run_until(options, 2)
+    summary = train(replace(changed, resume=True))
+    assert summary.steps == length + 5
+    one, other = checkpoint(options.output), checkpoint(tmp_path / "whole")
+    assert_same(one["generator"], other["generator"])
+    assert one["lengths"] == {"pretrain": length, "discriminator": 2, "adversarial": 3}
+
+
+def test_a_finished_stage_may_be_made_longer(options: TrainOptions, tmp_path: Path) -> None:
+    longer = replace(options, recipe=override(options.recipe, pretrain_length=4), stage="pretrain")
+    train(replace(longer, output=tmp_path / "whole"))
+    train(replace(options, stage="pretrain"))
+    assert train(replace(longer, resume=True)).steps == 4
+    assert_same(checkpoint(options.output)["generator"], checkpoint(tmp_path / "whole")["generator"])
+
+
+def test_a_stage_that_was_cut_short_is_done(options: TrainOptions) -> None:
+    run_until(options, 2)
+    shorter = replace(options, recipe=override(options.recipe, pretrain_length=2), resume=True)
+    assert train(replace(shorter, stage="pretrain")).steps == 2
+    assert train(replace(shorter, stage="discriminator")).steps == 4
+
+
+def test_resuming_with_other_ways_of_running_is_allowed(options: TrainOptions) -> None:
+    run_until(options, 2)
+    other = replace(options, resume=True, workers=1, cache="none", log_every=1, checkpoint_every=1, licence="CC0")
+    assert train(other).steps == 8
+    assert read_log(options.output / "log.csv")["step"].tolist() == [2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"crop_size": 20}, "crop_size was 16 and is now 20"),
+        ({"pretrain_l1": 0.5}, "pretrain.l1 was 0.0 and is now 0.5"),
+        ({"video_noise": (0.0, 3.0)}, "video.noise was (0.0, 6.0) and is now (0.0, 3.0)"),
+        (
+            {"adversarial_learning_rate": 1e-5, "blocks": 2},
+            "adversarial.learning_rate was 0.001 and is now 1e-05; blocks was 1 and is now 2",
+        ),
+    ],
+    ids=["one value", "of a stage", "of the degradation", "several"],
+)
+def test_another_recipe_is_refused(options: TrainOptions, changes: dict[str, Any], sentence: str) -> None:
+    train(replace(options, stage="pretrain"))
+    refused(replace(options, recipe=override(options.recipe, **changes), resume=True), sentence)
+
+
+def test_another_seed_and_other_pictures_are_refused(options: TrainOptions) -> None:
+    train(replace(options, stage="pretrain"))
+    refused(replace(options, seed=5, resume=True), "the seed was 0 and is now 5")
+    refused(replace(options, hold_out=0, resume=True), "the pictures are others")
+
+
+def refused(options: TrainOptions, sentence: str) -> None:
+    before = content(options.output)
+    with pytest.raises(CheckpointError) as caught:
+        train(options)
+    path = options.output / "checkpoint.pt"
+    assert str(caught.value) == (
+        f"{path} belongs to another run ({sentence}). Give the same again, or start a new run from its weights: "
+        f"--init {options.output / 'generator.safetensors'}."
+    )
+    assert content(options.output) == before
+
+
+def flip(whole: bytes, position: int) -> bytes:
+    return whole[:position] + bytes([whole[position] ^ 0x80]) + whole[position + 1 :]
+
+
+def body_bias(whole: bytes) -> bytes:
+    """The bytes of some weights."""
+    weights = torch.load(BytesIO(whole), weights_only=True)["generator"]["body_norm.bias"]
+    return bytes(weights.numpy().tobytes())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[:100],
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:-1],
+        lambda whole: b"hello world",
+        lambda whole: flip(whole, whole.index(body_bias(whole)) + 5),
+        *(lambda whole, at=at: flip(whole, whole.index(b"body_norm.weight") + at) for at in (-3, 0, 5)),
+    ],
+    ids=["empty", "100 bytes", "half", "a byte less", "text", "flipped weight", *(f"flip {at}" for at in range(3))],
+)
+def test_a_damaged_checkpoint_is_refused(options: TrainOptions, damage: Callable[[bytes], bytes]) -> None:
+    options = replace(options, stage="pretrain")
+    train(options)
+    path = options.output / "checkpoint.pt"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match=f"{re.escape(str(path))} cannot be read: "):
+        train(replace(options, resume=True))
+
+
+@pytest.mark.parametrize("other", [[1, 2], {"format": "vsr-checkpoint-1"}, {"step": 1}], ids=str)
+def test_another_kind_of_file_is_refused(options: TrainOptions, other: Any) -> None:
+    options.output.mkdir()
+    torch.save(other, options.output / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is not a checkpoint of this version of vsr\.$"):
+        train(replace(options, resume=True))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state.pop("ema"),
+        lambda state: state.update(stage="dessert"),
+        lambda state: state.update(lengths={}),
+        lambda state: state["generator"].update({"tail.bias": torch.zeros(7)}),
+    ],
+    ids=["a part is missing", "no such stage", "no lengths", "another shape"],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(options: TrainOptions, spoil: Callable[[Any], Any]) -> None:
+    options = replace(options, stage="pretrain")
+    train(options)
+    state = checkpoint(options.output)
+    spoil(state)
+    torch.save(state, options.output / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged: "):
+        train(replace(options, resume=True))
+
+
+def test_nothing_to_resume(options: TrainOptions) -> None:
+    with pytest.raises(CheckpointError, match=r"^nothing to resume: .*run/checkpoint\.pt does not exist\.$"):
+        train(replace(options, resume=True))
+    assert not options.output.exists()
+
+
+def test_stages_that_are_past_or_not_yet_reached(options: TrainOptions) -> None:
+    run_until(options, 2)
+    resumed = replace(options, resume=True)
+    sentence = r"run stands at update 2 of 3 of the stage pretrain: finish it first \(--stage pretrain --resume\)\.$"
+    for stage in STAGES[1:]:
+        with pytest.raises(CheckpointError, match=sentence):
+            train(replace(resumed, stage=stage))
+    train(replace(resumed, stage="pretrain"))
+    train(replace(resumed, stage="discriminator"))
+    with pytest.raises(CheckpointError, match="run is past the stage pretrain: it stands in discriminator"):
+        train(replace(resumed, stage="pretrain"))
+    assert checkpoint(options.output)["step"] == 5
+
+
+@pytest.mark.parametrize("stage", ["discriminator", "adversarial"])
+def test_a_later_stage_needs_a_generator(options: TrainOptions, tmp_path: Path, tiny_weights: Path, stage: Any) -> None:
+    with pytest.raises(UsageError, match=f"the stage {stage} starts from a generator: give one by --init, or run the"):
+        train(replace(options, stage=stage))
+    assert train(replace(options, stage=stage, init=tiny_weights)).stage == stage
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "generator.safetensors", "log.csv", "card.md"])
+def test_nothing_of_a_run_is_replaced_without_being_asked_to(options: TrainOptions, name: str) -> None:
+    options.output.mkdir()
+    (options.output / name).write_bytes(b"precious")
+    with pytest.raises(OutputError, match=r"run holds a training run\. Continue it with --resume, or .* --overwrite\."):
+        train(options)
+    assert content(options.output) == {name: b"precious"}
+
+
+def test_overwriting_starts_anew_and_removes_the_old_run_only(options: TrainOptions, tmp_path: Path) -> None:
+    train(replace(options, output=tmp_path / "fresh", stage="pretrain"))
+    train(replace(options, seed=5))
+    for kept in ("notes.txt", "checkpoint-of-mine.pt", "samples-of-mine/a.png"):
+        (options.output / kept).parent.mkdir(exist_ok=True)
+        (options.output / kept).write_bytes(b"kept")
+    (options.output / "tensorboard").mkdir()
+    (options.output / "tensorboard/old").touch()
+    (options.output / "losses.png").touch()
+    train(replace(options, stage="pretrain", overwrite=True))
+    assert_same_end(options.output, tmp_path / "fresh")
+    assert_same_log(options.output, tmp_path / "fresh")
+    assert sorted(content(options.output)) == [
+        "best-pretrain.safetensors",
+        "card.md",
+        "checkpoint-of-mine.pt",
+        "checkpoint.pt",
+        "generator.safetensors",
+        "log.csv",
+        "notes.txt",
+        "pretrain.safetensors",
+        "samples-of-mine/a.png",
+        "samples/step-0000003.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ("data", TrainingDataError),
+        ("init", UnknownModelError),
+        ("content_weights", WeightsError),
+        ("init_discriminator", WeightsError),
+        ("lpips_weights", WeightsError),
+    ],
+)
+def test_a_mistyped_file_shows_at_once_and_costs_no_run(
+    options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, error: type[Exception]
+) -> None:
+    """Also those that are needed by a later stage only."""
+    if wrong == "lpips_weights":
+        monkeypatch.setattr("vsr.training.trainer.load_lpips", load_lpips)
+    if wrong == "content_weights":
+        options = replace(options, recipe=override(options.recipe, adversarial_content=1.0))
+    train(replace(options, stage="pretrain", hold_out=0))
+    before = content(options.output)
+    missing = tmp_path / "mistyped"
+    mistyped: dict[str, Any] = {wrong: (missing,) if wrong == "data" else missing}
+    ways: list[dict[str, Any]] = [{"overwrite": True}, {"resume": True, "hold_out": 0}]
+    for how in ways:
+        steps: list[int] = []
+        with pytest.raises(error, match="mistyped"):
+            train(
+                replace(options, **mistyped, **how),
+                progress=lambda at, steps=steps: steps.append(at.step),  # type: ignore[misc]
+            )
+        assert not steps and content(options.output) == before
+
+
+def test_a_discriminator_of_another_size_shows_at_once(options: TrainOptions, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_discriminator(other, Discriminator(channels=8, crop_size=16), {})
+    with pytest.raises(WeightsError, match="of another network"):
+        train(replace(options, init_discriminator=other, stage="pretrain"))
+    assert not (options.output / "log.csv").exists()
+
+
+def test_an_output_that_cannot_be_written(options: TrainOptions, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    for output in (tmp_path / "file", tmp_path / "file/run", tmp_path / "file/a/b", tmp_path / ("x" * 300)):
+        with pytest.raises(OutputError, match=f"^cannot write to {output}: .*"):
+            train(replace(options, output=output))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Within it, files cannot grow beyond a size, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, old)
+
+
+def test_a_checkpoint_that_finds_no_room(options: TrainOptions) -> None:
+    """The system refuses in earnest; the former checkpoint stays, and the run goes on from it."""
+    options = replace(options, hold_out=0)
+    run_until(options, 2)
+    before = content(options.output)
+    sentence = r"^cannot write the checkpoint .*\.pt: .*Make room, then --resume goes on from the one before\.$"
+    with largest_file(20_000), pytest.raises(OutputError, match=sentence):
+        train(replace(options, resume=True))
+    after = content(options.output)
+    assert after["checkpoint.pt"] == before["checkpoint.pt"] and not [name for name in after if ".vsr-" in name]
+    assert train(replace(options, resume=True)).steps == 8
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")])
+def test_a_disk_that_fills_up_under_the_checkpoint(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    run_until(options, 2)
+    before = content(options.output)
+
+    def fill(state: Any, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise error
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(OutputError, match=f"cannot write the checkpoint .*{re.escape(str(error))}"):
+        train(replace(options, resume=True))
+    after = content(options.output)
+    assert after["checkpoint.pt"] == before["checkpoint.pt"] and not [name for name in after if ".vsr-" in name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["best-pretrain.safetensors", "generator.safetensors", "pretrain.safetensors", "card.md", "step-0000003.png"],
+)
+def test_a_disk_that_fills_up_under_another_file(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write = Path.write_bytes
+
+    def fill(path: Path, data: bytes) -> int:
+        if path.name.endswith(name) and (name != "generator.safetensors" or "best" not in path.name):
+            write(path, data[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OutputError, match=f"cannot write .*{name}.*: No space left on device"):
+        train(options)
+    assert not [path for path in content(options.output) if ".vsr-" in path or path.endswith(name)]
+    monkeypatch.undo()
+    monkeypatch.setattr("vsr.training.watch.plot_losses", lambda log, figure: None)
+    if (options.output / "checkpoint.pt").exists():  # it is written first, and good
+        assert train(replace(options, resume=True, lpips_weights=None, hold_out=16)).steps == 8
+
+
+def test_an_output_that_vanishes_meanwhile(options: TrainOptions) -> None:
+    """A file takes the place of the folder between two updates."""
+
+    def replace_folder(at: TrainProgress) -> None:
+        if at.step == 1:
+            for path in [*options.output.rglob("*")][::-1]:
+                path.rmdir() if path.is_dir() else path.unlink()
+            options.output.rmdir()
+            options.output.write_text("in the way")
+
+    with pytest.raises(OutputError, match=r"cannot write the log .*log\.csv"):
+        train(replace(options, checkpoint_every=2), progress=replace_folder)
+    assert options.output.read_text() == "in the way"

@@ -1,0 +1,217 @@
+"""Each recipe against what is written down of it, and one update of each of its stages on networks cut down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from vsr.networks.discriminator import Discriminator
+from vsr.networks.features import CONVOLUTIONS, SLIM
+from vsr.networks.srgan import Generator
+from vsr.training.game import begin_stage, new_game
+from vsr.training.options import TrainOptions
+from vsr.training.recipe import LOSSES, STAGES, Recipe, override
+from vsr.training.recipes import RECIPES
+from vsr.training.update import update
+
+TABLE: dict[str, dict[str, Any]] = {
+    # Ledig et al. 2017, sections 2 and 3.2: labels are 1 and 0, flips and turns are ours.
+    "srgan": {
+        "unit": "steps",
+        "lengths": (1_000_000, 0, 200_000),
+        "pretrain": {"mse": 1.0},
+        "adversarial": {"content": 1.0, "adversarial": 1e-3},
+        "layers": {"adversarial": "conv5_4"},
+        "content_network": "vgg19",
+        "labels": ("1", "0"),
+        "networks": ("shuffle", False, "none", 0.1, "dense"),
+        "crops": (96, "random", 1, 16, "by-area"),
+        "turned": (True, True, False),
+    },
+    "coco-200": {
+        "unit": "epochs",
+        "lengths": (0, 0, 1000),
+        "adversarial": {"content": 1.0, "adversarial": 1e-3},
+        "layers": {"adversarial": "conv5_4"},
+        "content_network": "vgg19",
+        "labels": ("uniform:0.8:1", "uniform:0:0.2"),
+        "networks": ("nearest", True, "none", 0.5, "dense"),
+        "crops": (200, "centre", 1, 64, "by-picture"),
+        "turned": (False, False, False),
+    },
+    "coco-176": {
+        "unit": "epochs",
+        "lengths": (0, 0, 2500),
+        "adversarial": {"content": 1.0, "adversarial": 1e-3},
+        "layers": {"adversarial": "conv5_4"},
+        "content_network": "vgg19",
+        "labels": ("normal:0.9:0.05", "normal:0.1:0.05"),
+        "networks": ("nearest", True, "none", 0.5, "dense"),
+        "crops": (176, "centre", 1, 32, "by-picture"),
+        "turned": (False, False, False),
+    },
+    "vgg16-tv": {
+        "unit": "epochs",
+        "lengths": (1, 1, 5),
+        "pretrain": {"content": 1.0, "total_variation": 0.1},
+        "adversarial": {"content": 1.0, "total_variation": 0.1, "adversarial": 1e-3},
+        "layers": {"pretrain": "conv2_2", "adversarial": "conv5_3"},
+        "content_network": "vgg16",
+        "labels": ("uniform:0.7:1", "uniform:0:0.3"),
+        "networks": ("shuffle", False, "none", 0.1, "dense"),
+        "crops": (128, "random", 1, 16, "by-picture"),
+        "turned": (False, False, True),
+    },
+    "div2k-256": {
+        "unit": "epochs",
+        "lengths": (3, 0, 240),
+        "pretrain": {"mse": 1.0},
+        "adversarial": {"content": 0.006, "adversarial": 1e-3},
+        "layers": {"adversarial": "conv3_4"},
+        "content_network": "vgg19",
+        "labels": ("uniform:0.7:1", "uniform:0:0.3"),
+        "networks": ("shuffle", False, "imagenet", 0.1, "pooled"),
+        "crops": (256, "random", 4, 4, "by-picture"),
+        "turned": (False, False, False),
+    },
+}
+
+
+def test_the_table_is_whole() -> None:
+    assert TABLE.keys() == RECIPES.keys()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_is_written_down(name: str) -> None:
+    recipe, said = RECIPES[name], TABLE[name]
+    assert recipe.unit == said["unit"]
+    assert tuple(recipe.stage(stage).length for stage in STAGES) == said["lengths"]
+    for stage in STAGES:
+        weights = {loss: getattr(recipe.stage(stage), loss) for loss in LOSSES}
+        assert {loss: weight for loss, weight in weights.items() if weight} == said.get(stage, {}), stage
+        assert recipe.stage(stage).learning_rate == 1e-4
+    for stage, layer in said["layers"].items():
+        assert getattr(recipe, stage).content_layer == layer
+    assert (recipe.content_network, recipe.content_activation) == (said["content_network"], "after")
+    assert (str(recipe.real_labels), str(recipe.fake_labels)) == said["labels"]
+    assert recipe.adversarial_form == "bce"
+    networks = (recipe.upsampling, recipe.tanh, recipe.normalisation, recipe.norm_momentum, recipe.discriminator_head)
+    assert networks == said["networks"]
+    crops = (recipe.crop_size, recipe.crop, recipe.crops_per_picture, recipe.batch_size, recipe.sampling)
+    assert crops == said["crops"]
+    assert (recipe.flips, recipe.rotations, recipe.transposes) == said["turned"]
+    # What all of them share.
+    assert (recipe.scale, recipe.blocks, recipe.channels, recipe.discriminator_channels) == (4, 16, 64, 64)
+    assert (recipe.betas, recipe.gradient_clip, recipe.degradation) == ((0.9, 0.999), 0.0, "bicubic")
+    assert recipe.follows
+
+
+def test_which_rates_fall() -> None:
+    falling = {
+        (name, stage): recipe.stage(stage).milestones
+        for name, recipe in RECIPES.items()
+        for stage in STAGES
+        if recipe.stage(stage).schedule != "constant"
+    }
+    assert falling == {("srgan", "adversarial"): (0.5,), ("div2k-256", "adversarial"): (200 / 240,)}
+    assert {recipe.adversarial.schedule for recipe in RECIPES.values()} == {"constant", "multi-step"}
+
+
+def slim_weights(network: str) -> dict[str, Tensor]:
+    """Random weights in the layout of the slim VGG, which is small."""
+    weights = {"conv0.weight": torch.eye(3).view(3, 3, 1, 1), "conv0.bias": torch.zeros(3)}
+    inputs = 3
+    for stage, (count, width) in enumerate(zip(CONVOLUTIONS[network], SLIM.widths, strict=True), 1):
+        for number in range(1, count + 1):
+            weights[f"conv{stage}{number}.weight"] = torch.randn(width, inputs, 3, 3) * (2 / (9 * inputs)) ** 0.5
+            weights[f"conv{stage}{number}.bias"] = torch.full((width,), 0.1)
+            inputs = width
+    return weights
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The content networks that were asked for; random weights are given for each."""
+    networks: list[str] = []
+
+    def find(network: str, path: Path | None) -> Mapping[str, Tensor]:
+        networks.append(network)
+        return slim_weights(network)
+
+    monkeypatch.setattr("vsr.training.game.find_content_weights", find)
+    return networks
+
+
+def cut_down(name: str) -> Recipe:
+    crops = RECIPES[name].crops_per_picture
+    return override(
+        RECIPES[name], blocks=1, channels=4, discriminator_channels=4, crop_size=32, batch_size=max(2, crops)
+    )
+
+
+JUDGED = {"discriminator_loss", "d_real", "d_fake"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_one_update_of_each_stage(name: str, asked: list[str]) -> None:
+    recipe = cut_down(name)
+    options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)
+    game = new_game(Fabric(accelerator="cpu", devices=1), options)
+    hr = torch.rand(recipe.batch_size, 3, 32, 32)
+    lr = nn.functional.avg_pool2d(hr, 4)
+    for stage in options.stages:
+        begin_stage(game, stage, options)
+        seen = update(game, lr, hr, 1e-4)
+        expected = {"discriminator": JUDGED}.get(stage) or {"generator_loss", *TABLE[name][stage]}
+        assert set(seen) == (expected | JUDGED if stage == "adversarial" else expected), stage
+        assert all(value.ndim == 0 and torch.isfinite(value) and not value.requires_grad for value in seen.values())
+        if stage != "discriminator":
+            total = sum(float(seen[term]) for term in TABLE[name][stage])
+            assert float(seen["generator_loss"]) == pytest.approx(total, rel=1e-5)
+        layer = TABLE[name]["layers"].get(stage)
+        reached = None if game.features is None else list(game.features.convolutions)[-1]  # type: ignore[arg-type]
+        assert reached == layer, stage
+    assert set(asked) == {recipe.content_network}
+    assert (game.step, game.stage, game.stage_step) == (len(options.stages), "adversarial", 1)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_networks_of_each(name: str, asked: list[str]) -> None:
+    recipe, said = cut_down(name), TABLE[name]["networks"]
+    options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)
+    game = new_game(Fabric(accelerator="cpu", devices=1), options)
+    begin_stage(game, "adversarial", options)
+    assert game.discriminator is not None
+    generator, discriminator = game.generator.plain, game.discriminator.plain
+    assert isinstance(generator, Generator) and isinstance(discriminator, Discriminator)
+    assert generator.config == {
+        "scale": 4,
+        "blocks": 1,
+        "channels": 4,
+        "upsampling": said[0],
+        "tanh": said[1],
+        "normalisation": said[2],
+        "norm_momentum": said[3],
+    }
+    assert {norm.momentum for norm in generator.modules() if isinstance(norm, nn.BatchNorm2d)} == {said[3]}
+    first = next(layer for layer in generator.upsample[0] if isinstance(layer, nn.Conv2d))  # type: ignore[union-attr]
+    # Into PixelShuffle go four times the channels; behind repeated pixels they are the width of what follows.
+    assert (first.in_channels, first.out_channels) == (4, 16)
+    assert generator.tail.in_channels == (16 if said[0] == "nearest" else 4)
+    slopes = {layer.negative_slope for layer in generator.modules() if isinstance(layer, nn.LeakyReLU)}
+    assert slopes == ({0.2} if said[0] == "nearest" else set())
+    dark = generator.eval()(torch.full((1, 3, 8, 8), -9.0))
+    assert (float(dark.detach().min()) >= 0) is said[1], "tanh alone keeps to [0, 1]"
+    assert (discriminator.config["channels"], discriminator.config["head"]) == (4, said[4])
+    larger = torch.rand(2, 3, 48, 48)
+    if said[4] == "pooled":
+        assert discriminator(larger).shape == (2,)
+    else:
+        with pytest.raises(RuntimeError):
+            discriminator(larger)

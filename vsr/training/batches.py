@@ -1,0 +1,143 @@
+"""The batches of a run: each a function of the seed and its number, made ahead by threads."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from vsr.errors import UsageError
+from vsr.inference.device import available_memory, free_memory
+from vsr.training.degradation import degrade_batch, degrade_picture, reduce, region_size
+from vsr.training.measure import HeldOut, least_size, middle
+from vsr.training.options import TrainOptions
+from vsr.training.pictures import Draws, PackedPictures, PictureSet
+from vsr.training.prefetch import ahead
+from vsr.training.recipe import Recipe
+from vsr.training.sources import find_pictures
+
+
+def load_pictures(options: TrainOptions) -> tuple[PictureSet, list[HeldOut], str]:
+    """Find the pictures to train on and those to measure on.
+
+    Returns:
+        The training set, the held-out pictures with their LR, and how the data lie.
+
+    Raises:
+        TrainingDataError: there are none that can be used.
+    """
+    recipe = options.recipe
+    found = find_pictures(options.data)
+    training = PictureSet(found.training, min_size=recipe.crop_size, workers=options.workers)
+    apart = find_pictures(options.validation).training if options.validation else found.validation
+    least = least_size(recipe.scale)
+    if apart:
+        measured = PictureSet(apart, min_size=least, workers=options.workers).hold_out(options.hold_out)
+    else:
+        measured = training.hold_out(min(options.hold_out, len(training) // 10))
+    large = [index for index, size in enumerate(measured.sizes) if size.min() >= least]
+    return training, [_held_out(torch.from_numpy(measured[index]), options) for index in large], found.layout
+
+
+def _held_out(picture: Tensor, options: TrainOptions) -> HeldOut:
+    recipe = options.recipe
+    hr = middle(picture.permute(2, 0, 1), recipe.scale)
+    if recipe.degradation == "video":
+        return HeldOut(*degrade_picture(hr.permute(1, 2, 0).numpy(), recipe.scale, recipe.video, seed=options.seed))
+    lr = reduce(hr[None].float() / 255, recipe.scale)[0].mul(255).round().byte()
+    return HeldOut(lr, hr)
+
+
+class Batches:
+    """Draws the part of each batch that this process trains on.
+
+    Args:
+        pictures: to crop from.
+        options: recipe, seed, cache and workers.
+        fabric: device and processes.
+
+    Raises:
+        UsageError: a cache on a GPU where there is none, or where the pictures do not fit.
+    """
+
+    def __init__(self, pictures: PictureSet, options: TrainOptions, fabric: Fabric) -> None:
+        self._pictures, self._recipe, self._seed = pictures, options.recipe, options.seed
+        self._device, self._workers = fabric.device, options.workers
+        share = options.recipe.batch_size // fabric.world_size
+        self._part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+        self._packed = _packed(pictures, options, fabric.device)
+        if self._packed is None:
+            pictures.cache_bytes = 0 if options.cache == "none" else available_memory() // (2 * options.devices)
+
+    def stream(self, steps: range) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """LR (N, 3, h, w) and HR (N, 3, H, W) of each step in order, float in [0, 1] on the device, channels last."""
+        with closing(ahead(self._make, steps, workers=self._workers)) as made:
+            for lr, hr in made:
+                hr = _on(self._device, hr)
+                yield (reduce(hr, self._recipe.scale) if lr is None else _on(self._device, lr)).contiguous(
+                    memory_format=torch.channels_last
+                ), hr
+
+    def _make(self, step: int) -> tuple[Tensor | None, Tensor]:
+        """uint8 LR, None where it is made of HR on the device, and uint8 HR."""
+        recipe, draws = self._recipe, self._draws(step)
+        if self._packed is not None:
+            return None, self._packed.crops(draws, recipe.crop_size)
+        if recipe.degradation == "bicubic":
+            return None, _pinned(self._pictures.crops(draws, recipe.crop_size), self._device)
+        regions = self._pictures.regions(draws, region_size(recipe.video, recipe.crop_size, recipe.scale))
+        lr, hr = degrade_batch(
+            regions, recipe.crop_size, recipe.scale, recipe.video, seed=self._seed, step=step, first=self._part.start
+        )
+        return _pinned(lr, self._device), _pinned(hr, self._device)
+
+    def _draws(self, step: int) -> Draws:
+        recipe = self._recipe
+        draws = self._pictures.draws(
+            batch_size=recipe.batch_size,
+            crop_size=recipe.crop_size,
+            crop=recipe.crop,
+            crops_per_picture=recipe.crops_per_picture,
+            sampling=recipe.sampling,
+            flips=recipe.flips,
+            rotations=recipe.rotations,
+            transposes=recipe.transposes,
+            seed=self._seed,
+            step=step,
+        )
+        return draws[self._part]
+
+
+def updates_of(length: int, recipe: Recipe, pictures: PictureSet) -> int:
+    """A stage's length in updates."""
+    if recipe.unit == "steps":
+        return length
+    return length * pictures.steps_per_epoch(recipe.batch_size, recipe.crops_per_picture)
+
+
+def _packed(pictures: PictureSet, options: TrainOptions, device: torch.device) -> PackedPictures | None:
+    """Pictures in the device's own memory, where that is wanted and they fit into a quarter of what is free."""
+    if options.cache not in ("auto", "gpu") or options.recipe.degradation != "bicubic" or device.type == "cpu":
+        if options.cache == "gpu":
+            raise UsageError("--cache gpu needs a GPU; --cache auto takes what is there.")
+        return None
+    needed, free = PackedPictures.bytes_needed(pictures), free_memory(device)
+    if needed <= free // 4:
+        return PackedPictures(pictures, device, workers=options.workers)
+    if options.cache == "gpu":
+        raise UsageError(
+            f"the pictures take {needed >> 20} MiB and the GPU has {free >> 20} MiB free: take --cache auto."
+        )
+    return None
+
+
+def _pinned(batch: Tensor, device: torch.device) -> Tensor:
+    return batch.pin_memory() if device.type == "cuda" else batch
+
+
+def _on(device: torch.device, batch: Tensor) -> Tensor:
+    batch = batch.to(device, non_blocking=True)
+    return (batch.float() / 255).contiguous(memory_format=torch.channels_last)

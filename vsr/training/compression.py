@@ -1,0 +1,187 @@
+"""A few frames through a video codec and back, in memory: what real clips have been through. Needs PyAV.
+
+RGB becomes planes and planes become RGB by :mod:`vsr.imaging.colour`, as in ``vsr upscale``: training sees the chroma
+that inference will see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from av import VideoFrame
+from av.codec.codec import UnknownCodecError
+from av.codec.context import CodecContext
+from av.error import FFmpegError as LibavError
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+
+from vsr.errors import TrainingError, UsageError
+from vsr.imaging.colour import ColourSpec, PixelLayout, planes_to_rgb, rgb_to_planes
+from vsr.media.pixels import Plane, frame_of, planes_of
+
+Frames = npt.NDArray[np.uint8]
+"""(T, H, W, 3) RGB."""
+
+LAYOUTS = {
+    "yuv420p": PixelLayout("yuv", 8, 1, 1),
+    "yuv422p": PixelLayout("yuv", 8, 1, 0),
+    "yuv444p": PixelLayout("yuv", 8, 0, 0),
+}
+COLOUR = ColourSpec("bt601", full_range=False)
+RATE = Fraction(25)
+
+
+@dataclass(frozen=True)
+class _Codec:
+    encoder: str
+    decoder: str
+    least_size: int
+    """Pixels; smaller frames are grown to it."""
+    qualities: range
+    options: Callable[[int, int], dict[str, str]]
+    """(quality, B-frames in a row) -> what libav's encoder takes."""
+
+
+def _x264(crf: int, b_frames: int) -> dict[str, str]:
+    # The default preset, as most clips have: psychovisual optimisation and trellis leave marks of their own. Without
+    # the lookahead, which sees too little in a few frames, it costs half a millisecond more than the fastest.
+    params = f"bframes={b_frames}:b-adapt=0:mbtree=0:rc-lookahead=0:sync-lookahead=0:scenecut=0"
+    return {"preset": "medium", "crf": str(crf), "x264-params": params}
+
+
+def _x265(crf: int, b_frames: int) -> dict[str, str]:
+    # cutree=0: cuTree of x265 (build 216) writes beyond its memory where frames are smaller than 52 pixels.
+    # Its lookahead has to be longer than the run of B-frames; pools=none and one frame thread keep it to this core.
+    params = (
+        f"log-level=none:cutree=0:bframes={b_frames}:b-adapt=0:rc-lookahead={b_frames + 1}:scenecut=0:"
+        "ctu=32:pools=none:frame-threads=1:wpp=0:info=0"
+    )
+    return {"preset": "medium", "crf": str(crf), "x265-params": params}
+
+
+def _mpeg2(quantiser: int, b_frames: int) -> dict[str, str]:
+    return {"qmin": str(quantiser), "qmax": str(quantiser), "bf": str(b_frames)}
+
+
+_CODECS = {
+    "h264": _Codec("libx264", "h264", 16, range(52), _x264),
+    # 34: of a single row of its 32x32 units, x265 makes something else each time.
+    "h265": _Codec("libx265", "hevc", 34, range(52), _x265),
+    "mpeg2": _Codec("mpeg2video", "mpeg2video", 16, range(1, 32), _mpeg2),
+}
+
+
+def compress(frames: Frames, *, codec: str, quality: int, pixel_format: str, b_frames: int = 2) -> Frames:
+    """What a decoder makes of frames that were encoded: one intra frame, then predicted ones.
+
+    Any size will do: frames are grown to what the codec takes by repeating their edges, and cut back.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB, at least one.
+        codec: h264, h265 or mpeg2.
+        quality: a constant rate factor of 0..51 for H.264 and H.265, a quantiser of 1..31 for MPEG-2; more is worse.
+        pixel_format: how chroma is stored: yuv420p, yuv422p or yuv444p. MPEG-2 has no 4:4:4 and takes 4:2:2 for
+            it.
+        b_frames: greatest number of bidirectional frames in a row.
+
+    Returns:
+        (T, H, W, 3) uint8 RGB, in the order in which they came.
+
+    Raises:
+        ValueError: frames of another shape or dtype, or a codec, quality or pixel format that does not exist.
+        UsageError: this build of libav lacks the codec.
+        TrainingError: the codec fails.
+    """
+    if codec not in _CODECS:
+        raise ValueError(f"codec must be one of {', '.join(_CODECS)}, got {codec!r}")
+    chosen = _CODECS[codec]
+    if quality not in chosen.qualities:
+        raise ValueError(f"{codec} has qualities {chosen.qualities[0]} to {chosen.qualities[-1]}, got {quality}")
+    if b_frames < 0:
+        raise ValueError(f"b_frames must not be negative, got {b_frames}")
+    if codec == "mpeg2" and pixel_format == "yuv444p":
+        pixel_format = "yuv422p"
+    planes = _to_planes(frames, pixel_format, chosen.least_size)
+    options = chosen.options(quality, b_frames)
+    try:
+        packets = _encode(planes, chosen.encoder, pixel_format, options)
+        decoded = list(_decode(packets, chosen.decoder, LAYOUTS[pixel_format]))
+    except UnknownCodecError as exc:
+        raise UsageError(f"this build of libav has no {chosen.encoder}; train without the codec {codec}.") from exc
+    except LibavError as exc:
+        raise TrainingError(f"{chosen.encoder} failed with {options}: {exc.strerror}.") from exc
+    if len(decoded) != len(frames):
+        raise TrainingError(f"{chosen.encoder} with {options} made {len(decoded)} frames of {len(frames)}.")
+    return _to_rgb(decoded, pixel_format, frames.shape)
+
+
+def subsample(frames: Frames, *, pixel_format: str) -> Frames:
+    """What the planes of a pixel format keep of frames, without any compression.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB, at least one.
+        pixel_format: how chroma is stored: yuv420p, yuv422p or yuv444p.
+
+    Returns:
+        (T, H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: frames of another shape or dtype, or a pixel format that does not exist.
+    """
+    return _to_rgb(_to_planes(frames, pixel_format, 1), pixel_format, frames.shape)
+
+
+def _to_planes(frames: Frames, pixel_format: str, least_size: int) -> list[tuple[Plane, ...]]:
+    """Y, Cb and Cr of each frame, of even size and at least ``least_size``."""
+    if pixel_format not in LAYOUTS:
+        raise ValueError(f"pixel_format must be one of {', '.join(LAYOUTS)}, got {pixel_format!r}")
+    if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape or frames.dtype != np.uint8:
+        raise ValueError(f"expected frames (T, H, W, 3) of uint8, got {frames.shape} of {frames.dtype}")
+    below, right = (max(size + size % 2, least_size) - size for size in frames.shape[1:3])
+    # By NumPy, for the same reason as in _to_rgb.
+    grown = np.pad(frames, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
+    rgb = torch.from_numpy(grown).permute(0, 3, 1, 2).to(torch.float32).div_(255)
+    planes = rgb_to_planes(rgb, LAYOUTS[pixel_format], COLOUR)
+    return list(zip(*(plane.numpy() for plane in planes), strict=True))
+
+
+def _to_rgb(planes: Sequence[tuple[Plane, ...]], pixel_format: str, shape: tuple[int, ...]) -> Frames:
+    """The inverse of ``_to_planes``, cut to ``shape`` (T, H, W, 3)."""
+    stacked = [torch.from_numpy(np.stack(same)) for same in zip(*planes, strict=True)]
+    rgb = planes_to_rgb(stacked, LAYOUTS[pixel_format], COLOUR)[:, :, : shape[1], : shape[2]]
+    # Not by round_, for which PyTorch wakes all of its threads, while a network is in need of them.
+    codes = rgb.mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+    return cast(Frames, codes.permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def _encode(
+    frames: Sequence[tuple[Plane, ...]], encoder: str, pixel_format: str, options: dict[str, str]
+) -> Iterator[Packet[Any]]:
+    context = cast(VideoCodecContext, CodecContext.create(encoder, "w"))
+    context.height, context.width = frames[0][0].shape
+    context.pix_fmt = pixel_format
+    context.framerate, context.time_base = RATE, 1 / RATE
+    context.thread_count = 1  # the batch is what is computed in parallel
+    context.options = options
+    for number, planes in enumerate(frames):
+        frame = frame_of(planes, pixel_format)
+        frame.pts, frame.time_base = number, context.time_base
+        yield from context.encode(frame)
+    yield from context.encode(None)
+
+
+def _decode(packets: Iterator[Packet[Any]], decoder: str, layout: PixelLayout) -> Iterator[tuple[Plane, ...]]:
+    context = cast(VideoCodecContext, CodecContext.create(decoder, "r"))
+    context.thread_count = 1
+    frames: list[VideoFrame] = []
+    for packet in packets:
+        frames += context.decode(packet)
+    frames += context.decode(None)
+    for frame in frames:
+        yield planes_of(frame, layout)

@@ -1,0 +1,315 @@
+"""HR -> LR: by bicubic, as the literature has it, or by what a real clip has been through.
+
+The ``video`` degradation films a region of a picture: a window moves over it, and what it sees is blurred, reduced,
+noisy, with its chroma subsampled, encoded and decoded. One frame of that short clip is LR. Blur and reduction are one
+filter over the whole region; as the window moves by whole HR pixels, a frame is every ``scale``-th pixel of the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vsr.imaging.resize import resize_bicubic
+from vsr.training.recipe import VideoDegradation
+
+Picture = npt.NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+Clip = npt.NDArray[np.uint8]
+"""(T, H, W, 3) RGB."""
+Floats = npt.NDArray[np.float32]
+
+STREAM = 7
+"""Keeps the random numbers of the degradation apart from others of the same seed and step."""
+ANISOTROPY = 1.25
+"""Greatest ratio of the blur along an axis to the one that was drawn: few scalers and lenses treat both axes alike."""
+
+JITTER = 1.0
+"""Greatest deviation from a straight way in HR pixels: hands shake."""
+MOST_B_FRAMES = 2
+"""In a row; streams for live use have none, x264's default is three."""
+
+
+def reduce(hr: Tensor, scale: int) -> Tensor:
+    """LR by antialiased bicubic, rounded to 8 bits: (N, 3, H, W) in [0, 1] -> (N, 3, H/scale, W/scale)."""
+    lr = resize_bicubic(hr, hr.shape[-2] // scale, hr.shape[-1] // scale)
+    return lr.mul_(255).round_().clamp_(0, 255).div_(255)
+
+
+def region_size(options: VideoDegradation, crop_size: int, scale: int) -> int:
+    """Edge in HR pixels of the region that a crop wants: itself, its context and its way, a multiple of the scale.
+
+    ``degrade`` takes smaller ones, down to the crop itself; they move less and see less around the crop.
+    """
+    way = options.motion * (options.frames - 1)
+    return crop_size + 2 * options.context * scale + math.ceil(way / scale) * scale
+
+
+def degrade(
+    region: Picture, crop_size: int, scale: int, options: VideoDegradation, random: np.random.Generator
+) -> tuple[Picture, Picture]:
+    """A crop of a region, and what a camera, a scaler and a codec leave of it.
+
+    LR pixel (i, j) covers the HR pixels from (i * scale, j * scale) to less than ((i + 1) * scale, (j + 1) * scale).
+
+    Args:
+        region: (H, W, 3) uint8 RGB, at least a crop on either axis; ``region_size`` is what it should have.
+        crop_size: edge of the crop in HR pixels, a multiple of the scale.
+        scale: 2, 4 or 8.
+        options: what to draw from.
+        random: decides everything.
+
+    Returns:
+        LR (crop_size / scale, crop_size / scale, 3) and HR (crop_size, crop_size, 3), uint8 RGB.
+
+    Raises:
+        ValueError: a region of another shape or dtype or smaller than the crop, or a crop that is no multiple.
+        UsageError: this build of libav lacks the codec.
+        TrainingError: the codec fails.
+    """
+    if region.ndim != 3 or region.shape[2] != 3 or region.dtype != np.uint8:
+        raise ValueError(f"expected a region (H, W, 3) of uint8, got {region.shape} of {region.dtype}")
+    if crop_size < 1 or crop_size % scale:
+        raise ValueError(f"crop_size must be a multiple of {scale}, got {crop_size}")
+    if min(region.shape[:2]) < crop_size:
+        raise ValueError(f"a region of {region.shape[1]}x{region.shape[0]} holds no crop of {crop_size}")
+    if random.random() < options.clean:
+        y, x = (int(random.integers(length - crop_size + 1)) for length in region.shape[:2])
+        hr = np.ascontiguousarray(region[y : y + crop_size, x : x + crop_size])
+        return _reduced(hr, scale), hr
+    size = crop_size // scale
+    path = _draw_path(region.shape[:2], size, scale, options, random)
+    clip = _film(region, path, scale, _draw_treatment(options, random), random)
+    shown = int(random.integers(1, options.frames)) if options.frames > 1 else 0
+    top, left = (int(random.integers(length - size + 1)) for length in clip.shape[1:3])
+    y, x = path.corners[shown][0] + top * scale, path.corners[shown][1] + left * scale
+    lr = np.ascontiguousarray(clip[shown, top : top + size, left : left + size])
+    return lr, np.ascontiguousarray(region[y : y + crop_size, x : x + crop_size])
+
+
+def degrade_batch(
+    regions: Sequence[Picture],
+    crop_size: int,
+    scale: int,
+    options: VideoDegradation,
+    seed: int,
+    step: int,
+    first: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """``degrade`` for each region, each with random numbers of its own: parts of a batch agree with the whole.
+
+    Args:
+        regions: N regions, see ``degrade``.
+        crop_size: edge of the crops in HR pixels, a multiple of the scale.
+        scale: 2, 4 or 8.
+        options: what to draw from.
+        seed: together with ``step`` and a region's number in the batch decides everything.
+        step: number of the update.
+        first: number in the batch of the first region given.
+
+    Returns:
+        LR (N, 3, crop_size / scale, crop_size / scale) and HR (N, 3, crop_size, crop_size), uint8.
+
+    Raises:
+        ValueError, UsageError, TrainingError: see ``degrade``; ValueError also where there are no regions.
+    """
+    pairs = [
+        degrade(region, crop_size, scale, options, np.random.default_rng([seed, step, number, STREAM]))
+        for number, region in enumerate(regions, first)
+    ]
+    lr, hr = (_tensor(np.stack(pictures)) for pictures in zip(*pairs, strict=True))
+    return lr, hr
+
+
+def degrade_picture(picture: Picture, scale: int, options: VideoDegradation, seed: int) -> tuple[Tensor, Tensor]:
+    """A whole picture as a clip that stands still, degraded as in the middle of the options: for validation.
+
+    Blur and quality are the middle of their ranges, the reduction is the middle one of those listed, noise a third of
+    the way up its range, half of it common to the channels; codec and pixel format are those that are drawn most often.
+    LR is the last frame.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB of any size from ``scale`` up; what exceeds a multiple of the scale is cut off.
+        scale: 2, 4 or 8.
+        options: the ranges.
+        seed: of the noise.
+
+    Returns:
+        LR (3, H // scale, W // scale) and HR (3, H // scale * scale, W // scale * scale), uint8.
+    """
+    rows, columns = (length // scale for length in picture.shape[:2])
+    hr = np.ascontiguousarray(picture[: rows * scale, : columns * scale])
+    codec = _commonest(options.codecs)
+    treatment = _Treatment(
+        blur=(sum(options.blur) / 2,) * 2,
+        reduction=options.reductions[len(options.reductions) // 2],
+        noise=options.noise[0] + (options.noise[1] - options.noise[0]) / 3,
+        luma_share=0.5,
+        pixel_format=_commonest(options.chroma),
+        codec=codec,
+        quality=sum(_qualities(options, codec)) // 2,
+        b_frames=MOST_B_FRAMES,
+    )
+    still = _Path((rows, columns), ((0, 0),) * options.frames)
+    clip = _film(hr, still, scale, treatment, np.random.default_rng([seed, STREAM]))
+    return _tensor(clip[-1]), _tensor(hr)
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Where a clip looks."""
+
+    window: tuple[int, int]
+    """(rows, columns) of its frames in LR pixels."""
+    corners: tuple[tuple[int, int], ...]
+    """(y, x) of each frame in the region, in HR pixels."""
+
+
+@dataclass(frozen=True)
+class _Treatment:
+    """What was drawn for a clip."""
+
+    blur: tuple[float, float]
+    """Standard deviation down and across, in HR pixels at x4."""
+    reduction: str
+    noise: float
+    """Standard deviation in 8-bit codes."""
+    luma_share: float
+    """Share of the noise's variance that the channels have in common."""
+    pixel_format: str
+    codec: str
+    quality: int
+    b_frames: int
+
+
+def _draw_treatment(options: VideoDegradation, random: np.random.Generator) -> _Treatment:
+    blur = random.uniform(*options.blur)
+    down, across = ANISOTROPY ** random.uniform(-1, 1, size=2)
+    quietest, noisiest = options.noise
+    codec = _one_of(options.codecs, random)
+    best, worst = _qualities(options, codec)
+    return _Treatment(
+        blur=(blur * down, blur * across),
+        reduction=_one_of(options.reductions, random),
+        noise=quietest + (noisiest - quietest) * random.random() ** 2,
+        luma_share=random.random(),
+        pixel_format=_one_of(options.chroma, random),
+        codec=codec,
+        quality=int(random.integers(best, worst + 1)),
+        b_frames=int(random.integers(MOST_B_FRAMES + 1)),
+    )
+
+
+def _draw_path(
+    region: tuple[int, ...], size: int, scale: int, options: VideoDegradation, random: np.random.Generator
+) -> _Path:
+    """Windows of ``size`` LR pixels and their context, on a way through a region of (rows, columns) HR pixels."""
+    still = random.random() < options.still
+    speed, angle = random.uniform(0, options.motion), random.uniform(0, 2 * math.pi)
+    window, ways = [], []
+    for length, direction in zip(region, (math.sin(angle), math.cos(angle)), strict=True):
+        # What a small region lacks is taken from context and way alike.
+        share = min(1.0, (length - size * scale) / max(1, region_size(options, size * scale, scale) - size * scale))
+        window.append(size + int(2 * options.context * share))
+        spare = length - window[-1] * scale
+        fastest = spare / max(1, options.frames - 1)
+        velocity = 0.0 if still else float(np.clip(speed * direction, -fastest, fastest))
+        way = velocity * np.arange(options.frames)
+        start = random.uniform(-way.min(), spare - way.max()) if spare else 0.0
+        jitter = random.uniform(-JITTER, JITTER, options.frames) * (not still)
+        ways.append(np.clip(np.rint(start + way + jitter), 0, spare).astype(int).tolist())
+    return _Path((window[0], window[1]), tuple(zip(*ways, strict=True)))
+
+
+def _film(region: Picture, path: _Path, scale: int, treatment: _Treatment, random: np.random.Generator) -> Clip:
+    """The frames that a path sees, as they come out of the decoder."""
+    filtered = _blurred(region, scale, treatment)
+    rows, columns = (length * scale for length in path.window)
+    clip = np.stack([filtered[y : y + rows : scale, x : x + columns : scale] for y, x in path.corners])
+    if treatment.noise:
+        clip += _noise(clip.shape, treatment, random)
+    codes = np.clip(np.rint(clip, out=clip), 0, 255, out=clip).astype(np.uint8)
+    # Here, so that training on bicubic needs no PyAV.
+    from vsr.training.compression import compress, subsample
+
+    if treatment.codec == "none":
+        return subsample(codes, pixel_format=treatment.pixel_format)
+    return compress(
+        codes, codec=treatment.codec, quality=treatment.quality, pixel_format=treatment.pixel_format,
+        b_frames=treatment.b_frames,
+    )  # fmt: skip
+
+
+def _blurred(region: Picture, scale: int, treatment: _Treatment) -> Floats:
+    """Blur and reduction in one: (H, W, 3) codes, at each HR pixel the LR pixel whose upper left corner it is."""
+    reduction = _kernel(treatment.reduction, scale)
+    down, across = (np.convolve(_gaussian(sigma * scale / 4), reduction) for sigma in treatment.blur)
+    anchor = (len(across) - scale) // 2, (len(down) - scale) // 2
+    region = np.ascontiguousarray(region)  # OpenCV takes no mirrored views
+    filtered = cv2.sepFilter2D(region, cv2.CV_32F, across, down, anchor=anchor, borderType=cv2.BORDER_REFLECT)
+    return cast(Floats, filtered)
+
+
+@lru_cache(maxsize=16)
+def _kernel(reduction: str, scale: int) -> npt.NDArray[Any]:
+    """Weights of the HR pixels around an LR pixel, an even number of them, centred; they sum to 1."""
+    if reduction == "area":  # OpenCV's INTER_AREA
+        return np.full(scale, 1 / scale)
+    if reduction == "bilinear":  # the triangle, stretched against aliasing
+        distance = np.abs(np.arange(2 * scale) + 0.5 - scale) / scale
+        return cast(npt.NDArray[Any], (1 - distance) / scale)
+    if reduction != "bicubic":
+        raise ValueError(f"reductions are bicubic, area or bilinear, got {reduction!r}")
+    # MATLAB's: what each HR pixel gives to an LR pixel far from any border.
+    impulses = torch.eye(8 * scale, dtype=torch.float64)
+    given = resize_bicubic(impulses, 8 * scale, 8)[:, 4]
+    weights: npt.NDArray[Any] = given[given.abs() > 0].numpy()
+    return weights
+
+
+def _gaussian(sigma: float) -> npt.NDArray[Any]:
+    """An odd number of weights up to three standard deviations; they sum to 1."""
+    reach = math.ceil(3 * sigma)
+    weights: npt.NDArray[Any] = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2)) if reach else np.ones(1)
+    weights /= weights.sum()
+    return weights
+
+
+def _noise(shape: tuple[int, ...], treatment: _Treatment, random: np.random.Generator) -> Floats:
+    """(T, H, W, 3): each channel's own noise, and one in common, which is noise of luma."""
+    own = random.standard_normal(shape, np.float32) * np.float32(math.sqrt(1 - treatment.luma_share))
+    shared = random.standard_normal((*shape[:3], 1), np.float32) * np.float32(math.sqrt(treatment.luma_share))
+    return (own + shared) * np.float32(treatment.noise)
+
+
+def _qualities(options: VideoDegradation, codec: str) -> tuple[int, int]:
+    ranges = {"h264": options.h264_crf, "h265": options.h265_crf, "mpeg2": options.mpeg2_quantiser}
+    return ranges.get(codec, (0, 0))
+
+
+def _one_of(choices: Sequence[str], random: np.random.Generator) -> str:
+    return choices[int(random.integers(len(choices)))]
+
+
+def _commonest(choices: Sequence[str]) -> str:
+    return Counter(choices).most_common(1)[0][0]
+
+
+def _reduced(hr: Picture, scale: int) -> Picture:
+    lr = reduce(_tensor(hr)[None].float().div(255), scale)
+    return np.ascontiguousarray(lr[0].mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def _tensor(pictures: Picture) -> Tensor:
+    """(..., H, W, 3) -> (..., 3, H, W)."""
+    return torch.from_numpy(pictures).movedim(-1, -3).contiguous()

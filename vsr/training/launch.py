@@ -1,0 +1,208 @@
+"""Processes: one on one device, or several that share each batch, by Lightning Fabric.
+
+Several are spawned from here and reported on here: the caller's callbacks stay in its own process, an error in one
+process ends all of them, and Ctrl-C reaches them as the wish to stop that it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from logging.handlers import QueueHandler
+from queue import Empty
+from typing import Any, TypeVar, cast
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import multiprocessing
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+from vsr.errors import TrainingError, UsageError, VsrError
+from vsr.inference.device import choose_device
+from vsr.training.options import TrainOptions
+
+Report = Callable[[Any], None]
+Stop = Callable[[], bool]
+T = TypeVar("T")
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # here, so that spawned processes are quiet too
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells stderr whom it ends
+
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def launch(work: Callable[..., T], options: TrainOptions, report: Report, should_stop: Stop) -> T:
+    """Run ``work(fabric, options, report, should_stop)`` in each process that the options ask for.
+
+    Args:
+        work: importable by name, so that other processes find it; what it returns and reports has to be picklable.
+        options: devices, nodes and precision among them.
+        report: called in this process with what the first process reports.
+        should_stop: asked in this process.
+
+    Returns:
+        What the first process returns.
+
+    Raises:
+        UsageError: devices or precision that this machine lacks.
+        TrainingError: a process died.
+        VsrError: whatever ``work`` raised, in whichever process.
+    """
+    fabric = _fabric(options)
+    if options.devices * options.nodes == 1 or _started_by_others():
+        fabric.launch()
+        return work(fabric, options, report, should_stop)
+    others = set(multiprocessing.active_children())
+    relay = _Relay(report, should_stop)
+    try:
+        # Bound beforehand, and the result sent: Fabric would look for tensors in all that it carries itself.
+        fabric.launch(partial(_in_process, work=work, options=options, messages=relay.messages, stop=relay.stop))
+    except (ProcessRaisedException, ProcessExitedException) as exc:
+        relay.close()
+        if relay.error is not None:
+            raise relay.error from exc
+        reason = getattr(exc, "signal_name", None) or str(exc).strip().splitlines()[-1]
+        if reason == "SIGINT" and should_stop():  # Ctrl-C before the process had got so far as to ignore it
+            raise KeyboardInterrupt from exc
+        raise TrainingError(
+            f"a training process died ({reason}), and the others were stopped; "
+            "--resume goes on from the last checkpoint."
+        ) from exc
+    finally:
+        relay.close()
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()
+            child.join()
+        if relay.failure is not None:
+            raise relay.failure
+    return cast(T, relay.result)
+
+
+class _Relay:
+    """Hands on in this process what the others send, and to them the wish to stop."""
+
+    def __init__(self, report: Report, should_stop: Stop) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.messages, self.stop = context.Queue(), context.Event()
+        self.error: VsrError | None = None
+        self.failure: BaseException | None = None
+        """What a callback of the caller has raised."""
+        self.result: Any = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(report, should_stop), daemon=True)
+        self._thread.start()
+
+    def _run(self, report: Report, should_stop: Stop) -> None:
+        while True:
+            if self._call(should_stop):
+                self.stop.set()
+            try:
+                kind, content = self.messages.get(timeout=0.1)
+            except Empty:
+                if self._done.is_set():
+                    return
+                continue
+            if kind == "report":
+                self._call(partial(report, content))
+            elif kind == "log":
+                logger = logging.getLogger(content.name)
+                if logger.isEnabledFor(content.levelno):
+                    logger.handle(content)
+            elif kind == "result":
+                self.result = content
+            else:
+                self.error = self.error or content
+
+    def _call(self, callback: Callable[[], Any]) -> Any:
+        """Once a callback of the caller has raised, the run is stopped, and no more are called."""
+        if self.failure is not None:
+            return None
+        try:
+            return callback()
+        except BaseException as exc:  # raised again in the caller's thread
+            self.failure = exc
+            self.stop.set()
+
+    def close(self) -> None:
+        """Wait until all messages are handed on."""
+        self._done.set()
+        self._thread.join()
+
+
+def _in_process(fabric: Fabric, *, work: Callable[..., Any], options: TrainOptions, messages: Any, stop: Any) -> None:
+    """What each spawned process runs."""
+    # Ctrl-C reaches every process of a terminal and means a wish to stop, of which the parent tells.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    root = logging.getLogger("vsr")
+    root.handlers[:] = [_Forward(messages)] if fabric.is_global_zero else [logging.NullHandler()]
+    root.setLevel(logging.INFO)
+
+    def report(content: object) -> None:
+        messages.put(("report", content))
+
+    try:
+        result = work(fabric, options, report, stop.is_set)
+    except VsrError as exc:
+        messages.put(("error", exc))
+        raise
+    if fabric.local_rank == 0:
+        messages.put(("result", result))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+class _Forward(QueueHandler):
+    def __init__(self, messages: Any) -> None:
+        super().__init__(messages)
+        self._messages = messages
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self._messages.put(("log", record))
+
+
+def _fabric(options: TrainOptions) -> Fabric:
+    device = choose_device(options.device)
+    precision = _precision(options, device)
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    several = options.devices * options.nodes > 1
+    if device.type == "mps" and several:
+        raise UsageError("several processes share CPUs or CUDA devices, not mps: take --device cpu.")
+    if device.type == "cuda" and options.devices > torch.cuda.device_count():
+        raise UsageError(f"torch sees {torch.cuda.device_count()} CUDA devices, and --devices asks {options.devices}.")
+    if device.index is not None and several:
+        raise UsageError(f"--device {options.device} names one device, and --devices asks for {options.devices}.")
+    method: Any = "popen" if _started_by_others() else "spawn"
+    return Fabric(
+        accelerator=device.type,
+        devices=[device.index] if device.index is not None else options.devices,
+        num_nodes=options.nodes,
+        precision=PRECISIONS[precision],
+        strategy=DDPStrategy(start_method=method) if several else "auto",
+    )
+
+
+def _precision(options: TrainOptions, device: torch.device) -> str:
+    if options.precision == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if device.type == "cpu" and options.precision in ("fp16", "tf32"):
+        raise UsageError(f"--precision {options.precision} needs a GPU; the CPU computes in fp32 or bf16.")
+    return options.precision
+
+
+def _started_by_others() -> bool:
+    """Whether torchrun or a scheduler has started a process for each device already."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or ("SLURM_NTASKS" in os.environ and "SLURM_PROCID" in os.environ)
