@@ -375,3 +375,10 @@ def test_display_matrix(shared_data: Path, name: str, matrix: tuple[int, ...] | 
     frames = read_frames(path, probe(path).video)
     assert [next(frames).display_matrix, next(frames).display_matrix] == [matrix, matrix]
     frames.close()
+
+
+def test_frames_do_not_wait_for_the_collector(make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyAV's side data makes a cycle with its frame, so it is looked at once; each frame would be kept otherwise."""
+    looked: list[object] = []
+    monkeypatch.setattr("vsr.media.reader._display_matrix", looked.append)
+    assert len(frames_of(make_clip())) > 1 and len(looked) == 1

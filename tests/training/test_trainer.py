@@ -377,3 +377,15 @@ def test_a_picture_that_turns_out_damaged_changes_nothing_else(options: TrainOpt
 def test_a_run_leaves_no_thread_and_no_open_file(options: TrainOptions, leaves_nothing: None) -> None:
     train(options, should_stop=lambda: True)
     train(replace(options, resume=True, tensorboard=False))
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(options: TrainOptions, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainingDataError):
+        train(replace(options, data=(tmp_path / "empty",)))
+    assert not options.output.exists()
+    options.output.mkdir()
+    (options.output / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(TrainingDataError):
+        train(replace(options, data=(tmp_path / "empty",)))
+    assert (options.output / "notes.txt").read_text(encoding="utf-8") == "mine"

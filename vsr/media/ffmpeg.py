@@ -10,11 +10,12 @@ import shutil
 import subprocess
 from collections import deque
 from functools import lru_cache
+from pathlib import Path
 
 import ffmpeg
 import imageio_ffmpeg
 
-from vsr.errors import FFmpegError
+from vsr.errors import FFmpegError, UsageError
 
 TAIL_LINES = 20
 
@@ -26,15 +27,33 @@ def find_program() -> str:
     Raises:
         FFmpegError: there is none.
     """
-    found = shutil.which("ffmpeg")
-    if found:
-        return found
-    try:
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError as exc:
+    found = shutil.which("ffmpeg") or carried_program()
+    if found is None:
         raise FFmpegError(
             "no ffmpeg program: it is not on PATH, and imageio-ffmpeg has none for this system. Install ffmpeg."
-        ) from exc
+        )
+    return found
+
+
+def carried_program() -> str | None:
+    """The ffmpeg that imageio-ffmpeg carries; None where it has none for this system."""
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError:
+        return None
+
+
+def check_names(*paths: Path) -> None:
+    """See by their names that files can be handed to the program.
+
+    Raises:
+        UsageError: a name is no valid UTF-8.
+    """
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as exc:
+            raise UsageError(f"the name {str(path)!r} is no valid UTF-8, which ffmpeg needs; rename it first.") from exc
 
 
 def run(output: ffmpeg.nodes.OutputStream) -> None:

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from vsr.errors import InputError
 from vsr.imaging.colour import ColourSpec
+from vsr.media.pixels import layout_of, nearest_format
 
 UNSPECIFIED = 2
 """H.273's code for a matrix, primaries or transfer that nobody stated."""
@@ -80,14 +81,18 @@ def colour_of(video: VideoInfo, height: int) -> ColourSpec:
     """What the code values of a stream mean, were it ``height`` lines high.
 
     An unstated matrix is BT.709 from 720 lines up, else BT.601: what players assume. An output without tags therefore
-    has the matrix of its own height, not of its source's, or its colours would shift.
+    has the matrix of its own height, not of its source's, or its colours would shift. RGB uses all codes unless it says
+    otherwise; all else does not unless it says so.
     """
     assumed = "bt709" if height >= 720 else "bt601"
     stated = MATRIX_NAMES.get(video.tags.matrix, "bt709")  # an exotic one goes through BT.709 and back, and stays
     matrix = assumed if video.tags.matrix == UNSPECIFIED else stated
+    decoded = nearest_format(video.pix_fmt)
+    layout = layout_of(decoded) if decoded else None
+    is_rgb = layout is not None and layout.kind == "rgb"
     return ColourSpec(
         matrix=matrix,
-        full_range=video.tags.range == 2 or video.pix_fmt.startswith("yuvj"),
+        full_range=video.tags.range == 2 or video.pix_fmt.startswith("yuvj") or (is_rgb and video.tags.range != 1),
         chroma_x="centred" if video.codec in CENTRED_CHROMA else "cosited",
         chroma_y="centred",
     )

@@ -72,7 +72,7 @@ def read_frames(path: Path, video: VideoInfo) -> Generator[Frame, None, None]:
     pix_fmt, layout = decoded_format(video)
     tally = _Tally()
     with open_clip(path) as container:
-        clock = _Clock(video, container.format.name)
+        clock, matrix = _Clock(video, container.format.name), None
         stream = container.streams[video.index]
         assert isinstance(stream, VideoStream)
         for raw, following in _with_following(_decode(container, stream, tally)):
@@ -83,9 +83,10 @@ def read_frames(path: Path, video: VideoInfo) -> Generator[Frame, None, None]:
                 )
             if not tally.frames:
                 _name_what_is_lost(raw, path)
+                matrix = _display_matrix(raw)  # once: each look makes a cycle that keeps a frame until it is collected
             plain = raw.reformat(format=pix_fmt) if raw.format.name.replace("yuvj", "yuv") != pix_fmt else raw
             pts = clock.time_of(raw, following)
-            yield Frame(planes_of(plain, layout), pts, raw.duration or 0, _display_matrix(raw))
+            yield Frame(planes_of(plain, layout), pts, raw.duration or 0, matrix)
             tally.frames += 1
     if not tally.frames:
         raise InputError(f"{path} is damaged: not one frame of its video can be decoded.")

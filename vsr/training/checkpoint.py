@@ -18,6 +18,7 @@ from zipfile import ZipFile
 import torch
 
 from vsr.errors import CheckpointError, OutputError
+from vsr.training.card import CARD
 from vsr.training.game import prepare_stage
 from vsr.training.log import LOG, TENSORBOARD
 from vsr.training.measure import Quality
@@ -29,7 +30,6 @@ CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "generator.safetensors"
 DISCRIMINATOR = "discriminator.safetensors"
 FIGURE = "losses.png"
-CARD = "card.md"
 SAMPLES = "samples"
 FORMAT = "vsr-checkpoint-2"
 
@@ -63,6 +63,14 @@ def prepare_output(options: TrainOptions) -> None:
         probe.unlink()
     except OSError as exc:
         raise OutputError(f"cannot write to {options.output}: {exc.strerror}.") from exc
+
+
+def discard_if_empty(output: Path) -> None:
+    """Remove the folder of a run that came to nothing; one with anything in it stays."""
+    with suppress(OSError):
+        if [path.name for path in output.iterdir()] == [SAMPLES]:
+            (output / SAMPLES).rmdir()
+            output.rmdir()
 
 
 def remove_old_run(output: Path) -> None:

@@ -20,7 +20,7 @@ from vsr.errors import CheckpointError, TrainingError, UsageError, WeightsError
 from vsr.networks.lpips import load_lpips
 from vsr.training.batches import Batches, load_pictures, updates_of
 from vsr.training.card import Facts, hardware
-from vsr.training.checkpoint import WEIGHTS, prepare_output, remove_old_run, restore_checkpoint
+from vsr.training.checkpoint import WEIGHTS, discard_if_empty, prepare_output, remove_old_run, restore_checkpoint
 from vsr.training.game import begin_stage, new_game
 from vsr.training.launch import launch
 from vsr.training.log import LOG, Statistics, read_log, summarise
@@ -94,8 +94,12 @@ def fit(
     """What each process of a run does; see ``train``."""
     if fabric.is_global_zero:
         prepare_output(options)
-    with _out_of_memory_explained(fabric, options):
-        return _fit(fabric, options, report, should_stop)
+    try:
+        with _out_of_memory_explained(fabric, options):
+            return _fit(fabric, options, report, should_stop)
+    finally:
+        if fabric.is_global_zero:
+            discard_if_empty(options.output)
 
 
 def _fit(
