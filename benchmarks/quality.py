@@ -1,9 +1,10 @@
-"""PSNR-Y of models on folders of HR pictures, by the protocol of the literature: MATLAB's Y, the border cropped.
+"""What every shipped model and bicubic are worth on Set5, Set14 and BSD100: the table of the README.
 
-    python benchmarks/quality.py --model srresnet-x4 --model bicubic --hr Set5 --lr Set5_LRx4_matlab
+    python benchmarks/quality.py DATA [--model NAME_OR_PATH ...] [--lpips-weights FILE] [--output FILE ...]
 
-HR is cropped to a multiple of the scale first. LR pictures are paired with HR pictures by the order of their names;
-without ``--lr`` they are made by antialiased bicubic reduction, rounded to 8 bits.
+DATA holds the folders of HR pictures. LR is read where a folder such as ``Set5_LRx4_matlab`` stands beside them, and
+made as MATLAB makes it where none does. The measures are those of ``vsr eval``; each cell is PSNR-Y in dB, SSIM-Y and
+LPIPS.
 """
 
 from __future__ import annotations
@@ -11,52 +12,67 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
+from tqdm import tqdm
 
-import vsr
-from vsr.imaging.metrics import psnr_y
-from vsr.media.images import ENDINGS, Picture, read_picture
-from vsr.training.trainer import reduce
+from vsr.evaluation.images import ImageProgress, evaluate_images
+from vsr.evaluation.options import ImageEvalOptions
+from vsr.evaluation.report import Column, Table, check_output, to_markdown, write_table
+from vsr.evaluation.scores import ModelScore
+from vsr.networks.weights import find_weights, read_info, shipped_models
 
-
-def pictures(folder: Path) -> list[Path]:
-    """The picture files of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+SETS = ("Set5", "Set14", "BSD100")
 
 
-def as_tensor(picture: Picture) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(picture).permute(2, 0, 1)[None].double() / 255
+def measure(models: tuple[str, ...], scale: int, name: str, options: argparse.Namespace) -> tuple[ModelScore, ...]:
+    """Models of one scale on one set."""
+    lr = options.data / f"{name}_LRx{scale}_matlab"
+    with tqdm(unit="picture", desc=f"{name} x{scale}", leave=False) as bar:
+
+        def show(at: ImageProgress) -> None:
+            bar.total = at.total
+            bar.update(at.done - bar.n)
+
+        asked = ImageEvalOptions(
+            models=models,
+            data=(options.data / name,),
+            lr=(lr,) if lr.is_dir() else (),
+            scale=scale,
+            lpips_weights=options.lpips_weights,
+            device=options.device,
+        )
+        return evaluate_images(asked, show).scores
 
 
-def reduced(hr: Picture, scale: int) -> Picture:
-    """LR of an HR picture, both (H, W, 3) uint8."""
-    return (reduce(as_tensor(hr), scale)[0] * 255).round().byte().permute(1, 2, 0).numpy()
-
-
-def measure(model: vsr.Engine, hr_folder: Path, lr_folder: Path | None) -> float:
-    """Mean PSNR-Y in dB."""
-    scale = int(model.scale)
-    hr_paths = pictures(hr_folder)
-    lr_paths = pictures(lr_folder) if lr_folder else [None] * len(hr_paths)
-    values = []
-    for hr_path, lr_path in zip(hr_paths, lr_paths, strict=True):
-        hr = read_picture(hr_path)
-        hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
-        sr = model.upscale(read_picture(lr_path) if lr_path else reduced(hr, scale))
-        values.append(float(psnr_y(as_tensor(sr), as_tensor(hr), border=scale)))
-    return sum(values) / len(values)
+def figures(score: ModelScore) -> str:
+    """Such as ``28.43 / .8113 / .2875``."""
+    ssim, lpips = (f"{value:.4f}".removeprefix("0") for value in (score.ssim, score.lpips))
+    return f"{score.psnr:.2f} / {ssim} / {lpips}"
 
 
 def main() -> None:
-    """Print one line for each model."""
+    """Print the table, and write it where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", required=True)
-    parser.add_argument("--hr", type=Path, required=True)
-    parser.add_argument("--lr", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", action="append", help="instead of those that ship; may be repeated")
+    parser.add_argument("--lpips-weights", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--output", type=Path, action="append", default=[], help=".json, .csv or .md")
     options = parser.parse_args()
-    for name in options.model:
-        print(f"{name:24} {options.hr.name:8} PSNR-Y {measure(vsr.load_model(name), options.hr, options.lr):.2f} dB")
+    for path in options.output:
+        check_output(path, overwrite=True)
+    names = options.model or [info.name for info in shipped_models()]
+    scales = {name: read_info(find_weights(name)).scale for name in names}
+    rows = []
+    for scale in sorted(set(scales.values())):
+        models = (*(name for name in names if scales[name] == scale), "bicubic")
+        scores = {name: measure(models, scale, name, options) for name in SETS}
+        for index, model in enumerate(models):
+            rows.append({"model": model, "scale": scale} | {name: figures(scores[name][index]) for name in SETS})
+    columns = (Column("model"), Column("scale"), *(Column(name) for name in SETS))
+    table = Table(columns, tuple(rows), {"cells": "PSNR-Y in dB / SSIM-Y / LPIPS, by the protocol of `vsr eval`"})
+    print(to_markdown(table), end="")
+    for path in options.output:
+        write_table(path, table, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vsr.errors import VsrError
+    from vsr.evaluation.compare import CompareOptions, CompareSummary, compare
+    from vsr.evaluation.images import evaluate_images
+    from vsr.evaluation.options import ImageEvalOptions
+    from vsr.evaluation.scores import ImageReport
+    from vsr.evaluation.video_options import VideoEvalOptions
+    from vsr.evaluation.video_scores import VideoReport
+    from vsr.evaluation.videos import evaluate_videos
     from vsr.inference.engine import Engine, load_model
     from vsr.pipeline.job import UpscaleSummary, upscale
     from vsr.pipeline.options import UpscaleOptions
     from vsr.training.options import TrainOptions
+    from vsr.training.recipe import Recipe, override
+    from vsr.training.recipes import RECIPES
     from vsr.training.trainer import TrainSummary, train
 
 __version__ = "0.1.0"
@@ -31,20 +40,44 @@ _HOME = {
     "UpscaleOptions": "vsr.pipeline.options",
     "UpscaleSummary": "vsr.pipeline.job",
     "upscale": "vsr.pipeline.job",
+    "CompareOptions": "vsr.evaluation.compare",
+    "CompareSummary": "vsr.evaluation.compare",
+    "compare": "vsr.evaluation.compare",
+    "ImageEvalOptions": "vsr.evaluation.options",
+    "ImageReport": "vsr.evaluation.scores",
+    "evaluate_images": "vsr.evaluation.images",
+    "VideoEvalOptions": "vsr.evaluation.video_options",
+    "VideoReport": "vsr.evaluation.video_scores",
+    "evaluate_videos": "vsr.evaluation.videos",
+    "RECIPES": "vsr.training.recipes",
+    "Recipe": "vsr.training.recipe",
+    "override": "vsr.training.recipe",
     "TrainOptions": "vsr.training.options",
     "TrainSummary": "vsr.training.trainer",
     "train": "vsr.training.trainer",
 }
 
 __all__ = [
+    "CompareOptions",
+    "CompareSummary",
     "Engine",
+    "ImageEvalOptions",
+    "ImageReport",
+    "RECIPES",
+    "Recipe",
     "TrainOptions",
     "TrainSummary",
     "UpscaleOptions",
     "UpscaleSummary",
+    "VideoEvalOptions",
+    "VideoReport",
     "VsrError",
     "__version__",
+    "compare",
+    "evaluate_images",
+    "evaluate_videos",
     "load_model",
+    "override",
     "train",
     "upscale",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 import vsr
+from vsr.cli.compare import compare
 from vsr.cli.console import ErrorReportingGroup
+from vsr.cli.eval import evaluate
 from vsr.cli.models import models
 from vsr.cli.train import train
 from vsr.cli.upscale import upscale
@@ -21,4 +23,6 @@ def main() -> None:
 
 main.add_command(upscale)
 main.add_command(train)
+main.add_command(evaluate)
+main.add_command(compare)
 main.add_command(models)

@@ -18,7 +18,7 @@ from vsr.inference.engine import Engine, load_model
 from vsr.media.assemble import StreamPlan, assemble, container_of, plan_streams
 from vsr.media.codecs import CODECS, Container
 from vsr.media.encoder import VideoFormat, encoded_format
-from vsr.media.ffmpeg import find_program
+from vsr.media.ffmpeg import check_names, find_program
 from vsr.media.pixels import layout_of
 from vsr.media.probe import ClipInfo, colour_of, probe
 from vsr.media.reader import decoded_format
@@ -165,8 +165,6 @@ def _plan_video(clip: ClipInfo, engine: Engine, options: UpscaleOptions) -> tupl
             "take another scale."
         )
     source_colour = colour_of(video, video.height)
-    if source_layout.kind == "rgb" and video.tags.range != 1:
-        source_colour = replace(source_colour, full_range=True)  # RGB uses all codes unless it says otherwise
     # What vsr writes has its chroma where MPEG-2 and later have it.
     target_colour = replace(colour_of(video, height), chroma_x="cosited", chroma_y="centred")
     tags = replace(video.tags, range=2) if target_colour.full_range else video.tags
@@ -188,11 +186,7 @@ def _plan_video(clip: ClipInfo, engine: Engine, options: UpscaleOptions) -> tupl
 
 
 def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    for path in (source, target):
-        try:
-            str(path).encode()
-        except UnicodeEncodeError as exc:
-            raise UsageError(f"the name {str(path)!r} is no valid UTF-8, which ffmpeg needs; rename it first.") from exc
+    check_names(source, target)
     try:
         if target.is_dir():
             raise OutputError(f"{target} is a folder; name a file in it.")

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from vsr.evaluation import cost
+from vsr.evaluation.cost import measure_cost, memory_measure
+
+CPU = torch.device("cpu")
+MEBIBYTE = 1 << 20
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="proc(5) is Linux'")
+
+
+def hold(mebibytes: int) -> int:
+    """Takes memory, touches all of it, and gives it back."""
+    block = torch.ones(mebibytes * MEBIBYTE, dtype=torch.uint8)
+    return int(block[::4096].sum())
+
+
+def test_the_result_and_the_seconds() -> None:
+    result, measured = measure_cost(lambda: (time.sleep(0.05), "done")[1], CPU)
+    assert result == "done"
+    assert 0.05 <= measured.seconds < 5
+
+
+@linux
+def test_memory_that_was_given_back_counts() -> None:
+    _, measured = measure_cost(lambda: hold(200), CPU)
+    assert measured.memory_bytes is not None
+    assert 190 * MEBIBYTE <= measured.memory_bytes <= 260 * MEBIBYTE
+
+
+@linux
+def test_each_call_counts_for_itself() -> None:
+    """A small one after a large one is small: the peak of the process would hide it."""
+    measure_cost(lambda: hold(200), CPU)
+    _, small = measure_cost(lambda: hold(40), CPU)
+    assert small.memory_bytes is not None
+    assert 35 * MEBIBYTE <= small.memory_bytes <= 100 * MEBIBYTE
+
+
+def test_systems_that_do_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cost, "_CLEAR", tmp_path / "no" / "clear_refs")
+    assert measure_cost(lambda: 1, CPU)[1].memory_bytes is None
+    monkeypatch.setattr(cost, "_CLEAR", tmp_path / "clear_refs")
+    (tmp_path / "status").write_text("Name:\tpython\n")
+    monkeypatch.setattr(cost, "_STATUS", tmp_path / "status")
+    assert measure_cost(lambda: 1, CPU)[1].memory_bytes is None
+
+
+def test_what_is_measured_is_said() -> None:
+    assert "peak resident memory" in memory_measure(CPU)
+    assert "torch.cuda.max_memory_allocated" in memory_measure(torch.device("cuda", 1))
+    assert memory_measure(torch.device("mps")) == "not measured on mps"
+    assert measure_cost(lambda: 1, torch.device("mps"))[1].memory_bytes is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_memory_of_cuda() -> None:
+    device = torch.device("cuda")
+    kept = torch.ones(50 * MEBIBYTE, dtype=torch.uint8, device=device)
+    work = lambda: float(torch.ones(100 * MEBIBYTE, dtype=torch.uint8, device=device)[0])  # noqa: E731
+    _, measured = measure_cost(work, device)
+    assert measured.memory_bytes is not None and len(kept)
+    assert 100 * MEBIBYTE <= measured.memory_bytes <= 110 * MEBIBYTE

@@ -1,0 +1,126 @@
+"""The Frechet distance between the features of two sets of pictures: FID.
+
+Heusel et al. 2017, https://arxiv.org/abs/1706.08500. Features are taken to be normal, and the distance between two
+Gaussians is ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``. The estimate from few pictures is too large, the more so
+the fewer they are: figures compare only at equal numbers, and sets of a hundred say little beyond an order.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from vsr.errors import UsageError, WeightsError
+from vsr.networks.lpips import Lpips
+
+
+class FrechetDistance:
+    """Gathers pictures of both sets, one by one. The statistics are torchmetrics', in float64 on the CPU.
+
+    Args:
+        extractor: (1, 3, H, W) uint8 RGB -> (1, D) features; called where its pictures lie.
+    """
+
+    def __init__(self, extractor: nn.Module) -> None:
+        self._extractor = extractor
+        self._real: list[Tensor] = []
+        self._fake: dict[str, list[Tensor]] = {}
+
+    def add(self, hr: Tensor, sr: dict[str, Tensor]) -> None:
+        """Add a picture and what each model made of it.
+
+        Args:
+            hr: (1, 3, H, W) uint8 RGB.
+            sr: by model, of the same shape.
+
+        Raises:
+            ValueError: the extractor returns something else than one row of numbers.
+        """
+        self._real.append(self._features(hr))
+        for model, picture in sr.items():
+            self._fake.setdefault(model, []).append(self._features(picture))
+
+    def compute(self, model: str) -> float:
+        """The distance of a model's pictures from the originals.
+
+        Raises:
+            ValueError: fewer than two pictures were added.
+        """
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
+        if len(self._real) < 2:
+            raise ValueError(f"the spread of features is that of at least two pictures, got {len(self._real)}")
+        real, fake = torch.cat(self._real), torch.cat(self._fake[model])
+        metric = FrechetInceptionDistance(_Given(real.shape[1]))
+        metric.set_dtype(torch.float64)
+        metric.update(real, real=True)
+        metric.update(fake, real=False)
+        return float(metric.compute())
+
+    def _features(self, picture: Tensor) -> Tensor:
+        features = cast(Tensor, self._extractor(picture))
+        if features.dim() != 2 or len(features) != 1 or not features.is_floating_point():
+            shape = tuple(features.shape)
+            raise ValueError(f"an extractor for FID returns (1, D) floats of a picture, got {features.dtype} {shape}")
+        return features.detach().double().cpu()
+
+
+class _Given(nn.Module):
+    """Stands where torchmetrics wants an extractor, for features that are there already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+class PooledSqueezeNet(nn.Module):
+    """The last features of LPIPS' SqueezeNet, averaged over the picture: (N, 3, H, W) uint8 RGB -> (N, 512)."""
+
+    def __init__(self, lpips: Lpips) -> None:
+        super().__init__()
+        self.features = lpips.features
+        self.register_buffer("shift", cast(Tensor, lpips.shift))
+        self.register_buffer("spread", cast(Tensor, lpips.spread))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        normalised = (picture.float() / 127.5 - 1 - cast(Tensor, self.shift)) / cast(Tensor, self.spread)
+        return cast(Tensor, self.features(normalised)).mean((-2, -1))
+
+
+def load_extractor(name: Literal["inception", "squeezenet"], lpips: Lpips | None) -> nn.Module:
+    """The network whose features are compared.
+
+    Args:
+        name: ``inception``: Inception v3 as the paper has it, in the form of the package torch-fidelity, whose weights
+            (91 MB) are downloaded on first use; ``squeezenet``: see :class:`PooledSqueezeNet`.
+        lpips: for ``squeezenet``.
+
+    Raises:
+        UsageError: the package torch-fidelity is not installed.
+        WeightsError: the download fails.
+    """
+    if name == "squeezenet":
+        if lpips is None:
+            raise ValueError("the features of SqueezeNet come out of LPIPS")
+        return PooledSqueezeNet(lpips)
+    if find_spec("torch_fidelity") is None:
+        raise UsageError(
+            "FID in features of Inception needs the package torch-fidelity: pip install torch-fidelity. "
+            "To compare models among themselves, --fid squeezenet needs nothing more."
+        )
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    try:
+        return FrechetInceptionDistance(feature=2048).inception
+    except OSError as exc:
+        reason = getattr(exc, "reason", exc)
+        raise WeightsError(
+            f"cannot download the weights of Inception for FID ({reason}): put the file that the line above names "
+            "there by hand, or take --fid squeezenet."
+        ) from exc

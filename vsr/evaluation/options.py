@@ -1,0 +1,66 @@
+"""What can be chosen about measuring models on pictures. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vsr.errors import UsageError, unknown_choices
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEvalOptions:
+    """One run of ``vsr eval`` on pictures.
+
+    Raises:
+        UsageError: values out of their range, or that contradict each other; all of them are reported at once.
+    """
+
+    models: tuple[str, ...]
+    """Shipped models, ``bicubic``, ``identity``, or paths of weights files; side by side, all of one scale."""
+    data: tuple[Path, ...]
+    """Folders of HR pictures, measured one after the other; folders in them are not searched."""
+    lr: tuple[Path, ...] = ()
+    """A folder of LR pictures for each of ``data``, in the same order; none: LR is made of HR as MATLAB does."""
+    scale: int | None = None
+    """HR size over LR size; None takes the models' own, and 4 for ``bicubic`` alone."""
+    border: int | None = None
+    """HR pixels that PSNR and SSIM leave out at each side; None: as many as the scale."""
+    colour: Literal["y", "rgb"] = "y"
+    """What PSNR and SSIM compare: MATLAB's Y, or red, green and blue."""
+    lpips: bool = True
+    """Measure LPIPS."""
+    lpips_weights: Path | None = None
+    """SqueezeNet 1.1 as torchvision names it, for LPIPS and ``fid="squeezenet"``; None: torchvision's, downloaded."""
+    fid: Literal["none", "inception", "squeezenet"] = "none"
+    """Frechet distance in features of Inception v3, which is FID proper, or of SqueezeNet, to compare models here."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Arithmetic of the models; ``auto`` is fp16 on CUDA and fp32 elsewhere."""
+    tile_size: int | None = None
+    """Largest edge of a tile in LR pixels; None: what fits into memory; 0: never tile."""
+
+    def __post_init__(self) -> None:
+        wrong = unknown_choices(self)
+        if not self.models:
+            wrong.append("name a model to measure with --model, bicubic for the baseline")
+        twice = sorted({model for model in self.models if self.models.count(model) > 1})
+        if twice:
+            wrong.append(f"the model {twice[0]!r} is named twice")
+        if not self.data:
+            wrong.append("name a folder of HR pictures with --data")
+        if self.lr and len(self.lr) != len(self.data):
+            wrong.append(
+                f"each --data has an --lr of its own, in the same order: got {len(self.data)} of --data "
+                f"and {len(self.lr)} of --lr"
+            )
+        if self.scale is not None and self.scale < 1:
+            wrong.append(f"the scale must be at least 1, got {self.scale}")
+        if self.border is not None and self.border < 0:
+            wrong.append(f"the border must not be negative, got {self.border}")
+        if self.tile_size is not None and self.tile_size < 0:
+            wrong.append(f"the tile size must not be negative, got {self.tile_size}")
+        if wrong:
+            raise UsageError("; ".join(wrong) + ".")

@@ -1,0 +1,277 @@
+"""What clips score against their reference, frame by frame and in all, and the tables of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from statistics import fmean
+
+import vsr
+from vsr.evaluation.pairing import Pairing, name_frames
+from vsr.evaluation.report import Column, Table, Value
+from vsr.evaluation.steadiness import CUT_RESIDUAL, CUT_VISIBLE, STILL_CHANGE, STILL_REACH
+from vsr.evaluation.video_options import VideoEvalOptions
+from vsr.evaluation.vmaf import harmonic_mean
+
+PEAK = 255.0
+
+
+@dataclass(frozen=True)
+class FrameScore:
+    """A frame of an output that has a partner in the reference. What is not measured is None.
+
+    Attributes:
+        number: of the frame in the reference, from 0.
+        output_number: of the frame in the output.
+        seconds: its time in the reference.
+        psnr_y: dB; infinite for equal frames.
+        ssim_y: at most 1.
+        vmaf: 0..100.
+        warping_error: from the last frame to this one, code values; None of the first, after a frame without a partner,
+            and at a cut.
+        reference_warping_error: of the reference, over the same pixels.
+        still_pixels: in how many pixels the reference is still since the last frame.
+        still_change: of the output in them, mean absolute code values.
+        reference_still_change: of the reference in them.
+        bicubic_still_change: of the enlarged LR clip in them.
+    """
+
+    number: int
+    output_number: int
+    seconds: float
+    psnr_y: float
+    ssim_y: float
+    vmaf: float | None = None
+    warping_error: float | None = None
+    reference_warping_error: float | None = None
+    still_pixels: int = 0
+    still_change: float | None = None
+    reference_still_change: float | None = None
+    bicubic_still_change: float | None = None
+
+
+@dataclass(frozen=True)
+class OutputScore:
+    """One output against the reference.
+
+    Attributes:
+        path: its file.
+        frames: all that have a partner, in order.
+        pairing: of its frames with the reference's.
+        times: of all its frames, in seconds.
+        notes: what to know about the comparison, in sentences.
+    """
+
+    path: Path
+    frames: tuple[FrameScore, ...]
+    pairing: Pairing
+    times: tuple[Fraction, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def num_equal(self) -> int:
+        """Frames that equal the reference's in luma."""
+        return sum(math.isinf(frame.psnr_y) for frame in self.frames)
+
+    @property
+    def psnr_y(self) -> float:
+        """Mean over the frames that differ at all, as an equal one would make it infinite; infinite where none does."""
+        return fmean([frame.psnr_y for frame in self.frames if math.isfinite(frame.psnr_y)] or [math.inf])
+
+    @property
+    def psnr_y_of_mean(self) -> float:
+        """PSNR of the squared error's mean over all frames, in dB: bad frames weigh more."""
+        error = fmean(10 ** (-frame.psnr_y / 10) for frame in self.frames)
+        return -10 * math.log10(error) if error else math.inf
+
+    @property
+    def ssim_y(self) -> float:
+        """Mean over the frames."""
+        return fmean(frame.ssim_y for frame in self.frames)
+
+    @property
+    def vmaf(self) -> float | None:
+        """Mean over the frames."""
+        return _mean(frame.vmaf for frame in self.frames)
+
+    @property
+    def vmaf_harmonic(self) -> float | None:
+        """Harmonic mean over the frames, as libvmaf pools."""
+        scores = [frame.vmaf for frame in self.frames if frame.vmaf is not None]
+        return harmonic_mean(scores) if scores else None
+
+    @property
+    def warping_error(self) -> float | None:
+        """Mean over the transitions, in code values."""
+        return _mean(frame.warping_error for frame in self.frames)
+
+    @property
+    def reference_warping_error(self) -> float | None:
+        """Of the reference, over the same transitions."""
+        return _mean(frame.reference_warping_error for frame in self.frames)
+
+    @property
+    def still_change(self) -> float | None:
+        """Mean absolute change between frames over all pixels where the reference is still, in code values."""
+        return _weighted([(frame.still_change, frame.still_pixels) for frame in self.frames])
+
+    @property
+    def still_ratio(self) -> float | None:
+        """``still_change`` over that of the enlarged LR clip, or without one over the reference's.
+
+        None where that is 0 or nothing is still.
+        """
+        by_bicubic = any(frame.bicubic_still_change is not None for frame in self.frames)
+        own, base = [], []
+        for frame in self.frames:
+            against = frame.bicubic_still_change if by_bicubic else frame.reference_still_change
+            if against is not None:
+                own.append((frame.still_change, frame.still_pixels))
+                base.append((against, frame.still_pixels))
+        change, against = _weighted(own), _weighted(base)
+        return change / against if change is not None and against else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return fmean(found) if found else None
+
+
+def _weighted(values: Sequence[tuple[float | None, int]]) -> float | None:
+    """The mean by the numbers of pixels."""
+    found = [(value, pixels) for value, pixels in values if value is not None]
+    total = sum(pixels for _, pixels in found)
+    return sum(value * pixels for value, pixels in found) / total if total else None
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """All that ``vsr eval`` measured on clips.
+
+    Attributes:
+        options: what was asked for.
+        width: columns of all clips, as coded.
+        height: rows of all clips, as coded.
+        times: of all frames of the reference, in seconds.
+        cuts: numbers of the reference's frames with which a scene begins, but for the first.
+        vmaf_version: libvmaf's own; empty where it was not measured.
+        outputs: in the order asked for.
+    """
+
+    options: VideoEvalOptions
+    width: int
+    height: int
+    times: tuple[Fraction, ...]
+    cuts: tuple[int, ...]
+    vmaf_version: str
+    outputs: tuple[OutputScore, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The outputs' file names, and their paths where two have the same name."""
+        names = [output.path.name for output in self.outputs]
+        return tuple(
+            name if names.count(name) == 1 else str(output.path)
+            for name, output in zip(names, self.outputs, strict=True)
+        )
+
+
+def video_table(report: VideoReport) -> Table:
+    """The scores as a table, a row for each output."""
+    options = report.options
+    columns = [
+        Column("output"),
+        Column("frames"),
+        Column("unpaired"),
+        Column("PSNR-Y", "dB", 2, "higher"),
+        Column("PSNR-Y of MSE", "dB", 2, "higher"),
+        Column("SSIM-Y", "", 4, "higher"),
+    ]
+    if options.vmaf:
+        columns += [Column("VMAF", "", 2, "higher"), Column("harmonic VMAF", "", 2, "higher")]
+    if options.steadiness:
+        columns += [
+            Column("warping error", "codes", 3, "lower"),
+            Column("reference's", "codes", 3),
+            Column("still change", "codes", 3, "lower"),
+            Column("over bicubic's" if options.lr else "over reference's", "", 2, "lower"),
+        ]
+    rows = [_row(label, output) for label, output in zip(report.labels, report.outputs, strict=True)]
+    return Table(tuple(columns), tuple(rows), _about(report))
+
+
+def _row(label: str, output: OutputScore) -> Mapping[str, Value]:
+    return {
+        "output": label,
+        "frames": len(output.frames),
+        "unpaired": len(output.pairing.reference_unpaired) + len(output.pairing.output_unpaired),
+        "PSNR-Y": output.psnr_y,
+        "PSNR-Y of MSE": output.psnr_y_of_mean,
+        "SSIM-Y": output.ssim_y,
+        "VMAF": output.vmaf,
+        "harmonic VMAF": output.vmaf_harmonic,
+        "warping error": output.warping_error,
+        "reference's": output.reference_warping_error,
+        "still change": output.still_change,
+        "over bicubic's": output.still_ratio,
+        "over reference's": output.still_ratio,
+    }
+
+
+def frames_table(report: VideoReport) -> Table:
+    """The scores of every frame, a row for each frame of each output."""
+    columns = (
+        Column("output"),
+        Column("frame"),
+        Column("output frame"),
+        Column("time", "s", 3),
+        Column("PSNR-Y", "dB", 2),
+        Column("SSIM-Y", "", 4),
+        Column("VMAF", "", 2),
+        Column("warping error", "codes", 3),
+        Column("warping error of the reference", "codes", 3),
+        Column("still pixels"),
+        Column("still change", "codes", 3),
+        Column("still change of the reference", "codes", 3),
+        Column("still change of bicubic", "codes", 3),
+    )
+    rows: list[Mapping[str, Value]] = []
+    for label, output in zip(report.labels, report.outputs, strict=True):
+        for frame in output.frames:
+            values = (
+                label, frame.number, frame.output_number, frame.seconds, frame.psnr_y, frame.ssim_y, frame.vmaf,
+                frame.warping_error, frame.reference_warping_error, frame.still_pixels, frame.still_change,
+                frame.reference_still_change, frame.bicubic_still_change,
+            )  # fmt: skip
+            rows.append({column.name: value for column, value in zip(columns, values, strict=True)})
+    return Table(columns, tuple(rows), _about(report))
+
+
+def _about(report: VideoReport) -> dict[str, object]:
+    options = report.options
+    about: dict[str, object] = {
+        "reference": f"{options.reference}, {len(report.times)} frames of {report.width}x{report.height}",
+        "pairs": f"by {'timestamps' if options.align == 'time' else 'the time since the first frame'}",
+        "PSNR and SSIM": "on MATLAB's Y (BT.601, 16..235) of the RGB that each clip's own matrix and range give, "
+        f"a border of {options.border} pixels left out",
+        "PSNR-Y": "mean over the frames that differ at all; PSNR-Y of MSE: of the squared error's mean over all frames",
+    }
+    if options.vmaf:
+        about["VMAF"] = f"{options.vmaf_model} of libvmaf {report.vmaf_version}, on luma of limited range; whole frames"
+    if options.steadiness:
+        about |= {
+            "warping error": "mean |difference| of Y between a frame and the last one moved along the optical flow of "
+            "the reference, where both show a pixel; whole frames, none across a cut",
+            "still change": f"mean |difference| of Y between frames where the reference changes by less than "
+            f"{STILL_CHANGE:g} codes in all pixels up to {STILL_REACH} away",
+            "cuts": f"where the flow misses by more than {CUT_RESIDUAL:g} codes and finds less than "
+            f"{100 * CUT_VISIBLE:g} % again: {name_frames(report.cuts, report.times) if report.cuts else 'none'}",
+        }
+    for label, output in zip(report.labels, report.outputs, strict=True):
+        equal = [f"{output.num_equal} frames equal the reference's in luma."] if output.num_equal else []
+        if output.notes or equal:
+            about[f"note on {label}"] = " ".join([*output.notes, *equal])
+    return about | {"vsr": vsr.__version__}
