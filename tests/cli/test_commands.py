@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vsr.cli import main
+from vsr.networks.weights import models_folder
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -423,7 +424,8 @@ def test_models_lists_what_ships() -> None:
     result = invoke("models")
     assert result.exit_code == 0
     names = [line.split()[0] for line in result.stdout.splitlines() if not line.startswith(" ")]
-    assert names == ["srresnet-x4", "bicubic", "identity"]
+    assert names == [*sorted(path.stem for path in models_folder().glob("*.safetensors")), "bicubic", "identity"]
+    assert {"srresnet-x4", "srgan-x4"} <= set(names)
     listed = json.loads(invoke("models", "--json").stdout)["models"]
     assert [model["name"] for model in listed] == names
 
