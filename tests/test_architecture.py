@@ -16,6 +16,7 @@ PROJECT = Path(__file__).parent.parent
 
 FLOORS = {
     "errors": 0,
+    "files": 0.5,
     "imaging": 0,
     "networks": 1,
     "media": 1,

@@ -254,7 +254,7 @@ def test_written_pictures_come_back(tmp_path: Path, leaves_nothing: None) -> Non
 def test_what_cannot_be_written(tmp_path: Path, leaves_nothing: None) -> None:
     (tmp_path / "folder.png").mkdir()
     for path in (tmp_path / "folder.png", tmp_path / "gone" / "picture.png"):
-        with pytest.raises(OutputError, match=re.escape(f"cannot write the picture {path}: ")):
+        with pytest.raises(OutputError, match=re.escape(f"cannot write {path}: ")):
             write_picture(path, HALVES)
     for wrong in (HALVES[..., 0], HALVES.astype(float), HALVES[:0]):
         with pytest.raises(ValueError, match="a picture is"):

@@ -19,7 +19,7 @@ from vsr.training.recipe import override
 from vsr.training.trainer import train
 from vsr.training.update import Game
 
-FACTS = Facts(pictures=900, held_out=16, layout="COCO", fingerprint="0123456789abcdef", hardware="2 x NVIDIA H200")
+FACTS = Facts(pictures=900, held_out=16, layout="COCO", fingerprint="0123456789abcdef", hardware="2 x NVIDIA A100")
 
 
 def texts(options: TrainOptions, quality: Quality | None = None) -> dict[str, str]:
@@ -59,7 +59,7 @@ def test_texts_of_a_weights_file(options: TrainOptions) -> None:
         "pictures": 900,
         "held_out": 16,
         "precision": "bf16",
-        "hardware": "2 x NVIDIA H200",
+        "hardware": "2 x NVIDIA A100",
         "quality": {"psnr_y": 27.5, "ssim_y": 0.75, "lpips": None},
     }
 
@@ -97,7 +97,7 @@ def test_a_card(options: TrainOptions, tmp_path: Path) -> None:
         "| follows | nobody |",
         "| command | from Python |",
         "| seed | 0 |",
-        "| hardware | 2 x NVIDIA H200 |",
+        "| hardware | 2 x NVIDIA A100 |",
         "",
         "On 16 held-out pictures along the way:",
         "",
@@ -146,6 +146,6 @@ def test_hardware_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     named = hardware(torch.device("cpu"), 1)
     assert named.endswith(f", {torch.get_num_threads()} threads") and len(named) > len(", 1 threads")
     assert hardware(torch.device("cpu"), 2) == f"2 x {named}"
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    assert hardware(torch.device("cuda"), 1) == "NVIDIA H200"
-    assert hardware(torch.device("cuda"), 4) == "4 x NVIDIA H200"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
+    assert hardware(torch.device("cuda"), 1) == "NVIDIA A100"
+    assert hardware(torch.device("cuda"), 4) == "4 x NVIDIA A100"

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from vsr.errors import CheckpointError, InputError, OutputError, UsageError
+from vsr.files import write_whole
 from vsr.training import log as module
-from vsr.training.log import COLUMNS, LOG, Averages, Log, Statistics, read_log, summarise, summary_table, write_whole
+from vsr.training.log import COLUMNS, LOG, Averages, Log, Statistics, read_log, summarise, summary_table
 
 HEADER = (
     "step,stage,stage_step,seconds,crops_per_second,learning_rate,generator_loss,mse,l1,content,total_variation,"

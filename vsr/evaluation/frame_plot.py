@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vsr.evaluation.report import printable, write_whole
+from vsr.evaluation.report import printable
 from vsr.evaluation.video_scores import FrameScore, OutputScore, VideoReport
+from vsr.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

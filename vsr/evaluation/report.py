@@ -6,14 +6,13 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from vsr.errors import OutputError, UsageError
+from vsr.files import write_whole
 
 Value = float | int | str | None
 
@@ -169,23 +168,6 @@ def write_table(path: Path, table: Table, *, overwrite: bool = False) -> None:
     """
     check_output(path, overwrite=overwrite)
     write_whole(path, FORMS[path.suffix.lower()](table).encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename it; one that stands there gives way.
-
-    Raises:
-        OutputError: it cannot be written; what stood there before still does.
-    """
-    temporary = path.with_name(f".vsr-{os.getpid()}-{path.name}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as exc:
-        raise OutputError(f"cannot write {path}: {exc.strerror}.") from exc
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _cell(column: Column, row: Mapping[str, Value]) -> str:

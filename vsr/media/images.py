@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from vsr.errors import InputError, OutputError
+from vsr.errors import InputError
+from vsr.files import write_whole
 
 Picture = npt.NDArray[np.uint8]
 """(H, W, 3) RGB."""
@@ -110,15 +111,7 @@ def write_picture(path: Path, picture: Picture) -> None:
     if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size or picture.dtype != np.uint8:
         raise ValueError(f"a picture is (H, W, 3) uint8, got {picture.shape} {picture.dtype}")
     _, encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
-    temporary = path.with_name(f".vsr-{os.getpid()}-{path.name}")
-    try:
-        temporary.write_bytes(encoded.tobytes())
-        temporary.replace(path)
-    except OSError as exc:
-        raise OutputError(f"cannot write the picture {path}: {exc.strerror}.") from exc
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    write_whole(path, encoded.tobytes())
 
 
 class Stored(NamedTuple):

@@ -21,7 +21,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 import vsr
-from vsr.errors import OutputError, UnknownModelError, UsageError, WeightsError
+from vsr.errors import UnknownModelError, UsageError, WeightsError
+from vsr.files import write_whole
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.resampling import Bicubic, Identity
 from vsr.networks.srgan import Generator
@@ -235,15 +236,7 @@ def _save(path: Path, network: nn.Module, about: Mapping[str, str], known: Mappi
         **about,
     }
     tensors = {name: _stored(tensor) for name, tensor in network.state_dict().items()}
-    temporary = path.with_name(f".vsr-{os.getpid()}-{path.name}")
-    try:
-        temporary.write_bytes(save(tensors, metadata))  # not save_file, whose files only their owner may read
-        temporary.replace(path)
-    except OSError as exc:
-        raise OutputError(f"cannot write the weights {path}: {exc.strerror}.") from exc
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    write_whole(path, save(tensors, metadata))  # not save_file, whose files only their owner may read
 
 
 def _stored(tensor: Tensor) -> Tensor:

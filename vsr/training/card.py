@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from vsr.training.log import LOG, Rows, read_log, write_whole
+from vsr.files import write_whole
+from vsr.training.log import LOG, Rows, read_log
 from vsr.training.measure import Quality
 from vsr.training.options import TrainOptions
 from vsr.training.recipe import LOSSES, STAGES, Stage, StageName

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vsr.errors import CheckpointError, InputError, OutputError, UsageError
+from vsr.files import write_whole
 
 LOG = "log.csv"
 TENSORBOARD = "tensorboard"
@@ -270,20 +269,3 @@ def summary_table(summary: Mapping[str, Mapping[str, Statistics]]) -> str:
         numbers_ = [word.rjust(width) for word, width in zip(line[2:], widths[2:], strict=True)]
         aligned.append("  ".join(words + numbers_).rstrip())
     return "\n".join(aligned)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename it.
-
-    Raises:
-        OutputError: it cannot be written; what stood there before still does.
-    """
-    temporary = path.with_name(f".vsr-{os.getpid()}-{path.name}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as exc:
-        raise OutputError(f"cannot write {path}: {exc.strerror}.") from exc
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

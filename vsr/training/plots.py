@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from vsr.training.log import Rows, read_log, write_whole
+from vsr.files import write_whole
+from vsr.training.log import Rows, read_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from vsr.errors import OutputError
+from vsr.files import write_whole
 from vsr.imaging.resize import resize_bicubic
-from vsr.training.log import write_whole
 
 LARGEST = 256
 """HR pixels of a picture that are shown, each way."""
