@@ -16,15 +16,15 @@ PROJECT = Path(__file__).parent.parent
 
 FLOORS = {
     "errors": 0,
-    "files": 0.5,
     "imaging": 0,
-    "networks": 1,
-    "media": 1,
-    "inference": 2,
-    "pipeline": 3,
-    "training": 3,
-    "evaluation": 3,
-    "cli": 4,
+    "files": 1,
+    "networks": 2,
+    "media": 2,
+    "inference": 3,
+    "pipeline": 4,
+    "training": 4,
+    "evaluation": 4,
+    "cli": 5,
 }
 """Imports go downwards only, and never between rooms on one floor."""
 

@@ -1,12 +1,38 @@
-"""Files that are written whole or not at all."""
+"""Outputs: seen to before the work begins, and written whole or not at all."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from vsr.errors import OutputError
+
+
+def check_target(target: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """See to it that a file can be written, before the work that fills it.
+
+    Args:
+        target: the file.
+        overwrite: replace an existing one.
+        inputs: files that it must not be, however they are called.
+
+    Raises:
+        OutputError: it exists already, is a folder or an input, or its folder does not exist.
+    """
+    try:
+        if target.is_dir():
+            raise OutputError(f"{target} is a folder; name a file in it.")
+        if target.exists():
+            if any(source.exists() and target.samefile(source) for source in inputs):
+                raise OutputError(f"{target} is one of the inputs; give the output another name.")
+            if not overwrite:
+                raise OutputError(f"{target} exists already; --overwrite replaces it.")
+        elif not target.parent.is_dir():
+            raise OutputError(f"the folder {target.parent} does not exist; create it first.")
+    except OSError as exc:  # a name too long, say
+        raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
 
 
 def write_whole(path: Path, content: bytes) -> None:

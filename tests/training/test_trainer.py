@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -389,3 +390,12 @@ def test_a_run_that_cannot_begin_leaves_no_folder(options: TrainOptions, tmp_pat
     with pytest.raises(TrainingDataError):
         train(replace(options, data=(tmp_path / "empty",)))
     assert (options.output / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_without_tensorboard_an_old_run_stays(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(replace(options, stage="pretrain"))
+    before = (options.output / "checkpoint.pt").read_bytes()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match="pip install tensorboard"):
+        train(replace(options, stage="pretrain", tensorboard=True, overwrite=True))
+    assert (options.output / "checkpoint.pt").read_bytes() == before

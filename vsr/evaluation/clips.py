@@ -15,7 +15,7 @@ from torch import Tensor
 from vsr.errors import InputError
 from vsr.imaging.colour import ColourSpec, PixelLayout, planes_to_rgb
 from vsr.media.probe import VideoInfo, colour_of, open_clip, probe
-from vsr.media.reader import decoded_format, read_frames
+from vsr.media.reader import Frame, decoded_format, read_frames
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,12 @@ def read_rgb(clip: Clip) -> Generator[Tensor, None, None]:
     """
     with closing(read_frames(clip.path, clip.video)) as frames:
         for frame in frames:
-            planes = [torch.from_numpy(plane.copy()).unsqueeze(0) for plane in frame.planes]
-            yield planes_to_rgb(planes, clip.layout, clip.colour)
+            yield to_rgb(frame, clip.layout, clip.colour)
+
+
+def to_rgb(frame: Frame, layout: PixelLayout, colour: ColourSpec) -> Tensor:
+    """A decoded frame as RGB (1, 3, H, W) float32, not clipped."""
+    return planes_to_rgb([torch.from_numpy(plane[None].copy()) for plane in frame.planes], layout, colour)
 
 
 @contextmanager

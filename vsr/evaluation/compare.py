@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal, get_args
 
 from vsr.errors import OutputError, UsageError
+from vsr.files import check_target
 
 Kind = Literal["strip", "video", "page"]
 Layout = Literal["split", "side-by-side", "grid"]
@@ -246,20 +247,8 @@ def compare(options: CompareOptions, progress: Progress | None = None) -> Compar
 
 
 def _check_target(options: CompareOptions) -> None:
-    target = options.target
-    try:
-        if target.is_dir():
-            raise OutputError(f"{target} is a folder; name a file in it.")
-        if target.exists():
-            for source in (*options.inputs, options.lr, options.hr):
-                if source is not None and source.exists() and target.samefile(source):
-                    raise OutputError(f"{target} is one of the inputs; give the output another name.")
-            if not options.overwrite:
-                raise OutputError(f"{target} exists already; --overwrite replaces it.")
-        elif not target.parent.is_dir():
-            raise OutputError(f"the folder {target.parent} does not exist; create it first.")
-    except OSError as exc:  # a name too long, say
-        raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
+    inputs = (path for path in (*options.inputs, options.lr, options.hr) if path is not None)
+    check_target(options.target, overwrite=options.overwrite, inputs=inputs)
 
 
 @contextmanager

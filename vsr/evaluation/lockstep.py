@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vsr.errors import InputError, UsageError
-from vsr.imaging.colour import planes_to_rgb
+from vsr.evaluation.clips import to_rgb
 from vsr.media.images import Picture
 from vsr.media.probe import ClipInfo, VideoInfo, colour_of, open_clip
 from vsr.media.reader import Frame, decoded_format, read_frames
@@ -149,8 +149,7 @@ def count_packets(clip: ClipInfo) -> int:
 def to_picture(frame: Frame, video: VideoInfo) -> Picture:
     """A decoded frame in RGB, rounded to 8 bits, turned as the container says."""
     _, layout = decoded_format(video)
-    planes = [torch.from_numpy(plane[None].copy()) for plane in frame.planes]
-    rgb = planes_to_rgb(planes, layout, colour_of(video, video.height))[0]
+    rgb = to_rgb(frame, layout, colour_of(video, video.height))[0]
     codes = rgb.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
     return upright(codes.permute(1, 2, 0).numpy(), frame.display_matrix)
 

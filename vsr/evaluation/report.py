@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vsr.errors import OutputError, UsageError
-from vsr.files import write_whole
+from vsr.errors import UsageError
+from vsr.files import check_target, write_whole
 
 Value = float | int | str | None
 
@@ -148,15 +148,7 @@ def check_output(path: Path, *, overwrite: bool = False, endings: Collection[str
     """
     if path.suffix.lower() not in endings:
         raise UsageError(f"{path} cannot be written: its name must end in {' or '.join(endings)}.")
-    try:
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder; name a file in it.")
-        if not overwrite and path.exists():
-            raise OutputError(f"{path} exists already; --overwrite replaces it.")
-        if not path.parent.is_dir():
-            raise OutputError(f"the folder {path.parent} does not exist; create it first.")
-    except OSError as exc:
-        raise OutputError(f"cannot write {path}: {exc.strerror}.") from exc
+    check_target(path, overwrite=overwrite)
 
 
 def write_table(path: Path, table: Table, *, overwrite: bool = False) -> None:

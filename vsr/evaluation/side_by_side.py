@@ -30,11 +30,9 @@ from vsr.media.reader import Frame
 
 logger = logging.getLogger(__name__)
 
-LARGEST = 16384
-"""Pixels along an edge that H.264 encoders take."""
-
+CODEC = CODECS["h264"]
 PIX_FMT = "yuv420p"
-"""What every player shows."""
+"""With this codec what every player shows."""
 
 BACKGROUND = (24, 24, 27)
 INK = (255, 255, 255)
@@ -99,10 +97,10 @@ def arrange(layout: Layout, count: int, height: int, width: int) -> Composition:
         places = [divmod(index, columns) for index in range(count)]
         slices = [Slice(column * (width + gap), row * (height + gap), 0, width) for row, column in places]
         frame_height, frame_width = rows * (height + gap) - gap, columns * (width + gap) - gap
-    if max(frame_height, frame_width) > LARGEST:
+    if max(frame_height, frame_width) > CODEC.largest:
         raise UsageError(
             f"{count} panels of {width}x{height} make a frame of {frame_width}x{frame_height}, and H.264 ends at "
-            f"{LARGEST}: take --layout {'grid' if layout == 'side-by-side' else 'split'}."
+            f"{CODEC.largest}: take --layout {'grid' if layout == 'side-by-side' else 'split'}."
         )
     divider = 2 * max(1, width // 960) if layout == "split" else 0
     # 4:2:0 wants even edges: a column or a row of background is added, and none of a panel is lost.
@@ -160,7 +158,7 @@ def write_video(sources: Sources, layout: Layout, path: Path, report: Progress) 
         panels = _panels(sources.moment_of(first))
         composition = arrange(layout, len(panels), *panels[-1].shown.shape[:2])
         video = _format(sources.clips[0].video, first.frames[0], composition)
-        with Encoder(encoded, CODECS["h264"], {}, video) as encoder:
+        with Encoder(encoded, CODEC, {}, video) as encoder:
             for instant in chain([first], instants):
                 canvas = compose(composition, _panels(sources.moment_of(instant)))
                 leader = instant.frames[0]

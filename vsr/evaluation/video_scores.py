@@ -16,8 +16,6 @@ from vsr.evaluation.steadiness import CUT_RESIDUAL, CUT_VISIBLE, STILL_CHANGE, S
 from vsr.evaluation.video_options import VideoEvalOptions
 from vsr.evaluation.vmaf import harmonic_mean
 
-PEAK = 255.0
-
 
 @dataclass(frozen=True)
 class FrameScore:

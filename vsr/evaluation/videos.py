@@ -62,6 +62,8 @@ def evaluate_videos(
     _check_sizes(reference, outputs, lr, options)
     if options.vmaf:
         find_program_with_vmaf()
+    if not options.steadiness:
+        lr = None  # which it serves alone
     clips = [reference, *outputs, *([lr] if lr is not None else [])]
     with said_once():
         schedules = _read_schedules(clips, progress)

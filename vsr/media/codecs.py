@@ -14,12 +14,14 @@ class Codec:
         crf_range: the least and greatest constant rate factor.
         presets: from fast to slow.
         defaults: libav options that hold unless the user says otherwise.
+        largest: pixels along an edge that the encoder takes; most stop where H.264 does.
     """
 
     encoder: str
     crf_range: tuple[int, int]
     presets: tuple[str, ...]
     defaults: dict[str, str] = field(default_factory=dict)
+    largest: int = 16384
 
 
 _X264_PRESETS = (

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vsr.errors import FFmpegError, OutputError, UsageError
+from vsr.files import check_target
 from vsr.inference.engine import Engine, load_model
 from vsr.media.assemble import StreamPlan, assemble, container_of, plan_streams
 from vsr.media.codecs import CODECS, Container
@@ -26,10 +27,6 @@ from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.segment import Conversion, upscale_segment
 
 logger = logging.getLogger(__name__)
-
-LARGEST = 16384
-"""Pixels along an edge that H.264 encoders take."""
-
 
 @dataclass(frozen=True)
 class UpscaleProgress:
@@ -157,8 +154,10 @@ def _plan_video(clip: ClipInfo, engine: Engine, options: UpscaleOptions) -> tupl
     encoded = encoded_format(codec, decoded)
     target_layout = layout_of(encoded)
     assert target_layout is not None
-    if not 1 <= min(width, height) <= max(width, height) <= LARGEST:
-        raise UsageError(f"{clip.path} x{engine.scale:g} is {width}x{height}; 1 to {LARGEST} pixels can be written.")
+    if not 1 <= min(width, height) <= max(width, height) <= codec.largest:
+        raise UsageError(
+            f"{clip.path} x{engine.scale:g} is {width}x{height}; 1 to {codec.largest} pixels can be written."
+        )
     if (width & 1 and target_layout.subsampling_x) or (height & 1 and target_layout.subsampling_y):
         raise UsageError(
             f"{options.codec} in {encoded} cannot hold the odd size {width}x{height} of {clip.path} x{engine.scale:g}; "
@@ -187,18 +186,7 @@ def _plan_video(clip: ClipInfo, engine: Engine, options: UpscaleOptions) -> tupl
 
 def _check_target(source: Path, target: Path, overwrite: bool) -> None:
     check_names(source, target)
-    try:
-        if target.is_dir():
-            raise OutputError(f"{target} is a folder; name a file in it.")
-        if target.exists():
-            if source.exists() and target.samefile(source):
-                raise OutputError(f"{target} is the input itself; give the output another name.")
-            if not overwrite:
-                raise OutputError(f"{target} exists already; --overwrite replaces it.")
-        elif not target.parent.is_dir():
-            raise OutputError(f"the folder {target.parent} does not exist; create it first.")
-    except OSError as exc:  # a name too long, say
-        raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
+    check_target(target, overwrite=overwrite, inputs=(source,))
 
 
 @contextmanager

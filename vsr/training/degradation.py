@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from vsr.imaging.resize import resize_bicubic
+from vsr.media.images import Picture
 from vsr.training.recipe import VideoDegradation
 
-Picture = npt.NDArray[np.uint8]
-"""(H, W, 3) RGB."""
 Clip = npt.NDArray[np.uint8]
 """(T, H, W, 3) RGB."""
 Floats = npt.NDArray[np.float32]

@@ -151,13 +151,22 @@ class Log:
         self._events.flush()
 
 
-def _open_tensorboard(folder: Path, step: int) -> Any:
+def find_tensorboard() -> Any:
+    """TensorBoard's writer.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as exc:
         raise UsageError("TensorBoard is not installed: pip install tensorboard, or leave --tensorboard out.") from exc
+    return SummaryWriter
+
+
+def _open_tensorboard(folder: Path, step: int) -> Any:
     try:
-        return SummaryWriter(str(folder), purge_step=step + 1)
+        return find_tensorboard()(str(folder), purge_step=step + 1)
     except OSError as exc:
         raise OutputError(f"cannot write {folder}: {exc.strerror or exc}.") from exc
 

@@ -30,9 +30,6 @@ def l1(sr: Tensor, hr: Tensor) -> Tensor:
     return functional.l1_loss(sr, hr)
 
 
-PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "l1": l1}
-
-
 def total_variation(image: Tensor) -> Tensor:
     """Mean squared difference of neighbours, down and across: (N, 3, H, W) -> scalar."""
     down = (image[..., 1:, :] - image[..., :-1, :]).square().mean()

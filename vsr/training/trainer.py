@@ -23,7 +23,7 @@ from vsr.training.card import Facts, hardware
 from vsr.training.checkpoint import WEIGHTS, discard_if_empty, prepare_output, remove_old_run, restore_checkpoint
 from vsr.training.game import begin_stage, new_game
 from vsr.training.launch import launch
-from vsr.training.log import LOG, Statistics, read_log, summarise
+from vsr.training.log import LOG, Statistics, find_tensorboard, read_log, summarise
 from vsr.training.measure import Quality
 from vsr.training.options import TrainOptions
 from vsr.training.recipe import STAGES, StageName
@@ -116,6 +116,8 @@ def _fit(
     game = new_game(fabric, options)
     batches = Batches(pictures, options, fabric)
     lpips = None
+    if fabric.is_global_zero and options.tensorboard:
+        find_tensorboard()  # missed before an old run gives way
     if fabric.is_global_zero and (held_out or options.lpips_weights):
         lpips = _lpips(options, fabric.device)
     stages = _enter(game, options, lengths, facts.fingerprint)
