@@ -1,0 +1,350 @@
+"""Still pictures of 8 and 16 bits <-> planes, with their alpha and their ICC profile."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL.ImageFile import ImageFile
+
+from vsr.errors import InputError, OutputError
+from vsr.files import write_whole
+
+logger = logging.getLogger(__name__)
+
+Plane = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+"""(rows, columns)."""
+_Pixels = npt.NDArray[Any]
+"""(rows, columns, 1..4) uint8 or uint16: grey, grey and alpha, RGB, or RGBA."""
+
+_FORMATS = {
+    ".png": ("PNG", 16, True), ".jpg": ("JPEG", 8, False), ".jpeg": ("JPEG", 8, False), ".webp": ("WEBP", 8, True),
+    ".tif": ("TIFF", 16, True), ".tiff": ("TIFF", 16, True), ".bmp": ("BMP", 8, False),
+}  # fmt: skip
+"""By the ending: Pillow's name, the most bits of a sample, and whether there can be alpha."""
+
+STILL_ENDINGS = frozenset(_FORMATS)
+
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
+_LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}  # in pixels, by libjpeg and by the format of WebP
+
+_OPENERS: dict[type[ImageFile], tuple[bytes, ...]] = {
+    PngImagePlugin.PngImageFile: (b"\x89PNG\r\n\x1a\n",),
+    JpegImagePlugin.JpegImageFile: (b"\xff\xd8\xff",),
+    WebPImagePlugin.WebPImageFile: (b"WEBP",),
+    TiffImagePlugin.TiffImageFile: (b"II*\0", b"MM\0*", b"II+\0"),
+    BmpImagePlugin.BmpImageFile: (b"BM",),
+    GifImagePlugin.GifImageFile: (b"GIF87a", b"GIF89a"),
+}
+"""How a file begins, behind RIFF's header. Not by Image.open(): its limit on pixels is the whole process's."""
+
+_MODES = {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
+"""What Pillow's modes are converted to, beside those that stay."""
+
+_BAND_BYTES = 1 << 20  # of samples, compressed at a time and a strip of TIFF; OpenCV refuses one of a gigabyte
+_DEFLATE_LEVEL = 1  # level 6 made a filtered 16-bit photograph 4 to 8 percent smaller, and took four times as long
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _ORIENTATION = 256, 257, 258, 259, 262, 273, 274
+_SAMPLES, _STRIP_ROWS, _STRIP_LENGTHS, _PLANAR, _PREDICTOR, _EXTRA, _FORMAT = 277, 278, 279, 284, 317, 338, 339
+_ICC, _DEFLATE = 34675, 8  # the tag in ICC.1; those above, and the compression, are TIFF 6.0's
+
+_WARNINGS_LOCK = threading.Lock()
+_DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, SyntaxError, OverflowError, struct.error,
+           zlib.error, cv2.error, Image.DecompressionBombError)  # fmt: skip
+"""What Pillow, OpenCV and the lines below raise for a damaged file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Still:
+    """A decoded picture, turned upright by its EXIF orientation. Planes that contradict the rest are a ValueError."""
+
+    planes: tuple[Plane, ...]
+    """Grey: (Y,). Else (G, B, R), as in libav's gbrp. With alpha: its plane last; the others not multiplied by it."""
+    is_grey: bool
+    has_alpha: bool
+    bit_depth: Literal[8, 16]
+    """White is 255 or 65535."""
+    icc: bytes | None = None
+    """The ICC profile as it was stored."""
+
+    def __post_init__(self) -> None:
+        kinds = {(plane.shape, str(plane.dtype)) for plane in self.planes}
+        if len(self.planes) != (1 if self.is_grey else 3) + self.has_alpha:
+            raise ValueError(f"is_grey={self.is_grey}, has_alpha={self.has_alpha}, but {len(self.planes)} planes")
+        shape, dtype = next(iter(kinds))
+        fits = (self.bit_depth, dtype) in ((8, "uint8"), (16, "uint16")) and len(shape) == 2 and 0 not in shape
+        if len(kinds) > 1 or not fits:
+            raise ValueError(f"planes are (rows, columns) of {self.bit_depth} bits, 8 or 16, got {kinds}")
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.planes[0].shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.planes[0].shape[1])
+
+
+def read_still(path: Path, *, max_pixels: int) -> Still:
+    """Decode a PNG, JPEG, WebP, TIFF, BMP or GIF, which is known by its content and not by its name.
+
+    Palettes are resolved, fewer than 8 bits widened, and a transparent colour becomes alpha. CMYK is converted without
+    its profile, which is dropped, as it fits no longer. Of several frames or pages the first is taken.
+
+    Args:
+        max_pixels: refuse what has more, by its header, before anything is decoded.
+
+    Raises:
+        InputError: it is missing, unreadable, damaged, no such picture, too large, or of neither 8 nor 16 bits.
+    """
+    try:
+        with open(path, "rb") as file:
+            opener = _opener(file)
+            if opener is None:
+                raise InputError(f"{path} is not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can.")
+            if opener is TiffImagePlugin.TiffImageFile and (still := _read_tiff16(path, file, max_pixels)):
+                return still
+            return _read_with_pillow(path, file, opener, max_pixels)
+    except _DAMAGE as exc:
+        if isinstance(exc, OSError) and exc.errno is not None:
+            raise InputError(f"cannot read {path}: {exc.strerror}.") from exc
+        if isinstance(exc, Image.DecompressionBombError):  # in WebP and compressed TIFF, Pillow's own limit holds, too
+            raise InputError(f"{path} has more pixels than can be read of its format; convert it to PNG.") from exc
+        reason = " ".join(str(exc.err if isinstance(exc, cv2.error) else exc).split()).rstrip(".")
+        raise InputError(f"{path} is a damaged picture ({reason}); fetch or export it again.") from exc
+
+
+def is_animated(path: Path) -> bool:
+    """Whether it is a GIF, WebP or PNG of more than one frame; False for all else, what cannot be read among it."""
+    try:
+        with open(path, "rb") as file, _without_warnings():
+            opener = _opener(file)
+            return opener not in (None, TiffImagePlugin.TiffImageFile) and getattr(opener(file), "is_animated", False)
+    except _DAMAGE:
+        return False
+
+
+def write_still(path: Path, still: Still) -> None:
+    """Write a picture in the format that the ending names; a file that stands there gives way.
+
+    PNG, TIFF and BMP are lossless. JPEG and WebP are lossy, of quality 95, JPEG without chroma subsampling: a lossless
+    WebP of a photograph would be several times as large as people expect. WebP knows no grey and gives it back as RGB.
+    All formats keep the ICC profile but BMP, which has no place for it.
+
+    Raises:
+        ValueError: an ending that is none of `STILL_ENDINGS`, or a picture that is more than it `holds`.
+        OutputError: the file cannot be written, or the format has no room for a picture of this size.
+    """
+    bit_depth, alpha = holds(path)
+    name = _FORMATS[path.suffix.lower()][0]
+    if still.bit_depth > bit_depth or still.has_alpha > alpha:
+        raise ValueError(f"{name} cannot hold {still.bit_depth} bits{' and alpha' * still.has_alpha}: {path}")
+    if max(still.height, still.width) > (longest := _LONGEST_SIDE.get(name, math.inf)):
+        raise OutputError(f"cannot write {path}: {name} has at most {longest} rows and columns; choose .png or .tif.")
+    colours = still.planes[:1] if still.is_grey else (still.planes[2], *still.planes[:2])
+    pixels = np.stack((*colours, still.planes[-1]) if still.has_alpha else colours, -1)
+    try:
+        if name == "TIFF":
+            content = _encode_tiff(pixels, still.icc)
+        elif still.bit_depth == 16:
+            content = _encode_png16(pixels, still.icc)
+        else:
+            buffer, profile = io.BytesIO(), {"icc_profile": still.icc} if still.icc else {}
+            image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+            image.save(buffer, name, **_SAVE_OPTIONS.get(name, {}), **profile)
+            content = buffer.getvalue()
+    except (OSError, ValueError, struct.error) as exc:
+        raise OutputError(f"cannot write {path}: {exc}; choose another format or a smaller size.") from exc
+    write_whole(path, content)
+
+
+def holds(path: Path) -> tuple[int, bool]:
+    """The most bits, 8 or 16, and whether alpha can be written under an ending; none of ours is a ValueError."""
+    if path.suffix.lower() not in _FORMATS:
+        raise ValueError(f"a still picture ends in {', '.join(_FORMATS)}, got {path.name!r}")
+    return _FORMATS[path.suffix.lower()][1:]
+
+
+def _opener(file: IO[bytes]) -> type[ImageFile] | None:
+    start = file.read(12)
+    file.seek(0)
+    start = start[8:] if start.startswith(b"RIFF") else start
+    return next((opener for opener, starts in _OPENERS.items() if start.startswith(starts)), None)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Pillow warns of metadata that it cannot read. The filters are the process's: one thread at a time resets them."""
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _check_size(path: Path, height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise InputError(f"{path} has {width}x{height} pixels, more than {max_pixels}; raise --max-pixels to read it.")
+
+
+def _still(pixels: _Pixels, bit_depth: Literal[8, 16], icc: bytes | None) -> Still:
+    channels = pixels.shape[2]
+    order = ((0, 1) if channels <= 2 else (1, 2, 0, 3))[:channels]
+    planes = tuple(pixels[..., channel].copy() for channel in order)  # in C order, whatever the turn
+    return Still(planes, channels <= 2, channels % 2 == 0, bit_depth, icc or None)
+
+
+def _read_with_pillow(path: Path, file: IO[bytes], opener: type[ImageFile], max_pixels: int) -> Still:
+    orientation = 1
+    with _without_warnings():
+        image: Image.Image = opener(file)
+        _check_size(path, image.height, image.width, max_pixels)
+        image.load()  # of 16-bit PNG, too: it is strict with what is cut short, and EXIF may stand behind the pixels
+        with suppress(*_DAMAGE):
+            orientation = image.getexif().get(_ORIENTATION, 1)  # TIFF has been turned by now, and says so
+    icc, transparent = image.info.get("icc_profile"), image.info.get("transparency")
+    if image.format == "PNG":
+        file.seek(0)
+        encoded = file.read()
+        if encoded[24] == 16:  # bits of a sample, followed by the colour type
+            return _still(_turned(_decode_png16(encoded, transparent), orientation), 16, icc)
+    mode = _MODES.get(image.mode, image.mode)
+    mode += "A" if transparent is not None and mode in ("L", "RGB") else ""
+    if mode not in ("L", "LA", "RGB", "RGBA"):
+        raise InputError(f"{path} has samples of the kind {mode}; convert it to RGB or grey of 8 or 16 bits.")
+    pixels = np.atleast_3d(np.asarray(image.convert(mode)))
+    return _still(_turned(pixels, orientation), 8, None if image.mode == "CMYK" else icc)
+
+
+def _turned(pixels: _Pixels, orientation: int) -> _Pixels:
+    """Upright, by the Orientation of EXIF, 1..8."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
+
+
+def _decode16(encoded: bytes) -> _Pixels:
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError("its samples cannot be decoded")
+    return np.atleast_3d(pixels) if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def _decode_png16(encoded: bytes, transparent: int | tuple[int, ...] | None) -> _Pixels:
+    """``transparent`` is the grey level or the (R, G, B) that stands for nothing."""
+    pixels, colour_type = _decode16(encoded), encoded[25]
+    if colour_type == 4:  # grey with alpha, which OpenCV repeats
+        return pixels[..., [0, -1]]
+    if transparent is None or colour_type == 6:
+        return pixels
+    colours = pixels[..., : 1 if colour_type == 0 else 3]
+    opaque = (colours != np.asarray(transparent)).any(-1, keepdims=True)
+    return np.concatenate([colours, opaque * np.uint16(65535)], -1)
+
+
+def _read_tiff16(path: Path, file: IO[bytes], max_pixels: int) -> Still | None:
+    """None: it has at most 8 bits, which is Pillow's."""
+    start = file.read(16)
+    with _without_warnings():
+        directory = TiffImagePlugin.ImageFileDirectory_v2(start if start[2] == ord("+") else start[:8])
+        file.seek(directory.next)
+        directory.load(file)
+        tags: dict[int, Any] = {tag: directory[tag] for tag in directory if tag <= _FORMAT or tag == _ICC}
+    height, width, bits, formats = tags[_HEIGHT], tags[_WIDTH], tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
+    _check_size(path, height, width, max_pixels)
+    if directory.next:
+        logger.warning("%s has several pages; the first is taken.", path)
+    if max(formats) != 1 or (max(bits) > 8 and set(bits) != {16}):
+        kind = {1: "unsigned", 2: "signed", 3: "floating-point"}.get(max(formats), "unusual")
+        raise InputError(f"{path} has {kind} samples of {max(bits)} bits; convert it to 8 or 16 bits, unsigned.")
+    file.seek(0)
+    if max(bits) <= 8:
+        return None
+    photometric, samples = tags[_PHOTOMETRIC], tags.get(_SAMPLES, 1)
+    apart = samples > 1 and tags.get(_PLANAR, 1) != 1
+    if apart or (photometric, samples) not in {(0, 1), (1, 1), (1, 2), (2, 3), (2, 4)}:
+        raise InputError(f"{path} is a 16-bit TIFF of a rare layout; convert it to grey or interleaved RGB, or to PNG.")
+    encoded = file.read()
+    pixels = _decode_grey_alpha(encoded, tags) if samples == 2 else _decode16(encoded)  # which turns it as well
+    if photometric == 0:
+        pixels = 65535 - pixels
+    extra = tags.get(_EXTRA, (2,))[0]  # 0: anything; 1: alpha, by which the colours have been multiplied; 2: alpha
+    if samples in (2, 4) and extra == 0:
+        pixels = pixels[..., :-1]
+    elif samples in (2, 4) and extra == 1:
+        alpha = pixels[..., -1:].astype(np.uint32)
+        colours = (pixels[..., :-1] * np.uint32(65535) + alpha // 2) // np.maximum(alpha, 1)
+        pixels = np.concatenate([np.minimum(colours, 65535), alpha], -1).astype(np.uint16)
+    return _still(pixels, 16, tags.get(_ICC))
+
+
+def _decode_grey_alpha(encoded: bytes, tags: dict[int, Any]) -> _Pixels:
+    """16 bits of grey and alpha in a TIFF as `_encode_tiff` writes it; neither OpenCV nor Pillow decodes them."""
+    shape, order = (tags[_HEIGHT], tags[_WIDTH], 2), "<u2" if encoded.startswith(b"II") else ">u2"
+    if (tags[_COMPRESSION], tags.get(_PREDICTOR)) != (_DEFLATE, 2):
+        raise ValueError("grey and alpha of 16 bits are read from Deflate with a predictor only")
+    strips = [
+        zlib.decompressobj().decompress(encoded[offset : offset + length], 2 * math.prod(shape))
+        for offset, length in zip(tags[_STRIPS], tags[_STRIP_LENGTHS], strict=True)
+    ]
+    differences = np.frombuffer(b"".join(strips), order).reshape(shape)
+    return _turned(np.cumsum(differences, 1, np.uint16), tags.get(_ORIENTATION, 1))
+
+
+def _bands(pixels: _Pixels) -> tuple[int, list[_Pixels]]:
+    rows = max(1, _BAND_BYTES // pixels[0].nbytes)
+    return rows, [pixels[top : top + rows] for top in range(0, len(pixels), rows)]
+
+
+def _encode_png16(pixels: _Pixels, icc: bytes | None) -> bytes:
+    """Pillow writes no 16 bits, and OpenCV neither profiles nor grey with alpha. W3C PNG, third edition."""
+    rows, columns, channels = pixels.shape
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 16, (0, 4, 2, 6)[channels - 1], 0, 0, 0))]
+    chunks += [(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))] if icc else []
+    deflate = zlib.compressobj(_DEFLATE_LEVEL)
+    for band in _bands(pixels)[1]:
+        samples = band.astype(">u2").view(np.uint8).reshape(len(band), -1)
+        filtered = np.ones((len(band), 1 + samples.shape[1]), np.uint8)  # each row begins with its filter; 1 is "Sub"
+        filtered[:, 1:] = samples
+        filtered[:, 1 + 2 * channels :] -= samples[:, : -2 * channels]
+        chunks.append((b"IDAT", deflate.compress(filtered.tobytes())))
+    parts = [struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+             for name, content in (*chunks, (b"IDAT", deflate.flush()), (b"IEND", b""))]  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _encode_tiff(pixels: _Pixels, icc: bytes | None) -> bytes:
+    """Strips of Deflate behind a predictor. The directory that Pillow saves takes offsets from its own end on."""
+    height, width, channels = pixels.shape
+    little, rows, bands = pixels.dtype.newbyteorder("<"), *_bands(pixels)
+    differences = (np.diff(band, axis=1, prepend=band.dtype.type(0)).astype(little).tobytes() for band in bands)
+    strips = [zlib.compress(band, _DEFLATE_LEVEL) for band in differences]
+    lengths = tuple(map(len, strips))
+    directory, content = TiffImagePlugin.ImageFileDirectory_v2(), io.BytesIO()
+    for tag, value in {
+        _WIDTH: width, _HEIGHT: height, _BITS: (8 * pixels.itemsize,) * channels, _COMPRESSION: _DEFLATE,
+        _PHOTOMETRIC: 1 if channels <= 2 else 2, _STRIPS: tuple(accumulate((0, *lengths[:-1]))), _SAMPLES: channels,
+        _STRIP_ROWS: rows, _STRIP_LENGTHS: lengths, _PLANAR: 1, _PREDICTOR: 2,
+        _EXTRA: 2 if channels % 2 == 0 else None, _ICC: icc or None,
+    }.items():  # fmt: skip
+        if value is not None:
+            directory[tag] = value
+    directory.save(content)
+    return content.getvalue() + b"".join(strips)
