@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from vsr.media.ffmpeg import find_program
 from vsr.networks.srgan import Generator
 from vsr.networks.weights import save_network
+
+Listing = list[tuple[int, int, str]]
 
 torch.set_num_threads(1)  # tiny networks lose more by waiting for a second thread than they gain
 
@@ -113,6 +117,35 @@ def _encode_tone(container: av.container.OutputContainer, stream: av.AudioStream
         frame.sample_rate, frame.pts, frame.time_base = 48000, start, Fraction(1, 48000)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> Callable[..., str]:
+    """Runs the ffmpeg program and returns what it wrote to its standard output: a second opinion on files."""
+
+    def run(*arguments: str | Path) -> str:
+        command = [find_program(), "-nostdin", "-v", "error", "-y", *map(str, arguments)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def frame_listing(ffmpeg: Callable[..., str]) -> Callable[..., Listing]:
+    """Lists the frames of a stream as the ffmpeg program decodes them: pts, duration, MD5 of the packed planes."""
+
+    def frames(path: Path, index: int, pix_fmt: str) -> Listing:
+        rows = ffmpeg(
+            "-noautorotate", "-copyts", "-i", f"file:{path}", "-map", f"0:{index}", "-c:v", "rawvideo",
+            "-pix_fmt", pix_fmt, "-fps_mode", "passthrough", "-enc_time_base", "demux", "-f", "framehash",
+            "-hash", "md5", "-",
+        )  # fmt: skip
+        fields = [row.replace(" ", "").split(",") for row in rows.splitlines() if not row.startswith("#")]
+        return [(int(pts), int(duration), md5) for _, _, pts, duration, _, md5 in fields]
+
+    return frames
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from urllib.error import URLError
 
@@ -89,6 +90,87 @@ def test_what_cannot_travel_is_said(make_clip: MakeClip, tmp_path: Path) -> None
     assert "stream 1, opus audio: converted to aac (mov cannot hold opus)" in result.stderr
 
 
+@pytest.fixture
+def damaged_clip(make_clip: MakeClip) -> Path:
+    clip = make_clip("damaged.mkv", codec="ffv1", pts=range(0, 1600, 40), time_base=Fraction(1, 1000))
+    with clip.open("r+b") as file:
+        file.truncate(clip.stat().st_size // 2)
+    return clip
+
+
+@pytest.mark.parametrize(("tolerant", "code"), [([], 1), (["--tolerant"], 0)])
+def test_damage_is_a_failure_whose_output_is_kept(
+    damaged_clip: Path, tmp_path: Path, tolerant: list[str], code: int
+) -> None:
+    target = tmp_path / "out.mkv"
+    result = invoke("upscale", damaged_clip, "-o", target, "--model", "identity", "--json", *tolerant)
+    assert result.exit_code == code, result.output
+    summary = json.loads(result.stdout)
+    assert 5 < summary["frames"] < 40 and target.exists()
+    assert "missing at the end: " in summary["damage"]
+    assert f"{damaged_clip} is damaged: {summary['damage']}. {target} is kept." in result.stderr
+
+
+def test_a_whole_clip_has_no_damage(make_clip: MakeClip, tmp_path: Path) -> None:
+    result = invoke("upscale", make_clip(), "-o", tmp_path / "out.mp4", "--model", "identity", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["damage"], result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "frames", "size"),
+    [
+        (["--start", "0.08"], 6, (48, 32)),
+        (["--start", "0:00:00.08", "--end", "00:0.2"], 3, (48, 32)),
+        (["--end", "0.2"], 5, (48, 32)),
+        (["--end", "1:0"], 8, (48, 32)),
+        (["--size", "24x16"], 8, (24, 16)),
+        (["--height", 16], 8, (24, 16)),
+        (["--scale", 0.5], 8, (24, 16)),
+        (
+            ["--pix-fmt", "yuv444p", "--codec", "h264", "-x", "crf=3", "-x", "x264-params=keyint=2:bframes=0"],
+            8,
+            (48, 32),
+        ),
+        (["--codec", "libx264rgb", "-x", "qp=0"], 8, (48, 32)),
+        (["--deinterlace", "yes"], 8, (48, 32)),
+    ],
+    ids=str,
+)
+def test_what_can_be_asked_for(
+    make_clip: MakeClip, tmp_path: Path, arguments: list[object], frames: int, size: tuple[int, int]
+) -> None:
+    result = invoke("upscale", make_clip(), "-o", tmp_path / "out.mkv", "--model", "identity", "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert (summary["frames"], (summary["width"], summary["height"])) == (frames, size)
+
+
+def test_options_of_the_encoder_reach_it(make_clip: MakeClip, tmp_path: Path) -> None:
+    sizes = []
+    for crf in (0, 50):
+        target = tmp_path / f"{crf}.mp4"
+        assert invoke("upscale", make_clip(), "-o", target, "--model", "identity", "-x", f"crf={crf}").exit_code == 0
+        sizes.append(target.stat().st_size)
+    assert sizes[0] > 1.5 * sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"), [("10", Fraction(10)), ("30000/1001", Fraction(30000, 1001)), ("2.5", Fraction(5, 2))]
+)
+def test_frames_a_second_of_pictures(tmp_path: Path, rate: str, expected: Fraction) -> None:
+    import av
+
+    (tmp_path / "in").mkdir()
+    for number in range(5):
+        cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), np.full((32, 48, 3), 40 * number, np.uint8))
+    target = tmp_path / "out.mp4"
+    result = invoke("upscale", tmp_path / "in", "-o", target, "--model", "identity", "--fps", rate)
+    assert result.exit_code == 0, result.output
+    with av.open(str(target)) as container:
+        times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
+    assert times == [number / expected for number in range(5)]
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -96,7 +178,7 @@ def test_what_cannot_travel_is_said(make_clip: MakeClip, tmp_path: Path) -> None
         ("empty.mp4", ["empty.mp4 is empty"]),
         ("random.mp4", ["random.mp4 is not a video that can be read"]),
         ("sound.mp4", ["sound.mp4 holds no video, only audio"]),
-        ("folder", ["is a folder, not a video"]),
+        ("folder", ["the folder", "holds no pictures"]),
     ],
 )
 def test_inputs_that_are_no_video(make_clip: MakeClip, tmp_path: Path, name: str, words: list[str]) -> None:
@@ -125,16 +207,58 @@ def write_sound(path: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["--model", "nope"], 2, ["there is no model 'nope'", "bicubic", "`vsr models` lists them"]),
-        (["--model", "tiny", "--scale", 2], 2, ["upscales by 4, not by 2", "Models for x2", "bicubic"]),
+        (["--model", "tiny", "--scale", 8], 2, ["would have to grow 8 times", "reaches 4", "another model"]),
         (["--model", "clip"], 1, ["is not a weights file"]),
         (["--model", "bicubic", "--scale", 0], 2, ["the scale must be positive"]),
         (["--model", "bicubic", "--scale", "inf"], 2, ["the scale must be positive and finite"]),
-        (["--model", "bicubic", "--scale", 1e9], 2, ["pixels can be written"]),
-        (["--model", "bicubic", "--scale", 0.001], 2, ["0x0; 1 to 16384 pixels can be written"]),
+        (
+            ["--model", "bicubic", "--scale", 1e9],
+            2,
+            ["would become 48000000000x32000000000; libx264 writes up to 16384 pixels"],
+        ),
         (["--model", "bicubic", "--tile", "²"], 2, ["'²' is neither auto nor a whole number"]),
         (["--model", "bicubic", "--crf", 99], 2, ["the crf of h264 lies in 0..51, got 99"]),
         (["--model", "bicubic", "--preset", "warp"], 2, ["h264 has no preset 'warp'"]),
-        (["--model", "bicubic", "--codec", "h263"], 2, ["no codec is called 'h263'"]),
+        (["--model", "bicubic", "--codec", "h263"], 2, [".mp4 cannot hold h263: take --codec h264 or hevc"]),
+        (
+            ["--model", "bicubic", "--codec", "h266"],
+            2,
+            ["no video encoder 'h266': take h264, hevc", "an encoder's name"],
+        ),
+        (
+            ["--model", "bicubic", "--codec", "prores"],
+            2,
+            [".mp4 cannot hold prores: take --codec h264", "another ending"],
+        ),
+        (["--model", "bicubic", "--codec", "aac"], 2, ["no video encoder 'aac'"]),
+        (["--model", "bicubic", "-x", "sharpness=9"], 2, ["libx264 has no option sharpness: take 8x8dct", "x264opts"]),
+        (["--model", "bicubic", "-x", "bf=-7"], 1, ["the encoder libx264 refuses 192x128 yuv420p with {'bf': '-7'}"]),
+        (["--model", "bicubic", "-x", "bf"], 2, ["'-x': 'bf' is not of the form KEY=VALUE."]),
+        (["--model", "bicubic", "-x", "=3"], 2, ["'-x': '=3' is not of the form KEY=VALUE."]),
+        (["--model", "bicubic", "--pix-fmt", "gbrp"], 2, ["the encoder libx264 takes no gbrp: take gray, gray10le"]),
+        (
+            ["--model", "bicubic", "--start", "soon"],
+            2,
+            ["'--start': 'soon' is no time: write 90.5, 1:30.5 or 0:01:30.5."],
+        ),
+        (["--model", "bicubic", "--start", "1:2:3:4"], 2, ["'--start': '1:2:3:4' is no time"]),
+        (["--model", "bicubic", "--end", "-1"], 2, ["'--end': '-1' is no time"]),
+        (["--model", "bicubic", "--end", "٣"], 2, ["'--end': '٣' is no time"]),
+        (
+            ["--model", "bicubic", "--start", "1:00", "--end", 60],
+            2,
+            ["the end must lie behind the start, got 60 to 60"],
+        ),
+        (["--model", "bicubic", "--start", "1:00"], 1, ["clip.mp4 has no frame in the part that was asked for"]),
+        (["--model", "bicubic", "--size", "64"], 2, ["'--size': '64' is no size: write 1920x1080."]),
+        (["--model", "bicubic", "--size", "64x"], 2, ["'--size': '64x' is no size"]),
+        (["--model", "bicubic", "--size", "64x0"], 2, ["sizes must be at least 1 pixel, got (64, 0)"]),
+        (["--model", "bicubic", "--size", "64x48", "--scale", 2], 2, ["scale, size and height exclude each other"]),
+        (["--model", "bicubic", "--fps", "1/0"], 2, ["'--fps': '1/0' is no rate: write 25 or 30000/1001."]),
+        (["--model", "bicubic", "--fps", "fast"], 2, ["'--fps': 'fast' is no rate"]),
+        (["--model", "bicubic", "--fps", "0"], 2, ["frames a second lie above 0 and up to 1000, got 0"]),
+        (["--model", "bicubic", "--deinterlace", "maybe"], 2, ["maybe", "auto", "yes", "no"]),
+        (["--model", "bicubic", "--max-pixels", "100"], 1, ["its frames are 48x32, more than 100 pixels"]),
         (["--model", "bicubic", "--tile", 8], 2, ["a tile of 8 is too small"]),
         (["--model", "bicubic", "--tile", "big"], 2, ["'big' is neither auto nor a whole number from 0 up"]),
         (["--model", "bicubic", "--batch", 0], 2, ["'0' is neither auto nor a whole number from 1 up"]),

@@ -12,13 +12,14 @@ import pytest
 
 from vsr.errors import UsageError
 from vsr.evaluation.compare import CompareOptions, CompareProgress, compare
-from vsr.evaluation.lockstep import TURN
 from vsr.evaluation.side_by_side import BACKGROUND, INK, arrange, compose
 from vsr.evaluation.sources import Panel
+from vsr.imaging.orientation import TURN
+from vsr.media.clip import ColourTags
 from vsr.media.codecs import CODECS
 from vsr.media.encoder import Encoder, VideoFormat
 from vsr.media.images import Picture
-from vsr.media.probe import ColourTags, probe
+from vsr.media.probe import probe
 from vsr.media.reader import Frame
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")

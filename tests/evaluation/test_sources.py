@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,15 @@ import torch
 
 from vsr.errors import InputError, UsageError
 from vsr.evaluation.compare import CompareOptions
-from vsr.evaluation.lockstep import TURN, at_even_spacing, at_numbers, at_times, count_packets, in_step, upright
+from vsr.evaluation.lockstep import at_even_spacing, at_numbers, at_times, count_packets, in_step
 from vsr.evaluation.sources import Moment, Sources, open_sources
+from vsr.imaging.orientation import TURN
 from vsr.imaging.resize import resize_bicubic
+from vsr.media.clip import ColourTags
 from vsr.media.codecs import CODECS
 from vsr.media.encoder import Encoder, VideoFormat
 from vsr.media.images import Picture, write_picture
-from vsr.media.probe import ColourTags, probe
+from vsr.media.probe import probe
 from vsr.media.reader import Frame
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -196,26 +197,6 @@ def test_fewer_frames_than_packets(
     assert caplog.messages == [
         f"fewer frames could be decoded than the clip has packets: {len(numbers)} are shown."
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("a", "d"), list(product((TURN, -TURN), repeat=2)))
-@pytest.mark.parametrize("turned", [False, True])
-def test_display_matrices(a: int, d: int, turned: bool) -> None:
-    """Each pixel goes where the matrix sends its centre: x' = a x + c y, y' = b x + d y."""
-    picture = noise(3, 5)
-    matrix = (0, d, 0, a, 0, 0, 0, 0, 1 << 30) if turned else (a, 0, 0, 0, d, 0, 0, 0, 1 << 30)
-    result = upright(picture, matrix)
-    assert result.shape == ((5, 3, 3) if turned else (3, 5, 3))
-    for y, x in product(range(3), range(5)):
-        sent_x, sent_y = (a * y, d * x) if turned else (a * x, d * y)
-        there = (sent_y // TURN) % result.shape[0] - (d < 0), (sent_x // TURN) % result.shape[1] - (a < 0)
-        assert np.array_equal(result[there], picture[y, x])
-
-
-def test_other_matrices_turn_nothing() -> None:
-    picture = noise(3, 5)
-    for matrix in (None, (46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30), (TURN, TURN, 0, 0, 0, 0, 0, 0, 1 << 30)):
-        assert np.array_equal(upright(picture, matrix), picture)
 
 
 def grey_clip(path: Path, **more: Any) -> Picture:

@@ -11,6 +11,8 @@ from vsr.imaging.colour import (
     ColourSpec,
     PixelLayout,
     Siting,
+    alpha_of,
+    alpha_to_plane,
     downsample_chroma,
     planes_to_rgb,
     rgb_to_planes,
@@ -392,3 +394,33 @@ def test_rgb_that_does_not_fit(rgb: Tensor, message: str) -> None:
 def test_chroma_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"chroma of 4x6 must be \(2, 3\) .* got \(1, 2, 4\)"):
         upsample_chroma(torch.zeros(1, 2, 4), 4, 6, YUV420, BT709)
+
+
+@pytest.mark.parametrize("bit_depth", [8, 10, 16])
+@pytest.mark.parametrize("kind", ["yuv", "rgb"])
+def test_alpha_by_hand_and_back(kind: str, bit_depth: int) -> None:
+    """Full range always, whatever the colours have; the colours know nothing of it."""
+    plain, layout = (PixelLayout(kind, bit_depth, alpha=alpha) for alpha in (False, True))  # type: ignore[arg-type]
+    greatest = 2**bit_depth - 1
+    codes = torch.tensor([[0, 1, greatest // 2], [greatest // 3, greatest - 1, greatest]]).to(layout.dtype)[None]
+    planes = [*random_planes(plain, 2, 3, 1), codes]
+    alpha = alpha_of(planes, layout)
+    assert alpha is not None and alpha.shape == (1, 1, 2, 3) and alpha.dtype == torch.float32
+    expected = torch.tensor([[0, 1 / greatest, (greatest // 2) / greatest], [1 / 3, 1 - 1 / greatest, 1]])
+    torch.testing.assert_close(alpha[0, 0], expected, atol=1e-6, rtol=0)
+    assert torch.equal(alpha_to_plane(alpha, layout).to(torch.int32), codes.to(torch.int32))
+    assert alpha_to_plane(alpha, layout).dtype == layout.dtype
+    colour = ColourSpec("bt709", full_range=False)
+    assert torch.equal(planes_to_rgb(planes, layout, colour), planes_to_rgb(planes[:-1], plain, colour))
+    assert len(rgb_to_planes(planes_to_rgb(planes, layout, colour), layout, colour)) == 3
+
+
+def test_alpha_that_is_not_there_or_beyond_its_range() -> None:
+    layout = PixelLayout("rgb", alpha=True)
+    assert alpha_of(random_planes(PixelLayout("rgb"), 2, 3), PixelLayout("rgb")) is None
+    half = alpha_to_plane(torch.tensor([[[[-0.5, 0.5, 1.5]]]]), layout)
+    assert half.tolist() == [[[0, 128, 255]]]
+    assert layout.num_planes == 4 and PixelLayout("grey", alpha=True).num_planes == 2
+    assert PixelLayout("yuv", 8, 1, 1, alpha=True).plane_shapes(5, 7) == [(5, 7), (3, 4), (3, 4), (5, 7)]
+    with pytest.raises(ValueError, match="rgb has 4 planes, got 3"):
+        planes_to_rgb(random_planes(PixelLayout("rgb"), 2, 3), layout, ColourSpec("bt709", full_range=True))

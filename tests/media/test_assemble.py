@@ -11,10 +11,12 @@ import pytest
 from av.stream import Disposition
 
 from vsr.errors import FFmpegError, OutputError, UsageError
-from vsr.media.assemble import StreamPlan, assemble, container_of, plan_streams
-from vsr.media.codecs import CODECS, CONTAINERS
+from vsr.media.assemble import StreamPlan, assemble, plan_streams
+from vsr.media.clip import ClipInfo, ColourTags, StreamInfo, VideoInfo
+from vsr.media.codecs import CODECS
+from vsr.media.containers import CONTAINERS, container_of
 from vsr.media.encoder import Encoder, VideoFormat
-from vsr.media.probe import ClipInfo, ColourTags, StreamInfo, VideoInfo, probe
+from vsr.media.probe import probe
 from vsr.media.reader import Frame, read_frames
 
 MakeClip = Callable[..., Path]
@@ -23,7 +25,7 @@ Ffmpeg = Callable[..., str]
 COPIED = ("copy", "", "")
 
 
-def decisions(clip: ClipInfo, ending: str, *, audio: bool = True) -> dict[int, tuple[str, str, str]]:
+def decisions(clip: ClipInfo, ending: str, *, audio: str = "copy") -> dict[int, tuple[str, str, str]]:
     plans = plan_streams(clip, CONTAINERS[ending], audio=audio)
     return {plan.stream.index: (plan.action, plan.codec, plan.reason) for plan in plans}
 
@@ -92,7 +94,7 @@ def test_plan_for_one_stream(stream: StreamInfo, ending: str, decision: tuple[st
 def test_without_audio() -> None:
     others = (StreamInfo(1, "audio", "aac", None), StreamInfo(2, "subtitle", "subrip", None))
     clip = ClipInfo(Path("in.mkv"), VIDEO, others)
-    assert decisions(clip, ".mkv", audio=False) == {1: ("drop", "", "as asked"), 2: COPIED}
+    assert decisions(clip, ".mkv", audio="none") == {1: ("drop", "", "as asked"), 2: COPIED}
 
 
 def test_plans_in_words() -> None:
@@ -111,11 +113,11 @@ def test_container_by_name(name: str, muxer: str) -> None:
     assert container_of(Path(name)).muxer == muxer
 
 
-@pytest.mark.parametrize("name", ["out.avi", "out", "mp4", ".mkv"])
+@pytest.mark.parametrize("name", ["out.wmv", "out", "mp4", ".mkv"])
 def test_no_container(name: str) -> None:
     with pytest.raises(UsageError) as caught:
         container_of(Path(name))
-    assert str(caught.value) == f"cannot tell the format of {name}: its name must end in .mp4, .m4v, .mov, .mkv."
+    assert str(caught.value) == f"cannot tell the format of {name}: its name must end in {', '.join(CONTAINERS)}."
 
 
 @dataclass
@@ -372,7 +374,7 @@ def test_without_any_other_stream(
 
 
 def test_all_audio_left_out(full_clip: Path, assembled: Callable[..., Assembled]) -> None:
-    joined = assembled(full_clip, ".mkv", audio=False)
+    joined = assembled(full_clip, ".mkv", audio="none")
     assert [track.kind for track in joined.result] == ["video", "subtitle", "attachment"]
     assert joined.result[1].language == "fra"
 
@@ -388,11 +390,11 @@ CONVERTED = {
     ("truehd", ".mkv", ".mov"): "aac",
     ("libvorbis", ".mkv", ".mov"): "aac",
     ("tta", ".mkv", ".mp4"): "aac",
+    ("pcm_s16le", ".mkv", ".mp4"): "aac",
 }
 COPIES = {
     ("flac", ".mkv", ".mp4"): "flac",
     ("libopus", ".mkv", ".mp4"): "opus",
-    ("pcm_s16le", ".mkv", ".mp4"): "pcm_s16le",
     ("pcm_s24be", ".mov", ".mov"): "pcm_s24be",
     ("alac", ".mkv", ".mp4"): "alac",
     ("truehd", ".mkv", ".mkv"): "truehd",
@@ -470,3 +472,23 @@ def test_the_result_plays(make_clip: MakeClip, assembled: Callable[..., Assemble
     video = probe(joined.path).video
     assert video.time_base == Fraction(1, 12800)
     assert [frame.pts for frame in read_frames(joined.path, video)] == [int(stamp * 12800) for stamp in joined.stamps]
+
+
+def test_audio_by_another_encoder(full_clip: Path, assembled: Callable[..., Assembled]) -> None:
+    joined = assembled(full_clip, ".mkv", audio="libopus")
+    assert {stream.codec for stream in probe(joined.path).others if stream.kind == "audio"} == {"opus"}
+
+
+@pytest.mark.parametrize(
+    ("audio", "ending", "message"),
+    [
+        ("mp9", ".mkv", "there is no audio encoder 'mp9': take copy, none, aac, libopus or another of libav."),
+        ("libx264", ".mkv", "there is no audio encoder 'libx264': take copy, none, aac"),
+        ("aac", ".webm", "webm cannot hold aac audio; take libopus."),
+        ("aac", ".gif", "gif cannot hold aac audio; take none."),
+    ],
+)
+def test_audio_encoders_that_cannot_be(audio: str, ending: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan_streams(ClipInfo(Path("in.mkv"), VIDEO, ()), CONTAINERS[ending], audio=audio)
+    assert str(caught.value).startswith(message)

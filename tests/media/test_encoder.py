@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from vsr.errors import OutputError, UsageError
+from vsr.media.clip import ColourTags, VideoInfo
 from vsr.media.codecs import CODECS, Codec
-from vsr.media.encoder import Encoder, VideoFormat, encoded_format
+from vsr.media.encoder import Encoder, VideoFormat, check_encoder
 from vsr.media.pixels import layout_of
-from vsr.media.probe import ColourTags, VideoInfo, probe
+from vsr.media.probe import probe
 from vsr.media.reader import Frame, read_frames
 
 FrameListing = Callable[[Path, int, str], list[tuple[int, int, str]]]
@@ -127,6 +128,7 @@ def test_without_durations(options: dict[str, str], tmp_path: Path) -> None:
     assert [pts for pts, _ in packets_of(path)] == list(IRREGULAR)
 
 
+# Of 48 columns or less x265 writes beyond its memory.
 X265 = Codec("libx265", (0, 51), (), {"preset": "ultrafast"})
 X265_LOSSLESS = {"x265-params": "lossless=1:log-level=none:pools=1:frame-threads=1"}
 
@@ -138,9 +140,9 @@ X265_LOSSLESS = {"x265-params": "lossless=1:log-level=none:pools=1:frame-threads
         (H264, {"crf": "0", "preset": "medium"}, "yuv420p", 50, 34),
         (H264, LOSSLESS, "yuv422p", 50, 33),
         (H264, LOSSLESS, "yuv444p", 51, 33),
-        (X265, X265_LOSSLESS, "yuv420p10le", 48, 32),
-        (X265, X265_LOSSLESS, "yuv444p12le", 51, 33),
-        (X265, X265_LOSSLESS, "gbrp", 51, 33),
+        (X265, X265_LOSSLESS, "yuv420p10le", 64, 32),
+        (X265, X265_LOSSLESS, "yuv444p12le", 67, 33),
+        (X265, X265_LOSSLESS, "gbrp", 67, 33),
     ],
 )
 def test_lossless_round_trip(
@@ -176,14 +178,19 @@ def described(path: Path, video: VideoFormat) -> VideoInfo:
 @pytest.mark.parametrize(
     "tags",
     [ColourTags(), ColourTags(1, 1, 1, 1), ColourTags(1, 6, 6, 6), ColourTags(2, 5, 5, 1), ColourTags(1, 9, 9, 16),
-     ColourTags(1, 9, 9, 18), ColourTags(2, 2, 2, 2)],
+     ColourTags(1, 9, 9, 18), ColourTags(2, 2, 2, 2),
+     ColourTags(1, 9, 9, 16, 3), ColourTags(chroma_location=2)],
 )  # fmt: skip
 def test_colour_tags(tags: ColourTags, tmp_path: Path) -> None:
-    assert described(tmp_path / "out.mp4", replace(PLAIN, tags=tags)).tags == tags
+    """H.264's chroma lies to the left where nobody says so, and libav says so."""
+    expected = replace(tags, chroma_location=tags.chroma_location or 1)
+    assert described(tmp_path / "out.mp4", replace(PLAIN, tags=tags)).tags == expected
 
 
 def test_limited_range_alone_goes_without_saying(tmp_path: Path) -> None:
-    assert described(tmp_path / "out.mp4", replace(PLAIN, tags=ColourTags(range=1))).tags == ColourTags()
+    assert described(tmp_path / "out.mp4", replace(PLAIN, tags=ColourTags(range=1))).tags == ColourTags(
+        chroma_location=1
+    )
 
 
 @pytest.mark.parametrize("ratio", [Fraction(2), Fraction(1280, 1281), Fraction(64, 45), Fraction(1)])
@@ -203,8 +210,7 @@ def test_sample_aspect_ratio_unstated(tmp_path: Path) -> None:
 def test_display_matrix(matrix: tuple[int, ...] | None, tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     info = described(path, replace(PLAIN, display_matrix=matrix))
-    assert [frame.display_matrix for frame in read_frames(path, info)] == [matrix, matrix]
-    assert (info.width, info.height) == (48, 32)
+    assert (info.display_matrix, info.width, info.height) == (matrix, 48, 32)
 
 
 def test_what_is_written_is_what_the_program_sees(tmp_path: Path, frame_listing: FrameListing) -> None:
@@ -219,18 +225,21 @@ def test_what_is_written_is_what_the_program_sees(tmp_path: Path, frame_listing:
         (replace(PLAIN, width=47), {}, r"refuses 47x32 yuv420p with its defaults: .+\."),
         (replace(PLAIN, height=31), {}, r"refuses 48x31 yuv420p with its defaults: .+\."),
         (replace(PLAIN, pix_fmt="rgb24"), {}, r"refuses 48x32 rgb24 with its defaults: .+\."),
-        (replace(PLAIN, pix_fmt="nope"), {}, r"refuses 48x32 nope with its defaults: not a pixel format: 'nope'\."),
         (PLAIN, {"crf": "best"}, r"refuses 48x32 yuv420p with \{'crf': 'best'\}: .+\."),
         (PLAIN, {"bf": "-7"}, r"refuses 48x32 yuv420p with \{'bf': '-7'\}: .+\."),
-        (PLAIN, {"sharpness": "9"}, r"refuses 48x32 yuv420p with \{'sharpness': '9'\}: it has no option sharpness\."),
+        (PLAIN, {"sharpness": "9"}, r"has no option sharpness: take 8x8dct, .+, x264-params, x264opts\."),
     ],
 )
 def test_refusals(
     video: VideoFormat, options: dict[str, str], message: str, tmp_path: Path, leaves_nothing: None
 ) -> None:
-    with pytest.raises(OutputError) as caught:
-        Encoder(tmp_path / "out.mp4", H264, options, video)
-    assert re.fullmatch(rf"the encoder libx264 {message}", str(caught.value))
+    for refuse in (
+        lambda: Encoder(tmp_path / "out.mp4", H264, options, video),
+        lambda: check_encoder(H264, options, video),
+    ):
+        with pytest.raises((OutputError, UsageError)) as caught:
+            refuse()
+        assert re.fullmatch(rf"the encoder libx264 {message}", str(caught.value))
     assert str(tmp_path / "out.mp4") not in open_files()
 
 
@@ -239,9 +248,11 @@ def open_files() -> list[str]:
     return [os.readlink(link) for link in folder.iterdir() if link.exists()] if folder.exists() else []
 
 
-def test_unknown_encoder(tmp_path: Path, leaves_nothing: None) -> None:
-    with pytest.raises(OutputError, match=r"the encoder h266 refuses"):
+def test_what_no_user_can_ask_for_leaves_no_open_file(tmp_path: Path, leaves_nothing: None) -> None:
+    with pytest.raises(ValueError, match="h266"):
         Encoder(tmp_path / "out.mp4", Codec("h266", (0, 51), ()), {}, PLAIN)
+    with pytest.raises((ValueError, OutputError), match="nope"):
+        Encoder(tmp_path / "out.mp4", H264, {}, replace(PLAIN, pix_fmt="nope"))
 
 
 @pytest.mark.parametrize(
@@ -297,38 +308,3 @@ def test_timestamps_that_go_back(tmp_path: Path, leaves_nothing: None) -> None:
     ):
         encoder.write(noise(PLAIN, 512))
         encoder.write(noise(PLAIN, 0))
-
-
-@pytest.mark.parametrize(
-    ("encoder", "decoded", "encoded"),
-    [
-        ("libx264", "yuv420p", "yuv420p"),
-        ("libx264", "yuv420p10le", "yuv420p10le"),
-        ("libx264", "yuv422p12le", "yuv422p10le"),
-        ("libx264", "gray", "gray"),
-        ("libx264", "gbrp", "yuv444p"),
-        ("libx265", "yuv444p12le", "yuv444p12le"),
-        ("libx265", "gbrp", "gbrp"),
-        ("prores_ks", "yuv420p", "yuv422p10le"),
-        ("ffv1", "gbrp16le", "gbrp16le"),
-        ("libsvtav1", "yuv444p", "yuv420p"),
-    ],
-)
-def test_the_format_that_loses_least(encoder: str, decoded: str, encoded: str) -> None:
-    assert encoded_format(Codec(encoder, (0, 0), ()), decoded) == encoded
-
-
-def test_encoders_that_also_take_frames_of_a_device() -> None:
-    if "h264_nvenc" not in av.codecs_available:
-        pytest.skip("this build of libav has no NVENC")
-    assert encoded_format(Codec("h264_nvenc", (0, 0), ()), "yuv420p") == "yuv420p"
-
-
-def test_no_such_encoder() -> None:
-    with pytest.raises(UsageError, match=r"^this build of libav has no encoder h266\.$"):
-        encoded_format(Codec("h266", (0, 0), ()), "yuv420p")
-
-
-def test_an_encoder_without_planes() -> None:
-    with pytest.raises(UsageError, match=r"^the encoder libx264rgb takes no format that vsr can write\.$"):
-        encoded_format(Codec("libx264rgb", (0, 0), ()), "yuv420p")

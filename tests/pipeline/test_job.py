@@ -175,10 +175,10 @@ def test_requests_that_cannot_be(make_clip: MakeClip, tiny_weights: Path, tmp_pa
         vsr.upscale(tmp_path / "missing.mp4", tmp_path / "out.mp4")
     with pytest.raises(UnknownModelError, match="there is no model 'nope'"):
         vsr.upscale(clip, tmp_path / "out.mp4", model="nope")
-    with pytest.raises(UsageError, match=r"upscales by 4, not by 2"):
-        vsr.upscale(clip, tmp_path / "out.mp4", model=str(tiny_weights), scale=2)
-    with pytest.raises(UsageError, match="cannot hold the odd size 49x33"):
-        vsr.upscale(clip, tmp_path / "out.mp4", model="bicubic", scale=49 / 48)
+    with pytest.raises(
+        UsageError, match=r"would have to grow 4.5 times; .*tiny-x4.safetensors reaches 4. Take a smaller"
+    ):
+        vsr.upscale(clip, tmp_path / "out.mp4", model=str(tiny_weights), scale=4.5)
     assert not (tmp_path / "out.mp4").exists()
 
 
@@ -238,10 +238,10 @@ def test_a_job_folder_of_a_killed_job_is_no_obstacle(make_clip: MakeClip, tmp_pa
 def test_a_failed_assembly_keeps_what_was_computed(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise FFmpegError("ffmpeg failed with code 1: no such luck")
 
-    monkeypatch.setattr("vsr.pipeline.job.assemble", fails)
+    monkeypatch.setattr("vsr.pipeline.outputs.assemble", fails)
     kept = tmp_path / "out.video-only.mp4"
     with pytest.raises(FFmpegError, match=f"no such luck. The upscaled video alone is kept as {kept}"):
         vsr.upscale(make_clip(), tmp_path / "out.mp4", model="bicubic")

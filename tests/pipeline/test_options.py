@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 
 from vsr.errors import UsageError
-from vsr.networks.weights import DEFAULT_MODEL
+from vsr.networks.weights import DEFAULT_MODEL, model_covering
 from vsr.pipeline.options import UpscaleOptions
 
 
@@ -15,13 +17,27 @@ from vsr.pipeline.options import UpscaleOptions
         ({"scale": 0.0}, "the scale must be positive and finite, got 0.0"),
         ({"scale": float("nan")}, "the scale must be positive and finite, got nan"),
         ({"scale": float("inf")}, "the scale must be positive and finite, got inf"),
-        ({"audio": "aac"}, "audio is one of copy, none, got 'aac'"),
         ({"precision": "int8"}, "precision is one of auto, fp32, fp16, bf16, got 'int8'"),
         ({"tile_size": -1}, "the tile size must not be negative, got -1"),
         ({"batch_size": 0}, "the batch size must be at least 1, got 0"),
-        ({"codec": "h263"}, "no codec is called 'h263': take h264"),
-        ({"crf": 52}, r"the crf of h264 lies in 0..51, got 52"),
-        ({"preset": "warp"}, "h264 has no preset 'warp': take ultrafast, "),
+        ({"codec": "h264", "crf": 52}, r"the crf of h264 lies in 0\.\.51, got 52"),
+        ({"codec": "vp9", "crf": 64}, r"the crf of vp9 lies in 0\.\.63, got 64"),
+        ({"codec": "prores", "crf": 5}, "prores takes no crf; its own options go by -x KEY=VALUE"),
+        ({"codec": "libx264rgb", "crf": 5}, "libx264rgb takes no crf; its own options go by -x KEY=VALUE"),
+        ({"codec": "h264", "preset": "warp"}, "h264 has no preset 'warp': take ultrafast, "),
+        ({"codec": "ffv1", "preset": "fast"}, "ffv1 takes no preset; its own options go by -x KEY=VALUE"),
+        ({"size": (64, 0)}, r"sizes must be at least 1 pixel, got \(64, 0\)"),
+        ({"height": 0}, "sizes must be at least 1 pixel, got 0"),
+        ({"height": -3}, "sizes must be at least 1 pixel, got -3"),
+        ({"scale": 2.0, "height": 100}, "scale, size and height exclude each other"),
+        ({"size": (64, 48), "height": 100}, "scale, size and height exclude each other"),
+        ({"start": Fraction(-1)}, "the start must not be negative, got -1"),
+        ({"end": Fraction(0)}, "the end must lie behind the start, got 0 to 0"),
+        ({"start": Fraction(3, 2), "end": Fraction(3, 2)}, r"the end must lie behind the start, got 1\.5 to 1\.5"),
+        ({"fps": Fraction(0)}, "frames a second lie above 0 and up to 1000, got 0"),
+        ({"fps": Fraction(1001)}, "frames a second lie above 0 and up to 1000, got 1001"),
+        ({"max_pixels": 0}, "max_pixels must be at least 1, got 0"),
+        ({"deinterlace": "maybe"}, "deinterlace is one of auto, yes, no, got 'maybe'"),
     ],
 )
 def test_wrong_values(values: dict[str, object], message: str) -> None:
@@ -30,14 +46,15 @@ def test_wrong_values(values: dict[str, object], message: str) -> None:
 
 
 def test_all_are_reported_at_once() -> None:
-    with pytest.raises(UsageError, match="the scale .*; the batch size .*; the crf "):
-        UpscaleOptions(scale=-1, batch_size=0, crf=99)
+    with pytest.raises(UsageError, match="the scale .*; the crf .*; the batch size "):
+        UpscaleOptions(scale=-1, batch_size=0, codec="h264", crf=99)
 
 
 def test_encoder_options_hold_only_what_was_chosen() -> None:
-    assert UpscaleOptions().encoder_options == {}
-    assert UpscaleOptions(crf=0, preset="fast").encoder_options == {"crf": "0", "preset": "fast"}
+    assert UpscaleOptions().encoder_options("preset") == {}
+    chosen = UpscaleOptions(crf=0, preset="4", encoder={"lag-in-frames": "0", "crf": "7"})
+    assert chosen.encoder_options("cpu-used") == {"crf": "7", "cpu-used": "4", "lag-in-frames": "0"}
 
 
 def test_the_default_model_is_the_shipped_one() -> None:
-    assert UpscaleOptions().model == DEFAULT_MODEL
+    assert model_covering(UpscaleOptions().model, None) == DEFAULT_MODEL

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vsr.errors import InputError
 from vsr.imaging.colour import ColourSpec, PixelLayout, planes_to_rgb
-from vsr.media.probe import VideoInfo, colour_of, open_clip, probe
+from vsr.media.clip import VideoInfo, colour_of
+from vsr.media.probe import open_clip, probe
 from vsr.media.reader import Frame, decoded_format, read_frames
 
 
@@ -81,15 +82,12 @@ def read_schedule(clip: Clip, progress: Callable[[int], None] | None = None) -> 
         InputError: nothing can be decoded, or the frames change their size.
     """
     times: list[Fraction] = []
-    matrix = None
     with closing(read_frames(clip.path, clip.video)) as frames:
         for frame in frames:
-            if not times:
-                matrix = frame.display_matrix
             times.append(frame.pts * clip.video.time_base)
             if progress is not None:
                 progress(len(times))
-    return Schedule(tuple(times), matrix)
+    return Schedule(tuple(times), clip.video.display_matrix)
 
 
 def read_rgb(clip: Clip) -> Generator[Tensor, None, None]:

@@ -15,14 +15,13 @@ import torch
 
 from vsr.errors import InputError, UsageError
 from vsr.evaluation.clips import to_rgb
+from vsr.imaging.orientation import UPRIGHT, orientation_of
+from vsr.media.clip import ClipInfo, VideoInfo, colour_of
 from vsr.media.images import Picture
-from vsr.media.probe import ClipInfo, VideoInfo, colour_of, open_clip
+from vsr.media.probe import open_clip
 from vsr.media.reader import Frame, decoded_format, read_frames
 
 logger = logging.getLogger(__name__)
-
-TURN = 1 << 16
-"""One, in the fixed point of a display matrix."""
 
 ROUNDING = Fraction(1, 10**6)
 """Seconds by which a time that was typed in decimals may miss the frame that it names."""
@@ -151,20 +150,5 @@ def to_picture(frame: Frame, video: VideoInfo) -> Picture:
     _, layout = decoded_format(video)
     rgb = to_rgb(frame, layout, colour_of(video, video.height))[0]
     codes = rgb.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-    return upright(codes.permute(1, 2, 0).numpy(), frame.display_matrix)
-
-
-def upright(picture: Picture, display_matrix: tuple[int, ...] | None) -> Picture:
-    """Turn and mirror a picture as a display matrix says: x' = a x + c y, y' = b x + d y, of quarter turns only."""
-    if display_matrix is not None:
-        a, b, _, c, d = display_matrix[:5]
-        if sorted(map(abs, (a, b, c, d))) == [0, 0, TURN, TURN] and abs(a) == abs(d):
-            across, down = (a, d) if a else (c, b)
-            picture = picture if a else picture.transpose(1, 0, 2)
-            picture = picture[:: 1 if down > 0 else -1, :: 1 if across > 0 else -1]
-    return np.ascontiguousarray(picture)
-
-
-def is_turned(display_matrix: tuple[int, ...] | None) -> bool:
-    """Whether rows and columns change places."""
-    return display_matrix is not None and display_matrix[0] == 0 and abs(display_matrix[1]) == TURN
+    upright = (orientation_of(video.display_matrix) or UPRIGHT).upright(codes)
+    return np.ascontiguousarray(upright.permute(1, 2, 0).numpy())

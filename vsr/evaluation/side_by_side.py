@@ -16,16 +16,17 @@ import torch
 from vsr.errors import UsageError
 from vsr.evaluation.compare import CompareProgress, Drawn, Layout, Progress
 from vsr.evaluation.lettering import LEAST_SIZE, letter, line_height, paint
-from vsr.evaluation.lockstep import is_turned
 from vsr.evaluation.sources import Moment, Panel, Sources
 from vsr.imaging.colour import ColourSpec, rgb_to_planes
-from vsr.media.assemble import assemble, container_of, plan_streams
-from vsr.media.codecs import CODECS, Container
+from vsr.imaging.orientation import orientation_of
+from vsr.media.assemble import assemble, plan_streams
+from vsr.media.clip import ClipInfo, VideoInfo
+from vsr.media.codecs import CODECS
+from vsr.media.containers import Container, container_of
 from vsr.media.encoder import Encoder, VideoFormat
 from vsr.media.ffmpeg import check_names, find_program
 from vsr.media.images import Picture
 from vsr.media.pixels import Plane, layout_of
-from vsr.media.probe import ClipInfo, VideoInfo
 from vsr.media.reader import Frame
 
 logger = logging.getLogger(__name__)
@@ -157,7 +158,7 @@ def write_video(sources: Sources, layout: Layout, path: Path, report: Progress) 
         first = next(instants)
         panels = _panels(sources.moment_of(first))
         composition = arrange(layout, len(panels), *panels[-1].shown.shape[:2])
-        video = _format(sources.clips[0].video, first.frames[0], composition)
+        video = _format(sources.clips[0].video, composition)
         with Encoder(encoded, CODEC, {}, video) as encoder:
             for instant in chain([first], instants):
                 canvas = compose(composition, _panels(sources.moment_of(instant)))
@@ -175,15 +176,16 @@ def _panels(moment: Moment) -> list[Panel]:
     return [panel for panel in moment.panels if not (interpolated and panel.role == "lr")]
 
 
-def _format(source: VideoInfo, first: Frame, composition: Composition) -> VideoFormat:
+def _format(source: VideoInfo, composition: Composition) -> VideoFormat:
     ratio = source.sample_aspect_ratio
+    orientation = orientation_of(source.display_matrix)
     return VideoFormat(
         width=composition.frame_width,
         height=composition.frame_height,
         pix_fmt=PIX_FMT,
         time_base=source.time_base,
         rate=source.average_rate,
-        sample_aspect_ratio=1 / ratio if ratio and is_turned(first.display_matrix) else ratio,
+        sample_aspect_ratio=1 / ratio if ratio and orientation and orientation.transposed else ratio,
         tags=replace(source.tags, range=1, matrix=1),
     )
 

@@ -26,8 +26,9 @@ from vsr.evaluation.lockstep import (
     to_picture,
 )
 from vsr.imaging.resize import resize_bicubic
+from vsr.media.clip import ClipInfo
 from vsr.media.images import ENDINGS, Picture, read_picture
-from vsr.media.probe import ClipInfo, probe
+from vsr.media.probe import probe
 
 logger = logging.getLogger(__name__)
 

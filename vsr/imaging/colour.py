@@ -48,6 +48,8 @@ class PixelLayout:
     """log2 of the luma columns for each chroma column, 0..2."""
     subsampling_y: int = 0
     """log2 of the luma rows for each chroma row, 0..2."""
+    alpha: bool = False
+    """One more plane, as large as luma, the last: how opaque each pixel is, from 0 to the greatest code."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("yuv", "grey", "rgb"):
@@ -67,15 +69,15 @@ class PixelLayout:
 
     @property
     def num_planes(self) -> int:
-        """1 for grey, else 3."""
-        return 1 if self.kind == "grey" else 3
+        """1 for grey, else 3, and one for alpha."""
+        return (1 if self.kind == "grey" else 3) + self.alpha
 
     def plane_shapes(self, height: int, width: int) -> list[tuple[int, int]]:
         """(rows, columns) of each plane of a picture; chroma sizes are rounded up, as libav does."""
         if self.kind != "yuv":
             return [(height, width)] * self.num_planes
         chroma = (_halved(height, self.subsampling_y), _halved(width, self.subsampling_x))
-        return [(height, width), chroma, chroma]
+        return [(height, width), chroma, chroma, *[(height, width)] * self.alpha]
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class ColourSpec:
 
 
 def planes_to_rgb(planes: Sequence[Tensor], layout: PixelLayout, colour: ColourSpec) -> Tensor:
-    """Decoded planes -> RGB.
+    """Decoded planes -> RGB; alpha is left to `alpha_of`.
 
     Args:
         planes: one tensor (N, rows, columns) for each plane of ``layout``, of its dtype, all on one device.
@@ -140,7 +142,7 @@ def planes_to_rgb(planes: Sequence[Tensor], layout: PixelLayout, colour: ColourS
 
 
 def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourSpec) -> list[Tensor]:
-    """RGB -> the planes that an encoder takes; the inverse of `planes_to_rgb`.
+    """RGB -> the planes that an encoder takes, but for alpha; the inverse of `planes_to_rgb`.
 
     Planes that came through `planes_to_rgb` return exactly, with every depth, subsampling and siting: at 16 bits the
     rounding of float32 adds up to less than a tenth of a code.
@@ -174,6 +176,18 @@ def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourSpec) -> list[
     blue = _weighted(small, (-kr, -kg, 1 - kb), chroma_unit / (2 * (1 - kb)))
     red = _weighted(small, (1 - kr, -kg, -kb), chroma_unit / (2 * (1 - kr)))
     return [luma, _store(blue, neutral, layout), _store(red, neutral, layout)]
+
+
+def alpha_of(planes: Sequence[Tensor], layout: PixelLayout) -> Tensor | None:
+    """The alpha plane of decoded planes: (N, 1, H, W) float32 in [0, 1], None where the layout has none."""
+    if not layout.alpha:
+        return None
+    return planes[-1].to(torch.float32).mul_(1 / (2**layout.bit_depth - 1)).unsqueeze(1)
+
+
+def alpha_to_plane(alpha: Tensor, layout: PixelLayout) -> Tensor:
+    """(N, 1, H, W) in [0, 1] -> the alpha plane (N, H, W) of ``layout.dtype``; the inverse of `alpha_of`."""
+    return _store(alpha[:, 0].to(torch.float32) * (2**layout.bit_depth - 1), 0.0, layout)
 
 
 def upsample_chroma(chroma: Tensor, height: int, width: int, layout: PixelLayout, colour: ColourSpec) -> Tensor:

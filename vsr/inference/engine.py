@@ -67,7 +67,9 @@ class Engine:
             raise UsageError(f"tiles share {overlap} pixels, so a tile of {tile_size} is too small.")
         self.device = choose_device(device)
         # What has no weights gains nothing by half precision, and would lose the lower bits of deep sources.
-        half = self.device.type == "cuda" and any(True for _ in network.parameters())
+        learnt = any(True for _ in network.parameters())
+        half = self.device.type == "cuda" and learnt
+        self._memory_format = torch.channels_last if learnt else torch.preserve_format
         self.dtype = DTYPES[("fp16" if half else "fp32") if precision == "auto" else precision]
         described = cast(Network, network)
         self.scale: float = described.scale
@@ -100,7 +102,7 @@ class Engine:
         """
         if self._clips:
             lr = lr.clamp(0, 1)
-        sr = self._run(self._network, lr.to(self.dtype, memory_format=torch.channels_last))
+        sr = self._run(self._network, lr.to(self.dtype, memory_format=self._memory_format))
         if self.dtype is not torch.float32 and not bool(torch.isfinite(sr).all()):
             logger.warning("half precision overflowed: those frames are done again in float32")
             sr = self._run(self._exact, lr.float().contiguous(memory_format=torch.channels_last))
@@ -198,6 +200,7 @@ def load_model(
     device: str = "auto",
     precision: Precision = "auto",
     tile_size: int | None = None,
+    detail: float = 1,
 ) -> Engine:
     """Load a shipped model by name, a built-in one (``bicubic``, ``identity``), or a weights file by path.
 
@@ -207,11 +210,12 @@ def load_model(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
+        detail: of an adversarial model, from 0, faithful, to 1, sharp.
 
     Raises:
         UnknownModelError: no such model.
         UsageError: the model lacks the scale, or the device does not exist.
         WeightsError: the file is damaged or of another kind.
     """
-    network = load_network(model, scale=scale)
+    network = load_network(model, scale=scale, detail=detail)
     return Engine(network, device=device, precision=precision, tile_size=tile_size)

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import io
+import logging
+import math
+import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 import av
 import ffmpeg
-from av.codec.codec import UnknownCodecError
+from av.codec import Codec as LibavCodec
+from av.codec import codecs_available
+from av.stream import Disposition
 
 from vsr.errors import OutputError, UsageError
-from vsr.media.codecs import CONTAINERS, TEXT_SUBTITLES, Container
-from vsr.media.ffmpeg import run
-from vsr.media.probe import ClipInfo, StreamInfo
+from vsr.media.clip import UNSPECIFIED, ClipInfo, StreamInfo
+from vsr.media.containers import TEXT_SUBTITLES, Container, holds
+from vsr.media.encoder import VideoFormat
+from vsr.media.ffmpeg import has_option, run
+from vsr.media.probe import open_clip
+
+logger = logging.getLogger(__name__)
+
+BRANDS = ("major_brand", "minor_version", "compatible_brands")
+"""What libav tells of an MP4's kind as if it were metadata."""
+
+Options = dict[str, str | int]
+"""The program's, as ffmpeg-python takes them."""
 
 
 @dataclass(frozen=True)
@@ -41,106 +54,239 @@ class StreamPlan:
         return f"{self.stream}: {what}{f' ({self.reason})' if self.reason else ''}"
 
 
-def container_of(path: Path) -> Container:
-    """The container that the output's name asks for.
-
-    Raises:
-        UsageError: no known ending.
-    """
-    try:
-        return CONTAINERS[path.suffix.lower()]
-    except KeyError as exc:
-        raise UsageError(f"cannot tell the format of {path}: its name must end in {', '.join(CONTAINERS)}.") from exc
-
-
-def plan_streams(clip: ClipInfo, container: Container, *, audio: bool = True) -> list[StreamPlan]:
+def plan_streams(clip: ClipInfo, container: Container, *, audio: str = "copy") -> list[StreamPlan]:
     """Decide, before any frame is computed, what becomes of each of the source's other streams.
 
     Args:
         clip: the source.
         container: what the output can hold.
-        audio: False leaves all audio out.
+        audio: ``copy``: as it is, where the container holds it; ``none``: left out; else the encoder to convert it by.
+
+    Raises:
+        UsageError: there is no such encoder, or the container does not hold what it makes.
     """
+    if audio not in ("copy", "none"):
+        _check_audio_encoder(audio, container)
     return [_plan(stream, container, audio) for stream in clip.others]
 
 
-def _plan(stream: StreamInfo, container: Container, audio: bool) -> StreamPlan:
-    held = stream.codec in _held_codecs(container.muxer) - container.refused
+def _check_audio_encoder(name: str, container: Container) -> None:
+    encoder = LibavCodec(name, "w") if name in codecs_available else None
+    if encoder is None or encoder.type != "audio":
+        raise UsageError(f"there is no audio encoder {name!r}: take copy, none, aac, libopus or another of libav.")
+    if not holds(container, encoder.canonical_name):
+        fitting = container.audio or "none"
+        raise UsageError(f"{container.muxer} cannot hold {encoder.canonical_name} audio; take {fitting}.")
+
+
+def _plan(stream: StreamInfo, container: Container, audio: str) -> StreamPlan:
+    held = holds(container, stream.codec)
     cannot = f"{container.muxer} cannot hold {stream.codec or 'it'}"
     match stream.kind:
-        case "audio" if not audio:
+        case "audio" if audio == "none":
             return StreamPlan(stream, "drop", reason="as asked")
         case "audio" if not stream.codec:
             return StreamPlan(stream, "drop", reason="it cannot be decoded")
-        case "audio":
-            return StreamPlan(stream, "copy") if held else StreamPlan(stream, "convert", container.audio, cannot)
+        case "audio" if audio != "copy":
+            return StreamPlan(stream, "convert", audio, "as asked")
+        case "audio" if held:
+            return StreamPlan(stream, "copy")
+        case "audio" if container.audio:
+            return StreamPlan(stream, "convert", container.audio, cannot)
         case "subtitle" if held:
             return StreamPlan(stream, "copy")
         case "subtitle" if container.subtitle is not None and stream.codec in TEXT_SUBTITLES:
             return StreamPlan(stream, "convert", container.subtitle, cannot)
         case "attachment" if container.attachments:
             return StreamPlan(stream, "copy")
-        case "video":
+        case "video" if stream.cover_art and container.cover_art and held:
+            return StreamPlan(stream, "copy")
+        case "video" if not stream.cover_art:
             return StreamPlan(stream, "drop", reason="one video stream is upscaled")
         case _:
             return StreamPlan(stream, "drop", reason=cannot)
 
 
-@lru_cache(maxsize=8)
-def _held_codecs(muxer: str) -> frozenset[str]:
-    """Names of the codecs that a muxer takes, as libav's own query answers."""
-    with av.open(io.BytesIO(), "w", format=muxer) as probe:
-        names = probe.supported_codecs
-    return frozenset(names) | {_format_name(name) for name in names}
+@dataclass(frozen=True)
+class Cut:
+    """The part of a clip that is wanted, in seconds of the source's own timestamps.
+
+    Attributes:
+        start: packets that begin earlier are left out; None keeps all.
+        end: packets that begin then or later are left out; None keeps all.
+        shift: how much earlier everything comes, so that the part begins where the clip began.
+    """
+
+    start: Fraction | None = None
+    end: Fraction | None = None
+    shift: Fraction = Fraction(0)
+
+    @property
+    def drop(self) -> str:
+        """The expression of libav's ``noise`` filter that holds for packets to leave out."""
+        bounds = [("lt", self.start), ("gte", self.end)]
+        return "+".join(f"{name}(pts*tb,{float(at):.6f})" for name, at in bounds if at is not None)
 
 
-def _format_name(coder: str) -> str:
-    """The format that a coder is for: ``dts`` for ``dca``, ``subrip`` for ``srt``."""
-    for mode in ("r", "w"):
-        with suppress(UnknownCodecError):
-            return av.Codec(coder, mode).canonical_name
-    return coder
+WHOLE = Cut()
 
 
-def assemble(video: Path, clip: ClipInfo, streams: Sequence[StreamPlan], target: Path, container: Container) -> None:
+def assemble(
+    video: Path,
+    clip: ClipInfo,
+    streams: Sequence[StreamPlan],
+    target: Path,
+    container: Container,
+    *,
+    encoded: VideoFormat | None = None,
+    cut: Cut = WHOLE,
+) -> None:
     """Join the encoded video with the planned streams of the source, its metadata and chapters.
 
     Packets are copied with their own timestamps, so that sound and picture stay apart by what they were apart.
 
     Args:
-        video: file with the new video stream.
+        video: file with the new video stream, with the source's timestamps.
         clip: the source.
         streams: what becomes of the source's other streams.
         target: the file to write; an existing one is replaced.
         container: the target's format.
+        encoded: the new video, for what its own file does not tell; None: what that says will do.
+        cut: the part of the source that the new video shows.
 
     Raises:
         FFmpegError: the program failed.
         OutputError: it left no file.
     """
-    new, source = ffmpeg.input(f"file:{video}"), ffmpeg.input(f"file:{clip.path}", protocol_whitelist="file")
-    kept = [plan for plan in streams if plan.action != "drop"]
-    options: dict[str, str | int] = {
+    new = ffmpeg.input(f"file:{video}", **_light(encoded))
+    options: Options = {
         "c": "copy",
-        "map_metadata": 1,
-        # One such option turns off what ffmpeg does by itself, so each stream gets its own.
-        "map_metadata:s:0": f"1:s:{clip.video.index}",
-        "map_chapters": 1,
+        "disposition:0": _disposition(clip.video.disposition),
         "f": container.muxer,
+        **dict(container.options),
+        **_video_options(video, container, encoded),
     }
-    for number, plan in enumerate(kept, start=1):  # output stream 0 is the video
-        options[f"map_metadata:s:{number}"] = f"1:s:{plan.stream.index}"
-        if plan.action == "convert":
-            options[f"c:{number}"] = plan.codec
-        if plan.stream.kind == "attachment" and plan.stream.mimetype is None:
-            options[f"metadata:s:{number}"] = "mimetype=application/octet-stream"  # Matroska demands one
     if container.muxer in ("mp4", "mov"):
         # One clock for track and edit list, so that no timestamp is rounded.
-        ticks = clip.video.time_base.denominator
-        options |= {"video_track_timescale": ticks, "movie_timescale": ticks}
-    # ffmpeg-python passes on only inputs that are mapped, and the metadata need the source even where no stream does:
-    # the question mark lets a stream be missing, and there is none of that number.
-    mapped = [new["v:0"], *(source[str(plan.stream.index)] for plan in kept), source[f"{len(clip.others) + 1}?"]]
+        options["video_track_timescale"] = clip.video.time_base.denominator
+        options["movie_timescale"] = _common_clock(clip, streams)
+        if any("." in key for key in clip.metadata):  # com.android.version: iTunes' list of keys has no such
+            options["movflags"] = "use_metadata_tags"
+    if container.one_rate and clip.video.average_rate:
+        options["r:0"] = str(clip.video.average_rate)  # else 600 a second, nearly all of them fillers
+    mapped = [new["v:0"]]
+    if not clip.pictures:
+        shift = encoded.shift * clip.video.time_base if encoded else Fraction(0)
+        mapped += _source_streams(clip, streams, container, cut, options, shift)
+    if cut != WHOLE:
+        options["output_ts_offset"] = f"{float(-cut.shift):.6f}"
+        if container.chapters and (chapters := _chapters(clip, cut)):
+            listing = video.with_name("chapters.txt")
+            listing.write_text(chapters, encoding="utf-8")
+            mapped.append(ffmpeg.input(f"file:{listing}", f="ffmetadata")["0?"])
+            options["map_chapters"] = 2
     run(ffmpeg.output(*mapped, f"file:{target}", **options).global_args("-copyts").overwrite_output())
     if not target.is_file():
         raise OutputError(f"ffmpeg left no file at {target}.")
+
+
+def _source_streams(
+    clip: ClipInfo, streams: Sequence[StreamPlan], container: Container, cut: Cut, options: Options, shift: Fraction
+) -> list[ffmpeg.nodes.FilterableStream]:
+    """The streams that travel, and into ``options`` what is said of them."""
+    demuxer = {"f": clip.format.split(",")[0]} if clip.format else {}  # what was probed, and no list
+    later = {"itsoffset": f"{float(shift):.6f}"} if shift else {}
+    source = ffmpeg.input(f"file:{clip.path}", protocol_whitelist="file", **demuxer, **later)
+    # One such option turns off what ffmpeg does by itself, so each stream gets its own.
+    options |= {"map_metadata": 1, "map_metadata:s:0": f"1:s:{clip.video.index}"}
+    # They describe the file that was. The number is there to make the options differ.
+    options |= {f"metadata:g:{number}": f"{key}=" for number, key in enumerate(BRANDS) if key in clip.metadata}
+    options["map_chapters"] = 1 if container.chapters else -1
+    kept = [plan for plan in streams if plan.action != "drop"]
+    for number, plan in enumerate(kept, start=1):  # output stream 0 is the video
+        options |= _stream_options(number, plan, container, cut)
+    # ffmpeg-python passes on only inputs that are mapped, and the metadata need the source even where no stream does:
+    # the question mark lets a stream be missing, and there is none of that number.
+    return [*(source[str(plan.stream.index)] for plan in kept), source[f"{len(clip.others) + 1}?"]]
+
+
+def _common_clock(clip: ClipInfo, streams: Sequence[StreamPlan]) -> int:
+    """Ticks in a second at which every stream that is kept can begin; the video's alone where they are too many."""
+    rates = [plan.stream.sample_rate for plan in streams if plan.action != "drop"]
+    ticks = clip.video.time_base.denominator
+    common = math.lcm(ticks, *(rate for rate in rates if rate))
+    return common if common < 2**31 else ticks
+
+
+def _light(encoded: VideoFormat | None) -> dict[str, str]:
+    """HDR10's metadata for the container; in the stream they stand already."""
+    if encoded is None or not (encoded.mastering_display or encoded.light_levels):
+        return {}
+    if not has_option("mastering_display"):
+        logger.warning("this ffmpeg cannot write HDR10's metadata into the container; the video stream has them.")
+        return {}
+    display = {"mastering_display:v:0": encoded.mastering_display.text()} if encoded.mastering_display else {}
+    return display | ({"content_light:v:0": str(encoded.light_levels)} if encoded.light_levels else {})
+
+
+def _video_options(video: Path, container: Container, encoded: VideoFormat | None) -> dict[str, str | int]:
+    """What the container is told of the new video: its tags, and what players want."""
+    if container.muxer == "gif":
+        # A palette for each frame. What shows through needs a colour of its own.
+        palettes = "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:alpha_threshold=128"
+        return {"c:0": "gif", "filter:0": palettes, "fps_mode:0": "passthrough", "enc_time_base:0": "1/100"}
+    with av.open(f"file:{video}") as file:  # a name such as a:b is no protocol
+        codec = file.streams.video[0].codec_context.codec.canonical_name
+    apple = {"tag:0": "hvc1"} if codec == "hevc" and container.muxer in ("mp4", "mov") else {}
+    if encoded is None:
+        return {**apple}
+    tags = encoded.tags
+    stated = {
+        "color_range:0": tags.range,
+        "colorspace:0": tags.matrix if tags.matrix != UNSPECIFIED else 0,
+        "color_primaries:0": tags.primaries if tags.primaries != UNSPECIFIED else 0,
+        "color_trc:0": tags.transfer if tags.transfer != UNSPECIFIED else 0,
+        "chroma_sample_location:0": tags.chroma_location,
+    }
+    return {**apple, **{name: value for name, value in stated.items() if value}}
+
+
+def _stream_options(number: int, plan: StreamPlan, container: Container, cut: Cut) -> Options:
+    options: Options = {f"map_metadata:s:{number}": f"1:s:{plan.stream.index}"}
+    said = ""
+    if plan.action == "convert":
+        options[f"c:{number}"] = plan.codec
+    if plan.stream.kind == "attachment" and plan.stream.mimetype is None:
+        said = "mimetype=application/octet-stream"  # Matroska demands one
+    if plan.stream.title and container.muxer in ("mp4", "mov"):
+        said = f"handler_name={plan.stream.title}"  # where players of these look for a title
+    if plan.stream.cover_art:
+        options[f"disposition:{number}"] = "attached_pic"
+    elif cut.drop and plan.stream.kind in ("audio", "subtitle"):
+        options[f"bsf:{number}"] = f"noise=drop='{cut.drop}'"
+    return options | ({f"metadata:s:{number}": said} if said else {})
+
+
+def _disposition(flags: int) -> str:
+    return "+".join(flag.name for flag in Disposition if flag & flags and flag.name) or "0"
+
+
+def _chapters(clip: ClipInfo, cut: Cut) -> str:
+    """The chapters of a part, in the format that ffmpeg reads; empty where there are none."""
+    lines: list[str] = []
+    if clip.pictures:
+        return ""
+    with open_clip(clip.path) as container:
+        for chapter in container.chapters():
+            base = chapter["time_base"] or Fraction(1)
+            start, end = (at * base for at in (chapter["start"], chapter["end"]))
+            start, end = max(start, cut.start or start), min(end, end if cut.end is None else cut.end)
+            if start < end:
+                begins, ends = (round((at - cut.shift) * 1000) for at in (start, end))
+                lines += ["[CHAPTER]", "TIMEBASE=1/1000", f"START={begins}", f"END={ends}"]
+                lines += [f"{key}={_escaped(value)}" for key, value in chapter["metadata"].items()]
+    return "\n".join([";FFMETADATA1", *lines, ""]) if lines else ""
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([=;#\\\n])", r"\\\1", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -9,15 +10,19 @@ from types import TracebackType
 from typing import Any
 
 import av
-from av.codec import Codec as LibavCodec
-from av.codec.codec import UnknownCodecError
+from av.codec import CodecContext
 from av.error import FFmpegError as LibavError
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 
-from vsr.errors import OutputError, UsageError
+from vsr.errors import OutputError, UsageError, VsrError
+from vsr.media.clip import ColourTags
 from vsr.media.codecs import Codec
-from vsr.media.pixels import frame_of, nearest_format
-from vsr.media.probe import ColourTags
+from vsr.media.containers import CONTAINERS, holds
+from vsr.media.encoders import format_of
+from vsr.media.ffmpeg import encoder_options
+from vsr.media.hdr import LightLevels, MasteringDisplay
+from vsr.media.pixels import frame_of
 from vsr.media.reader import Frame
 
 
@@ -28,12 +33,16 @@ class VideoFormat:
     Attributes:
         width: columns.
         height: rows.
-        pix_fmt: libav's pixel format of the planes.
+        pix_fmt: libav's pixel format that the encoder takes.
+        shift: ticks that are added to each timestamp, since MP4 hides what lies before zero.
+        planes: the pixel format of the planes that are written, which ``pix_fmt`` holds without loss; None: the same.
         time_base: seconds for each tick of a timestamp.
         rate: frames a second on average, for rate control; None where unknown.
         sample_aspect_ratio: width over height of a pixel; None leaves it unstated.
         tags: the colour description to write.
         display_matrix: the container's transformation for display, None for none.
+        mastering_display: of HDR10, None leaves it unstated.
+        light_levels: of HDR10, None leaves them unstated.
     """
 
     width: int
@@ -44,28 +53,68 @@ class VideoFormat:
     sample_aspect_ratio: Fraction | None = None
     tags: ColourTags = field(default_factory=ColourTags)
     display_matrix: tuple[int, ...] | None = None
+    shift: int = 0
+    planes: str | None = None
+    mastering_display: MasteringDisplay | None = None
+    light_levels: LightLevels | None = None
 
 
-def encoded_format(codec: Codec, pix_fmt: str) -> str:
-    """The pixel format in which an encoder takes frames that were decoded as ``pix_fmt``: the one that loses least.
+def check_encoder(codec: Codec, options: dict[str, str], video: VideoFormat) -> None:
+    """Open an encoder and close it again, so that what it refuses is known before any frame is computed.
 
     Raises:
-        UsageError: this build of libav lacks the encoder, or it takes no planar format.
+        UsageError: it has no such option, or makes what cannot be written.
+        OutputError: it refuses the format or the value of an option.
     """
+    _container_for(codec)
+    context = CodecContext.create(codec.encoder, "w")
+    assert isinstance(context, VideoCodecContext)
+    _open(context, codec, options, video)
+
+
+def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], video: VideoFormat) -> None:
+    context.width, context.height, context.pix_fmt = video.width, video.height, video.pix_fmt
+    context.time_base = video.time_base
+    if video.rate:
+        context.framerate = video.rate
+    if video.sample_aspect_ratio:
+        context.sample_aspect_ratio = video.sample_aspect_ratio
+    context.color_range = video.tags.range
+    context.colorspace = video.tags.matrix
+    context.color_primaries = video.tags.primaries
+    context.color_trc = video.tags.transfer
+    context.options = _encoder_options(codec, options, video)
+    for name, value in codec.environment.items():
+        os.environ.setdefault(name, value)
     try:
-        formats = LibavCodec(codec.encoder, "w").video_formats or []
-    except UnknownCodecError as exc:
-        raise UsageError(f"this build of libav has no encoder {codec.encoder}.") from exc
-    chosen = nearest_format(pix_fmt, tuple(choice.name for choice in formats))
-    if chosen is None:
-        raise UsageError(f"the encoder {codec.encoder} takes no format that vsr can write.")
-    return chosen
+        context.open()
+    except (LibavError, ValueError) as exc:
+        raise OutputError(
+            f"the encoder {codec.encoder} refuses {video.width}x{video.height} {video.pix_fmt} "
+            f"with {options or 'its defaults'}: {getattr(exc, 'strerror', None) or exc}."
+        ) from exc
+    if unknown := set(context.options):  # what nobody took
+        known = ", ".join(sorted(encoder_options(codec.encoder))) or "those that ffmpeg lists"
+        raise UsageError(f"the encoder {codec.encoder} has no option {', '.join(sorted(unknown))}: take {known}.")
+
+
+def _encoder_options(codec: Codec, options: dict[str, str], video: VideoFormat) -> dict[str, str]:
+    """The user's options over the codec's, with what libav takes in no other way."""
+    merged = {**codec.defaults, **options}
+    if video.tags.chroma_location:
+        merged.setdefault("chroma_sample_location", str(video.tags.chroma_location))
+    if codec.hdr is not None:
+        light = codec.hdr.parameters(video.mastering_display, video.light_levels)
+        parameters = [codec.parameters, light, merged.get(codec.hdr.option, "")]  # of two that clash the last counts
+        if joined := ":".join(filter(None, parameters)):
+            merged[codec.hdr.option] = joined
+    return merged
 
 
 class Encoder:
     """Writes one video stream to a file, every timestamp as given.
 
-    The file is MP4 whose clock is the stream's own time base, in which presentation timestamps are exact. Use as a
+    The file is MP4 or its kin, whose clock is the stream's own time base: presentation timestamps are exact. Use as a
     context manager: leaving it drains the encoder; leaving it by an exception only closes the file.
 
     Args:
@@ -75,6 +124,7 @@ class Encoder:
         video: what the frames are like.
 
     Raises:
+        UsageError: the encoder has no such option.
         OutputError: the encoder refuses the format or the options, or the file cannot be written.
     """
 
@@ -83,45 +133,27 @@ class Encoder:
         self._durations: dict[int, int] = {}
         self.num_frames = 0
         ticks = str(video.time_base.denominator)
+        muxer = _container_for(codec)
         try:
             # Opened here: libav would open it with the first packet, and leave it open where the header does not fit.
             self._file = open(path, "wb")  # noqa: SIM115 - closed in __exit__
         except OSError as exc:
             raise OutputError(f"cannot write {path}: {exc.strerror}.") from exc
         self._container = av.open(
-            self._file, "w", format="mp4",
+            self._file, "w", format=muxer,
             container_options={"video_track_timescale": ticks, "movie_timescale": ticks},
         )  # fmt: skip
         try:
-            stream = self._container.add_stream(codec.encoder, options={**codec.defaults, **options})
+            stream = self._container.add_stream(codec.encoder)
             assert isinstance(stream, av.VideoStream)
             self._stream = stream
-            self._configure()
-            stream.codec_context.open()
-            if unknown := stream.codec_context.options:  # what nobody took
-                raise ValueError(f"it has no option {', '.join(unknown)}")
-        except (LibavError, ValueError) as exc:
+            _open(stream.codec_context, codec, options, video)
+            stream.time_base = video.time_base
+            if video.display_matrix is not None:
+                stream.set_display_matrix(video.display_matrix)
+        except (VsrError, LibavError, ValueError):
             self._close()
-            reason = getattr(exc, "strerror", None) or exc
-            raise OutputError(
-                f"the encoder {codec.encoder} refuses {video.width}x{video.height} {video.pix_fmt} "
-                f"with {options or 'its defaults'}: {reason}."
-            ) from exc
-
-    def _configure(self) -> None:
-        video, context = self._video, self._stream.codec_context
-        context.width, context.height, context.pix_fmt = video.width, video.height, video.pix_fmt
-        context.time_base = self._stream.time_base = video.time_base
-        if video.rate:
-            context.framerate = video.rate
-        if video.sample_aspect_ratio:
-            context.sample_aspect_ratio = video.sample_aspect_ratio
-        context.color_range = video.tags.range
-        context.colorspace = video.tags.matrix
-        context.color_primaries = video.tags.primaries
-        context.color_trc = video.tags.transfer
-        if video.display_matrix is not None:
-            self._stream.set_display_matrix(video.display_matrix)
+            raise
 
     def write(self, frame: Frame) -> None:
         """Encode one frame, whose planes lie in the format's layout and whose timestamp is greater than the last.
@@ -129,10 +161,13 @@ class Encoder:
         Raises:
             OutputError: the encoder or the disk refuses.
         """
-        raw = frame_of(frame.planes, self._video.pix_fmt)
-        raw.pts, raw.time_base, raw.duration = frame.pts, self._video.time_base, frame.duration
+        raw = frame_of(frame.planes, self._video.planes or self._video.pix_fmt)
+        if raw.format.name != self._video.pix_fmt:
+            raw = raw.reformat(format=self._video.pix_fmt)
+        pts = frame.pts + self._video.shift
+        raw.pts, raw.time_base, raw.duration = pts, self._video.time_base, frame.duration
         if frame.duration:
-            self._durations[frame.pts] = frame.duration
+            self._durations[pts] = frame.duration
         self._mux(raw)
         self.num_frames += 1
 
@@ -168,3 +203,11 @@ class Encoder:
     def _close(self) -> None:
         with self._file:
             self._container.close()
+
+
+def _container_for(codec: Codec) -> str:
+    """Of the two whose clock is the stream's own, one that holds the codec."""
+    for container in (CONTAINERS[".mp4"], CONTAINERS[".mov"]):
+        if holds(container, format_of(codec)):
+            return container.muxer
+    raise UsageError(f"vsr cannot write {format_of(codec)}, which neither MP4 nor QuickTime holds; take another codec.")

@@ -6,6 +6,7 @@ keeps its input. Standard error, the only pipe, is drained into a bounded tail, 
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections import deque
@@ -80,3 +81,24 @@ def run(output: ffmpeg.nodes.OutputStream) -> None:
     if code != 0:
         said = "; ".join(line.decode("utf-8", "replace").strip() for line in tail) or "it gave no reason"
         raise FFmpegError(f"ffmpeg failed with code {code}: {said}")
+
+
+def encoder_options(encoder: str) -> frozenset[str]:
+    """The options that an encoder has of its own, as the program lists them; empty where it does not know it."""
+    listing = _answer("-h", f"encoder={encoder}")
+    return frozenset(re.findall(r"^  -([\w-]+) +<", listing, re.MULTILINE))
+
+
+def has_option(name: str) -> bool:
+    """Whether the program knows an option of its own; those of encoders and muxers are not among them."""
+    return f"-{name}[" in _answer("-h", "long")
+
+
+@lru_cache(maxsize=8)
+def _answer(*arguments: str) -> str:
+    command = [find_program(), "-nostdin", "-hide_banner", *arguments]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except OSError as exc:
+        raise FFmpegError(f"cannot start {command[0]}: {exc.strerror}") from exc
+    return done.stdout.decode("utf-8", "replace")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -17,12 +17,25 @@ from vsr.imaging.colour import PixelLayout
 Plane = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """(rows, columns) code values."""
 
-PLANAR = tuple(
-    f"{arrangement}{depth}"
-    for arrangement in ("yuv420p", "yuv422p", "yuv444p", "gbrp", "gray")
-    for depth in ("", "10le", "12le", "14le", "16le")
-)
-"""A frame in a format that is not planes (NV12, packed, palette, alpha) is first laid out as the nearest of these."""
+
+def _planar_formats() -> Iterator[str]:
+    depths = ("", "9le", "10le", "12le", "14le", "16le")
+    for arrangement in ("yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p", "gbrp", "gray"):
+        yield from (arrangement + depth for depth in depths)
+    for arrangement in ("yuva420p", "yuva422p", "yuva444p", "gbrap"):
+        yield from (arrangement + depth for depth in depths)
+
+
+def _exists(pix_fmt: str) -> bool:
+    try:
+        VideoFormat(pix_fmt, 16, 16)
+    except ValueError:
+        return False
+    return True
+
+
+PLANAR = tuple(filter(_exists, _planar_formats()))
+"""A frame in a format that is not planes (NV12, packed, palette) is first laid out as the nearest of these."""
 
 
 @lru_cache(maxsize=64)
@@ -30,7 +43,7 @@ def layout_of(pix_fmt: str) -> PixelLayout | None:
     """How the planes of a pixel format are stored; None where they are not plain planes of 8 to 16 bits."""
     pixel_format = VideoFormat(pix_fmt, 16, 16)
     components = pixel_format.components
-    separate = len({component.plane for component in components}) == len(components) in (1, 3)
+    separate = len({component.plane for component in components}) == len(components) in (1, 3, 4)
     if not separate:  # or none at all: frames that lie in a device's memory have no components
         return None
     depth = components[0].bits
@@ -38,12 +51,19 @@ def layout_of(pix_fmt: str) -> PixelLayout | None:
     odd = pixel_format.has_palette or big_endian or "msb" in pix_fmt or "f16" in pix_fmt
     if odd or not 8 <= depth <= 16:
         return None
+    alpha = components[-1].is_alpha
     if len(components) == 1:
         return PixelLayout("grey", depth)
     if pixel_format.is_rgb:
-        return PixelLayout("rgb", depth)
-    chroma = components[1]
-    return PixelLayout("yuv", depth, (16 // chroma.width).bit_length() - 1, (16 // chroma.height).bit_length() - 1)
+        return PixelLayout("rgb", depth, alpha=alpha)
+    across, down = ((16 // edge).bit_length() - 1 for edge in (components[1].width, components[1].height))
+    return PixelLayout("yuv", depth, across, down, alpha)
+
+
+def has_alpha(pix_fmt: str) -> bool:
+    """Whether a pixel format says how opaque each pixel is; a palette may."""
+    pixel_format = VideoFormat(pix_fmt, 16, 16)
+    return pixel_format.has_palette or any(component.is_alpha for component in pixel_format.components)
 
 
 @lru_cache(maxsize=64)
@@ -56,8 +76,25 @@ def nearest_format(pix_fmt: str, choices: Sequence[str] = PLANAR) -> str | None:
     usable = [choice for choice in choices if not choice.startswith("yuvj") and layout_of(choice) is not None]
     if plain in usable or not usable:
         return plain if usable else None
-    best, _ = find_best_pix_fmt_of_list(usable, plain)
+    best, _ = find_best_pix_fmt_of_list(usable, plain, has_alpha(plain))
     return best.name if best is not None else None
+
+
+def planes_like(pix_fmt: str) -> str | None:
+    """The planes that hold the very code values of a pixel format: itself where it is planes; None where none do."""
+    if pix_fmt.startswith("yuvj"):
+        return None
+    planes = nearest_format(pix_fmt) if VideoFormat(pix_fmt, 16, 16).components else None
+    if planes is None or planes == pix_fmt:
+        return planes
+    one, other = (VideoFormat(name, 16, 16) for name in (pix_fmt, planes))
+    same = [
+        (component.bits, component.width, component.height, component.is_alpha, pixel_format.is_rgb)
+        for pixel_format in (one, other)
+        for component in pixel_format.components
+    ]
+    half = len(same) // 2
+    return planes if same[:half] == same[half:] and not one.has_palette else None
 
 
 def planes_of(frame: VideoFrame, layout: PixelLayout) -> tuple[Plane, ...]:

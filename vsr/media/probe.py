@@ -1,137 +1,61 @@
-"""What a clip holds, read from its headers alone."""
+"""What a clip holds, read from its headers and its first frame."""
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from fractions import Fraction
 from io import SEEK_SET, FileIO
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, cast
 
 import av
+import numpy as np
+from av import VideoFrame
+from av.audio.codeccontext import AudioCodecContext
 from av.container import InputContainer
 from av.error import FFmpegError as LibavError
+from av.filter import Graph
 from av.stream import Disposition, Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vsr.errors import InputError
-from vsr.imaging.colour import ColourSpec
-from vsr.media.pixels import layout_of, nearest_format
+from vsr.media.clip import CENTRE, UNSPECIFIED, ClipInfo, ColourTags, StreamInfo, VideoInfo
+from vsr.media.hdr import LightLevels, MasteringDisplay
+from vsr.media.limits import MAX_PIXELS
 
-UNSPECIFIED = 2
-"""H.273's code for a matrix, primaries or transfer that nobody stated."""
+logger = logging.getLogger(__name__)
 
-# H.273 MatrixCoefficients -> the names of vsr.imaging.colour.
-MATRIX_NAMES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
+LISTS = frozenset({"hls", "dash", "concat", "sdp", "rtsp", "rtp", "imf", "lrtp", "image2", "ffmetadata", "tedcaptions"})
+"""libav's formats that name other files or places, or are none of video."""
 
-# MPEG-1 and its kin lay chroma between the luma columns, everything later beside the left one.
 CENTRED_CHROMA = frozenset({"mpeg1video", "mjpeg", "h263", "h263p", "h261", "flv1"})
+"""MPEG-1 and its kin lay chroma between the luma columns, everything later beside the left one."""
 
+INTERLACED = (2, 3, 4, 5)
+"""libav's field orders that are not progressive or unknown."""
 
-@dataclass(frozen=True)
-class ColourTags:
-    """The colour description as the stream carries it, in the numbers of Rec. ITU-T H.273.
+MOST_PACKETS = 100
+"""Packets that are searched for a first frame."""
 
-    Attributes:
-        range: 0 unspecified, 1 limited, 2 full.
-        matrix: MatrixCoefficients.
-        primaries: ColourPrimaries.
-        transfer: TransferCharacteristics.
-    """
-
-    range: int = 0
-    matrix: int = UNSPECIFIED
-    primaries: int = UNSPECIFIED
-    transfer: int = UNSPECIFIED
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """The video stream that is upscaled.
-
-    Attributes:
-        index: number of the stream in the file.
-        codec: libav's name of the format, such as ``h264``.
-        width: columns as coded, before any rotation.
-        height: rows as coded.
-        pix_fmt: libav's name of the pixel format.
-        time_base: seconds for each tick of a timestamp.
-        average_rate: frames a second by the header; a hint for rate control and estimates, never a clock.
-        num_frames_estimated: frames by the header, or by duration and rate; None where neither says.
-        sample_aspect_ratio: width over height of a pixel; None where unstated.
-        tags: the colour description, as carried.
-    """
-
-    index: int
-    codec: str
-    width: int
-    height: int
-    pix_fmt: str
-    time_base: Fraction
-    average_rate: Fraction | None
-    num_frames_estimated: int | None
-    sample_aspect_ratio: Fraction | None
-    tags: ColourTags
-
-
-def colour_of(video: VideoInfo, height: int) -> ColourSpec:
-    """What the code values of a stream mean, were it ``height`` lines high.
-
-    An unstated matrix is BT.709 from 720 lines up, else BT.601: what players assume. An output without tags therefore
-    has the matrix of its own height, not of its source's, or its colours would shift. RGB uses all codes unless it says
-    otherwise; all else does not unless it says so.
-    """
-    assumed = "bt709" if height >= 720 else "bt601"
-    stated = MATRIX_NAMES.get(video.tags.matrix, "bt709")  # an exotic one goes through BT.709 and back, and stays
-    matrix = assumed if video.tags.matrix == UNSPECIFIED else stated
-    decoded = nearest_format(video.pix_fmt)
-    layout = layout_of(decoded) if decoded else None
-    is_rgb = layout is not None and layout.kind == "rgb"
-    return ColourSpec(
-        matrix=matrix,
-        full_range=video.tags.range == 2 or video.pix_fmt.startswith("yuvj") or (is_rgb and video.tags.range != 1),
-        chroma_x="centred" if video.codec in CENTRED_CHROMA else "cosited",
-        chroma_y="centred",
-    )
-
-
-@dataclass(frozen=True)
-class StreamInfo:
-    """Another stream of the clip.
-
-    Attributes:
-        index: number of the stream in the file.
-        kind: what it carries.
-        codec: libav's name of the format; empty where unknown.
-        language: ISO 639 code, None where unstated.
-        mimetype: of an attachment, None where unstated.
-    """
-
-    index: int
-    kind: Literal["video", "audio", "data", "subtitle", "attachment", "unknown"]
-    codec: str
-    language: str | None
-    mimetype: str | None = None
-
-    def __str__(self) -> str:
-        language = f" ({self.language})" if self.language and self.language != "und" else ""
-        return f"stream {self.index}, {self.codec or 'unknown'} {self.kind}{language}"
-
-
-@dataclass(frozen=True)
-class ClipInfo:
-    """A clip: the video stream that is upscaled, and everything that travels with it."""
-
-    path: Path
-    video: VideoInfo
-    others: tuple[StreamInfo, ...]
+LOST = {
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid metadata",
+    "DOVI_METADATA": "Dolby Vision metadata",
+    "A53_CC": "closed captions inside of the video",
+    "STEREO3D": "the arrangement of a stereoscopic picture",
+    "SPHERICAL": "the projection of a spherical picture",
+    "FILM_GRAIN_PARAMS": "the parameters of synthetic film grain",
+}
+"""What a frame can carry and vsr does not write back, by libav's names."""
 
 
 @contextmanager
-def open_clip(path: Path) -> Iterator[InputContainer]:
+def open_clip(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[InputContainer]:
     """Open a file with libav, and nothing that the file may name: libav gets the open file and no protocol.
 
     Raises:
@@ -143,7 +67,7 @@ def open_clip(path: Path) -> Iterator[InputContainer]:
         file = _File(path)
     except OSError as exc:
         raise InputError(f"cannot read {path}: {exc.strerror}.") from exc
-    with file, _open_container(file, path) as container:
+    with file, _open_container(file, path, max_pixels) as container:
         yield container
     if file.error is not None:
         raise InputError(f"cannot read {path} to its end: {file.error.strerror}.")
@@ -171,28 +95,46 @@ class _File(FileIO):
             return -1
 
 
-def _open_container(file: _File, path: Path) -> InputContainer:
+def _open_container(file: _File, path: Path, max_pixels: int) -> InputContainer:
     try:
         if not file.read(1):
             raise InputError(f"{path} is empty: the file holds no byte.")
         file.seek(0)
+        options = {"protocol_whitelist": "none", "max_pixels": str(max_pixels)}
         # Old files hold their titles in any encoding; nothing here depends on them.
-        return av.open(file, "r", options={"protocol_whitelist": "none"}, metadata_errors="replace")
+        container = av.open(file, "r", options=options, metadata_errors="replace")
     except (LibavError, OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise InputError(f"{path} is not a video that can be read: {reason}.") from exc
+    if lists := LISTS & set(container.format.name.split(",")):
+        container.close()
+        raise InputError(f"{path} is a list of other files ({', '.join(lists)}); name the files themselves.")
+    return container
 
 
-def probe(path: Path) -> ClipInfo:
+def probe(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
     """Read what a clip holds.
 
+    Args:
+        path: the file.
+        max_pixels: of a frame; larger ones are refused by the header, before any memory is taken for them.
+
     Raises:
-        InputError: the file cannot be read, or has no video stream.
+        InputError: the file cannot be read, has no video stream, or too large a frame.
     """
-    with open_clip(path) as container:
-        video = choose_video(container, path)
-        others = tuple(_stream_info(stream) for stream in container.streams if stream.index != video.index)
-        return ClipInfo(path, _video_info(video, container.duration), others)
+    with open_clip(path, max_pixels) as container:
+        stream = choose_video(container, path)
+        video = _video_info(stream, container.duration)
+        if video.width * video.height > max_pixels:
+            raise InputError(
+                f"{path} says that its frames are {video.width}x{video.height}, more than {max_pixels} pixels; "
+                "--max-pixels lifts the limit."
+            )
+        others = tuple(_stream_info(other) for other in container.streams if other.index != video.index)
+        start = Fraction(container.start_time or 0, av.time_base)
+        if (frame := _first_frame(container, stream)) is not None:
+            video = _with_frame(video, frame)
+        return ClipInfo(path, video, others, container.format.name, start, tuple(container.metadata))
 
 
 def choose_video(container: InputContainer, path: Path) -> VideoStream:
@@ -225,9 +167,10 @@ def _video_info(stream: VideoStream, container_duration: int | None) -> VideoInf
     elif container_duration is not None:
         seconds = Fraction(container_duration, av.time_base)
     estimated = stream.frames or (round(seconds * rate) if seconds and rate else None)
+    codec = context.codec.canonical_name
     return VideoInfo(
         index=stream.index,
-        codec=context.codec.canonical_name,
+        codec=codec,
         width=context.width,
         height=context.height,
         pix_fmt=context.pix_fmt,
@@ -235,10 +178,90 @@ def _video_info(stream: VideoStream, container_duration: int | None) -> VideoInf
         average_rate=rate,
         num_frames_estimated=estimated,
         sample_aspect_ratio=stream.sample_aspect_ratio or context.sample_aspect_ratio,
-        tags=ColourTags(context.color_range, context.colorspace, context.color_primaries, context.color_trc),
-    )
+        tags=ColourTags(
+            context.color_range, context.colorspace, context.color_primaries, context.color_trc,
+            CENTRE if codec in CENTRED_CHROMA else 0,
+        ),
+        duration=stream.duration,
+        interlaced=context.field_order in INTERLACED,
+        disposition=int(stream.disposition),
+    )  # fmt: skip
 
 
 def _stream_info(stream: Stream) -> StreamInfo:
-    codec = stream.codec_context.codec.canonical_name if stream.codec_context is not None else ""
-    return StreamInfo(stream.index, stream.type, codec, stream.language, stream.metadata.get("mimetype"))
+    context = stream.codec_context
+    damaged = isinstance(context, AudioCodecContext) and not context.sample_rate
+    codec = context.codec.canonical_name if context is not None and not damaged else ""
+    return StreamInfo(
+        stream.index, stream.type, codec, stream.language, stream.metadata.get("mimetype"),
+        stream.metadata.get("title"), bool(stream.disposition & Disposition.attached_pic),
+        (context.sample_rate or None) if isinstance(context, AudioCodecContext) else None,
+    )  # fmt: skip
+
+
+def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+    """A frame from the beginning of a stream; None where that is damaged."""
+    for number, packet in enumerate(container.demux(stream)):
+        try:
+            for frame in packet.decode():
+                return frame
+        except (LibavError, OSError) as exc:
+            logger.debug("%s: %s", container.name, exc)
+        if number >= MOST_PACKETS:
+            break
+    return None
+
+
+def _with_frame(video: VideoInfo, frame: VideoFrame) -> VideoInfo:
+    """What the headers did not say, but the first frame does."""
+    # Typed as a dict, but it iterates over its entries. Looked at once: each look makes a cycle that keeps the frame.
+    entries = {entry.type.name: bytes(entry) for entry in cast(Any, frame.side_data)}
+    matrix, display, light = (
+        entries.get(name) for name in ("DISPLAYMATRIX", "MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
+    )
+    tags = video.tags
+    return replace(
+        video,
+        tags=ColourTags(
+            tags.range or frame.color_range,
+            tags.matrix if tags.matrix != UNSPECIFIED else frame.colorspace,
+            tags.primaries if tags.primaries != UNSPECIFIED else frame.color_primaries,
+            tags.transfer if tags.transfer != UNSPECIFIED else frame.color_trc,
+            _chroma_location(frame) or tags.chroma_location,
+        ),
+        first_pts=frame.pts,
+        interlaced=video.interlaced or frame.interlaced_frame,
+        display_matrix=tuple(np.frombuffer(matrix, "<i4").tolist()) if matrix else None,
+        mastering_display=MasteringDisplay.from_bytes(display) if display else None,
+        light_levels=LightLevels.from_bytes(light) if light else None,
+        lost=tuple(words for name, words in LOST.items() if name in entries),
+    )
+
+
+CHROMA_LOCATIONS = ("unspecified", "left", "center", "topleft", "top", "bottomleft", "bottom")
+"""By libav's numbers."""
+
+
+def _chroma_location(frame: VideoFrame) -> int:
+    """Where a frame says that its chroma lies, in libav's numbers: PyAV has no name for it, a filter's report has."""
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+    )
+    report, sink = graph.add("showinfo"), graph.add("buffersink")
+    source.link_to(report)
+    report.link_to(sink)
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        graph.configure()
+        with av.logging.Capture() as messages:
+            graph.push(frame)
+            graph.pull()
+    except (LibavError, ValueError) as exc:  # of a damaged frame
+        logger.debug("no filter takes the first frame: %s", exc)
+        return 0
+    finally:
+        av.logging.set_level(level)
+    found = re.search(r"\bcl:(\w+)", "".join(text for _, _, text in messages))
+    return CHROMA_LOCATIONS.index(found[1]) if found and found[1] in CHROMA_LOCATIONS else 0

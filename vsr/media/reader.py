@@ -5,25 +5,41 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
-import numpy as np
+import av
 from av import VideoFrame
 from av.container import InputContainer
 from av.error import FFmpegError as LibavError
+from av.packet import Packet
 from av.video.stream import VideoStream
 
 from vsr.errors import InputError
 from vsr.imaging.colour import PixelLayout
+from vsr.media.clip import VideoInfo
+from vsr.media.deinterlace import Deinterlacer
+from vsr.media.limits import MAX_PIXELS
 from vsr.media.pixels import Plane, layout_of, nearest_format, planes_of
-from vsr.media.probe import VideoInfo, open_clip
+from vsr.media.probe import open_clip
 
 logger = logging.getLogger(__name__)
 
 WITHOUT_PTS = frozenset({"avi"})
 """Containers whose presentation timestamps are libav's guesses."""
+
+SHORT_FRAMES = Fraction(3, 2)
+"""A video that ends more than this before its header says has lost its end. Of whole clips none came to more than half
+a frame."""
+
+SHORT_SECONDS = Fraction(1, 2)
+"""The same, where no rate is known."""
+
+
+SEEK_BACK_SECONDS = (0, 2, 10, 60)
+"""How far before the first frame wanted a keyframe is looked for, one after the other; then from the beginning."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +50,42 @@ class Frame:
         planes: the code values, as the layout of the reader says.
         pts: presentation timestamp in ticks of the stream's time base.
         duration: in the same ticks; 0 where the source does not say.
-        display_matrix: nine numbers of the container's transformation for display, None where there is none.
     """
 
     planes: tuple[Plane, ...]
     pts: int
     duration: int
-    display_matrix: tuple[int, ...] | None = None
 
     @property
     def nbytes(self) -> int:
         """Size of the planes in bytes."""
         return sum(plane.nbytes for plane in self.planes)
+
+
+@dataclass
+class Damage:
+    """What was wrong with a clip, counted while it is read.
+
+    Attributes:
+        undecodable: packets of which nothing could be decoded.
+        concealed: frames of which libav says that parts are missing or made up.
+        missing_seconds: by how much the video ends before its header says.
+    """
+
+    undecodable: int = 0
+    concealed: int = 0
+    missing_seconds: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.undecodable or self.concealed or self.missing_seconds)
+
+    def __str__(self) -> str:
+        said = [
+            (self.undecodable, f"packets that could not be decoded: {self.undecodable}"),
+            (self.concealed, f"frames with damaged parts: {self.concealed}"),
+            (self.missing_seconds, f"missing at the end: {self.missing_seconds:.2f} s"),
+        ]
+        return "; ".join(words for count, words in said if count)
 
 
 def decoded_format(video: VideoInfo) -> tuple[str, PixelLayout]:
@@ -61,63 +101,141 @@ def decoded_format(video: VideoInfo) -> tuple[str, PixelLayout]:
     return pix_fmt, layout
 
 
-def read_frames(path: Path, video: VideoInfo) -> Generator[Frame, None, None]:
-    """All frames of the stream in the order of presentation, the decoder drained at the end.
+def read_frames(
+    path: Path,
+    video: VideoInfo,
+    *,
+    start: int | None = None,
+    end: int | None = None,
+    deinterlace: Literal["auto", "yes", "no"] = "no",
+    max_pixels: int = MAX_PIXELS,
+    damage: Damage | None = None,
+) -> Generator[Frame, None, None]:
+    """The frames of a stream in the order of presentation, the decoder drained at the end.
 
-    Packets that cannot be decoded are counted and reported in one warning, as are frames without a usable timestamp.
+    Args:
+        path: the file.
+        video: the stream, as ``probe`` tells of it.
+        start: the first timestamp wanted, in ticks of the stream; None begins with the first frame.
+        end: the first timestamp no longer wanted; None goes on to the end.
+        deinterlace: ``auto`` makes frames that are flagged as two fields into one progressive frame each, ``yes`` all.
+        max_pixels: as ``probe``.
+        damage: where to count what is wrong; it is complete once the last frame has been taken. Without it a warning
+            says what was wrong.
+
+    Frames without a usable timestamp are counted in a warning.
 
     Raises:
         InputError: not one frame can be decoded, or frames change their size half-way.
     """
     pix_fmt, layout = decoded_format(video)
-    tally = _Tally()
-    with open_clip(path) as container:
-        clock, matrix = _Clock(video, container.format.name), None
+    frames, counted = 0, Damage() if damage is None else damage
+    with open_clip(path, max_pixels) as container:
+        clock = _Clock(video, container.format.name)
         stream = container.streams[video.index]
         assert isinstance(stream, VideoStream)
-        for raw, following in _with_following(_decode(container, stream, tally)):
+        packets = _Packets(container, stream, start)
+        decoded = _decode(packets, stream, counted)
+        if deinterlace != "no":
+            decoded = Deinterlacer(stream, all_frames=deinterlace == "yes").apply(decoded)
+        for raw, following in _with_following(decoded):
             if (raw.width, raw.height) != (video.width, video.height):
                 raise InputError(
                     f"{path} changes its size from {video.width}x{video.height} to {raw.width}x{raw.height} after "
-                    f"{tally.frames} frames; cut it there and upscale the parts."
+                    f"{frames} frames; cut it there and upscale the parts."
                 )
-            if not tally.frames:
-                _name_what_is_lost(raw, path)
-                matrix = _display_matrix(raw)  # once: each look makes a cycle that keeps a frame until it is collected
-            plain = raw.reformat(format=pix_fmt) if raw.format.name.replace("yuvj", "yuv") != pix_fmt else raw
             pts = clock.time_of(raw, following)
-            yield Frame(planes_of(plain, layout), pts, raw.duration or 0, matrix)
-            tally.frames += 1
-    if not tally.frames:
+            frames += 1
+            if start is not None and pts < start:
+                continue
+            if end is not None and pts >= end:
+                break
+            counted.concealed += raw.is_corrupt
+            plain = raw.reformat(format=pix_fmt) if raw.format.name.replace("yuvj", "yuv") != pix_fmt else raw
+            yield Frame(planes_of(plain, layout), pts, raw.duration or 0)
+        else:
+            counted.missing_seconds = _missing(packets, video, container, clock.end) if frames else 0.0
+    if not frames:
         raise InputError(f"{path} is damaged: not one frame of its video can be decoded.")
-    if tally.damaged:
-        logger.warning(
-            "%s is damaged: %d packets could not be decoded; %d frames could.", path, tally.damaged, tally.frames
-        )
+    if damage is None and counted:
+        logger.warning("%s is damaged: %s; %d frames could be read.", path, counted, frames)
     if clock.retimed:
         logger.warning("%s: %d frames had no usable timestamp and got the next free one.", path, clock.retimed)
 
 
-@dataclass
-class _Tally:
-    frames: int = 0
-    damaged: int = 0
+class _Packets:
+    """The packets of a stream, from a keyframe at or before ``start``; how far the packets of all streams reach."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream, start: int | None) -> None:
+        self._container, self._stream, self._start = container, stream, start
+        self.latest = Fraction(0)
+
+    def __iter__(self) -> Iterator[Packet[Any]]:
+        begins = self._stream.start_time  # None in raw streams, which have no timestamps to seek by
+        if self._start is None or begins is None or self._start <= begins:
+            yield from self._following()
+            return
+        assert self._stream.time_base is not None
+        for back in SEEK_BACK_SECONDS:
+            target = self._start - round(back / self._stream.time_base)
+            packets = self._from(target)
+            # Where a container has no index, a seek may end between two keyframes, or behind the one that is wanted.
+            keyframe = next((packet for packet in packets if packet.is_keyframe and packet.pts is not None), None)
+            if keyframe is not None and keyframe.pts is not None and keyframe.pts <= self._start:
+                yield keyframe
+                yield from packets
+                return
+        yield from self._from(None)
+
+    def _from(self, timestamp: int | None) -> Iterator[Packet[Any]]:
+        """The packets behind a timestamp, or all of them."""
+        try:
+            if timestamp is None:
+                self._container.seek(0, any_frame=True)
+            else:
+                self._container.seek(timestamp, stream=self._stream)
+        except (LibavError, OSError) as exc:
+            logger.debug("%s cannot seek: %s", self._container.name, exc)
+        self._stream.codec_context.flush_buffers()
+        yield from self._following()
+
+    def _following(self) -> Iterator[Packet[Any]]:
+        for packet in self._container.demux():
+            if packet.pts is not None and packet.time_base is not None:
+                self.latest = max(self.latest, (packet.pts + (packet.duration or 0)) * packet.time_base)
+            if packet.stream_index == self._stream.index:
+                yield packet
 
 
-def _decode(container: InputContainer, stream: VideoStream, tally: _Tally) -> Iterator[VideoFrame]:
+def _missing(packets: _Packets, video: VideoInfo, container: InputContainer, end: int) -> float:
+    """Seconds by which a video ends before its header says; 0 where that says nothing, or nearly what is there."""
+    if video.duration is not None:
+        stated = ((container.streams[video.index].start_time or 0) + video.duration) * video.time_base
+        missing = stated - end * video.time_base
+    elif container.duration is not None:  # of the longest stream
+        missing = Fraction(container.duration + (container.start_time or 0), av.time_base) - packets.latest
+    else:
+        return 0.0
+    tolerated = SHORT_FRAMES / video.average_rate if video.average_rate else SHORT_SECONDS
+    return float(missing) if missing > tolerated else 0.0
+
+
+def _decode(packets: _Packets, stream: VideoStream, damage: Damage) -> Iterator[VideoFrame]:
     # Not several frames at a time: such a decoder may tell of a damaged packet only while it is drained, where PyAV
     # then drops all frames that follow, up to one for each core. A network is slower than one core decodes.
     stream.thread_type = "SLICE"
+    if stream.codec_context.name == "h264":  # else no damage is concealed where several threads decode
+        stream.codec_context.options = {"enable_er": "1"}
     # A demuxer that fails half-way sends no packet that drains the decoder: None does.
-    packets = chain(container.demux(stream), [None])
+    waiting = chain(packets, [None])
     while True:
         try:
-            decoded = stream.decode(next(packets))
+            decoded = stream.decode(next(waiting))
         except (StopIteration, EOFError):  # drained already
             return
         except (LibavError, OSError) as exc:
-            logger.debug("%s: %s", container.name, exc)
-            tally.damaged += 1
+            logger.debug("%s: %s", stream, exc)
+            damage.undecodable += 1
             continue
         yield from decoded
 
@@ -151,6 +269,11 @@ class _Clock:
         self._backwards = {"pts": 0, "dts": 0}
         self._step = round(1 / (video.average_rate * video.time_base)) if video.average_rate else 0
 
+    @property
+    def end(self) -> int:
+        """Where the last frame ends, in ticks."""
+        return self._next
+
     def time_of(self, frame: VideoFrame, following: VideoFrame | None) -> int:
         """The timestamp of the next frame in the order of presentation, in ticks."""
         stamps = {name: stamp for name in self._order if (stamp := getattr(frame, name)) is not None}
@@ -180,23 +303,3 @@ class _Clock:
         if self._last is None:
             return time if after is None else after - (self._step or 1)
         return max(time, self._last + 1)
-
-
-HDR_METADATA = frozenset({"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"})
-
-
-def _name_what_is_lost(frame: VideoFrame, path: Path) -> None:
-    """Nothing of a clip is dropped in silence."""
-    if frame.interlaced_frame:
-        logger.warning("%s is interlaced: its fields are upscaled as they lie, combing and all.", path)
-    if any(component.is_alpha for component in frame.format.components):
-        logger.warning("%s has an alpha channel, which is left out.", path)
-    if HDR_METADATA & {entry.type.name for entry in cast(Any, frame.side_data)}:
-        logger.warning("%s describes the display that it was mastered on; that description is left out.", path)
-
-
-def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
-    for entry in cast(Any, frame.side_data):  # typed as a dict, but it iterates over its entries
-        if entry.type.name == "DISPLAYMATRIX":
-            return tuple(int(number) for number in np.frombuffer(entry, "<i4"))
-    return None

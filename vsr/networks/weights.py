@@ -124,20 +124,69 @@ def find_weights(model: str) -> Path:
     )
 
 
-def load_network(model: str | os.PathLike[str], *, scale: float | None = None) -> nn.Module:
+def model_covering(model: str, factor: float | None) -> str:
+    """The name of a model by which frames can be made ``factor`` times as large, if need be by reducing its output.
+
+    Args:
+        model: as ``load_network`` takes it, or a family such as ``srgan``: of its models the next one above is taken.
+        factor: output size over input size; None takes the largest of a family.
+    """
+    family = sorted((info.scale, info.name) for info in shipped_models() if info.name == f"{model}-x{info.scale}")
+    covering = [name for scale, name in family if factor is not None and scale >= factor]
+    return covering[0] if covering else family[-1][1] if family else model
+
+
+def find_partner(model: str) -> Path:
+    """The pixel-trained generator from which an adversarial one was trained on: its ``detail`` is blended between both.
+
+    A shipped file names its partner; beside the weights of a run lies what ``vsr train`` kept of its first stage.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = find_weights(model)
+    if partner := read_info(path).about.get("pair"):
+        return find_weights(partner)
+    kept = path.with_name("pretrain.safetensors")
+    if kept.is_file() and kept != path:
+        return kept
+    raise UsageError(f"model {model!r} has one amount of detail: there is no pixel-trained partner to blend it with.")
+
+
+def blend(network: nn.Module, partner: nn.Module, detail: float) -> None:
+    """Interpolate weights in place: ``detail`` of the own, the rest of the partner's (Wang et al. 2018, ESRGAN).
+
+    Raises:
+        WeightsError: the two are not of one architecture.
+    """
+    own, other = network.state_dict(), partner.state_dict()
+    if {name: tensor.shape for name, tensor in own.items()} != {name: tensor.shape for name, tensor in other.items()}:
+        raise WeightsError("two generators of different architectures cannot be blended.")
+    network.load_state_dict(
+        {
+            name: torch.lerp(other[name], tensor, detail) if tensor.is_floating_point() else tensor
+            for name, tensor in own.items()
+        }
+    )
+
+
+def load_network(model: str | os.PathLike[str], *, scale: float | None = None, detail: float = 1) -> nn.Module:
     """Build a network and load its weights, in eval mode, in float32 on the CPU.
 
     Args:
         model: a built-in or shipped model's name, or the path of a weights file.
         scale: what the network has to scale by; None takes the model's own.
+        detail: how much of an adversarial model's texture, from 0 (that of its pixel-trained partner) to 1.
 
     Raises:
         UnknownModelError: no such model.
-        UsageError: the model has another scale.
+        UsageError: the model has another scale, or no partner for a detail below 1.
         WeightsError: the file is damaged or of another kind.
     """
     model = os.fspath(model)
     if model == "bicubic":
+        if detail != 1:
+            raise UsageError("model 'bicubic' has no detail to choose.")
         return Bicubic(scale=4 if scale is None else scale).eval()
     network = Identity() if model == "identity" else _load_file(find_weights(model), ARCHITECTURES)
     own_scale = cast(Network, network).scale
@@ -145,6 +194,10 @@ def load_network(model: str | os.PathLike[str], *, scale: float | None = None) -
         others = [info.name for info in shipped_models() if info.scale == scale]
         hint = f"Models for x{scale:g}: {', '.join([*others, 'bicubic'])}."
         raise UsageError(f"model {model!r} upscales by {own_scale}, not by {scale:g}. {hint}")
+    if detail != 1:
+        if model == "identity":
+            raise UsageError("model 'identity' has no detail to choose.")
+        blend(network, _load_file(find_partner(model), ARCHITECTURES), detail)
     return network.eval()
 
 

@@ -1,32 +1,38 @@
-"""One clip, from the input file to the output file."""
+"""One clip, from the input to the output."""
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import IO, Any
 
-from vsr.errors import FFmpegError, OutputError, UsageError
+from vsr.errors import InputError, OutputError
 from vsr.files import check_target
 from vsr.inference.engine import Engine, load_model
-from vsr.media.assemble import StreamPlan, assemble, container_of, plan_streams
-from vsr.media.codecs import CODECS, Container
-from vsr.media.encoder import VideoFormat, encoded_format
-from vsr.media.ffmpeg import check_names, find_program
-from vsr.media.pixels import layout_of
-from vsr.media.probe import ClipInfo, colour_of, probe
-from vsr.media.reader import decoded_format
+from vsr.media import animation
+from vsr.media.clip import ClipInfo
+from vsr.media.ffmpeg import check_names
+from vsr.media.pictures import find_pictures, is_picture_name, natural_order, probe_pictures, read_pictures
+from vsr.media.probe import probe
+from vsr.media.reader import Damage, Frame, read_frames
+from vsr.media.stills import is_animated
+from vsr.networks.weights import model_covering
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.segment import Conversion, upscale_segment
+from vsr.pipeline.outputs import cut_of, output_for
+from vsr.pipeline.plan import factor_of
+from vsr.pipeline.segment import upscale_frames
 
 logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class UpscaleProgress:
@@ -49,10 +55,11 @@ class UpscaleSummary:
         source: the input.
         target: the output.
         frames: frames read and written.
-        width: of the output, in pixels.
-        height: of the output, in pixels.
+        width: of the output, in pixels as coded.
+        height: of the output, in pixels as coded.
         seconds: wall time in all.
         streams: what became of each of the other streams, in words.
+        damage: what was wrong with the source, in words; empty where nothing was.
     """
 
     source: Path
@@ -62,6 +69,7 @@ class UpscaleSummary:
     height: int
     seconds: float
     streams: tuple[str, ...]
+    damage: str = ""
 
 
 def upscale(
@@ -74,11 +82,13 @@ def upscale(
     """Upscale a clip; its other streams, its metadata and every timestamp stay as they are.
 
     The output appears under its name when it is complete. An exception leaves nothing behind, with one exception: where
-    the other streams cannot be joined, the upscaled video alone is kept beside the target, as the message says.
+    the other streams cannot be joined, the upscaled video alone is kept beside the target, as the message says. A
+    damaged source raises nothing as long as one frame can be decoded: the summary says what was wrong.
 
     Args:
-        source: the clip.
-        target: the output, ``*.mp4``, ``*.mov``, ``*.m4v`` or ``*.mkv``.
+        source: a video, a picture, a folder of pictures, or a pattern such as ``frames/*.png``.
+        target: the output: a name with an ending of ``vsr.media.containers.CONTAINERS``, a picture, or a pattern of
+            pictures such as ``frames/%06d.png``.
         progress: called after each batch of frames.
         **options: the fields of ``UpscaleOptions``.
 
@@ -99,94 +109,87 @@ def upscale_clip(
 ) -> UpscaleSummary:
     """As ``upscale``, with the options built."""
     started = time.monotonic()
-    _check_target(source, target, options.overwrite)
-    container = container_of(target)
-    find_program()  # needed last, missed first
-    clip = probe(source)
-    streams = plan_streams(clip, container, audio=options.audio == "copy")
-    for plan in streams:
-        logger.log(logging.INFO if plan.action == "copy" else logging.WARNING, "%s: %s", source.name, plan)
-    engine = load_model(
-        options.model,
-        scale=options.scale,
-        device=options.device,
-        precision=options.precision,
-        tile_size=options.tile_size,
-    )
-    video, conversion = _plan_video(clip, engine, options)
+    check_names(source, target)
+    check_target(target, overwrite=options.overwrite, inputs=(source,))
+    clip = open_source(source, options)
+    output = output_for(clip, target, options)
+    engine = _engine_for(clip, options)
+    conversion = output.plan(engine.scale)
 
     def report(frames: int) -> None:
         if progress is not None:
             progress(UpscaleProgress(frames, clip.video.num_frames_estimated))
 
+    damage = Damage()
     with _job_folder(target) as folder:
-        encoded, assembled = folder / "video.mp4", folder / f"assembled{target.suffix}"
-        frames = upscale_segment(
-            clip, encoded, engine, conversion, CODECS[options.codec], options.encoder_options, video,
-            batch_size=options.batch_size or engine.batch_size(clip.video.height, clip.video.width), progress=report,
-        )  # fmt: skip
-        _assemble_or_keep(encoded, clip, streams, assembled, target, container)
-        _check_target(source, target, options.overwrite)  # hours may have passed
-        try:
-            assembled.replace(target)
-        except OSError as exc:
-            raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
-    seconds = time.monotonic() - started
-    return UpscaleSummary(source, target, frames, video.width, video.height, seconds, tuple(map(str, streams)))
+        with output.writer(folder) as writer:
+            frames = upscale_frames(
+                _frames_of(clip, options, damage), writer, engine, conversion, progress=report,
+                batch_size=options.batch_size or engine.batch_size(clip.video.height, clip.video.width),
+            )  # fmt: skip
+            if not frames:
+                raise InputError(f"{source} has no frame in the part that was asked for.")
+        output.complete(folder)
+    if damage:
+        logger.warning("%s is damaged: %s. %s is kept.", source, damage, target)
+    return UpscaleSummary(
+        source, target, frames, conversion.width, conversion.height, time.monotonic() - started,
+        tuple(map(str, output.streams)), str(damage),
+    )  # fmt: skip
 
 
-def _assemble_or_keep(
-    encoded: Path, clip: ClipInfo, streams: Sequence[StreamPlan], assembled: Path, target: Path, container: Container
-) -> None:
-    """Assemble; where that fails, the frames that were computed are kept beside the target."""
-    try:
-        assemble(encoded, clip, streams, assembled, container)
-    except FFmpegError as exc:
-        kept = target.with_name(f"{target.stem}.video-only.mp4")
-        encoded.replace(kept)
-        raise FFmpegError(f"{exc}. The upscaled video alone is kept as {kept}.") from exc
+def open_source(source: Path, options: UpscaleOptions) -> ClipInfo:
+    """A video, or pictures as one.
+
+    Raises:
+        InputError: it cannot be read, or holds neither.
+    """
+    if source.is_dir():
+        pictures = find_pictures(source)
+        if not pictures:
+            raise InputError(f"the folder {source} holds no pictures.")
+    elif not source.exists() and glob.has_magic(str(source)):
+        pictures = sorted((path for path in map(Path, glob.glob(str(source)))), key=natural_order)
+        if not pictures:
+            raise InputError(f"no file is called {source}.")
+    elif is_picture_name(source):
+        if source.suffix.lower() == ".webp" and is_animated(source):
+            return animation.probe_animation(source, max_pixels=options.max_pixels)
+        if is_animated(source):
+            return probe(source, max_pixels=options.max_pixels)
+        pictures = [source]
+    else:
+        return probe(source, max_pixels=options.max_pixels)
+    return probe_pictures(pictures, source, fps=options.fps, max_pixels=options.max_pixels)
 
 
-def _plan_video(clip: ClipInfo, engine: Engine, options: UpscaleOptions) -> tuple[VideoFormat, Conversion]:
-    video, codec = clip.video, CODECS[options.codec]
-    width, height = round(video.width * engine.scale), round(video.height * engine.scale)
-    decoded, source_layout = decoded_format(video)
-    encoded = encoded_format(codec, decoded)
-    target_layout = layout_of(encoded)
-    assert target_layout is not None
-    if not 1 <= min(width, height) <= max(width, height) <= codec.largest:
-        raise UsageError(
-            f"{clip.path} x{engine.scale:g} is {width}x{height}; 1 to {codec.largest} pixels can be written."
-        )
-    if (width & 1 and target_layout.subsampling_x) or (height & 1 and target_layout.subsampling_y):
-        raise UsageError(
-            f"{options.codec} in {encoded} cannot hold the odd size {width}x{height} of {clip.path} x{engine.scale:g}; "
-            "take another scale."
-        )
-    source_colour = colour_of(video, video.height)
-    # What vsr writes has its chroma where MPEG-2 and later have it.
-    target_colour = replace(colour_of(video, height), chroma_x="cosited", chroma_y="centred")
-    tags = replace(video.tags, range=2) if target_colour.full_range else video.tags
-    if source_layout.kind == "rgb" and target_layout.kind != "rgb":
-        target_colour = replace(target_colour, matrix="bt709", full_range=False)
-        tags = replace(tags, matrix=1, range=1)
-    return (
-        VideoFormat(
-            width=width,
-            height=height,
-            pix_fmt=encoded,
-            time_base=video.time_base,
-            rate=video.average_rate,
-            sample_aspect_ratio=video.sample_aspect_ratio,
-            tags=tags,
-        ),
-        Conversion(source_layout, source_colour, target_layout, target_colour),
+def _engine_for(clip: ClipInfo, options: UpscaleOptions) -> Engine:
+    factor = factor_of(clip.video, options)
+    return load_model(
+        model_covering(options.model, factor),
+        scale=factor if options.model == "bicubic" else None,
+        device=options.device,
+        precision=options.precision,
+        tile_size=options.tile_size,
+        detail=options.detail,
     )
 
 
-def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    check_names(source, target)
-    check_target(target, overwrite=overwrite, inputs=(source,))
+def _frames_of(clip: ClipInfo, options: UpscaleOptions, damage: Damage) -> Generator[Frame, None, None]:
+    cut = cut_of(clip, options)
+    start, end = (None if at is None else ceil(at / clip.video.time_base) for at in (cut.start, cut.end))
+    if clip.format == animation.FORMAT:
+        return animation.read_animation(clip, start=start, end=end)
+    if clip.pictures:
+        return read_pictures(clip, start=start, end=end, max_pixels=options.max_pixels)
+    video = clip.video
+    if video.interlaced:
+        fate = "upscaled as it lies, combing and all" if options.deinterlace == "no" else "deinterlaced"
+        logger.log(logging.WARNING if options.deinterlace == "no" else logging.INFO, "%s is %s.", clip.path, fate)
+    return read_frames(
+        clip.path, video, start=start, end=end, deinterlace=options.deinterlace, max_pixels=options.max_pixels,
+        damage=damage,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 from vsr.errors import UsageError, unknown_choices
 from vsr.media.codecs import CODECS
+from vsr.media.limits import MAX_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +21,24 @@ class UpscaleOptions:
         UsageError: values out of their range; all of them are reported at once.
     """
 
-    model: str = "srresnet-x4"
-    """A shipped model, ``bicubic``, ``identity``, or the path of a weights file."""
+    model: str = "srresnet"
+    """A shipped model, or a family of them, of which the next scale above is taken; ``bicubic``, ``identity``, or the
+    path of a weights file."""
     scale: float | None = None
     """Output size over input size; None takes the model's own."""
+    size: tuple[int, int] | None = None
+    """Width and height of the output as it is shown, whatever the input's proportions."""
+    height: int | None = None
+    """Height of the output as it is shown; the width follows."""
+    detail: float = 1.0
+    """How much of an adversarial model's texture: 0 is its pixel-trained partner, faithful and soft."""
+    start: Fraction | None = None
+    """Seconds from the clip's beginning; what is shown earlier is left out."""
+    end: Fraction | None = None
+    """Seconds from the clip's beginning; what is shown then or later is left out."""
+    deinterlace: Literal["auto", "yes", "no"] = "auto"
+    """``auto``: frames that the clip flags as interlaced. ``yes``: all frames. ``no``: none, fields are upscaled as
+    they lie."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
@@ -30,39 +47,73 @@ class UpscaleOptions:
     """Largest edge of a tile in LR pixels; None: what fits into memory; 0: never tile."""
     batch_size: int | None = None
     """Frames at once; None: what pays."""
-    codec: str = "h264"
-    """A key of ``vsr.media.codecs.CODECS``."""
+    codec: str | None = None
+    """A key of ``vsr.media.codecs.CODECS``, or any video encoder of libav; None takes the container's usual one."""
     crf: int | None = None
     """Constant rate factor: lower is better and larger; None takes the codec's default."""
     preset: str | None = None
     """The encoder's effort; None takes the codec's default."""
-    audio: Literal["copy", "none"] = "copy"
-    """``none`` leaves all audio out."""
+    pix_fmt: str | None = None
+    """libav's pixel format to encode; None: the one of the encoder's that loses least."""
+    encoder: Mapping[str, str] = field(default_factory=dict)
+    """More options of the encoder, by libav's names."""
+    audio: str = "copy"
+    """``copy``: as it is, converted only where the container cannot hold it; ``none``: left out; else the encoder of
+    libav's to convert it by, such as ``aac``."""
+    fps: Fraction = Fraction(25)
+    """Frames a second of a folder of pictures."""
+    max_pixels: int = MAX_PIXELS
+    """Of an input frame: what says that it is larger is refused unread."""
+    tolerant: bool = False
+    """Damage to the input does not count as a failure."""
     overwrite: bool = False
     """Replace an existing output."""
 
     def __post_init__(self) -> None:
-        wrong = unknown_choices(self)
-        if self.scale is not None and not 0 < self.scale < math.inf:
-            wrong.append(f"the scale must be positive and finite, got {self.scale}")
+        wrong = unknown_choices(self) + self._wrong_sizes() + self._wrong_encoding()
+        if not 0 <= self.detail <= 1:
+            wrong.append(f"the detail lies in [0, 1], got {self.detail:g}")
+        if self.start is not None and self.start < 0:
+            wrong.append(f"the start must not be negative, got {float(self.start):g}")
+        if self.end is not None and self.end <= (self.start or 0):
+            wrong.append(f"the end must lie behind the start, got {float(self.start or 0):g} to {float(self.end):g}")
         if self.tile_size is not None and self.tile_size < 0:
             wrong.append(f"the tile size must not be negative, got {self.tile_size}")
         if self.batch_size is not None and self.batch_size < 1:
             wrong.append(f"the batch size must be at least 1, got {self.batch_size}")
-        codec = CODECS.get(self.codec)
-        if codec is None:
-            wrong.append(f"no codec is called {self.codec!r}: take {', '.join(CODECS)}")
-        else:
-            least, most = codec.crf_range
-            if self.crf is not None and not least <= self.crf <= most:
-                wrong.append(f"the crf of {self.codec} lies in {least}..{most}, got {self.crf}")
-            if self.preset is not None and self.preset not in codec.presets:
-                wrong.append(f"{self.codec} has no preset {self.preset!r}: take {', '.join(codec.presets)}")
+        if not 0 < self.fps <= 1000:
+            wrong.append(f"frames a second lie above 0 and up to 1000, got {float(self.fps):g}")
+        if self.max_pixels < 1:
+            wrong.append(f"max_pixels must be at least 1, got {self.max_pixels}")
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
 
-    @property
-    def encoder_options(self) -> dict[str, str]:
+    def _wrong_sizes(self) -> list[str]:
+        wrong = []
+        if sum(chosen is not None for chosen in (self.scale, self.size, self.height)) > 1:
+            wrong.append("scale, size and height exclude each other")
+        if self.scale is not None and not 0 < self.scale < math.inf:
+            wrong.append(f"the scale must be positive and finite, got {self.scale}")
+        if min((1 if self.height is None else self.height, *(self.size or ()))) < 1:
+            wrong.append(f"sizes must be at least 1 pixel, got {self.size or self.height}")
+        return wrong
+
+    def _wrong_encoding(self) -> list[str]:
+        wrong = []
+        name, codec = self.codec or "h264", CODECS.get(self.codec or "h264")
+        if self.crf is not None:
+            if codec is None or codec.crf_range is None:
+                wrong.append(f"{name} takes no crf; its own options go by -x KEY=VALUE")
+            elif self.codec is not None and not codec.crf_range[0] <= self.crf <= codec.crf_range[1]:
+                wrong.append(f"the crf of {name} lies in {codec.crf_range[0]}..{codec.crf_range[1]}, got {self.crf}")
+        if self.preset is not None:
+            if codec is None or not codec.presets:
+                wrong.append(f"{name} takes no preset; its own options go by -x KEY=VALUE")
+            elif self.codec is not None and self.preset not in codec.presets:
+                wrong.append(f"{name} has no preset {self.preset!r}: take {', '.join(codec.presets)}")
+        return wrong
+
+    def encoder_options(self, preset_option: str) -> dict[str, str]:
         """What was chosen for the encoder, by libav's names."""
-        chosen = {"crf": self.crf, "preset": self.preset}
-        return {name: str(value) for name, value in chosen.items() if value is not None}
+        chosen = {"crf": self.crf, preset_option: self.preset}
+        return {name: str(value) for name, value in chosen.items() if value is not None} | dict(self.encoder)

@@ -1,61 +1,52 @@
-"""A run of frames: decoded, upscaled and encoded into a file of its own, the three at the same time."""
+"""A run of frames: decoded, upscaled and encoded, the three at the same time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, islice
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
-from vsr.imaging.colour import ColourSpec, PixelLayout, planes_to_rgb, rgb_to_planes
+from vsr.imaging.colour import alpha_of, alpha_to_plane, planes_to_rgb, rgb_to_planes
+from vsr.imaging.resize import resize_bicubic
 from vsr.inference.engine import Engine
-from vsr.media.codecs import Codec
-from vsr.media.encoder import Encoder, VideoFormat
-from vsr.media.probe import ClipInfo
-from vsr.media.reader import Frame, read_frames
+from vsr.media.reader import Frame
 from vsr.pipeline.flow import Ahead, Behind
+from vsr.pipeline.plan import Conversion
 
 QUEUE_BYTES = 128 << 20
 """What may wait on either side of the network: about forty frames of 1080p."""
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """How the code values change on their way: as decoded, to RGB, and as the encoder takes them."""
+class FrameWriter(Protocol):
+    """What takes frames: an encoder, or a writer of pictures."""
 
-    source: PixelLayout
-    source_colour: ColourSpec
-    target: PixelLayout
-    target_colour: ColourSpec
+    def write(self, frame: Frame) -> None:
+        """Write one frame, whose timestamp is greater than the last."""
 
 
-def upscale_segment(
-    clip: ClipInfo,
-    target: Path,
+def upscale_frames(
+    frames: Generator[Frame, None, None],
+    writer: FrameWriter,
     engine: Engine,
     conversion: Conversion,
-    codec: Codec,
-    codec_options: dict[str, str],
-    video: VideoFormat,
     *,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Upscale all frames of a clip into a file with the video stream alone.
+    """Upscale frames and write them.
 
     Args:
-        clip: the source.
-        target: the file to write.
+        frames: decoded frames; read in a thread of their own, and closed.
+        writer: gets the upscaled ones, in a thread of their own.
         engine: what upscales.
-        conversion: layouts and colours of both ends.
-        codec: what to encode with.
-        codec_options: libav's options for it.
-        video: what the encoded frames are like, but for the display matrix, which the first frame brings.
+        conversion: layouts, colours and sizes of both ends.
         batch_size: frames at once.
-        progress: called with the number of frames handed to the encoder.
+        progress: called with the number of frames handed to the writer.
 
     Returns:
         the number of frames written.
@@ -64,30 +55,50 @@ def upscale_segment(
         VsrError: whatever ends the reading, the computing or the writing.
     """
     done = 0
-    frames = read_frames(clip.path, clip.video)
-    with Ahead(frames, max_bytes=QUEUE_BYTES, name="vsr-decode") as decoded:
-        first = next(decoded)
-        video = replace(video, display_matrix=first.display_matrix)
-        with (
-            Encoder(target, codec, codec_options, video) as encoder,
-            Behind(encoder.write, max_bytes=QUEUE_BYTES, name="vsr-encode") as encoded,
-        ):
-            rest = chain([first], decoded)
-            while batch := list(islice(rest, batch_size)):
-                for frame in _upscale_batch(batch, engine, conversion):
-                    encoded.put(frame)
-                    done += 1
-                if progress is not None:
-                    progress(done)
+    with (
+        Ahead(frames, max_bytes=QUEUE_BYTES, name="vsr-decode") as decoded,
+        Behind(writer.write, max_bytes=QUEUE_BYTES, name="vsr-encode") as encoded,
+    ):
+        while batch := list(islice(decoded, batch_size)):
+            for frame in _upscale_batch(batch, engine, conversion):
+                encoded.put(frame)
+                done += 1
+            if progress is not None:
+                progress(done)
     return done
 
 
+@torch.inference_mode()
 def _upscale_batch(batch: Sequence[Frame], engine: Engine, conversion: Conversion) -> Iterator[Frame]:
     """The frames of a batch, upscaled; planes cross to the device and back once, as they are stored."""
     stacked = (np.stack(planes) for planes in zip(*(frame.planes for frame in batch), strict=True))
     decoded = [torch.from_numpy(planes).to(engine.device) for planes in stacked]
-    lr = planes_to_rgb(decoded, conversion.source, conversion.source_colour)
-    sr = rgb_to_planes(engine(lr), conversion.target, conversion.target_colour)
-    planes = [plane.cpu().numpy() for plane in sr]
+    turn = conversion.orientation.upright
+    sr = _fit(engine(turn(planes_to_rgb(decoded, conversion.source, conversion.source_colour))), conversion)
+    upscaled = rgb_to_planes(sr, conversion.target, conversion.target_colour)
+    if conversion.target.alpha:
+        upscaled.append(_alpha(decoded, sr, conversion))
+    planes = [plane.cpu().numpy() for plane in upscaled]
     for index, frame in enumerate(batch):
         yield Frame(tuple(plane[index] for plane in planes), frame.pts, frame.duration)
+
+
+def _fit(sr: Tensor, conversion: Conversion) -> Tensor:
+    """(N, 3, H, W) at the engine's size -> at the size to encode."""
+    height, width = conversion.height, conversion.width
+    rows, columns = height - sr.shape[-2], width - sr.shape[-1]
+    if not rows and not columns:
+        return sr
+    if conversion.padded:
+        return functional.pad(sr, (0, columns, 0, rows), mode="replicate")
+    return resize_bicubic(sr, height, width)
+
+
+def _alpha(decoded: Sequence[Tensor], sr: Tensor, conversion: Conversion) -> Tensor:
+    """The alpha plane, by bicubic: no network has learnt what it means. Opaque where the source has none."""
+    alpha = alpha_of(decoded, conversion.source)
+    if alpha is None:
+        alpha = sr.new_ones((len(sr), 1, conversion.height, conversion.width))
+    else:
+        alpha = resize_bicubic(conversion.orientation.upright(alpha), conversion.height, conversion.width)
+    return alpha_to_plane(alpha.clamp_(0, 1), conversion.target)

@@ -77,9 +77,12 @@ class Batches:
         with closing(ahead(self._make, steps, workers=self._workers)) as made:
             for lr, hr in made:
                 hr = _on(self._device, hr)
-                yield (reduce(hr, self._recipe.scale) if lr is None else _on(self._device, lr)).contiguous(
-                    memory_format=torch.channels_last
-                ), hr
+                yield (
+                    (reduce(hr, self._recipe.scale) if lr is None else _on(self._device, lr)).contiguous(
+                        memory_format=torch.channels_last
+                    ),
+                    hr,
+                )
 
     def _make(self, step: int) -> tuple[Tensor | None, Tensor]:
         """uint8 LR, None where it is made of HR on the device, and uint8 HR."""

@@ -156,9 +156,7 @@ def _out_of_memory_explained(fabric: Fabric, options: TrainOptions) -> Iterator[
         ) from exc
 
 
-def _enter(
-    game: Game, options: TrainOptions, lengths: Mapping[StageName, int], fingerprint: str
-) -> list[StageName]:
+def _enter(game: Game, options: TrainOptions, lengths: Mapping[StageName, int], fingerprint: str) -> list[StageName]:
     """Bring a run to where it starts or goes on; returns the stages that lie ahead, with the one that it stands in."""
     wanted = options.stages
     if not options.resume:
@@ -184,9 +182,7 @@ def _enter(
     return ahead
 
 
-def _run_stage(
-    game: Game, batches: Batches, length: int, watch: Watch | None, should_stop: Callable[[], bool]
-) -> bool:
+def _run_stage(game: Game, batches: Batches, length: int, watch: Watch | None, should_stop: Callable[[], bool]) -> bool:
     """The updates that a stage has still before it; returns whether it was asked to stop."""
     schedule, milestones = SCHEDULES[game.weights.schedule], game.weights.milestones
     with closing(batches.stream(range(game.step, game.step + length - game.stage_step))) as stream:

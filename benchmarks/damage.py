@@ -1,0 +1,312 @@
+"""What damaged clips do to ``vsr upscale``: a seeded sweep of mutations, each in a process of its own.
+
+    python benchmarks/damage.py CLIPS [--count 300] [--seed 1] [--only K ...] [--show COLUMN ...]
+
+CLIPS is the folder ``clips`` of the test data. Five of its clips, each of another container and codec, are damaged in
+turn in nine ways; the damaged clips of the folder follow. A damaged clip must give all frames that can be decoded, or
+be refused in one sentence, and nothing else may happen: exit code 0 or 1, no traceback, no hang over 20 s, less than
+2 GiB of memory, no thread, process or file left, the clip untouched. What can be decoded is what the ffmpeg program
+decodes.
+
+One warm process has imported all that the command needs, and forks for each mutation; so the time is the command's
+without its imports, and the memory is with what they took. Exit code 1 where anything failed. ``--only K`` repeats
+mutation K of the same seed and shows all that it said.
+
+The columns: *ok* ended without a word of damage, *warned* of it, *refused* left no output, *failed* broke a rule above.
+*unsaid* are those that ended without such a word though the ffmpeg program complained or found fewer frames than in the
+clip before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads would start with the import, and this process forks
+
+from vsr.cli import main as command
+from vsr.cli.upscale import upscale
+from vsr.media.ffmpeg import find_program
+
+MUTATIONS = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "mutations.py"))
+KINDS: tuple[str, ...] = tuple(MUTATIONS["KINDS"])
+mutate: Callable[[bytes, str, str], bytes] = MUTATIONS["mutate"]
+
+CLIPS = {
+    "bbb_176x144_128kbps_15fps_h263.3gp": ["--model", "identity"],
+    "bear-vp9-odd-dimensions.webm": ["--model", "bicubic", "--scale", "2"],  # h264 holds no odd size
+    "sample_h262_mpeg_audio.ts": ["--model", "identity"],
+    "vfr_irregular.mkv": ["--model", "identity"],
+    "iibbibb_editlist_videoonly.mp4": ["--model", "identity"],
+}
+DAMAGED = ("truncated_60pct.mkv", "bitflips40.ts", "sample_mdat_too_long.mp4", "zero_bytes.mp4", "random_4k.mp4")
+
+SECONDS, DAMAGED_SECONDS, MEBIBYTES = 20, 60, 2048
+"""Limits. The damaged clips of the folder are longer than those that are mutated."""
+
+COLUMNS = ("ok", "unsaid", "warned", "refused", "failed")
+
+KNOWN = {name for parameter in upscale.params for name in parameter.opts}
+"""The options of the command."""
+
+THREADS_LEFT = 99
+"""Exit code of a fork whose command left a thread running."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A damaged clip.
+
+    Attributes:
+        number: what ``--only`` takes.
+        kind: of the damage.
+        clip: the name of the file.
+        content: its bytes.
+        whole: the clip before; None where it was found damaged.
+        arguments: of the command.
+        seconds: how long it may take.
+    """
+
+    number: int
+    kind: str
+    clip: str
+    content: bytes
+    whole: Path | None
+    arguments: tuple[str, ...]
+    seconds: float = SECONDS
+
+
+@dataclass
+class Ending:
+    """How a process ended: wall seconds, largest resident memory in MiB, exit code or minus the signal."""
+
+    code: int
+    seconds: float
+    peak_mib: float
+    stderr: str
+    complaints: list[str] = field(default_factory=list)
+    """The rules that were broken; or what was left unsaid."""
+
+
+def cases(clips: Path, seed: int, count: int) -> Iterator[Case]:
+    """The mutations, clip by clip in turn and kind by kind, then the clips that are damaged already."""
+    names = list(CLIPS)
+    for number in range(count):
+        name, kind = names[number % len(names)], KINDS[number // len(names) % len(KINDS)]
+        content = mutate((clips / name).read_bytes(), kind, f"{seed}/{number}")
+        yield Case(number, kind, name, content, clips / name, _arguments(CLIPS[name], number))
+    for number, name in enumerate(DAMAGED, start=count):
+        content, arguments = (clips / name).read_bytes(), _arguments(["--model", "identity"], number)
+        yield Case(number, "as found", name, content, None, arguments, DAMAGED_SECONDS)
+
+
+def _arguments(model: list[str], number: int) -> tuple[str, ...]:
+    effort = ["-x", "preset=ultrafast"] if "-x" in KNOWN else ["--preset", "ultrafast"]
+    tolerant = ["--tolerant"] if "--tolerant" in KNOWN and number % 2 else []
+    return (*model, "--device", "cpu", *effort, *tolerant)
+
+
+def run_forked(case: Case, folder: Path, log: Path) -> Ending:
+    """Run the command in a fork of this process, which is killed where it takes too long or too much."""
+    arguments = ["upscale", str(folder / case.clip), "-o", str(folder / "out.mp4"), *case.arguments]
+    started = time.monotonic()
+    child = os.fork()
+    if not child:
+        _become_the_command(arguments, log)
+    complaints: list[str] = []
+    while True:
+        ended, status, usage = os.wait4(child, os.WNOHANG)
+        if ended:
+            break
+        if not complaints and time.monotonic() - started > case.seconds:
+            complaints.append(f"hung over {case.seconds:g} s")
+            os.kill(child, signal.SIGABRT)  # faulthandler says where
+        elif not complaints and _resident_mib(child) > MEBIBYTES:
+            complaints.append(f"over {MEBIBYTES} MiB")
+            os.kill(child, signal.SIGABRT)
+        elif complaints and time.monotonic() - started > case.seconds + 2:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.005)
+    seconds, peak = time.monotonic() - started, usage.ru_maxrss / 1024
+    if peak > MEBIBYTES and not complaints:
+        complaints.append(f"over {MEBIBYTES} MiB")
+    try:
+        os.killpg(child, signal.SIGKILL)  # its session: all that it started
+        complaints.append("left a process")
+    except ProcessLookupError:
+        pass
+    return Ending(os.waitstatus_to_exitcode(status), seconds, peak, log.read_text(errors="replace"), complaints)
+
+
+def _resident_mib(process: int) -> float:
+    try:
+        pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * resource.getpagesize() / 2**20
+
+
+def _become_the_command(arguments: list[str], log: Path) -> NoReturn:
+    code: object = 1
+    try:
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        null = os.open(os.devnull, os.O_RDWR)
+        said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        for target, opened in ((0, null), (1, null), (2, said)):
+            os.dup2(opened, target)
+        faulthandler.enable(sys.__stderr__ or 2)
+        try:
+            command.main(arguments, "vsr")
+        except SystemExit as exc:
+            code = exc.code
+        if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+            code = THREADS_LEFT
+        sys.stderr.flush()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(code if isinstance(code, int) else 0)
+
+
+def decoded(clip: Path) -> tuple[int, str]:
+    """Frames of the first video stream that the ffmpeg program decodes, and the first of its complaints."""
+    return _framehash(clip, "-fps_mode", "passthrough")
+
+
+def _framehash(clip: Path, *options: str) -> tuple[int, str]:
+    words = ["-nostdin", "-v", "error", "-i", f"file:{clip}", "-map", "0:V:0?", *options, "-f", "framehash", "-"]
+    try:
+        done = subprocess.run([find_program(), *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return 0, "no end in 60 s"
+    frames = sum(not row.startswith(b"#") for row in done.stdout.splitlines())
+    return frames, done.stderr.decode("utf-8", "replace").partition("\n")[0]
+
+
+def judge(case: Case, ending: Ending, folder: Path) -> str:
+    """The column of the table; ``ending.complaints`` gains the rules that were broken."""
+    complaints, lines = ending.complaints, ending.stderr.splitlines()
+    last = lines[-1] if lines else ""
+    if ending.code == THREADS_LEFT:
+        complaints.append("left a thread")
+    elif ending.code < 0 and not complaints:
+        complaints.append(f"died of {signal.Signals(-ending.code).name}")
+    elif ending.code not in (0, 1) and not complaints:
+        complaints.append(f"exit code {ending.code}")
+    if "Traceback" in ending.stderr or "a bug, please report it" in ending.stderr:
+        complaints.append("a traceback")
+    elif strange := [line for line in lines if not line.startswith("vsr: ")]:
+        complaints.append(f"said {strange[0]!r}" if ending.code >= 0 else "said more")
+    if ending.code == 1 and not (case.clip in last or "out." in last):
+        complaints.append("no sentence that names the file")
+    if (folder / case.clip).read_bytes() != case.content:
+        complaints.append("changed the clip")
+    left = {path.name for path in folder.iterdir()} - {case.clip}
+    if forgotten := {name for name in left if name != "out.mp4" and name not in last}:
+        complaints.append(f"left {', '.join(sorted(forgotten))}")
+    return _judge_frames(case, ending, folder, left, lines)
+
+
+def _judge_frames(case: Case, ending: Ending, folder: Path, left: set[str], lines: list[str]) -> str:
+    complaints = ending.complaints
+    there, complaint = decoded(folder / case.clip)
+    written = _framehash(folder / "out.mp4", "-c", "copy")[0] if "out.mp4" in left else 0
+    if ending.code == 0 and not written:
+        complaints.append("exit code 0 without an output")
+    elif ending.code == 1 and not left and there:
+        complaints.append(f"refused, though {there} frames can be decoded")
+    elif written and written < there:
+        complaints.append(f"{written} of {there} frames")
+    told = [line for line in lines if "damaged" in line]
+    if told and left and ending.code != (0 if "--tolerant" in case.arguments else 1) and "--tolerant" in KNOWN:
+        complaints.append(
+            f"exit code {ending.code} {'with' if '--tolerant' in case.arguments else 'without'} --tolerant"
+        )
+    if complaints:
+        return "failed"
+    if ending.code == 1:
+        return "warned" if left else "refused"
+    before = decoded(case.whole)[0] if case.whole else 0
+    if not told and (complaint or there < before):
+        complaints.append(f"{there} of {before or 'unknown'} frames; {complaint}")
+        return "unsaid"
+    return "warned" if told else "ok"
+
+
+def show(case: Case, ending: Ending, verdict: str, verbose: bool) -> None:
+    """A line for a mutation, and the last that it said; or all of that."""
+    print(f"--only {case.number}: {case.kind}, {case.clip}: {verdict}: {'; '.join(ending.complaints)}")
+    for line in ending.stderr.splitlines()[0 if verbose else -1 :]:
+        print(f"    {line if verbose else line[:300]}", flush=True)
+
+
+def warm_up() -> None:
+    """Import what the command imports on its way, so that no fork does."""
+    import av  # noqa: F401
+    import torch
+    import tqdm  # noqa: F401
+
+    import vsr.pipeline.job  # noqa: F401
+
+    torch.set_num_interop_threads(1)
+    if len(list(Path("/proc/self/task").iterdir())) > 1:
+        raise SystemExit("an import has started a thread: a fork would not be what the command is")
+
+
+def main() -> None:
+    """Print the failures as they come, and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=int, nargs="+", metavar="K")
+    parser.add_argument("--show", nargs="+", default=["failed"], choices=COLUMNS)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for the clips that fail")
+    options = parser.parse_args()
+    warm_up()
+    table: dict[str, Counter[str]] = {kind: Counter() for kind in (*KINDS, "as found")}
+    slowest, largest = (0.0, ""), (0.0, "")
+    for case in cases(options.clips, options.seed, options.count):
+        if options.only and case.number not in options.only:
+            continue
+        with tempfile.TemporaryDirectory(prefix="damage-") as outer:
+            folder = Path(outer) / "run"
+            folder.mkdir()
+            (folder / case.clip).write_bytes(case.content)
+            ending = run_forked(case, folder, Path(outer) / "stderr")
+            verdict = judge(case, ending, folder)
+        if options.only or verdict in options.show:
+            show(case, ending, verdict, bool(options.only))
+        if options.keep and verdict == "failed":
+            options.keep.mkdir(exist_ok=True)
+            (options.keep / f"{options.seed}-{case.number}-{case.clip}").write_bytes(case.content)
+        table[case.kind][verdict] += 1
+        slowest = max(slowest, (ending.seconds, f"--only {case.number}, {case.clip}"))
+        largest = max(largest, (ending.peak_mib, f"--only {case.number}, {case.clip}"))
+    print(f"{'':16}" + "".join(f"{column:>9}" for column in COLUMNS))
+    for kind, counts in table.items():
+        print(f"{kind:16}" + "".join(f"{counts[column]:9}" for column in COLUMNS))
+    print(f"slowest: {slowest[0]:.1f} s ({slowest[1]});  most memory: {largest[0]:.0f} MiB ({largest[1]})")
+    raise SystemExit(any(counts["failed"] for counts in table.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""What models are worth on compressed clips: how true, how perceptually close and how steady at x4.
+
+    python benchmarks/video_quality.py DATA --model video-x4 --model srgan-x4 [--lpips-weights FILE] [--frames 12]
+        [--crf 23 32] [--clip NAME ...]
+
+DATA holds ``clips`` and ``test/Set14``. Each reference clip is reduced to a quarter as MATLAB does, encoded by x264
+(preset medium, 4:2:0) at each CRF, and enlarged by each model and by bicubic. References and outputs are stored as
+lossless 4:4:4, so that only the first encoding counts. The measures are those of ``vsr eval`` on clips, and LPIPS as
+the mean over the frames. Still ratio is the change between frames where the reference is still, over that of bicubic;
+it is missing where nothing is still. Warping error is the change along the motion, beside that of the reference itself.
+Bicubic and anything else that blurs is steady without merit: compare steadiness between models that are equally sharp.
+
+The references are two real clips, which compression has been through already, and slow pans over pictures, which are
+untouched: what changes in these beside the motion comes from x264 and the upscaler. The pans go over pictures of Set14,
+as the large photographs in DATA were trained on, and the other test pictures are too small to move a window over.
+
+An x4 generator of 16 blocks runs at about 0.6 frames a second of 320x180 on two idle cores. The four references have
+the LR pixels of 1.6 such frames, so that 12 frames take about 35 s for each such model and CRF. With the measuring, two
+models at two CRFs took 2 minutes for 4 frames on two shared cores, and take about 6 for 12.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import vsr
+from vsr.evaluation.clips import identify, read_rgb
+from vsr.evaluation.report import Column, Table, to_markdown
+from vsr.imaging.resize import resize_as_matlab
+from vsr.media.images import read_picture, write_picture
+from vsr.networks.lpips import Lpips, load_lpips
+
+SCALE = 4
+MULTIPLE = 8
+"""Of the edges of a reference, so that those of LR are even, as 4:2:0 wants them."""
+PAN_STEP = (0.7, 2.6)
+"""HR pixels a frame downwards and to the right: 2.7 along the way, and a new phase of the LR grid in every frame."""
+PAN_WINDOW = (384, 480)
+"""Rows and columns."""
+BUNNY_START = 33
+"""A full picture, the rabbit moves before still grass, and 24 frames pass before one is shown twice."""
+CUT = 187
+"""The first frame of a new scene."""
+CUT_WIDTH = 632
+"""Columns; right of 640 the clip shows diagrams."""
+COLUMNS = (
+    Column("clip"),
+    Column("model"),
+    Column("PSNR-Y", "dB", 2, "higher"),
+    Column("LPIPS", "", 4, "lower"),
+    Column("VMAF", "", 2, "higher"),
+    Column("still ratio", "", 2, "lower"),
+    Column("warping error", "codes", 3, "lower"),
+    Column("reference's", "codes", 3),
+)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A reference clip without loss, and the folder of its LR pictures."""
+
+    name: str
+    hr: Path
+    lr_pictures: Path
+
+
+def excerpt(path: Path, first: int, num_frames: int, width: int | None = None) -> Iterator[Tensor]:
+    """Frames of a clip, uint8 (3, H, W) RGB, cut to the left ``width`` columns."""
+    with closing(read_rgb(identify(path))) as frames:
+        for frame in islice(frames, first, first + num_frames):
+            yield to_bytes(frame[0, :, :, :width])
+
+
+def around_cut(path: Path, num_frames: int) -> Iterator[Tensor]:
+    """Half of the frames before the cut, half behind it."""
+    return excerpt(path, CUT - num_frames // 2, num_frames, CUT_WIDTH)
+
+
+def pan(path: Path, num_frames: int) -> Iterator[Tensor]:
+    """A window that glides over a picture, uint8 (3, H, W) RGB.
+
+    The picture is moved by the phases of its spectrum, which leaves all frames equally sharp; an interpolating kernel
+    blurs by the fraction of a pixel, and that flickers. The picture is mirrored, so that opposite edges do not meet.
+
+    Raises:
+        ValueError: the window leaves the picture.
+    """
+    picture = torch.from_numpy(read_picture(path)).permute(2, 0, 1).double() / 255
+    height, width = picture.shape[-2:]
+    rows, columns = PAN_WINDOW
+    end = [size + step * (num_frames - 1) for size, step in zip(PAN_WINDOW, PAN_STEP, strict=True)]
+    if end[0] > height or end[1] > width:
+        raise ValueError(f"{num_frames} frames are too many for a pan over {path}, which is {width}x{height}")
+    mirrored = torch.cat([picture, picture.flip(-1)], -1)
+    mirrored = torch.cat([mirrored, mirrored.flip(-2)], -2)  # (3, 2 H, 2 W)
+    spectrum = torch.fft.rfft2(mirrored)
+    down = torch.fft.fftfreq(2 * height, dtype=torch.float64).unsqueeze(1)
+    right = torch.fft.rfftfreq(2 * width, dtype=torch.float64)
+    for number in range(num_frames):
+        phase = 2 * torch.pi * number * (PAN_STEP[0] * down + PAN_STEP[1] * right)
+        moved = torch.fft.irfft2(spectrum * torch.polar(torch.ones_like(phase), phase), s=mirrored.shape[-2:])
+        yield to_bytes(moved[:, :rows, :columns])
+
+
+def to_bytes(rgb: Tensor) -> Tensor:
+    """RGB (3, H, W) around [0, 1], cut at right and bottom to whole multiples, as uint8."""
+    height, width = (size // MULTIPLE * MULTIPLE for size in rgb.shape[-2:])
+    return (rgb[:, :height, :width].clamp(0, 1) * 255).round().byte()
+
+
+SHOTS: dict[str, tuple[str, Callable[[Path, int], Iterator[Tensor]]]] = {
+    "bunny": ("clips/bigbuckbunny.mp4", lambda path, num_frames: excerpt(path, BUNNY_START, num_frames)),
+    "cut": ("clips/scene_cuts.mp4", around_cut),
+    "pan over barbara": ("test/Set14/barbara.png", pan),
+    "pan over monarch": ("test/Set14/monarch.png", pan),
+}
+
+
+def make_shot(name: str, frames: Iterable[Tensor], folder: Path) -> Shot:
+    """Write a reference and its LR pictures below ``folder``."""
+    shot = Shot(name, folder / "hr.mkv", folder / "lr")
+    hr_pictures = folder / "hr"
+    for directory in (hr_pictures, shot.lr_pictures):
+        directory.mkdir(parents=True)
+    for number, hr in enumerate(frames):
+        lr = resize_as_matlab(hr, hr.shape[1] // SCALE, hr.shape[2] // SCALE)
+        for directory, picture in ((hr_pictures, hr), (shot.lr_pictures, lr)):
+            write_picture(directory / f"{number:06d}.png", picture.permute(1, 2, 0).numpy())
+    vsr.upscale(hr_pictures, shot.hr, model="identity", codec="ffv1", pix_fmt="yuv444p")
+    return shot
+
+
+def mean_lpips(output: Path, reference: Path, lpips: Lpips) -> float:
+    """Over all frames of two clips; what lies outside [0, 1] is clipped, as on a screen."""
+    device = next(lpips.features.parameters()).device
+    with closing(read_rgb(identify(output))) as srs, closing(read_rgb(identify(reference))) as hrs:
+        pairs = zip(srs, hrs, strict=True)
+        return fmean(lpips(*(each.clamp(0, 1).to(device) for each in pair)).item() for pair in pairs)
+
+
+def measure(
+    shot: Shot, crf: int, models: Sequence[str], lpips: Lpips, device: str, step: Callable[[], None]
+) -> list[Row]:
+    """A row for each model; ``step`` is called after each of them, and once more."""
+    with TemporaryDirectory(dir=shot.hr.parent) as folder:
+        lr = Path(folder) / "lr.mp4"
+        vsr.upscale(shot.lr_pictures, lr, model="identity", codec="h264", crf=crf, preset="medium", pix_fmt="yuv420p")
+        outputs = tuple(Path(folder) / f"{number}.mkv" for number in range(len(models)))
+        for model, output in zip(models, outputs, strict=True):
+            vsr.upscale(lr, output, model=model, scale=SCALE, device=device, codec="ffv1", pix_fmt="yuv444p")
+            step()
+        report = vsr.evaluate_videos(vsr.VideoEvalOptions(reference=shot.hr, outputs=outputs, lr=lr, max_unpaired=0))
+        distances = [mean_lpips(output, shot.hr, lpips) for output in outputs]
+        step()
+    rows: list[Row] = []
+    for model, score, distance in zip(models, report.outputs, distances, strict=True):
+        values = (
+            shot.name, model, score.psnr_y, distance, score.vmaf, score.still_ratio, score.warping_error,
+            score.reference_warping_error,
+        )  # fmt: skip
+        rows.append({column.name: value for column, value in zip(COLUMNS, values, strict=True)})
+    return rows
+
+
+def mean_row(rows: Sequence[Row], model: str) -> Row:
+    """The mean over the clips; of those that have a value."""
+    row: Row = {"clip": "mean", "model": model}
+    for column in COLUMNS[2:]:
+        values = [row[column.name] for row in rows if row["model"] == model]
+        values = [value for value in values if value is not None]
+        row[column.name] = fmean(values) if values else None
+    return row
+
+
+def verdict(means: Sequence[Row]) -> str:
+    """Whether the first model beats the others on LPIPS, and is steadier than the second; by the means."""
+    first, second = means[:2]
+    closest = min(means[1:], key=lambda row: row["LPIPS"])
+    beats = "beats" if first["LPIPS"] < closest["LPIPS"] else "does not beat"
+    measured = [name for name in ("still ratio", "warping error") if None not in (first[name], second[name])]
+    lower = [first[name] < second[name] for name in measured]
+    steadier = "is" if all(lower) else "is in part" if any(lower) else "is not"
+    figures = ", ".join(f"{name} {first[name]:.2f} to {second[name]:.2f}" for name in measured)
+    return (
+        f"{first['model']} {beats} all others on LPIPS ({first['LPIPS']:.4f} to {closest['LPIPS']:.4f} of "
+        f"{closest['model']}) and {steadier if measured else 'may be'} steadier than {second['model']} "
+        f"({figures or 'no transition measured'})"
+    )
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", action="append", required=True, help="of x4; may be repeated, the first is judged")
+    parser.add_argument("--lpips-weights", type=Path)
+    parser.add_argument("--frames", type=int, default=12, help="of each clip, 2 to 80")
+    parser.add_argument("--crf", type=int, nargs="+", default=[23, 32])
+    parser.add_argument("--clip", action="append", choices=tuple(SHOTS), help="instead of all; may be repeated")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    if not 2 <= options.frames <= 80:
+        parser.error(f"--frames lies in 2..80, got {options.frames}")
+    return options
+
+
+def main() -> None:
+    """Print a table for each CRF, and the verdicts."""
+    options = parse()
+    models = tuple(dict.fromkeys([*options.model, "bicubic"]))
+    lpips = load_lpips(options.lpips_weights)
+    names = options.clip or tuple(SHOTS)
+    verdicts = []
+    with TemporaryDirectory() as folder:
+        shots = []
+        for name in names:
+            path, frames_of = SHOTS[name]
+            shots.append(make_shot(name, frames_of(options.data / path, options.frames), Path(folder) / name))
+        for crf in options.crf:
+            with tqdm(total=len(shots) * (len(models) + 1), desc=f"CRF {crf}", leave=False) as bar:
+                run = partial(measure, crf=crf, models=models, lpips=lpips, device=options.device, step=bar.update)
+                rows = [row for shot in shots for row in run(shot)]
+            means = [mean_row(rows, model) for model in models]
+            about = {"cells": f"means over {options.frames} frames a clip, LR by x264 at CRF {crf}"}
+            print(to_markdown(Table(COLUMNS, (*rows, *means), about, ("clip",))))
+            verdicts.append(f"CRF {crf}: {verdict(means)}")
+    print("; ".join(verdicts) + ".")
+
+
+if __name__ == "__main__":
+    main()

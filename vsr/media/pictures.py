@@ -1,0 +1,185 @@
+"""Pictures as a clip: one, or a sequence of them, in and out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from vsr.errors import InputError, UsageError
+from vsr.imaging.colour import PixelLayout
+from vsr.media.clip import FULL, UNSPECIFIED, ClipInfo, ColourTags, VideoInfo
+from vsr.media.limits import MAX_PIXELS
+from vsr.media.reader import Frame
+from vsr.media.stills import STILL_ENDINGS, Still, holds, read_still, write_still
+
+PATTERN = re.compile(r"%0?\d*d")
+"""Where a name has its number: ``frames/%06d.png``."""
+
+
+def is_picture_name(path: Path) -> bool:
+    """Whether a name ends like that of a still picture."""
+    return path.suffix.lower() in STILL_ENDINGS
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a name stands for many pictures."""
+    return PATTERN.search(path.name) is not None
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """The still pictures of a folder, not of those in it, by their names, numbers in them as numbers."""
+    try:
+        found = [path for path in folder.iterdir() if is_picture_name(path) and path.is_file()]
+    except OSError as exc:
+        raise InputError(f"cannot read the folder {folder}: {exc.strerror}.") from exc
+    return sorted(found, key=natural_order)
+
+
+def natural_order(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts ``frame2`` before ``frame10``."""
+    parts = re.findall(r"\d+|\D+", path.name)
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
+
+
+def probe_pictures(
+    pictures: Sequence[Path], source: Path, *, fps: Fraction = Fraction(25), max_pixels: int = MAX_PIXELS
+) -> ClipInfo:
+    """What a sequence of pictures is as a clip; the first one decides its size and depth.
+
+    Args:
+        pictures: the files, in their order; at least one.
+        source: what messages call them.
+        fps: frames a second.
+        max_pixels: as ``read_still``.
+
+    Raises:
+        InputError: the first picture cannot be read.
+    """
+    first = read_still(pictures[0], max_pixels=max_pixels)
+    grey = first.is_grey and not first.has_alpha
+    kind = "gray" if grey else "gbrap" if first.has_alpha else "gbrp"
+    video = VideoInfo(
+        index=0,
+        codec=pictures[0].suffix.lower().lstrip("."),
+        width=first.width,
+        height=first.height,
+        pix_fmt=kind + ("16le" if first.bit_depth == 16 else ""),
+        time_base=1 / fps,
+        average_rate=fps,
+        num_frames_estimated=len(pictures),
+        sample_aspect_ratio=None,
+        tags=ColourTags(range=FULL, matrix=UNSPECIFIED if grey else 0),
+        duration=len(pictures),
+    )
+    return ClipInfo(source, video, (), pictures=tuple(pictures), icc=first.icc)
+
+
+def read_pictures(
+    clip: ClipInfo, *, start: int | None = None, end: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Generator[Frame, None, None]:
+    """The pictures as frames, in the layout of the clip's pixel format; picture n is shown at tick n.
+
+    Raises:
+        InputError: a picture cannot be read, or differs in size, depth, colour or alpha from the first.
+    """
+    video = clip.video
+    for number in range(start or 0, min(len(clip.pictures), len(clip.pictures) if end is None else end)):
+        path = clip.pictures[number]
+        still = read_still(path, max_pixels=max_pixels)
+        if (still.width, still.height) != (video.width, video.height):
+            raise InputError(
+                f"{path} is {still.width}x{still.height}, the first picture {video.width}x{video.height}: "
+                "pictures of one sequence have one size."
+            )
+        yield Frame(_as(video.pix_fmt, still, path), number, 1)
+
+
+def _as(pix_fmt: str, still: Still, path: Path) -> tuple[np.ndarray, ...]:
+    """Planes in the pixel format of the sequence: pictures of less find a place in it, those of more do not."""
+    planes = list(still.planes)
+    alpha = planes.pop() if still.has_alpha else None
+    deep = pix_fmt.endswith("16le")
+    if (still.bit_depth == 16 and not deep) or (alpha is not None and "a" not in pix_fmt.removeprefix("gra")):
+        raise InputError(f"{path} has more bits or an alpha channel, unlike the first picture; sort them apart.")
+    if pix_fmt.startswith("gray") and not still.is_grey:
+        raise InputError(f"{path} has colours, unlike the first picture; sort them apart.")
+    if pix_fmt.startswith("gb") and still.is_grey:
+        planes = planes * 3
+    if pix_fmt.startswith("gbrap"):
+        planes.append(np.full_like(planes[0], np.iinfo(planes[0].dtype).max) if alpha is None else alpha)
+    return tuple(plane.astype(np.uint16) * 257 if deep and plane.dtype == np.uint8 else plane for plane in planes)
+
+
+def picture_format(source: PixelLayout, target: Path) -> str:
+    """The pixel format in which a picture file holds frames best, by libav's name.
+
+    Raises:
+        UsageError: no known ending.
+    """
+    if not is_picture_name(target):
+        raise UsageError(f"cannot write {target}: pictures end in {', '.join(sorted(STILL_ENDINGS))}.")
+    depth, alpha = holds(target)
+    kind = "gray" if source.kind == "grey" else "gbrap" if source.alpha and alpha else "gbrp"
+    return kind + ("16le" if source.bit_depth > 8 and depth > 8 else "")
+
+
+class PictureWriter:
+    """Writes frames as pictures into a folder, from where they can be moved to their names.
+
+    Args:
+        folder: where they lie until they are complete.
+        target: a name, or one with a number in it such as ``frames/%06d.png``; numbers begin at 1.
+        layout: of the planes that are written, as ``picture_format`` says.
+        icc: a colour profile to write into each.
+    """
+
+    def __init__(self, folder: Path, target: Path, layout: PixelLayout, icc: bytes | None) -> None:
+        self._folder, self._target, self._layout, self._icc = folder, target, layout, icc
+        self.written: list[tuple[Path, Path]] = []
+        """Each file, and the name that it is to have."""
+
+    def write(self, frame: Frame) -> None:
+        """Write one frame.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        layout = self._layout
+        number = len(self.written) + 1
+        path = self._folder / f"{number:08}{self._target.suffix}"
+        still = Still(frame.planes, layout.kind == "grey", layout.alpha, 16 if layout.bit_depth > 8 else 8, self._icc)
+        write_still(path, still)
+        self.written.append((path, numbered(self._target, number)))
+
+    def __enter__(self) -> PictureWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing stays open."""
+
+
+def numbered(target: Path, number: int) -> Path:
+    """``frames/%06d.png`` and 7 -> ``frames/000007.png``; a name without a pattern stays."""
+    found = PATTERN.search(target.name)
+    if found is None:
+        return target
+    return target.with_name(target.name[: found.start()] + found[0] % number + target.name[found.end() :])
+
+
+def existing(target: Path) -> Iterable[Path]:
+    """Files that a name stands for already, or those that a pattern's numbers do."""
+    found = PATTERN.search(target.name)
+    if found is None:
+        yield from (path for path in [target] if path.exists())
+        return
+    if not target.parent.is_dir():
+        return
+    own = re.compile(re.escape(target.name[: found.start()]) + r"\d+" + re.escape(target.name[found.end() :]))
+    yield from (path for path in target.parent.iterdir() if own.fullmatch(path.name))

@@ -1,0 +1,192 @@
+"""The two kinds of output: a clip in a container, and pictures."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from vsr.errors import FFmpegError, OutputError, UsageError
+from vsr.files import check_target
+from vsr.media.assemble import WHOLE, Cut, StreamPlan, assemble, plan_streams
+from vsr.media.clip import ClipInfo
+from vsr.media.codecs import CODECS, Codec
+from vsr.media.containers import Container, container_of, holds
+from vsr.media.encoder import Encoder, VideoFormat, check_encoder
+from vsr.media.encoders import codec_named, format_of
+from vsr.media.ffmpeg import find_program
+from vsr.media.pictures import PictureWriter, existing, is_pattern, is_picture_name, picture_format
+from vsr.media.pixels import has_alpha, layout_of
+from vsr.media.reader import decoded_format
+from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.plan import Conversion, plan_video
+from vsr.pipeline.segment import FrameWriter
+
+logger = logging.getLogger(__name__)
+
+
+class FrameContext(FrameWriter, AbstractContextManager["FrameContext"], Protocol):
+    """A writer that is opened and closed by ``with``."""
+
+
+class Output(Protocol):
+    """What a job has to know of the thing it makes."""
+
+    streams: tuple[StreamPlan, ...]
+    """What becomes of the source's other streams."""
+
+    def plan(self, scale: float) -> Conversion:
+        """What the frames become, with an engine of that scale; refuses what cannot be written."""
+
+    def writer(self, folder: Path) -> FrameContext:
+        """Takes the frames, and keeps them in a folder of the job's."""
+
+    def complete(self, folder: Path) -> None:
+        """The finished output under its name, from what the writer left."""
+
+
+class ClipOutput:
+    """A file with the upscaled video and the other streams of the source.
+
+    Raises:
+        UsageError: the container cannot hold the codec, or this build of libav has no such encoder.
+        FFmpegError: there is no ffmpeg program.
+    """
+
+    def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
+        find_program()  # needed last, missed first
+        self._clip, self._target, self._container = clip, target, container_of(target)
+        self._options = replace(options, codec=_codec_for(self._container, target, options))
+        if self._container.muxer == "gif":  # a palette is made of whole pixels
+            self._options = replace(self._options, pix_fmt="bgra" if has_alpha(clip.video.pix_fmt) else "bgr0")
+        assert self._options.codec is not None
+        self._codec = codec_named(self._options.codec)
+        self._video: VideoFormat | None = None
+        self.streams = tuple(plan_streams(clip, self._container, audio=options.audio))
+        for plan in self.streams:
+            logger.log(logging.INFO if plan.action == "copy" else logging.WARNING, "%s: %s", clip.path.name, plan)
+
+    def plan(self, scale: float) -> Conversion:
+        """As ``Output``; the encoder is tried out."""
+        video, conversion = plan_video(self._clip, self._codec, self._options, scale, turns=self._container.turns)
+        if self._container.one_rate:
+            logger.warning("%s: an AVI has one frame rate; frames at other times come at the next tick.", self._target)
+        self._encoder_options = self._options.encoder_options(self._codec.preset_option)
+        if self._container.one_rate:
+            self._encoder_options.setdefault("bf", "0")  # its frames have no timestamps to be reordered by
+        check_encoder(self._codec, self._encoder_options, video)
+        self._video = video
+        return conversion
+
+    def writer(self, folder: Path) -> FrameContext:
+        """As ``Output``."""
+        assert self._video is not None, "plan comes first"
+        return Encoder(folder / "video.mp4", self._codec, self._encoder_options, self._video)
+
+    def complete(self, folder: Path) -> None:
+        """As ``Output``; where the streams cannot be joined, the video alone is kept beside the target."""
+        encoded, assembled = folder / "video.mp4", folder / f"assembled{self._target.suffix}"
+        try:
+            assemble(
+                encoded, self._clip, self.streams, assembled, self._container,
+                encoded=self._video, cut=cut_of(self._clip, self._options),
+            )  # fmt: skip
+        except FFmpegError as exc:
+            kept = self._target.with_name(f"{self._target.stem}.video-only.mp4")
+            encoded.replace(kept)
+            raise FFmpegError(f"{exc}. The upscaled video alone is kept as {kept}.") from exc
+        # Hours may have passed since the first look.
+        check_target(self._target, overwrite=self._options.overwrite, inputs=(self._clip.path,))
+        publish(assembled, self._target)
+
+
+class PictureOutput:
+    """Still pictures: one, or one for each frame.
+
+    Raises:
+        UsageError: one name for many frames.
+        OutputError: pictures of such names exist already, or are inputs.
+    """
+
+    def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
+        self._clip, self._target, self._options = clip, target, options
+        if not is_pattern(target) and not _one_frame(clip):
+            raise UsageError(f"{target} is one picture; for all frames name a pattern such as %06d{target.suffix}.")
+        inputs = {picture.resolve() for picture in clip.pictures}
+        for there in existing(target):
+            if there.resolve() in inputs:
+                raise OutputError(f"{there} is one of the inputs; give the output another name.")
+            if not options.overwrite:
+                raise OutputError(f"{there} exists already; --overwrite replaces it.")
+        _, layout = decoded_format(clip.video)
+        self._format = picture_format(layout, target)
+        # Pictures are as large as memory allows; a codec of that name has no limits of its own.
+        self._codec = Codec("rawvideo", alpha=True, sizes="any", largest=1 << 20)
+        self.streams = tuple(StreamPlan(stream, "drop", reason="pictures hold none") for stream in clip.others)
+        for plan in self.streams:
+            logger.warning("%s: %s", clip.path.name, plan)
+
+    def plan(self, scale: float) -> Conversion:
+        """As ``Output``."""
+        options = replace(self._options, codec=None, pix_fmt=None)
+        _, conversion = plan_video(self._clip, self._codec, options, scale, turns=False, planes=self._format)
+        return conversion
+
+    def writer(self, folder: Path) -> FrameContext:
+        """As ``Output``."""
+        layout = layout_of(self._format)
+        assert layout is not None
+        self._writer = PictureWriter(folder, self._target, layout, self._clip.icc)
+        return self._writer
+
+    def complete(self, folder: Path) -> None:
+        """As ``Output``."""
+        for path, target in self._writer.written:
+            publish(path, target)
+
+
+def output_for(clip: ClipInfo, target: Path, options: UpscaleOptions) -> Output:
+    """The kind that a name asks for."""
+    return (PictureOutput if is_picture_name(target) else ClipOutput)(clip, target, options)
+
+
+def cut_of(clip: ClipInfo, options: UpscaleOptions) -> Cut:
+    """The part that was asked for, on the source's own clock. The shift is a whole number of the video's ticks."""
+    if options.start is None and options.end is None:
+        return WHOLE
+    ticks = round((options.start or 0) / clip.video.time_base)
+    return Cut(
+        clip.start + options.start if options.start else None,  # what begins before the beginning belongs to it
+        None if options.end is None else clip.start + options.end,
+        ticks * clip.video.time_base,
+    )
+
+
+def publish(path: Path, target: Path) -> None:
+    """Give a finished file its name.
+
+    Raises:
+        OutputError: the name cannot be written.
+    """
+    try:
+        path.replace(target)
+    except OSError as exc:
+        raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
+
+
+def _one_frame(clip: ClipInfo) -> bool:
+    return clip.video.num_frames_estimated == 1
+
+
+def _codec_for(container: Container, target: Path, options: UpscaleOptions) -> str:
+    if container.muxer == "gif":
+        if options.codec not in (None, "gif"):
+            raise UsageError(f"a GIF holds no {options.codec}; leave --codec out, or name another output.")
+        return container.codec
+    name = options.codec or container.codec
+    if not holds(container, format_of(codec_named(name))):
+        fitting = [key for key, codec in CODECS.items() if holds(container, format_of(codec))]
+        raise UsageError(f"{target.suffix} cannot hold {name}: take --codec {' or '.join(fitting)}, or another ending.")
+    return name

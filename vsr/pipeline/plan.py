@@ -1,0 +1,237 @@
+"""What becomes of a clip's video, decided before any frame is computed: size, pixel format, colour, encoder."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import ceil
+
+from vsr.errors import UsageError
+from vsr.imaging.colour import ColourSpec, PixelLayout
+from vsr.imaging.orientation import UPRIGHT, Orientation, orientation_of
+from vsr.media.clip import CENTRE, FULL, LEFT, LIMITED, UNSPECIFIED, ClipInfo, ColourTags, VideoInfo, colour_of
+from vsr.media.codecs import Codec
+from vsr.media.encoder import VideoFormat
+from vsr.media.encoders import encoded_format
+from vsr.media.pixels import has_alpha, layout_of
+from vsr.media.reader import decoded_format
+from vsr.pipeline.options import UpscaleOptions
+
+logger = logging.getLogger(__name__)
+
+RGB_MATRIX, BT709, BT2020 = 0, 1, 9
+"""Codes of H.273, of matrices and of primaries alike but for the first."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the code values change on their way: as decoded, to RGB, and as the encoder takes them.
+
+    Attributes:
+        source: layout of the decoded planes.
+        source_colour: what their codes mean.
+        target: layout of the planes to encode.
+        target_colour: what their codes mean.
+        width: columns of the planes to encode.
+        height: rows of them.
+        padded: what the engine's frames lack to that size is repeated from their last rows and columns; else they are
+            resized.
+        orientation: how the pixels are turned, for outputs that cannot say how they are to be shown.
+    """
+
+    source: PixelLayout
+    source_colour: ColourSpec
+    target: PixelLayout
+    target_colour: ColourSpec
+    width: int
+    height: int
+    padded: bool = False
+    orientation: Orientation = UPRIGHT
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes in pixels as coded, and how the pixels are turned on the way."""
+
+    width: int
+    height: int
+    sample_aspect_ratio: Fraction | None
+    display_matrix: tuple[int, ...] | None
+    orientation: Orientation
+
+    def rounded_up(self, across: int, down: int) -> Geometry:
+        """The next size whose edges are multiples of ``across`` and ``down``."""
+        return replace(self, width=ceil(self.width / across) * across, height=ceil(self.height / down) * down)
+
+
+def plan_geometry(video: VideoInfo, options: UpscaleOptions, native_scale: float, *, turns: bool = True) -> Geometry:
+    """The size that was asked for.
+
+    Args:
+        video: the source.
+        options: scale, size or height.
+        native_scale: what holds where none of them is given.
+        turns: whether the output can say how it is to be shown; where not, the pixels are turned.
+    """
+    wanted = orientation_of(video.display_matrix)
+    turned = wanted is not None and wanted.transposed
+    baked = wanted if wanted is not None and not turns else UPRIGHT
+    width, height = (video.height, video.width) if baked.transposed else (video.width, video.height)
+    ratio = video.sample_aspect_ratio
+    if ratio and baked.transposed:
+        ratio = 1 / ratio
+    shown_sideways = turned and not baked.transposed  # what the user sees as height is coded as width
+    if options.size is not None:
+        new_width, new_height = options.size[::-1] if shown_sideways else options.size
+        stretch = Fraction(new_height * width, new_width * height)
+        if abs(stretch - 1) > Fraction(1, min(new_width, new_height)):  # more than rounding: proportions stay as shown
+            ratio = (ratio or 1) * stretch
+    elif options.height is not None:
+        factor = Fraction(options.height, width if shown_sideways else height)
+        new_width, new_height = max(1, round(width * factor)), max(1, round(height * factor))
+    else:
+        factor = Fraction(native_scale if options.scale is None else options.scale)
+        new_width, new_height = max(1, round(width * factor)), max(1, round(height * factor))
+    matrix = video.display_matrix if turns else None
+    return Geometry(new_width, new_height, ratio, matrix, baked)
+
+
+def factor_of(video: VideoInfo, options: UpscaleOptions) -> float | None:
+    """Output size over input size along the axis that grows more; None where the model's own scale decides."""
+    if options.size is None and options.height is None:
+        return options.scale
+    geometry = plan_geometry(video, options, 1)
+    return max(geometry.width / video.width, geometry.height / video.height)
+
+
+def plan_video(
+    clip: ClipInfo,
+    codec: Codec,
+    options: UpscaleOptions,
+    scale: float,
+    *,
+    turns: bool = True,
+    planes: str | None = None,
+) -> tuple[VideoFormat, Conversion]:
+    """Everything that the encoder and the conversion have to know.
+
+    Args:
+        clip: the source.
+        codec: the encoder.
+        options: what was chosen.
+        scale: of the engine.
+        turns: as ``plan_geometry``.
+        planes: the pixel format to write; None: the one in which the encoder loses least.
+
+    Raises:
+        UsageError: a size that cannot be written, a pixel format that the encoder does not take, or a size that the
+            engine does not reach.
+        InputError: frames of a pixel format that cannot be read.
+    """
+    video = clip.video
+    decoded, source_layout = decoded_format(video)
+    encoded, planes = (planes, planes) if planes else encoded_format(codec, decoded, asked=options.pix_fmt)
+    target_layout = layout_of(planes)
+    assert target_layout is not None
+    _name_what_is_lost(clip, source_layout, encoded, target_layout)
+    asked = plan_geometry(video, options, scale, turns=turns)
+    geometry = asked.rounded_up(*_steps(codec, target_layout))
+    _check_size(clip, codec, options, asked, geometry, scale)
+    tags, target_colour = _plan_colour(video, geometry.height, source_layout, target_layout)
+    native = (round(video.width * scale), round(video.height * scale))
+    computed = native[::-1] if geometry.orientation.transposed else native
+    conversion = Conversion(
+        source_layout,
+        colour_of(video, video.height),
+        target_layout,
+        target_colour,
+        geometry.width,
+        geometry.height,
+        padded=(asked.width, asked.height) == computed,
+        orientation=geometry.orientation,
+    )
+    written = VideoFormat(
+        width=geometry.width,
+        height=geometry.height,
+        pix_fmt=encoded,
+        planes=planes,
+        time_base=video.time_base,
+        shift=max(0, -(video.first_pts or 0)),
+        rate=video.average_rate,
+        sample_aspect_ratio=geometry.sample_aspect_ratio,
+        tags=tags,
+        display_matrix=geometry.display_matrix,
+        mastering_display=video.mastering_display,
+        light_levels=video.light_levels,
+    )
+    return written, conversion
+
+
+def _steps(codec: Codec, layout: PixelLayout) -> tuple[int, int]:
+    """What widths and heights have to be multiples of."""
+    if codec.sizes == "any":
+        return 1, 1
+    least = 2 if codec.sizes == "even" else 1
+    return max(1 << layout.subsampling_x, least), max(1 << layout.subsampling_y, least)
+
+
+def _check_size(
+    clip: ClipInfo, codec: Codec, options: UpscaleOptions, asked: Geometry, geometry: Geometry, scale: float
+) -> None:
+    size = f"{geometry.width}x{geometry.height}"
+    if max(geometry.width, geometry.height) > codec.largest:
+        raise UsageError(f"{clip.path} would become {size}; {codec.encoder} writes up to {codec.largest} pixels.")
+    if geometry.width < codec.narrowest:
+        raise UsageError(f"{clip.path} would become {size}; {codec.encoder} needs {codec.narrowest} columns.")
+    factor = factor_of(clip.video, options)
+    if factor is not None and factor > scale * (1 + 1e-9):
+        raise UsageError(
+            f"{clip.path} would have to grow {factor:g} times; {options.model} reaches {scale:g}. "
+            "Take a smaller size, or another model."
+        )
+    if size != f"{asked.width}x{asked.height}":
+        logger.warning(
+            "%s: %dx%d becomes %s, the next size that %s can hold.",
+            clip.path.name, asked.width, asked.height, size, codec.encoder,
+        )  # fmt: skip
+
+
+def _plan_colour(
+    video: VideoInfo, height: int, source: PixelLayout, target: PixelLayout
+) -> tuple[ColourTags, ColourSpec]:
+    """The tags of the output, and what its code values mean: as in the source, but for what the format forces."""
+    location = _chroma_location(video, source, target)
+    tags = replace(video.tags, chroma_location=location)
+    colour = replace(colour_of(replace(video, tags=tags), height))
+    if colour.full_range and source.kind != "rgb":
+        tags = replace(tags, range=FULL)
+    if source.kind == "rgb" and target.kind != "rgb":
+        wide = tags.primaries == BT2020
+        colour = replace(colour, matrix="bt2020" if wide else "bt709", full_range=False)
+        tags = replace(tags, matrix=BT2020 if wide else BT709, range=LIMITED)
+    elif target.kind == "rgb":
+        colour = replace(colour, full_range=True)
+        known = tags.matrix != UNSPECIFIED or source.kind == "rgb"
+        tags = replace(tags, matrix=RGB_MATRIX if known else UNSPECIFIED, range=FULL)
+    return tags, colour
+
+
+def _chroma_location(video: VideoInfo, source: PixelLayout, target: PixelLayout) -> int:
+    if not (target.subsampling_x or target.subsampling_y):
+        return 0
+    stated = video.tags.chroma_location
+    if (source.subsampling_x, source.subsampling_y) == (0, 0):
+        return LEFT
+    return {5: LEFT, 6: CENTRE}.get(stated, stated)  # those at the bottom, which nobody writes
+
+
+def _name_what_is_lost(clip: ClipInfo, source: PixelLayout, encoded: str, target: PixelLayout) -> None:
+    """Nothing of a clip is dropped in silence."""
+    name = clip.path.name
+    if has_alpha(clip.video.pix_fmt) and not target.alpha and not clip.video.pix_fmt.startswith("pal"):
+        logger.warning("%s: its alpha channel is left out, as %s holds none.", name, encoded)
+    if source.bit_depth > target.bit_depth:
+        logger.warning("%s: of its %d bits %s keeps %d.", name, source.bit_depth, encoded, target.bit_depth)
+    for lost in clip.video.lost:
+        logger.warning("%s: %s cannot be kept.", name, lost)
