@@ -154,8 +154,9 @@ def upscale(source: Path, target: Path, as_json: bool, verbose: int, quiet: bool
         click.echo(json.dumps(asdict(summary), default=str))
     elif not quiet:
         rate = summary.frames / summary.seconds
+        repeated = f", {summary.repeated} of them repeated" if summary.repeated else ""
         click.echo(
-            f"{summary.target}: {summary.frames} frames of {summary.width}x{summary.height} "
+            f"{summary.target}: {summary.frames} frames of {summary.width}x{summary.height}{repeated} "
             f"in {summary.seconds:.1f} s ({rate:.2f} frames/s)"
         )
     if summary.damage and not options.tolerant:

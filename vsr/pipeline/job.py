@@ -60,6 +60,7 @@ class UpscaleSummary:
         seconds: wall time in all.
         streams: what became of each of the other streams, in words.
         damage: what was wrong with the source, in words; empty where nothing was.
+        repeated: frames that were equal to the one before, and so were not computed again.
     """
 
     source: Path
@@ -70,6 +71,7 @@ class UpscaleSummary:
     seconds: float
     streams: tuple[str, ...]
     damage: str = ""
+    repeated: int = 0
 
 
 def upscale(
@@ -123,18 +125,18 @@ def upscale_clip(
     damage = Damage()
     with _job_folder(target) as folder:
         with output.writer(folder) as writer:
-            frames = upscale_frames(
+            work = upscale_frames(
                 _frames_of(clip, options, damage), writer, engine, conversion, progress=report,
                 batch_size=options.batch_size or engine.batch_size(clip.video.height, clip.video.width),
             )  # fmt: skip
-            if not frames:
+            if not work.frames:
                 raise InputError(f"{source} has no frame in the part that was asked for.")
         output.complete(folder)
     if damage:
         logger.warning("%s is damaged: %s. %s is kept.", source, damage, target)
     return UpscaleSummary(
-        source, target, frames, conversion.width, conversion.height, time.monotonic() - started,
-        tuple(map(str, output.streams)), str(damage),
+        source, target, work.frames, conversion.width, conversion.height, time.monotonic() - started,
+        tuple(map(str, output.streams)), str(damage), work.repeated,
     )  # fmt: skip
 
 

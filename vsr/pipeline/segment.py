@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 from vsr.imaging.colour import alpha_of, alpha_to_plane, planes_to_rgb, rgb_to_planes
 from vsr.imaging.resize import resize_bicubic
 from vsr.inference.engine import Engine
+from vsr.media.pixels import Plane
 from vsr.media.reader import Frame
 from vsr.pipeline.flow import Ahead, Behind
 from vsr.pipeline.plan import Conversion
@@ -37,8 +39,8 @@ def upscale_frames(
     *,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
-) -> int:
-    """Upscale frames and write them.
+) -> Work:
+    """Upscale frames and write them; one that equals the one before is not computed again.
 
     Args:
         frames: decoded frames; read in a thread of their own, and closed.
@@ -49,28 +51,72 @@ def upscale_frames(
         progress: called with the number of frames handed to the writer.
 
     Returns:
-        the number of frames written.
+        what was done.
 
     Raises:
         VsrError: whatever ends the reading, the computing or the writing.
     """
-    done = 0
+    work, last = Work(), _Last()
     with (
         Ahead(frames, max_bytes=QUEUE_BYTES, name="vsr-decode") as decoded,
         Behind(writer.write, max_bytes=QUEUE_BYTES, name="vsr-encode") as encoded,
     ):
         while batch := list(islice(decoded, batch_size)):
-            for frame in _upscale_batch(batch, engine, conversion):
-                encoded.put(frame)
-                done += 1
+            fresh, places = last.part(batch)
+            results = [*last.results, *_upscale_batch(fresh, engine, conversion)]
+            for frame, place in zip(batch, places, strict=True):
+                encoded.put(Frame(results[place], frame.pts, frame.duration))
+            last = _Last(batch[-1].planes, results[-1:])
+            work = Work(work.frames + len(batch), work.repeated + len(batch) - len(fresh))
             if progress is not None:
-                progress(done)
-    return done
+                progress(work.frames)
+    return work
+
+
+@dataclass(frozen=True)
+class Work:
+    """What became of a run of frames.
+
+    Attributes:
+        frames: how many were written.
+        repeated: how many of them were equal to the one before, whose result was taken.
+    """
+
+    frames: int = 0
+    repeated: int = 0
+
+
+@dataclass(frozen=True)
+class _Last:
+    """The last frame and, in a list, its result; nothing before the first."""
+
+    planes: tuple[Plane, ...] = ()
+    results: Sequence[tuple[Plane, ...]] = ()
+
+    def part(self, batch: Sequence[Frame]) -> tuple[list[Frame], list[int]]:
+        """The frames that differ from the one before; for each frame its place in the results so far and theirs."""
+        fresh: list[Frame] = []
+        places, before = [], self.planes
+        for frame in batch:
+            if not _equal(frame.planes, before):
+                fresh.append(frame)
+            places.append(len(self.results) + len(fresh) - 1)
+            before = frame.planes
+        return fresh, places
+
+
+def _equal(planes: Sequence[Plane], others: Sequence[Plane]) -> bool:
+    """Whether two frames are equal byte for byte; of most that are not, one row tells it."""
+    if len(planes) != len(others) or not np.array_equal(planes[0][len(planes[0]) // 2], others[0][len(planes[0]) // 2]):
+        return False
+    return all(np.array_equal(plane, other) for plane, other in zip(planes, others, strict=True))
 
 
 @torch.inference_mode()
-def _upscale_batch(batch: Sequence[Frame], engine: Engine, conversion: Conversion) -> Iterator[Frame]:
-    """The frames of a batch, upscaled; planes cross to the device and back once, as they are stored."""
+def _upscale_batch(batch: Sequence[Frame], engine: Engine, conversion: Conversion) -> list[tuple[Plane, ...]]:
+    """The planes of a batch, upscaled; they cross to the device and back once, as they are stored."""
+    if not batch:
+        return []
     stacked = (np.stack(planes) for planes in zip(*(frame.planes for frame in batch), strict=True))
     decoded = [torch.from_numpy(planes).to(engine.device) for planes in stacked]
     turn = conversion.orientation.upright
@@ -79,8 +125,7 @@ def _upscale_batch(batch: Sequence[Frame], engine: Engine, conversion: Conversio
     if conversion.target.alpha:
         upscaled.append(_alpha(decoded, sr, conversion))
     planes = [plane.cpu().numpy() for plane in upscaled]
-    for index, frame in enumerate(batch):
-        yield Frame(tuple(plane[index] for plane in planes), frame.pts, frame.duration)
+    return [tuple(plane[index] for plane in planes) for index in range(len(batch))]
 
 
 def _fit(sr: Tensor, conversion: Conversion) -> Tensor:
