@@ -199,6 +199,7 @@ def _source_streams(
     source = ffmpeg.input(f"file:{clip.path}", protocol_whitelist="file", **demuxer, **later)
     # One such option turns off what ffmpeg does by itself, so each stream gets its own.
     options |= {"map_metadata": 1, "map_metadata:s:0": f"1:s:{clip.video.index}"}
+    options["metadata:s:0"] = "encoder="  # the source's, not that of the new video
     # They describe the file that was. The number is there to make the options differ.
     options |= {f"metadata:g:{number}": f"{key}=" for number, key in enumerate(BRANDS) if key in clip.metadata}
     options["map_chapters"] = 1 if container.chapters else -1

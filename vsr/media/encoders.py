@@ -10,6 +10,9 @@ from vsr.errors import UsageError
 from vsr.media.codecs import CODECS, Codec
 from vsr.media.pixels import has_alpha, planes_like
 
+UNCODED = frozenset({"rawvideo", "wrapped_avframe"})
+"""Encoders of libav's that encode nothing, and that few containers hold."""
+
 
 def codec_named(name: str) -> Codec:
     """An entry of ``CODECS``, or any video encoder of this build of libav.
@@ -19,7 +22,7 @@ def codec_named(name: str) -> Codec:
     """
     codec = CODECS.get(name) or Codec(name)
     try:
-        if LibavCodec(codec.encoder, "w").type == "video":
+        if name not in UNCODED and LibavCodec(codec.encoder, "w").type == "video":
             return codec
     except UnknownCodecError:
         pass
@@ -51,6 +54,8 @@ def encoded_format(codec: Codec, pix_fmt: str, *, asked: str | None = None) -> t
     taken = [choice.name for choice in LibavCodec(codec.encoder, "w").video_formats or []] or [pix_fmt]
     if asked is not None and asked not in taken:
         raise UsageError(f"the encoder {codec.encoder} takes no {asked}: take {', '.join(sorted(taken))}.")
+    if asked is not None and has_alpha(asked) and codec in CODECS.values() and not codec.alpha:
+        raise UsageError(f"{codec.encoder} writes no alpha that players find: take prores or ffv1, or another format.")
     usable = {
         choice: planes
         for choice in ([asked] if asked is not None else taken)

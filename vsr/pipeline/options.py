@@ -21,7 +21,7 @@ class UpscaleOptions:
         UsageError: values out of their range; all of them are reported at once.
     """
 
-    model: str = "srresnet"
+    model: str = "video"
     """A shipped model, or a family of them, of which the next scale above is taken; ``bicubic``, ``identity``, or the
     path of a weights file."""
     scale: float | None = None
