@@ -1,6 +1,6 @@
 """The picture at the head of the README: one frame of the example clip, by bicubic interpolation and by a model.
 
-    python examples/before_after.py [--model srresnet-x4] [--frame 40]
+    python examples/before_after.py [--model video-x4] [--frame 40]
 
 Writes ``before_after.png`` beside this script: the LR frame in its corner at its own size, and a part of both results.
 """
@@ -39,7 +39,7 @@ def labelled(picture: np.ndarray, text: str) -> np.ndarray:
 def main() -> None:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="srresnet-x4")
+    parser.add_argument("--model", default="video-x4")
     parser.add_argument("--frame", type=int, default=40)
     parser.add_argument("--left", type=int, default=20, help="left edge of the part shown, in LR pixels")
     parser.add_argument("--top", type=int, default=0, help="top edge of the part shown, in LR pixels")

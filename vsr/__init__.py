@@ -3,7 +3,7 @@
 ::
 
     import vsr
-    model = vsr.load_model("srresnet-x4")           # a shipped model, or the path of a weights file
+    model = vsr.load_model("video-x4")              # a shipped model, or the path of a weights file
     sr = model.upscale(lr)                          # uint8 RGB (N, H, W, 3) -> (N, s*H, s*W, 3)
     vsr.upscale("in.mp4", "out.mp4")                # what the command does
 

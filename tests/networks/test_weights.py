@@ -22,10 +22,12 @@ from vsr.networks.resampling import Bicubic, Identity
 from vsr.networks.srgan import Generator
 from vsr.networks.weights import (
     FORMAT,
+    blend,
     find_weights,
     load_discriminator,
     load_network,
     load_shared,
+    model_covering,
     models_folder,
     read_info,
     save_discriminator,
@@ -492,3 +494,44 @@ def test_networks_without_weights_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not of a Bicubic"):
         save_network(tmp_path / "net.safetensors", Bicubic(), {})
     assert not list(tmp_path.iterdir())
+
+
+def test_detail_goes_from_the_partner_to_the_model(tmp_path: Path, tiny_generator: Callable[..., Generator]) -> None:
+    soft, sharp, lr = tiny_generator(seed=1), tiny_generator(seed=2), torch.rand(1, 3, 8, 8)
+    save_network(tmp_path / "generator.safetensors", sharp, {})
+    save_network(tmp_path / "pretrain.safetensors", soft, {})  # where a run keeps it
+    model = str(tmp_path / "generator.safetensors")
+    results = [load_network(model, detail=detail)(lr) for detail in (0, 1)]
+    assert torch.allclose(results[0], load_network(str(tmp_path / "pretrain.safetensors"))(lr))
+    assert torch.allclose(results[1], load_network(model)(lr))
+    states = [load_network(model, detail=detail).state_dict() for detail in (0, 0.25, 1)]
+    for name, tensor in states[1].items():
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, 0.75 * states[0][name] + 0.25 * states[2][name], atol=1e-6)
+
+
+def test_the_shipped_pairs(shared_data: Path) -> None:
+    pairs = {info.name: info.about["pair"] for info in shipped_models() if "pair" in info.about}
+    assert pairs["srgan-x4"] == "srresnet-x4" and pairs["video-x4"] == "video-smooth-x4"
+    for model in pairs:
+        load_network(model, detail=0.5)
+
+
+@pytest.mark.parametrize("model", ["bicubic", "identity", "srresnet-x4"])
+def test_models_without_a_choice_of_detail(model: str) -> None:
+    with pytest.raises(UsageError, match="detail"):
+        load_network(model, detail=0.5)
+
+
+def test_generators_that_cannot_be_blended(tiny_generator: Callable[..., Generator]) -> None:
+    with pytest.raises(WeightsError, match="of different architectures"):
+        blend(tiny_generator(), tiny_generator(scale=2), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("model", "factor", "name"),
+    [("srgan", None, "srgan-x4"), ("srgan", 3, "srgan-x4"), ("srgan", 9, "srgan-x4"), ("srgan-x4", 2, "srgan-x4"),
+     ("bicubic", 3, "bicubic"), ("a/file.safetensors", 2, "a/file.safetensors")],
+)  # fmt: skip
+def test_the_model_that_covers_a_factor(model: str, factor: float | None, name: str) -> None:
+    assert model_covering(model, factor) == name

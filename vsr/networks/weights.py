@@ -30,7 +30,7 @@ from vsr.networks.srgan import Generator
 logger = logging.getLogger(__name__)
 
 FORMAT = "vsr-weights-1"
-DEFAULT_MODEL = "srresnet-x4"
+DEFAULT_MODEL = "video-x4"
 
 
 class Network(Protocol):

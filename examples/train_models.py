@@ -1,0 +1,124 @@
+"""Train the models that ship, one from the other, by ``vsr train`` alone. Started again, it goes on where it stopped.
+
+    python examples/train_models.py DATA RUNS --vgg vgg19.pth --squeezenet squeezenet1_1.pth [--only NAME...]
+                                    [--device cuda] [--longer 10] [--licence TEXT]
+
+DATA is a folder of pictures, RUNS one for the runs; RUNS/NAME.safetensors are the finished models. The lengths are
+those that two CPU cores gave; ``--longer`` multiplies them. SqueezeNet serves to measure LPIPS, never as a loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from vsr.networks.weights import blend, load_network, read_info, save_network
+
+ADVERSARIAL = {
+    "stage": "adversarial", "discriminator-head": "pooled", "adversarial-content-layer": "conv3_4",
+    "adversarial-content": 2.5e-5, "adversarial-schedule": "multi-step", "adversarial-milestones": 0.75,
+}  # fmt: skip
+PIXELS = {"stage": "pretrain", "pretrain-mse": 0, "pretrain-l1": 1, "pretrain-schedule": "one-cycle"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run.
+
+    Attributes:
+        length: updates.
+        options: of ``vsr train``, without the dashes.
+        init: the run whose generator it starts from.
+        judge: the run whose discriminator it starts from.
+        partner: the pixel-trained run to which ``--detail 0`` leads.
+        detail: how much of its own weights it keeps beside its partner's.
+        purpose: in a few words.
+    """
+
+    length: int
+    options: dict[str, str | float]
+    init: str = ""
+    judge: str = ""
+    partner: str = ""
+    detail: float = 1.0
+    purpose: str = ""
+
+
+TRAININGS = {
+    "srresnet-x4": Training(
+        8000, PIXELS | {"pretrain-learning-rate": 4e-4}, purpose="fidelity: trained on the pixels, for clean LR"
+    ),
+    "srresnet-x2": Training(
+        4500, PIXELS | {"pretrain-learning-rate": 3e-4, "scale": 2}, init="srresnet-x4",
+        purpose="fidelity: trained on the pixels, for clean LR",
+    ),
+    "srgan-x4-begun": Training(620, ADVERSARIAL | {"adversarial-l1": 0.01}, init="srresnet-x4"),
+    "srgan-x4": Training(
+        2000, ADVERSARIAL | {"adversarial-l1": 0.01, "adversarial-adversarial": 6e-3}, init="srgan-x4-begun",
+        judge="srgan-x4-begun", partner="srresnet-x4", purpose="sharp texture, for clean LR",
+    ),
+    "video-smooth-x4": Training(
+        3000, PIXELS | {"pretrain-learning-rate": 2e-4, "degradation": "video"}, init="srresnet-x4",
+        purpose="real, compressed clips, faithful and soft: video-x4 at --detail 0",
+    ),
+    "video-x4": Training(
+        4000, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3, "degradation": "video"},
+        init="video-smooth-x4", judge="srgan-x4", partner="video-smooth-x4", detail=0.55,
+        purpose="real, compressed clips: the default",
+    ),
+}  # fmt: skip
+
+
+def command(name: str, settings: argparse.Namespace) -> list[str]:
+    """The call of ``vsr train`` for a run."""
+    training, run = TRAININGS[name], settings.runs / name
+    options: dict[str, object] = {
+        "data": settings.data, "output": run, "batch-size": 8, "precision": "bf16", "device": settings.device,
+        "content-weights": settings.vgg, "lpips-weights": settings.squeezenet, "licence": settings.licence,
+        "checkpoint-every": 200, "validate-every": 250, f"{training.options['stage']}-length":
+        round(training.length * settings.longer), **training.options,
+    }  # fmt: skip
+    if training.init:
+        options["init"] = settings.runs / training.init / "generator.safetensors"
+    if training.judge:
+        options["init-discriminator"] = settings.runs / training.judge / "discriminator.safetensors"
+    going_on = ["--resume"] if (run / "checkpoint.pt").exists() else []
+    words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
+    return [sys.executable, "-m", "vsr", "train", *words, *going_on]
+
+
+def finish(name: str, runs: Path) -> None:
+    """RUNS/NAME.safetensors: the weights, blended where that is the recipe, and what they say of themselves."""
+    training, weights = TRAININGS[name], runs / name / "generator.safetensors"
+    network, about = load_network(weights), dict(read_info(weights).about)
+    if training.detail != 1:
+        blend(network, load_network(runs / training.partner / "generator.safetensors"), training.detail)
+    about |= {"purpose": training.purpose, "command": f"examples/train_models.py, {name}"}
+    about |= {"pair": training.partner} if training.partner else {}
+    save_network(runs / f"{name}.safetensors", network, about)
+
+
+def main() -> None:
+    """Run after run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--vgg", type=Path, required=True)
+    parser.add_argument("--squeezenet", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=list(TRAININGS), default=list(TRAININGS))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--longer", type=float, default=1)
+    parser.add_argument("--licence", default="not stated")
+    settings = parser.parse_args()
+    settings.runs.mkdir(parents=True, exist_ok=True)
+    for name in settings.only:
+        if not (settings.runs / f"{name}.safetensors").exists():
+            subprocess.run(command(name, settings), check=True)
+            finish(name, settings.runs)
+
+
+if __name__ == "__main__":
+    main()
