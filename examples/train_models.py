@@ -79,7 +79,7 @@ def command(name: str, settings: argparse.Namespace) -> list[str]:
         "data": settings.data, "output": run, "batch-size": 8, "precision": "bf16", "device": settings.device,
         "content-weights": settings.vgg, "lpips-weights": settings.squeezenet, "licence": settings.licence,
         "checkpoint-every": 200, "validate-every": 250, f"{training.options['stage']}-length":
-        round(training.length * settings.longer), **training.options,
+        max(1, round(training.length * settings.longer)), **training.options,
     }  # fmt: skip
     if training.init:
         options["init"] = settings.runs / training.init / "generator.safetensors"
@@ -116,7 +116,8 @@ def main() -> None:
     settings.runs.mkdir(parents=True, exist_ok=True)
     for name in settings.only:
         if not (settings.runs / f"{name}.safetensors").exists():
-            subprocess.run(command(name, settings), check=True)
+            if code := subprocess.run(command(name, settings)).returncode:
+                sys.exit(code)  # it has said why; started again, it goes on there
             finish(name, settings.runs)
 
 
