@@ -256,7 +256,7 @@ def write_sound(path: Path) -> None:
         (["--model", "bicubic", "--size", "64x48", "--scale", 2], 2, ["scale, size and height exclude each other"]),
         (["--model", "bicubic", "--fps", "1/0"], 2, ["'--fps': '1/0' is no rate: write 25 or 30000/1001."]),
         (["--model", "bicubic", "--fps", "fast"], 2, ["'--fps': 'fast' is no rate"]),
-        (["--model", "bicubic", "--fps", "0"], 2, ["frames a second lie above 0 and up to 1000, got 0"]),
+        (["--model", "bicubic", "--fps", "0"], 2, ["frames a second lie above 0 and up to 1000, as a ratio"]),
         (["--model", "bicubic", "--deinterlace", "maybe"], 2, ["maybe", "auto", "yes", "no"]),
         (["--model", "bicubic", "--max-pixels", "100"], 1, ["its frames are 48x32, more than 100 pixels"]),
         (["--model", "bicubic", "--tile", 8], 2, ["a tile of 8 is too small"]),

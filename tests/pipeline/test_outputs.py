@@ -261,3 +261,35 @@ def test_damage_is_in_the_summary(make_clip: MakeClip, tmp_path: Path, caplog: p
     assert 5 < summary.frames < 40 and summary.target.exists()
     assert "missing at the end: " in summary.damage
     assert f"{clip} is damaged: {summary.damage}. {summary.target} is kept." in caplog.text
+
+
+def test_an_output_that_appears_in_the_meantime_costs_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    with pytest.raises(OutputError, match=r"exists already.*The upscaled clip is kept as .*out-2\.mp4\.$"):
+        vsr.upscale(make_clip(), target, model="identity", progress=lambda _: target.touch())
+    assert target.stat().st_size == 0
+    with av.open(str(tmp_path / "out-2.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 8
+
+
+def test_pictures_that_appear_in_the_meantime_are_not_replaced(make_clip: MakeClip, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"f3\.png exists by now; --overwrite replaces it\.$"):
+        vsr.upscale(
+            make_clip(), tmp_path / "f%d.png", model="identity", progress=lambda _: (tmp_path / "f3.png").touch()
+        )
+    assert [path.name for path in tmp_path.glob("*.png")] == ["f3.png"]
+
+
+def test_a_header_that_counts_too_few_frames(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vsr.pipeline.outputs._one_frame", lambda clip: True)
+    with pytest.raises(UsageError, match=r"one\.png is one picture, and there are more frames; name a pattern"):
+        vsr.upscale(make_clip(), tmp_path / "one.png", model="identity")
+    assert not (tmp_path / "one.png").exists()
+
+
+def test_one_frame_by_its_time(make_clip: MakeClip, tmp_path: Path) -> None:
+    target = tmp_path / "one.png"
+    summary = vsr.upscale(make_clip(), target, model="identity", start=Fraction(1, 25), end=Fraction(2, 25))
+    assert summary.frames == 1 and target.is_file()

@@ -40,7 +40,7 @@ def parse_time(ctx: click.Context, param: click.Parameter, value: str | None) ->
     """``90.5``, ``1:30.5`` or ``0:01:30.5`` -> seconds, exactly."""
     if value is None:
         return None
-    if not re.fullmatch(r"(\d+:)?(\d+:)?\d+(\.\d*)?", value, re.ASCII):
+    if not re.fullmatch(r"(\d{1,9}:)?(\d{1,9}:)?\d{1,9}(\.\d{0,9})?", value, re.ASCII):
         raise click.BadParameter(f"{value!r} is no time: write 90.5, 1:30.5 or 0:01:30.5.")
     seconds = Fraction(0)
     for part in value.split(":"):
@@ -52,7 +52,7 @@ def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
     """``1920x1080`` -> (1920, 1080)."""
     if value is None:
         return None
-    if not (found := re.fullmatch(r"(\d+)x(\d+)", value, re.ASCII)):
+    if not (found := re.fullmatch(r"(\d{1,6})x(\d{1,6})", value, re.ASCII)):
         raise click.BadParameter(f"{value!r} is no size: write 1920x1080.")
     return int(found[1]), int(found[2])
 
@@ -60,6 +60,8 @@ def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
 def parse_rate(ctx: click.Context, param: click.Parameter, value: str) -> Fraction:
     """``25``, ``29.97`` or ``30000/1001`` -> frames a second."""
     try:
+        if len(value) > 20 or "e" in value.lower():
+            raise ValueError(value)
         return Fraction(value)
     except (ValueError, ZeroDivisionError) as exc:
         raise click.BadParameter(f"{value!r} is no rate: write 25 or 30000/1001.") from exc

@@ -121,11 +121,10 @@ class Cut:
     end: Fraction | None = None
     shift: Fraction = Fraction(0)
 
-    @property
-    def drop(self) -> str:
-        """The expression of libav's ``noise`` filter that holds for packets to leave out."""
+    def drop(self, later: Fraction) -> str:
+        """The expression of libav's ``noise`` filter that holds for packets to leave out, which come so much later."""
         bounds = [("lt", self.start), ("gte", self.end)]
-        return "+".join(f"{name}(pts*tb,{float(at):.6f})" for name, at in bounds if at is not None)
+        return "+".join(f"{name}(pts*tb,{float(at + later):.6f})" for name, at in bounds if at is not None)
 
 
 WHOLE = Cut()
@@ -180,6 +179,7 @@ def assemble(
         mapped += _source_streams(clip, streams, container, cut, options, shift)
     if cut != WHOLE:
         options["output_ts_offset"] = f"{float(-cut.shift):.6f}"
+        options["map_chapters"] = -1
         if container.chapters and (chapters := _chapters(clip, cut)):
             listing = video.with_name("chapters.txt")
             listing.write_text(chapters, encoding="utf-8")
@@ -205,7 +205,7 @@ def _source_streams(
     options["map_chapters"] = 1 if container.chapters else -1
     kept = [plan for plan in streams if plan.action != "drop"]
     for number, plan in enumerate(kept, start=1):  # output stream 0 is the video
-        options |= _stream_options(number, plan, container, cut)
+        options |= _stream_options(number, plan, container, cut.drop(shift))
     # ffmpeg-python passes on only inputs that are mapped, and the metadata need the source even where no stream does:
     # the question mark lets a stream be missing, and there is none of that number.
     return [*(source[str(plan.stream.index)] for plan in kept), source[f"{len(clip.others) + 1}?"]]
@@ -252,7 +252,7 @@ def _video_options(video: Path, container: Container, encoded: VideoFormat | Non
     return {**apple, **{name: value for name, value in stated.items() if value}}
 
 
-def _stream_options(number: int, plan: StreamPlan, container: Container, cut: Cut) -> Options:
+def _stream_options(number: int, plan: StreamPlan, container: Container, drop: str) -> Options:
     options: Options = {f"map_metadata:s:{number}": f"1:s:{plan.stream.index}"}
     said = ""
     if plan.action == "convert":
@@ -263,8 +263,8 @@ def _stream_options(number: int, plan: StreamPlan, container: Container, cut: Cu
         said = f"handler_name={plan.stream.title}"  # where players of these look for a title
     if plan.stream.cover_art:
         options[f"disposition:{number}"] = "attached_pic"
-    elif cut.drop and plan.stream.kind in ("audio", "subtitle"):
-        options[f"bsf:{number}"] = f"noise=drop='{cut.drop}'"
+    elif drop and plan.stream.kind in ("audio", "subtitle"):
+        options[f"bsf:{number}"] = f"noise=drop='{drop}'"
     return options | ({f"metadata:s:{number}": said} if said else {})
 
 

@@ -17,7 +17,7 @@ from vsr.media.limits import MAX_PIXELS
 from vsr.media.reader import Frame
 from vsr.media.stills import STILL_ENDINGS, Still, holds, read_still, write_still
 
-PATTERN = re.compile(r"%0?\d*d")
+PATTERN = re.compile(r"%(0?\d{1,2})?d")
 """Where a name has its number: ``frames/%06d.png``."""
 
 
@@ -147,10 +147,16 @@ class PictureWriter:
         """Write one frame.
 
         Raises:
+            UsageError: a second frame, and one name for all.
             OutputError: the file cannot be written.
         """
         layout = self._layout
         number = len(self.written) + 1
+        if number > 1 and not is_pattern(self._target):
+            raise UsageError(
+                f"{self._target} is one picture, and there are more frames; name a pattern such as "
+                f"%06d{self._target.suffix}."
+            )
         path = self._folder / f"{number:08}{self._target.suffix}"
         still = Still(frame.planes, layout.kind == "grey", layout.alpha, 16 if layout.bit_depth > 8 else 8, self._icc)
         write_still(path, still)

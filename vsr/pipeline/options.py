@@ -81,10 +81,12 @@ class UpscaleOptions:
             wrong.append(f"the tile size must not be negative, got {self.tile_size}")
         if self.batch_size is not None and self.batch_size < 1:
             wrong.append(f"the batch size must be at least 1, got {self.batch_size}")
-        if not 0 < self.fps <= 1000:
-            wrong.append(f"frames a second lie above 0 and up to 1000, got {float(self.fps):g}")
-        if self.max_pixels < 1:
-            wrong.append(f"max_pixels must be at least 1, got {self.max_pixels}")
+        if not (0 < self.fps <= 1000 and max(self.fps.as_integer_ratio()) <= 10**6):
+            wrong.append("frames a second lie above 0 and up to 1000, as a ratio of numbers up to a million")
+        if not 1 <= self.max_pixels < 2**31:
+            wrong.append(f"max_pixels lies in 1..{2**31 - 1}, got {self.max_pixels}")
+        if max(self.start or 0, self.end or 0) > 10**9:
+            wrong.append("start and end lie within a thousand million seconds")
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
 

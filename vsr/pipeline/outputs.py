@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
-from vsr.errors import FFmpegError, OutputError, UsageError
+from vsr.errors import FFmpegError, OutputError, UsageError, VsrError
 from vsr.files import check_target
 from vsr.media.assemble import WHOLE, Cut, StreamPlan, assemble, plan_streams
 from vsr.media.clip import ClipInfo
@@ -86,20 +87,25 @@ class ClipOutput:
         return Encoder(folder / "video.mp4", self._codec, self._encoder_options, self._video)
 
     def complete(self, folder: Path) -> None:
-        """As ``Output``; where the streams cannot be joined, the video alone is kept beside the target."""
+        """As ``Output``; where that fails, what was computed is kept beside the target."""
         encoded, assembled = folder / "video.mp4", folder / f"assembled{self._target.suffix}"
         try:
             assemble(
                 encoded, self._clip, self.streams, assembled, self._container,
                 encoded=self._video, cut=cut_of(self._clip, self._options),
             )  # fmt: skip
-        except FFmpegError as exc:
-            kept = self._target.with_name(f"{self._target.stem}.video-only.mp4")
-            encoded.replace(kept)
+        except VsrError as exc:
+            kept = _free_name(self._target.with_name(f"{self._target.stem}.video-only.mp4"))
+            publish(encoded, kept)
             raise FFmpegError(f"{exc}. The upscaled video alone is kept as {kept}.") from exc
-        # Hours may have passed since the first look.
-        check_target(self._target, overwrite=self._options.overwrite, inputs=(self._clip.path,))
-        publish(assembled, self._target)
+        try:
+            # Hours may have passed since the first look.
+            check_target(self._target, overwrite=self._options.overwrite, inputs=(self._clip.path,))
+            publish(assembled, self._target)
+        except OutputError as exc:
+            kept = _free_name(self._target)
+            publish(assembled, kept)
+            raise OutputError(f"{exc} The upscaled clip is kept as {kept}.") from exc
 
 
 class PictureOutput:
@@ -112,7 +118,8 @@ class PictureOutput:
 
     def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
         self._clip, self._target, self._options = clip, target, options
-        if not is_pattern(target) and not _one_frame(clip):
+        part = options.start is not None or options.end is not None
+        if not is_pattern(target) and not part and not _one_frame(clip):
             raise UsageError(f"{target} is one picture; for all frames name a pattern such as %06d{target.suffix}.")
         inputs = {picture.resolve() for picture in clip.pictures}
         for there in existing(target):
@@ -127,6 +134,8 @@ class PictureOutput:
         self.streams = tuple(StreamPlan(stream, "drop", reason="pictures hold none") for stream in clip.others)
         for plan in self.streams:
             logger.warning("%s: %s", clip.path.name, plan)
+        if clip.video.sample_aspect_ratio not in (None, 1):
+            logger.warning("%s: pictures keep no pixel aspect; --size makes the pixels square.", clip.path.name)
 
     def plan(self, scale: float) -> Conversion:
         """As ``Output``."""
@@ -143,8 +152,12 @@ class PictureOutput:
 
     def complete(self, folder: Path) -> None:
         """As ``Output``."""
+        if not self._options.overwrite and (there := next(iter(existing(self._target)), None)):
+            raise OutputError(f"{there} exists by now; --overwrite replaces it.")
         for path, target in self._writer.written:
             publish(path, target)
+        if left := len(list(existing(self._target))) - len(self._writer.written):
+            logger.warning("%s: %d pictures of an earlier run are left behind the last.", self._target, left)
 
 
 def output_for(clip: ClipInfo, target: Path, options: UpscaleOptions) -> Output:
@@ -162,6 +175,12 @@ def cut_of(clip: ClipInfo, options: UpscaleOptions) -> Cut:
         None if options.end is None else clip.start + options.end,
         ticks * clip.video.time_base,
     )
+
+
+def _free_name(wanted: Path) -> Path:
+    """A name like the wanted one that nothing has."""
+    names = (wanted.with_stem(f"{wanted.stem}-{number}" if number > 1 else wanted.stem) for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def publish(path: Path, target: Path) -> None:
