@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from urllib.error import URLError
@@ -21,15 +20,6 @@ from vsr.networks.weights import models_folder
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 MakeClip = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """The commands set the handlers of vsr's logger; other tests want them as they were."""
-    logger = logging.getLogger("vsr")
-    before = (logger.handlers[:], logger.level, logger.propagate)
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
 
 
 def invoke(*arguments: object) -> Result:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +18,6 @@ from vsr.media.images import write_picture
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 MakeClip = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """The commands set the handlers of vsr's logger; other tests want them as they were."""
-    logger = logging.getLogger("vsr")
-    before = (logger.handlers[:], logger.level, logger.propagate)
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
 
 
 def invoke(*arguments: object) -> Result:

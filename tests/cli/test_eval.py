@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -20,15 +19,6 @@ from vsr.cli import main
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 MakeClip = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """The commands set the handlers of vsr's logger; other tests want them as they were."""
-    logger = logging.getLogger("vsr")
-    before = (logger.handlers[:], logger.level, logger.propagate)
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.fixture

@@ -83,9 +83,9 @@ def upscale(
 ) -> UpscaleSummary:
     """Upscale a clip; its other streams, its metadata and every timestamp stay as they are.
 
-    The output appears under its name when it is complete. An exception leaves nothing behind, with one exception: where
-    the other streams cannot be joined, the upscaled video alone is kept beside the target, as the message says. A
-    damaged source raises nothing as long as one frame can be decoded: the summary says what was wrong.
+    The output appears under its name when it is complete. An exception leaves nothing behind but finished work: where
+    the other streams cannot be joined, or the target has appeared meanwhile, the video is kept beside it, as the
+    message says. A damaged source raises nothing as long as one frame can be decoded: the summary says what was wrong.
 
     Args:
         source: a video, a picture, a folder of pictures, or a pattern such as ``frames/*.png``.

@@ -151,7 +151,12 @@ def plan_video(
         padded=(asked.width, asked.height) == computed,
         orientation=geometry.orientation,
     )
-    written = VideoFormat(
+    return _written(video, geometry, encoded, planes, tags), conversion
+
+
+def _written(video: VideoInfo, geometry: Geometry, encoded: str, planes: str, tags: ColourTags) -> VideoFormat:
+    """What the encoder is told."""
+    return VideoFormat(
         width=geometry.width,
         height=geometry.height,
         pix_fmt=encoded,
@@ -165,7 +170,6 @@ def plan_video(
         mastering_display=video.mastering_display,
         light_levels=video.light_levels,
     )
-    return written, conversion
 
 
 def _steps(codec: Codec, layout: PixelLayout) -> tuple[int, int]:
