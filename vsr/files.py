@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -35,8 +36,13 @@ def check_target(target: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) 
         raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Write a file under a temporary name beside it, then rename it; one that stands there gives way.
+
+    Args:
+        path: the file.
+        content: of it.
+        durable: wait until the disk has it, so that not even a power cut leaves an empty file.
 
     Raises:
         OutputError: it cannot be written; what stood there before still does.
@@ -44,9 +50,26 @@ def write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".vsr-{os.getpid()}-{path.name}")
     try:
         temporary.write_bytes(content)
+        if durable:
+            sync(temporary)
         temporary.replace(path)
     except OSError as exc:
         raise OutputError(f"cannot write {path}: {exc.strerror}.") from exc
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or what a folder says of its files, is on the disk.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    if path.is_dir() and sys.platform == "win32":  # knows no such thing
+        return
+    file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -273,7 +273,7 @@ def test_outputs_that_cannot_be(make_clip: MakeClip, tmp_path: Path) -> None:
     existing.write_bytes(b"precious")
     for target, code, words in [
         (existing, 1, "there.mp4 exists already; --overwrite replaces it"),
-        (tmp_path, 1, "is a folder"),
+        (tmp_path, 1, "clip.mp4 is one of the inputs"),
         (tmp_path / "no" / "out.mp4", 1, "does not exist; create it first"),
         (tmp_path / "out", 2, "its name must end in .mp4"),
         (tmp_path / ("x" * 300 + ".mp4"), 1, "File name too long"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
+import shutil
 import socket
 import struct
 import subprocess
@@ -210,6 +211,7 @@ def test_a_clip_that_becomes_a_list_before_its_sound_is_fetched(
     assert opened() == set()
     assert result.exit_code == 1 and result.stderr.startswith("vsr: "), result.output
     assert path.read_text() == TEXTS[kind](str(bait), 0), "exchanged"
+    shutil.rmtree(tmp_path / "out.mp4.vsr-job")  # the frames are kept
 
 
 @pytest.mark.parametrize("track", ["vide", "soun"])

@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM on the real program: exit code 130, one line, nothing left, no process running."""
+"""Ctrl-C and SIGTERM on the real program: exit code 130, what is finished kept, no process running."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,18 +36,49 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_upscale_half_way(make_clip: Callable[..., Path], tmp_path: Path, number: signal.Signals) -> None:
     clip = make_clip(size=(96, 64), pts=range(0, 2000 * 512, 512), audio=["aac"])
-    process = start("upscale", clip, "-o", tmp_path / "out.mp4", "--model", "bicubic")
+    command = ["upscale", clip, "-o", tmp_path / "out.mp4", "--model", "bicubic", "--no-resume"]
+    process = start(*command)
+    folder = tmp_path / "out.mp4.vsr-job"
     try:
-        wait_for(tmp_path / "out.mp4.vsr-job" / "video.mp4", process)
-        time.sleep(0.3)
+        wait_for(folder / "000001", process)
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=30)
     finally:
         process.kill()
     assert (process.returncode, stdout) == (130, "")
-    assert stderr.strip().splitlines()[-1] == "vsr: interrupted."
+    goes_on = shlex.join(["vsr", *map(str, command[:-1])])
+    assert stderr.splitlines()[-2:] == [
+        f"vsr: what is finished is kept; this goes on: {goes_on}",
+        "vsr: interrupted.",
+    ]
     assert "Traceback" not in stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == [clip.name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [clip.name, folder.name]
+    finished = sorted(path.name for path in folder.iterdir())
+    assert finished == [*(f"{number:06}" for number in range(len(finished) - 2)), "lock", "manifest.json"]
+    result = CliRunner().invoke(main, [*map(str, command[:-1]), "--json"])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert (summary["frames"], summary["segments"]) == (2000, 16)
+    assert 0 < summary["resumed"] < 2000
+    assert sorted(path.name for path in tmp_path.iterdir()) == [clip.name, "out.mp4"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_before_anything_is_finished_leaves_nothing(
+    make_clip: Callable[..., Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    clip = make_clip(size=(320, 240), pts=range(0, 100 * 512, 512))
+    process = start("upscale", clip, "-o", tmp_path / "out.mp4", "--device", "cpu")
+    try:
+        wait_for(tmp_path / "out.mp4.vsr-job" / "manifest.json", process)
+        time.sleep(0.3)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, stdout, stderr.splitlines()[-1]) == (130, "", "vsr: interrupted.")
+    assert "goes on" not in stderr and "Traceback" not in stderr
+    assert [path.name for path in tmp_path.iterdir()] == [clip.name]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

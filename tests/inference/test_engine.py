@@ -234,7 +234,7 @@ def test_the_tile_grid_of_a_size_is_decided_once(monkeypatch: pytest.MonkeyPatch
     free = iter([40_000, 20_000, 80_000])
     monkeypatch.setattr("vsr.inference.engine.free_memory", lambda _: next(free))
     engine = Engine(Repeat(), device="cpu")
-    sizes = {engine._tile_for(count, 64, 64) for count in (2, 1, 2)}
+    sizes = {engine.tile_for(count, 64, 64) for count in (2, 1, 2)}
     assert len(sizes) == 1 and sizes.pop() < 64
 
 

@@ -142,7 +142,7 @@ def test_progress_reports_every_batch(make_clip: MakeClip, tmp_path: Path) -> No
     seen = []
     vsr.upscale(make_clip(), tmp_path / "out.mp4", model="bicubic", batch_size=3, progress=seen.append)
     assert [at.frames for at in seen] == [3, 6, 8]
-    assert {at.num_frames_estimated for at in seen} == {8}
+    assert {at.num_frames for at in seen} == {8}
 
 
 def test_overwrite(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ class Failing(torch.nn.Module):
 def test_whatever_ends_the_network_ends_the_job(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    monkeypatch.setattr("vsr.pipeline.job.load_model", lambda *_, **__: Engine(Failing(error), device="cpu"))
+    monkeypatch.setattr("vsr.pipeline.order.load_model", lambda *_, **__: Engine(Failing(error), device="cpu"))
     with pytest.raises(type(error)):
         vsr.upscale(make_clip(pts=range(0, 100 * 512, 512)), tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
@@ -241,12 +241,15 @@ def test_a_failed_assembly_keeps_what_was_computed(
     def fails(*_: object, **__: object) -> None:
         raise FFmpegError("ffmpeg failed with code 1: no such luck")
 
-    monkeypatch.setattr("vsr.pipeline.outputs.assemble", fails)
-    kept = tmp_path / "out.video-only.mp4"
-    with pytest.raises(FFmpegError, match=f"no such luck. The upscaled video alone is kept as {kept}"):
-        vsr.upscale(make_clip(), tmp_path / "out.mp4", model="bicubic")
-    assert len(timestamps(kept)) == 8
+    folder = tmp_path / "out.mp4.vsr-job"
+    with monkeypatch.context() as context:
+        context.setattr("vsr.pipeline.outputs.assemble", fails)
+        with pytest.raises(
+            FFmpegError, match=f"no such luck. 8 frames are kept in {folder}; run again to go on"
+        ):
+            vsr.upscale(make_clip(), tmp_path / "out.mp4", model="bicubic")
     assert not (tmp_path / "out.mp4").exists()
+    assert vsr.upscale(tmp_path / "clip.mp4", tmp_path / "out.mp4", model="bicubic").resumed == 8
 
 
 def test_two_jobs_do_not_write_one_output(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -263,9 +266,10 @@ def test_two_jobs_do_not_write_one_output(make_clip: MakeClip, tmp_path: Path) -
 
 def test_a_target_that_appears_meanwhile_is_kept(make_clip: MakeClip, tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="exists already; --overwrite replaces it. 8 frames are kept in "):
         vsr.upscale(make_clip(), target, model="bicubic", progress=lambda _: target.write_bytes(b"precious"))
     assert target.read_bytes() == b"precious"
+    assert vsr.upscale(tmp_path / "clip.mp4", target, model="bicubic", overwrite=True).resumed == 8
 
 
 def test_rgb_uses_all_codes(make_clip: MakeClip, tmp_path: Path) -> None:

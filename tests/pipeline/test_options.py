@@ -40,6 +40,10 @@ from vsr.pipeline.options import UpscaleOptions
         ({"max_pixels": 2**31}, "max_pixels lies in 1..2147483647, got 2147483648"),
         ({"start": Fraction(10**20)}, "start and end lie within a thousand million seconds"),
         ({"fps": Fraction(10**7, 10**5 + 1)}, "as a ratio of numbers up to a million"),
+        ({"jobs": 0}, "jobs must be at least 1, and one for each device, got 0"),
+        ({"jobs": 1, "device": "cuda:0,cuda:1"}, "jobs must be at least 1, and one for each device, got 1"),
+        ({"device": "cpu,cpu"}, "devices are named once each, between commas, got 'cpu,cpu'"),
+        ({"device": "cuda:0,"}, "devices are named once each, between commas, got 'cuda:0,'"),
         ({"deinterlace": "maybe"}, "deinterlace is one of auto, yes, no, got 'maybe'"),
     ],
 )
@@ -61,3 +65,17 @@ def test_encoder_options_hold_only_what_was_chosen() -> None:
 
 def test_the_default_model_is_the_shipped_one() -> None:
     assert model_covering(UpscaleOptions().model, None) == DEFAULT_MODEL
+
+
+@pytest.mark.parametrize(
+    ("values", "devices", "workers"),
+    [
+        ({}, ("auto",), 1),
+        ({"jobs": 3}, ("auto",), 3),
+        ({"device": "cuda:0,cuda:1"}, ("cuda:0", "cuda:1"), 2),
+        ({"device": "cuda:0,cuda:1", "jobs": 4}, ("cuda:0", "cuda:1"), 4),
+    ],
+)
+def test_a_worker_for_each_device(values: dict[str, object], devices: tuple[str, ...], workers: int) -> None:
+    options = UpscaleOptions(**values)  # type: ignore[arg-type]
+    assert (options.devices, options.num_workers) == (devices, workers)

@@ -181,7 +181,7 @@ def test_a_family_of_models_takes_the_next_scale(
         asked.append(model)
         raise UsageError("far enough")
 
-    monkeypatch.setattr("vsr.pipeline.job.load_model", load)
+    monkeypatch.setattr("vsr.pipeline.order.load_model", load)
     for options in ({}, {"scale": 1.5}, {"height": 128}):
         with pytest.raises(UsageError, match="far enough"):
             vsr.upscale(make_clip(), tmp_path / "out.mp4", **options)
@@ -247,7 +247,7 @@ def test_a_missing_program_is_missed_first(
         raise FFmpegError("no ffmpeg program")
 
     monkeypatch.setattr("vsr.pipeline.outputs.find_program", missing)
-    monkeypatch.setattr("vsr.pipeline.job.load_model", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr("vsr.pipeline.order.load_model", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(FFmpegError, match="no ffmpeg program"):
         vsr.upscale(make_clip(), tmp_path / "out.mp4", model="identity")
 
@@ -265,19 +265,28 @@ def test_damage_is_in_the_summary(make_clip: MakeClip, tmp_path: Path, caplog: p
 
 def test_an_output_that_appears_in_the_meantime_costs_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
-    with pytest.raises(OutputError, match=r"exists already.*The upscaled clip is kept as .*out-2\.mp4\.$"):
+    with pytest.raises(
+        OutputError, match=r"exists already.* 8 frames are kept in .*out\.mp4\.vsr-job; run again"
+    ):
         vsr.upscale(make_clip(), target, model="identity", progress=lambda _: target.touch())
     assert target.stat().st_size == 0
-    with av.open(str(tmp_path / "out-2.mp4")) as container:
+    target.unlink()
+    assert vsr.upscale(tmp_path / "clip.mp4", target, model="identity").resumed == 8
+    with av.open(str(target)) as container:
         assert len(list(container.decode(video=0))) == 8
 
 
 def test_pictures_that_appear_in_the_meantime_are_not_replaced(make_clip: MakeClip, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"f3\.png exists by now; --overwrite replaces it\.$"):
-        vsr.upscale(
-            make_clip(), tmp_path / "f%d.png", model="identity", progress=lambda _: (tmp_path / "f3.png").touch()
-        )
+    third = tmp_path / "f3.png"
+    with pytest.raises(
+        OutputError, match=r"f3\.png exists by now; --overwrite replaces it\. 8 frames are kept"
+    ):
+        vsr.upscale(make_clip(), tmp_path / "f%d.png", model="identity", progress=lambda _: third.touch())
     assert [path.name for path in tmp_path.glob("*.png")] == ["f3.png"]
+    assert third.stat().st_size == 0
+    third.unlink()
+    assert vsr.upscale(tmp_path / "clip.mp4", tmp_path / "f%d.png", model="identity").resumed == 8
+    assert len(list(tmp_path.glob("*.png"))) == 8
 
 
 def test_a_header_that_counts_too_few_frames(

@@ -1,77 +1,216 @@
-"""Runs of frames: what is equal to the frame before is not computed again."""
+"""Segments, one after the other: what equals the frame before is not computed again, what is whole is handed over."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import Tensor
 
+from vsr.errors import InputError, OutputError
 from vsr.imaging.colour import ColourSpec, PixelLayout
 from vsr.inference.engine import Engine
-from vsr.media.reader import Frame
+from vsr.media.encoder import Timing
+from vsr.media.reader import Damage, Frame
 from vsr.networks.resampling import Identity
+from vsr.pipeline.job_folder import RECORD
 from vsr.pipeline.plan import Conversion
-from vsr.pipeline.segment import Work, upscale_frames
+from vsr.pipeline.segment import upscale_segments
+from vsr.pipeline.segments import Finished, Segment
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 GREY = PixelLayout("grey")
 FULL = ColourSpec("bt709", full_range=True)
-CONVERSION = Conversion(GREY, FULL, GREY, FULL, 6, 4)
 
 
-class Collector:
-    def __init__(self) -> None:
+class Writer:
+    """Keeps the frames, and what it is told at the end."""
+
+    def __init__(self, folder: Path, output: Output) -> None:
+        self.folder, self.output = folder, output
+        self.packets: list[Timing] = []
         self.frames: list[Frame] = []
+        self.left_by: list[type[BaseException] | None] = []
 
     def write(self, frame: Frame) -> None:
+        if frame.pts == self.output.refused:
+            raise OutputError("no space left on device.")
         self.frames.append(frame)
+        self.packets.append(Timing(frame.pts, frame.duration))
+
+    def __enter__(self) -> Writer:
+        (self.folder / "video").write_bytes(b"half")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.left_by.append(kind)
+        (self.folder / "video").write_bytes(b"whole")
+
+
+@dataclass
+class Output:
+    """What an order knows of its output."""
+
+    refused: int | None = None
+    writers: list[Writer] = field(default_factory=list)
+
+    def writer(self, folder: Path, threads: int) -> Writer:
+        self.writers.append(Writer(folder, self))
+        return self.writers[-1]
+
+
+@dataclass
+class Clip:
+    """An order whose segments are words: a frame for each letter; equal letters are equal frames in memory of their
+    own. A word of ``!`` cannot be read, a ``?`` is damaged."""
+
+    words: Sequence[str]
+    batch_size: int = 2
+    threads: int = 1
+    output: Output = field(default_factory=Output)
+    conversion: Conversion = field(default_factory=lambda: Conversion(GREY, FULL, GREY, FULL, 6, 4))
+
+    def frames(self, segment: Segment, damage: Damage) -> Generator[Frame, None, None]:
+        for place, letter in enumerate(self.words[segment.number]):
+            if letter == "!":
+                raise InputError("cannot be read.")
+            damage.concealed += letter == "?"
+            yield Frame((np.full((4, 6), ord(letter), np.uint8),), 100 * segment.number + place, 10)
+
+    @property
+    def segments(self) -> list[Segment]:
+        return [Segment(number, None, None) for number in range(len(self.words))]
 
 
 class Counting(Identity):
-    """Counts the frames that it sees."""
+    """Counts the frames that it sees, and the largest batch."""
 
-    seen = 0
+    seen = largest = 0
 
     def forward(self, lr: Tensor) -> Tensor:
         self.seen += len(lr)
+        self.largest = max(self.largest, len(lr))
         return lr
 
 
-def frames_of(values: str) -> Iterator[Frame]:
-    """A frame for each letter; equal letters are equal frames in memory of their own."""
-    for number, letter in enumerate(values):
-        yield Frame((np.full((4, 6), ord(letter), np.uint8),), 10 * number, 10)
+@pytest.fixture
+def upscale(tmp_path: Path) -> Callable[..., tuple[list[Finished], list[int], Counting]]:
+    """Upscales the segments of a clip; returns what is told."""
+
+    def run(clip: Clip) -> tuple[list[Finished], list[int], Counting]:
+        network, finished, counts = Counting(), [], []
+
+        def take(done: Finished, folder: Path) -> None:
+            assert json.loads((folder / RECORD).read_bytes()) == json.loads(json.dumps(asdict(done)))
+            assert (folder / "video").read_bytes() == b"whole"
+            assert folder.parent == tmp_path and folder.name.startswith(f".{done.number:06}-")
+            finished.append(done)
+
+        upscale_segments(
+            clip, clip.segments, Engine(network, device="cpu"), tmp_path, on_frames=counts.append, on_finished=take  # type: ignore[arg-type]
+        )  # fmt: skip
+        return finished, counts, network
+
+    return run
+
+
+Upscale = Callable[[Any], tuple[list[Finished], list[int], Counting]]
+
+
+def written(clip: Clip) -> list[str]:
+    return ["".join(chr(frame.planes[0][0, 0]) for frame in writer.frames) for writer in clip.output.writers]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 16])
 @pytest.mark.parametrize(
-    ("values", "computed"), [("abc", 3), ("aaaa", 1), ("aabbbc", 3), ("abab", 4), ("aaabaaa", 3), ("", 0)]
+    ("words", "computed"),
+    [
+        (["abc"], 3),
+        (["aaaa"], 1),
+        (["aabbbc"], 3),
+        (["abab"], 4),
+        (["aaabaaa"], 3),
+        ([""], 0),
+        (["ab", "bc"], 3),
+        (["ab", "ab"], 4),
+        (["aa", "aaa", "a"], 1),
+        (["ab", "", "bbc"], 3),
+    ],
 )
-def test_equal_neighbours_are_computed_once(values: str, computed: int, batch_size: int) -> None:
-    network, written = Counting(), Collector()
-    work = upscale_frames(
-        (frame for frame in frames_of(values)),
-        written,
-        Engine(network, device="cpu"),
-        CONVERSION,
-        batch_size=batch_size,
-    )
+def test_equal_neighbours_are_computed_once(words: list[str], computed: int, batch_size: int, upscale: Upscale) -> None:
+    clip = Clip(words, batch_size)
+    finished, counts, network = upscale(clip)
     assert network.seen == computed
-    assert work == Work(len(values), len(values) - computed)
-    assert [(frame.pts, frame.duration) for frame in written.frames] == [(10 * n, 10) for n in range(len(values))]
-    assert "".join(chr(frame.planes[0][0, 0]) for frame in written.frames) == values
+    assert network.largest <= batch_size
+    assert written(clip) == words
+    assert sum(done.repeated for done in finished) == sum(map(len, words)) - computed
+    assert [done.frames for done in finished] == list(map(len, words))
+    assert [done.number for done in finished] == list(range(len(words)))
+    assert sum(counts) == sum(map(len, words))
+    times = [[(frame.pts, frame.duration) for frame in writer.frames] for writer in clip.output.writers]
+    assert times == [[(100 * number + n, 10) for n in range(len(word))] for number, word in enumerate(words)]
+    assert [done.packets for done in finished] == [tuple(writer.packets) for writer in clip.output.writers]
 
 
-def test_one_other_pixel_makes_another_frame() -> None:
-    def frames() -> Iterator[Frame]:
-        for value in (7, 8):
-            plane = np.zeros((4, 6), np.uint8)
-            plane[0, 5] = value
-            yield Frame((plane,), value, 1)
+def test_what_is_repeated_and_damaged_belongs_to_its_segment(upscale: Upscale) -> None:
+    finished, _, _ = upscale(Clip(["aab", "b??", "cd"], 4))
+    assert [done.repeated for done in finished] == [1, 2, 0]
+    assert [done.damage for done in finished] == [Damage(), Damage(concealed=2), Damage()]
 
-    written = Collector()
-    upscale_frames((frame for frame in frames()), written, Engine(Identity(), device="cpu"), CONVERSION, batch_size=2)
-    assert [frame.planes[0][0, 5] for frame in written.frames] == [7, 8]
-    assert torch.equal(torch.from_numpy(written.frames[0].planes[0][1:]), torch.zeros(3, 6, dtype=torch.uint8))
+
+def test_a_batch_lies_in_one_segment(upscale: Upscale) -> None:
+    """So that what a segment becomes does not depend on which others are left to do."""
+    _, counts, _ = upscale(Clip(["abc", "d", "efgh"], 2))
+    assert counts == [2, 1, 1, 2, 2]
+
+
+def test_one_other_pixel_makes_another_frame(upscale: Upscale) -> None:
+    class Nearly(Clip):
+        def frames(self, segment: Segment, damage: Damage) -> Generator[Frame, None, None]:
+            for value in (7, 8):
+                plane = np.zeros((4, 6), np.uint8)
+                plane[0, 5] = value
+                yield Frame((plane,), value, 1)
+
+    clip = Nearly(["ab"])
+    _, _, network = upscale(clip)
+    assert [frame.planes[0][0, 5] for frame in clip.output.writers[0].frames] == [7, 8]
+    assert not any(frame.planes[0][1:].any() for frame in clip.output.writers[0].frames)
+    assert network.seen == 2
+
+
+def test_what_cannot_be_read_ends_the_work(upscale: Upscale, tmp_path: Path) -> None:
+    clip = Clip(["abc", "de!", "fg"])
+    with pytest.raises(InputError, match="cannot be read"):
+        upscale(clip)
+    complete = {path.parent.name.split("-")[0] for path in tmp_path.rglob(RECORD)}
+    assert complete <= {".000000"}
+    assert len(clip.output.writers) <= 2
+    assert all(len(writer.left_by) == 1 for writer in clip.output.writers), "each is closed once"
+
+
+def test_what_cannot_be_written_ends_the_work(upscale: Upscale, tmp_path: Path) -> None:
+    clip = Clip(["abc", "de", "fg"], output=Output(refused=101))
+    with pytest.raises(OutputError, match="no space left"):
+        upscale(clip)
+    assert [writer.left_by for writer in clip.output.writers] == [[None], [OutputError]]
+    assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == [".000000", ".000001"]
+    assert not [path for path in tmp_path.glob(".000001-*/*") if path.name == RECORD]
+
+
+def test_a_folder_that_is_gone(tmp_path: Path) -> None:
+    clip = Clip(["abc"])
+    with pytest.raises(OutputError, match=r"cannot write to .*gone: No such file or directory\.$"):
+        upscale_segments(
+            clip, clip.segments, Engine(Identity(), device="cpu"), tmp_path / "gone",  # type: ignore[arg-type]
+            on_frames=lambda _: None, on_finished=lambda *_: None,
+        )  # fmt: skip

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from vsr.cli.console import clean_end_on_signals, start_logging, verbosity_options
 from vsr.cli.fields import Command, SectionedCommand, SectionedOption
-from vsr.cli.upscale import auto_or
+from vsr.cli.parsers import auto_or
 from vsr.errors import UsageError
 from vsr.evaluation.options import ImageEvalOptions
 from vsr.evaluation.report import Table, check_output, to_json, to_text, write_table

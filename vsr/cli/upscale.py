@@ -1,89 +1,40 @@
-"""``vsr upscale``: a clip in, the same clip out, sharp."""
+"""``vsr upscale``: a clip in, the same clip out, sharp; or many."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vsr.cli.console import clean_end_on_signals, option_of, start_logging, verbosity_options
+from vsr.cli.parsers import auto_or, parse_pairs, parse_rate, parse_size, parse_time
+from vsr.cli.progress import progress_shown
 from vsr.pipeline.options import UpscaleOptions
 
-PATH = click.Path(path_type=Path)
-DAMAGED = 1
-"""Exit code where the input was damaged, but an output was made."""
+if TYPE_CHECKING:
+    from vsr.pipeline.estimate import Estimate
+    from vsr.pipeline.folder import Outcome, Pair
+    from vsr.pipeline.job import UpscaleSummary
+
+FAILED = 1
+"""Exit code where something failed, or where an input was damaged but an output was made."""
 
 option = option_of(UpscaleOptions)
-Parser = Callable[[click.Context, click.Parameter, Any], Any]
-
-
-def auto_or(least: int) -> Parser:
-    """For options that are ``auto``, which becomes None, or a whole number from ``least`` up."""
-
-    def parse(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
-        if value == "auto":
-            return None
-        if not (value.isascii() and value.isdigit()) or int(value) < least:
-            raise click.BadParameter(f"{value!r} is neither auto nor a whole number from {least} up.")
-        return int(value)
-
-    return parse
-
-
-def parse_time(ctx: click.Context, param: click.Parameter, value: str | None) -> Fraction | None:
-    """``90.5``, ``1:30.5`` or ``0:01:30.5`` -> seconds, exactly."""
-    if value is None:
-        return None
-    if not re.fullmatch(r"(\d{1,9}:)?(\d{1,9}:)?\d{1,9}(\.\d{0,9})?", value, re.ASCII):
-        raise click.BadParameter(f"{value!r} is no time: write 90.5, 1:30.5 or 0:01:30.5.")
-    seconds = Fraction(0)
-    for part in value.split(":"):
-        seconds = seconds * 60 + Fraction(part)
-    return seconds
-
-
-def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """``1920x1080`` -> (1920, 1080)."""
-    if value is None:
-        return None
-    if not (found := re.fullmatch(r"(\d{1,6})x(\d{1,6})", value, re.ASCII)):
-        raise click.BadParameter(f"{value!r} is no size: write 1920x1080.")
-    return int(found[1]), int(found[2])
-
-
-def parse_rate(ctx: click.Context, param: click.Parameter, value: str) -> Fraction:
-    """``25``, ``29.97`` or ``30000/1001`` -> frames a second."""
-    try:
-        if len(value) > 20 or "e" in value.lower():
-            raise ValueError(value)
-        return Fraction(value)
-    except (ValueError, ZeroDivisionError) as exc:
-        raise click.BadParameter(f"{value!r} is no rate: write 25 or 30000/1001.") from exc
-
-
-def parse_pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """``KEY=VALUE`` of each use -> a dict."""
-    pairs = {}
-    for text in values:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise click.BadParameter(f"{text!r} is not of the form KEY=VALUE.")
-        pairs[key] = value
-    return pairs
-
+PATH = click.Path(path_type=Path)
 
 AUTO: dict[str, Any] = {"default": "auto", "show_default": True, "metavar": "auto|N"}
-OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; or pictures such as frames/%06d.png."
+OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures such as frames/%06d.png; a folder."
 
 
 @click.command()
-@click.argument("source", metavar="INPUT", type=PATH)
+@click.argument("sources", metavar="INPUT...", type=PATH, nargs=-1, required=True)
 @click.option("-o", "--output", "target", type=PATH, required=True, metavar="OUT", help=OUTPUTS)
 @option("--model", "A model of `vsr models`, a family of them such as srgan, or a weights file.", metavar="NAME|PATH")
 @option("--scale", "Output size over input size, 1.5 as well as 4.  [default: the model's own]", type=float)
@@ -93,7 +44,7 @@ OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; or pictures 
 @option("--start", "Leave out what is shown earlier: seconds, or 1:30.5.", metavar="T", callback=parse_time)
 @option("--end", "Leave out what is shown then or later.", metavar="T", callback=parse_time)
 @option("--deinterlace", "auto: frames that are flagged as interlaced.", type=click.Choice(["auto", "yes", "no"]))
-@option("--device", "auto, cpu, cuda, cuda:N or mps.")
+@option("--device", "auto, cpu, cuda, cuda:N or mps; several, as cuda:0,cuda:1, share the work.")
 @option("--precision", "auto: fp16 on CUDA, else fp32.", type=click.Choice(["auto", "fp32", "fp16", "bf16"]))
 @click.option(
     "--tile", "tile_size", help="Largest edge of a tile, in input pixels; 0: none.", callback=auto_or(0), **AUTO
@@ -127,39 +78,181 @@ OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; or pictures 
 @option("--max-pixels", "Refuse frames that say they are larger.", type=int)
 @option("--tolerant", "Damage to the input is no failure.", is_flag=True)
 @option("--overwrite", "Replace an existing output.", is_flag=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@click.option("--recursive", is_flag=True, help="Of folders take the folders in them too.")
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    help="Go on from what an earlier run of the same job finished.  [default: resume]",
+)
+@option("--jobs", "Processes that share the work.  [default: one for each device]", type=int, metavar="N")
+@option("--cluster", "Work on a Ray cluster; auto: the one that this machine belongs to.", metavar="auto|ADDRESS")
+@click.option("--dry-run", is_flag=True, help="Only say what it would take, from a few frames that are tried.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object; progress on stderr too.")
 @verbosity_options
-def upscale(source: Path, target: Path, as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
-    """Upscale a clip; sound, subtitles, metadata and every timestamp stay.
+def upscale(
+    sources: tuple[Path, ...],
+    target: Path,
+    recursive: bool,
+    dry_run: bool,
+    as_json: bool,
+    verbose: int,
+    quiet: bool,
+    **values: Any,
+) -> None:
+    """Upscale clips; sound, subtitles, metadata and every timestamp stay.
 
     INPUT is a video, a picture, a folder of pictures, or a pattern such as
-    "frames/*.png".
+    "frames/*.png". Where OUT is a folder, each input gets an output in it, and
+    INPUT may be several, and folders of videos. Run again, the command goes on
+    where it was stopped.
 
     \b
     vsr upscale input.mp4 -o out.mp4
+    vsr upscale clips/ -o out/
     """
     start_logging(verbose, quiet)
     options = UpscaleOptions(**values)
 
-    from tqdm import tqdm
+    from vsr.pipeline.folder import Pair, is_many, pair_up
 
-    from vsr.pipeline.job import UpscaleProgress, upscale_clip
+    into_folder = is_many(sources, target)
+    pairs = pair_up(sources, target, recursive=recursive) if into_folder else [Pair(sources[0], target)]
+    many = into_folder and sources != (pairs[0].source,)  # one file is one clip wherever it goes
+    with clean_end_on_signals(), _way_to_go_on(pairs):
+        if dry_run:
+            _estimate(pairs, many, options, as_json)
+        elif many:
+            _upscale_many(pairs, options, as_json, quiet)
+        else:
+            _upscale_one(pairs[0], options, as_json, quiet)
 
-    with tqdm(unit="frame", disable=quiet or as_json or None) as bar, clean_end_on_signals():
 
-        def show(at: UpscaleProgress) -> None:
-            bar.total = at.num_frames_estimated
-            bar.update(at.frames - bar.n)
+@contextmanager
+def _way_to_go_on(pairs: list[Pair]) -> Iterator[None]:
+    """After an interrupt, the command that goes on from what is finished."""
+    from vsr.pipeline.job_folder import job_folder_of
 
-        summary = upscale_clip(source, target, options, show)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if any(job_folder_of(pair.target).is_dir() or pair.target.exists() for pair in pairs):
+            words = [word for word in sys.argv[1:] if word != "--no-resume"]
+            click.echo(f"vsr: what is finished is kept; this goes on: {shlex.join(['vsr', *words])}", err=True)
+        raise
+
+
+def _upscale_one(pair: Pair, options: UpscaleOptions, as_json: bool, quiet: bool) -> None:
+    from vsr.pipeline.job import upscale_clip
+
+    with progress_shown(as_json, quiet) as shown:
+        summary = upscale_clip(pair.source, pair.target, options, shown.clip)
     if as_json:
         click.echo(json.dumps(asdict(summary), default=str))
     elif not quiet:
-        rate = summary.frames / summary.seconds
-        repeated = f", {summary.repeated} of them repeated" if summary.repeated else ""
-        click.echo(
-            f"{summary.target}: {summary.frames} frames of {summary.width}x{summary.height}{repeated} "
-            f"in {summary.seconds:.1f} s ({rate:.2f} frames/s)"
-        )
+        click.echo(f"{summary.target}: {_in_words(summary)}")
     if summary.damage and not options.tolerant:
-        click.get_current_context().exit(DAMAGED)
+        click.get_current_context().exit(FAILED)
+
+
+def _in_words(summary: UpscaleSummary) -> str:
+    computed = summary.frames - summary.resumed
+    resumed = f", {summary.resumed} of them by an earlier run" if summary.resumed else ""
+    repeated = f", {summary.repeated} of them repeated" if summary.repeated else ""
+    return (
+        f"{summary.frames} frames of {summary.width}x{summary.height}{repeated}{resumed} "
+        f"in {summary.seconds:.1f} s ({computed / summary.seconds:.2f} frames/s)"
+    )
+
+
+def _upscale_many(pairs: list[Pair], options: UpscaleOptions, as_json: bool, quiet: bool) -> None:
+    from vsr.pipeline.folder import upscale_folder
+
+    with progress_shown(as_json, quiet, of=len(pairs)) as shown:
+        outcomes = upscale_folder(pairs, options, progress=shown.folder, on_outcome=shown.outcome)
+    states = [outcome.state for outcome in outcomes]
+    if as_json:
+        counts = {state: states.count(state) for state in ("done", "damaged", "there", "failed")}
+        click.echo(json.dumps({"clips": [_as_dict(outcome) for outcome in outcomes], **counts}, default=str))
+    elif not quiet:
+        click.echo(_table_of(outcomes))
+    if "failed" in states or "damaged" in states:
+        click.get_current_context().exit(FAILED)
+
+
+def _as_dict(outcome: Outcome) -> dict[str, Any]:
+    summary = asdict(outcome.summary) if outcome.summary is not None else {}
+    return {**asdict(outcome.pair), "state": outcome.state, "error": outcome.error, **summary}
+
+
+def _table_of(outcomes: list[Outcome]) -> str:
+    from vsr.evaluation.report import Column, Table, to_text
+
+    columns = (
+        Column("clip"),
+        Column("state"),
+        Column("frames"),
+        Column("size"),
+        Column("time", "s", 1),
+        Column("note"),
+    )
+    rows = []
+    for outcome in outcomes:
+        row: dict[str, Any] = {"clip": outcome.pair.target.name, "state": outcome.state, "note": outcome.error}
+        if (summary := outcome.summary) is not None:
+            row |= {
+                "frames": summary.frames, "size": f"{summary.width}x{summary.height}", "time": summary.seconds,
+            }  # fmt: skip
+        rows.append(row)
+    return to_text(Table(columns, tuple(rows), {}))
+
+
+def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: bool) -> None:
+    from vsr.errors import VsrError
+    from vsr.pipeline.estimate import estimate_clip
+    from vsr.pipeline.folder import there_already
+
+    estimates, failed = [], []
+    for pair in pairs:
+        if many and there_already(pair, options):
+            continue
+        try:
+            estimates.append(estimate_clip(pair.source, pair.target, options, folder_is_made=many))
+        except VsrError as exc:
+            if not many:
+                raise
+            failed.append(str(exc))
+            click.echo(f"vsr: {exc}", err=True)
+    if as_json:
+        total = {name: sum(getattr(one, name) for one in estimates) for name in ("frames", "seconds", "output_bytes")}
+        clips = [asdict(one) for one in estimates]
+        click.echo(json.dumps({"clips": clips, **total, "errors": failed}, default=str))
+    else:
+        click.echo("\n".join(map(_would_take, estimates)))
+        if many:
+            click.echo(f"{len(estimates)} clips: about {_duration(sum(one.seconds for one in estimates))} in all.")
+    if failed:
+        click.get_current_context().exit(FAILED)
+
+
+def _would_take(one: Estimate) -> str:
+    return (
+        f"{one.target}: {one.frames} frames of {one.width}x{one.height} in {one.segments} segments; "
+        f"about {_duration(one.seconds)}, by {one.measured_frames} frames that were tried; "
+        f"about {_size(one.output_bytes)}, {_size(one.disk_bytes)} on the way."
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Two figures that matter: ``12 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 days 4 h``."""
+    steps = (("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    for (name, length), (next_name, next_length) in zip(steps, steps[1:], strict=False):
+        if seconds >= length:
+            return f"{int(seconds // length)} {name} {int(seconds % length // next_length)} {next_name}"
+    return f"{seconds:.1f} s"
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1000:.0f} kB"

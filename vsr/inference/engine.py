@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -22,7 +23,7 @@ from vsr.networks.weights import DEFAULT_MODEL, Network, load_network
 logger = logging.getLogger(__name__)
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 OVERLAP = 16
 """LR pixels that neighbouring tiles share: the least power of two at which no pixel of a tiled real frame differs by
@@ -111,7 +112,7 @@ class Engine:
     def _run(self, network: nn.Module, lr: Tensor) -> Tensor:
         count, _, height, width = lr.shape
         while True:
-            tile_size = self._tile_for(count, height, width)
+            tile_size = self.tile_for(count, height, width)
             try:
                 if tile_size >= max(height, width):
                     return cast(Tensor, network(lr)).float()
@@ -159,14 +160,29 @@ class Engine:
         sr = self(lr.float() / 255).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
         return cast("npt.NDArray[np.uint8]", sr.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
+    @property
+    def precision(self) -> Precision:
+        """The arithmetic that ``auto`` has become."""
+        return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+
+    def digest(self) -> str:
+        """Of the weights, as they are used; of a network without any, of its name and scale."""
+        digest = hashlib.blake2b(f"{type(self._exact).__name__} {self.scale}".encode(), digest_size=16)
+        for weights in self._exact.state_dict().values():
+            digest.update(weights.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def batch_size(self, height: int, width: int) -> int:
         """How many frames of a size to run at once: one on the CPU, where more win nothing; what fits elsewhere."""
         if self.device.type == "cpu":
             return 1
         return max(1, min(4, self._fitting_pixels() // (height * width)))
 
-    def _tile_for(self, count: int, height: int, width: int) -> int:
-        """The largest tile edge for frames of a size: decided once, so that the grid is the same in all of them."""
+    def tile_for(self, count: int, height: int, width: int) -> int:
+        """The largest edge of a tile for ``count`` frames of a size, in LR pixels.
+
+        Decided once, by the memory that is free then, so that the grid is the same in all of them.
+        """
         whole = max(height, width)
         if self.scale != int(self.scale):
             return whole  # tiles would not end on whole pixels

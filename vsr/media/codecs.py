@@ -45,6 +45,7 @@ class Codec:
         narrowest: columns that it needs.
         sizes: ``chroma``: whole chroma samples, ``even``: even ones whatever the pixel format, ``any``.
         hdr: how it is told of HDR10's metadata; None where it cannot be.
+        most_threads: more would cost compression, or be refused.
         parameters: what is passed on to the encoder's library in any case, under ``hdr.option``.
         environment: variables by which the encoder's library is told to keep silent.
     """
@@ -59,6 +60,7 @@ class Codec:
     narrowest: int = 1
     sizes: Literal["chroma", "even", "any"] = "chroma"
     hdr: HdrOptions | None = None
+    most_threads: int = 16
     parameters: str = ""
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -76,6 +78,7 @@ CODECS = {
     "hevc": Codec(
         "libx265", (0, 51), _X26_PRESETS, defaults={"crf": "20", "preset": "medium"}, sizes="even",
         hdr=HdrOptions("x265-params", "master-display", "max-cll"), parameters="log-level=error",
+        most_threads=4,  # frames at a time; what is in a frame takes all cores in any case
         narrowest=64,  # of frames of 48 columns or less it writes beyond its memory
     ),
     "av1": Codec(

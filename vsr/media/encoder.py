@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 from av.codec import CodecContext
@@ -43,6 +43,7 @@ class VideoFormat:
         display_matrix: the container's transformation for display, None for none.
         mastering_display: of HDR10, None leaves it unstated.
         light_levels: of HDR10, None leaves them unstated.
+        threads: of the encoder, whose bits depend on their number with some; 0: as many as there are cores.
     """
 
     width: int
@@ -57,6 +58,19 @@ class VideoFormat:
     planes: str | None = None
     mastering_display: MasteringDisplay | None = None
     light_levels: LightLevels | None = None
+    threads: int = 0
+
+
+class Timing(NamedTuple):
+    """Of one packet, in ticks of the stream's time base.
+
+    Attributes:
+        pts: when it is shown, the format's shift included.
+        duration: for how long; 0 where nobody says.
+    """
+
+    pts: int
+    duration: int
 
 
 def check_encoder(codec: Codec, options: dict[str, str], video: VideoFormat) -> None:
@@ -66,7 +80,7 @@ def check_encoder(codec: Codec, options: dict[str, str], video: VideoFormat) -> 
         UsageError: it has no such option, or makes what cannot be written.
         OutputError: it refuses the format or the value of an option.
     """
-    _container_for(codec)
+    encoded_suffix(codec)
     context = CodecContext.create(codec.encoder, "w")
     assert isinstance(context, VideoCodecContext)
     _open(context, codec, options, video)
@@ -83,6 +97,8 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
     context.colorspace = video.tags.matrix
     context.color_primaries = video.tags.primaries
     context.color_trc = video.tags.transfer
+    # libav's own default of slices would cost x264 compression, and it shares them badly.
+    context.thread_count, context.thread_type = video.threads, "FRAME"
     context.options = _encoder_options(codec, options, video)
     for name, value in codec.environment.items():
         os.environ.setdefault(name, value)
@@ -118,7 +134,7 @@ class Encoder:
     context manager: leaving it drains the encoder; leaving it by an exception only closes the file.
 
     Args:
-        path: the file to write; the caller owns its name and its removal.
+        path: the file to write, with the ending of ``encoded_suffix``; the caller owns its name and its removal.
         codec: what to encode with.
         options: libav options by name, over the codec's defaults.
         video: what the frames are like.
@@ -132,17 +148,15 @@ class Encoder:
         self._video = video
         self._durations: dict[int, int] = {}
         self.num_frames = 0
-        ticks = str(video.time_base.denominator)
-        muxer = _container_for(codec)
+        self.packets: list[Timing] = []
+        """What was written, in the order of decoding."""
+        muxer = CONTAINERS[encoded_suffix(codec)].muxer
         try:
             # Opened here: libav would open it with the first packet, and leave it open where the header does not fit.
             self._file = open(path, "wb")  # noqa: SIM115 - closed in __exit__
         except OSError as exc:
             raise OutputError(f"cannot write {path}: {exc.strerror}.") from exc
-        self._container = av.open(
-            self._file, "w", format=muxer,
-            container_options={"video_track_timescale": ticks, "movie_timescale": ticks},
-        )  # fmt: skip
+        self._container = av.open(self._file, "w", format=muxer, container_options=muxer_options(video))
         try:
             stream = self._container.add_stream(codec.encoder)
             assert isinstance(stream, av.VideoStream)
@@ -175,6 +189,8 @@ class Encoder:
         try:
             for packet in self._stream.encode(frame):
                 self._restore_duration(packet)
+                assert packet.pts is not None
+                self.packets.append(Timing(packet.pts, packet.duration or 0))
                 self._container.mux(packet)
         except (LibavError, OSError) as exc:
             raise OutputError(f"encoding failed after {self.num_frames} frames: {exc.strerror}.") from exc
@@ -205,9 +221,19 @@ class Encoder:
             self._container.close()
 
 
-def _container_for(codec: Codec) -> str:
-    """Of the two whose clock is the stream's own, one that holds the codec."""
-    for container in (CONTAINERS[".mp4"], CONTAINERS[".mov"]):
-        if holds(container, format_of(codec)):
-            return container.muxer
+def muxer_options(video: VideoFormat) -> dict[str, str]:
+    """What MP4 and QuickTime need so that no timestamp is rounded."""
+    ticks = str(video.time_base.denominator)
+    return {"video_track_timescale": ticks, "movie_timescale": ticks}
+
+
+def encoded_suffix(codec: Codec) -> str:
+    """The ending of an encoder's file: of the two containers whose clock is the stream's own, one that holds the codec.
+
+    Raises:
+        UsageError: neither does.
+    """
+    for suffix in (".mp4", ".mov"):
+        if holds(CONTAINERS[suffix], format_of(codec)):
+            return suffix
     raise UsageError(f"vsr cannot write {format_of(codec)}, which neither MP4 nor QuickTime holds; take another codec.")

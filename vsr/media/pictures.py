@@ -13,6 +13,7 @@ import numpy as np
 from vsr.errors import InputError, UsageError
 from vsr.imaging.colour import PixelLayout
 from vsr.media.clip import FULL, UNSPECIFIED, ClipInfo, ColourTags, VideoInfo
+from vsr.media.encoder import Timing
 from vsr.media.limits import MAX_PIXELS
 from vsr.media.reader import Frame
 from vsr.media.stills import STILL_ENDINGS, Still, holds, read_still, write_still
@@ -132,16 +133,16 @@ class PictureWriter:
     """Writes frames as pictures into a folder, from where they can be moved to their names.
 
     Args:
-        folder: where they lie until they are complete.
-        target: a name, or one with a number in it such as ``frames/%06d.png``; numbers begin at 1.
+        folder: where they lie until they are complete; ``written_pictures`` finds them there.
+        target: the name that they are to have, or the pattern of their names.
         layout: of the planes that are written, as ``picture_format`` says.
         icc: a colour profile to write into each.
     """
 
     def __init__(self, folder: Path, target: Path, layout: PixelLayout, icc: bytes | None) -> None:
         self._folder, self._target, self._layout, self._icc = folder, target, layout, icc
-        self.written: list[tuple[Path, Path]] = []
-        """Each file, and the name that it is to have."""
+        self.packets: list[Timing] = []
+        """When each is shown, and for how long."""
 
     def write(self, frame: Frame) -> None:
         """Write one frame.
@@ -151,16 +152,13 @@ class PictureWriter:
             OutputError: the file cannot be written.
         """
         layout = self._layout
-        number = len(self.written) + 1
+        number = len(self.packets) + 1
         if number > 1 and not is_pattern(self._target):
-            raise UsageError(
-                f"{self._target} is one picture, and there are more frames; name a pattern such as "
-                f"%06d{self._target.suffix}."
-            )
-        path = self._folder / f"{number:08}{self._target.suffix}"
+            raise one_name_for_many(self._target)
+        path = _unpublished(self._folder, self._target, number)
         still = Still(frame.planes, layout.kind == "grey", layout.alpha, 16 if layout.bit_depth > 8 else 8, self._icc)
         write_still(path, still)
-        self.written.append((path, numbered(self._target, number)))
+        self.packets.append(Timing(frame.pts, frame.duration))
 
     def __enter__(self) -> PictureWriter:
         return self
@@ -169,6 +167,22 @@ class PictureWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Nothing stays open."""
+
+
+def _unpublished(folder: Path, target: Path, number: int) -> Path:
+    return folder / f"{number:08}{target.suffix}"
+
+
+def written_pictures(folder: Path, target: Path, count: int) -> list[Path]:
+    """The first files that a ``PictureWriter`` wrote."""
+    return [_unpublished(folder, target, number) for number in range(1, count + 1)]
+
+
+def one_name_for_many(target: Path) -> UsageError:
+    """What to say where there are several frames, but no pattern."""
+    return UsageError(
+        f"{target} is one picture, and there are more frames; name a pattern such as %06d{target.suffix}."
+    )
 
 
 def numbered(target: Path, number: int) -> Path:

@@ -107,6 +107,7 @@ def read_frames(
     *,
     start: int | None = None,
     end: int | None = None,
+    entry: int | None = None,
     deinterlace: Literal["auto", "yes", "no"] = "no",
     max_pixels: int = MAX_PIXELS,
     damage: Damage | None = None,
@@ -118,6 +119,7 @@ def read_frames(
         video: the stream, as ``probe`` tells of it.
         start: the first timestamp wanted, in ticks of the stream; None begins with the first frame.
         end: the first timestamp no longer wanted; None goes on to the end.
+        entry: the timestamp of the keyframe from which to decode; None: the last one at or before ``start``.
         deinterlace: ``auto`` makes frames that are flagged as two fields into one progressive frame each, ``yes`` all.
         max_pixels: as ``probe``.
         damage: where to count what is wrong; it is complete once the last frame has been taken. Without it a warning
@@ -126,7 +128,7 @@ def read_frames(
     Frames without a usable timestamp are counted in a warning.
 
     Raises:
-        InputError: not one frame can be decoded, or frames change their size half-way.
+        InputError: not one frame of the whole can be decoded, or frames change their size half-way.
     """
     pix_fmt, layout = decoded_format(video)
     frames, counted = 0, Damage() if damage is None else damage
@@ -134,8 +136,8 @@ def read_frames(
         clock = _Clock(video, container.format.name)
         stream = container.streams[video.index]
         assert isinstance(stream, VideoStream)
-        packets = _Packets(container, stream, start)
-        decoded = _decode(packets, stream, counted)
+        packets = _Packets(container, stream, start if entry is None else entry)
+        decoded = _decode(packets, stream, counted, start, end)
         if deinterlace != "no":
             decoded = Deinterlacer(stream, all_frames=deinterlace == "yes").apply(decoded)
         for raw, following in _with_following(decoded):
@@ -147,6 +149,7 @@ def read_frames(
             pts = clock.time_of(raw, following)
             frames += 1
             if start is not None and pts < start:
+                clock.retimed = 0  # told of where they belong
                 continue
             if end is not None and pts >= end:
                 break
@@ -155,7 +158,7 @@ def read_frames(
             yield Frame(planes_of(plain, layout), pts, raw.duration or 0)
         else:
             counted.missing_seconds = _missing(packets, video, container, clock.end) if frames else 0.0
-    if not frames:
+    if not frames and start is None and end is None:
         raise InputError(f"{path} is damaged: not one frame of its video can be decoded.")
     if damage is None and counted:
         logger.warning("%s is damaged: %s; %d frames could be read.", path, counted, frames)
@@ -220,7 +223,9 @@ def _missing(packets: _Packets, video: VideoInfo, container: InputContainer, end
     return float(missing) if missing > tolerated else 0.0
 
 
-def _decode(packets: _Packets, stream: VideoStream, damage: Damage) -> Iterator[VideoFrame]:
+def _decode(
+    packets: _Packets, stream: VideoStream, damage: Damage, start: int | None, end: int | None
+) -> Iterator[VideoFrame]:
     # Not several frames at a time: such a decoder may tell of a damaged packet only while it is drained, where PyAV
     # then drops all frames that follow, up to one for each core. A network is slower than one core decodes.
     stream.thread_type = "SLICE"
@@ -228,16 +233,25 @@ def _decode(packets: _Packets, stream: VideoStream, damage: Damage) -> Iterator[
         stream.codec_context.options = {"enable_er": "1"}
     # A demuxer that fails half-way sends no packet that drains the decoder: None does.
     waiting = chain(packets, [None])
+    packet: Packet[Any] | None = None
     while True:
         try:
-            decoded = stream.decode(next(waiting))
+            packet = next(waiting)
+            decoded = stream.decode(packet)
         except (StopIteration, EOFError):  # drained already
             return
         except (LibavError, OSError) as exc:
             logger.debug("%s: %s", stream, exc)
-            damage.undecodable += 1
+            damage.undecodable += _lies_within(packet, start, end)
             continue
         yield from decoded
+
+
+def _lies_within(packet: Packet[Any] | None, start: int | None, end: int | None) -> bool:
+    """Whether a packet's frame is wanted; where nobody can tell, it is."""
+    if packet is None or packet.pts is None:
+        return True
+    return (start is None or packet.pts >= start) and (end is None or packet.pts < end)
 
 
 def _with_following(frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, VideoFrame | None]]:

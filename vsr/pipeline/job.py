@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import logging
 import os
-import shutil
-import sys
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from vsr.errors import InputError, OutputError
+import av
+import torch
+
+from vsr import __version__
+from vsr.errors import InputError, VsrError
 from vsr.files import check_target
-from vsr.inference.engine import Engine, load_model
+from vsr.inference.engine import Engine
 from vsr.media import animation
 from vsr.media.clip import ClipInfo
 from vsr.media.ffmpeg import check_names
-from vsr.media.pictures import find_pictures, is_picture_name, natural_order, probe_pictures, read_pictures
+from vsr.media.index import index_packets
+from vsr.media.pictures import find_pictures, is_picture_name, natural_order, probe_pictures
 from vsr.media.probe import probe
-from vsr.media.reader import Damage, Frame, read_frames
+from vsr.media.reader import Damage
 from vsr.media.stills import is_animated
 from vsr.networks.weights import model_covering
+from vsr.pipeline.executors import Executor, executor_for
+from vsr.pipeline.job_folder import JobFolder, Settings, job_folder
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.outputs import cut_of, output_for
+from vsr.pipeline.order import EngineSpec, Order
+from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
 from vsr.pipeline.plan import factor_of
-from vsr.pipeline.segment import upscale_frames
+from vsr.pipeline.segments import LEAD_IN, Finished, Segment, cut_by_number, cut_by_time
 
 logger = logging.getLogger(__name__)
+
+TILE, BATCH, THREADS = "the tile size", "the batch size", "the encoder's threads"
+"""Settings that follow from the machine unless they are chosen; a job that goes on keeps those that it had."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,14 @@ class UpscaleProgress:
     """Where a job stands, given to the caller's callback after each batch.
 
     Attributes:
-        frames: frames upscaled.
-        num_frames_estimated: frames in all as the header tells; None where it does not.
+        frames: frames upscaled, those of an earlier run included.
+        num_frames: frames in all; None where only decoding tells.
+        resumed: how many of them an earlier run had done.
     """
 
     frames: int
-    num_frames_estimated: int | None
+    num_frames: int | None
+    resumed: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,8 @@ class UpscaleSummary:
         streams: what became of each of the other streams, in words.
         damage: what was wrong with the source, in words; empty where nothing was.
         repeated: frames that were equal to the one before, and so were not computed again.
+        segments: in how many parts the clip was upscaled.
+        resumed: frames that an earlier run had done.
     """
 
     source: Path
@@ -72,6 +86,8 @@ class UpscaleSummary:
     streams: tuple[str, ...]
     damage: str = ""
     repeated: int = 0
+    segments: int = 1
+    resumed: int = 0
 
 
 def upscale(
@@ -83,9 +99,9 @@ def upscale(
 ) -> UpscaleSummary:
     """Upscale a clip; its other streams, its metadata and every timestamp stay as they are.
 
-    The output appears under its name when it is complete. An exception leaves nothing behind but finished work: where
-    the other streams cannot be joined, or the target has appeared meanwhile, the video is kept beside it, as the
-    message says. A damaged source raises nothing as long as one frame can be decoded: the summary says what was wrong.
+    The output appears under its name when it is complete. What ends the work early leaves nothing but the finished
+    segments, in a folder beside the output: the same call goes on from there. A damaged source raises nothing as long
+    as one frame can be decoded: the summary says what was wrong.
 
     Args:
         source: a video, a picture, a folder of pictures, or a pattern such as ``frames/*.png``.
@@ -108,35 +124,45 @@ def upscale_clip(
     target: Path,
     options: UpscaleOptions,
     progress: Callable[[UpscaleProgress], None] | None = None,
+    executor: Executor | None = None,
 ) -> UpscaleSummary:
-    """As ``upscale``, with the options built."""
+    """As ``upscale``, with the options built, and where wanted an executor that is open already."""
     started = time.monotonic()
     check_names(source, target)
     check_target(target, overwrite=options.overwrite, inputs=(source,))
     clip = open_source(source, options)
     output = output_for(clip, target, options)
-    engine = _engine_for(clip, options)
-    conversion = output.plan(engine.scale)
-
-    def report(frames: int) -> None:
-        if progress is not None:
-            progress(UpscaleProgress(frames, clip.video.num_frames_estimated))
-
-    damage = Damage()
-    with _job_folder(target) as folder:
-        with output.writer(folder) as writer:
-            work = upscale_frames(
-                _frames_of(clip, options, damage), writer, engine, conversion, progress=report,
-                batch_size=options.batch_size or engine.batch_size(clip.video.height, clip.video.width),
-            )  # fmt: skip
-            if not work.frames:
-                raise InputError(f"{source} has no frame in the part that was asked for.")
-        output.complete(folder)
-    if damage:
+    with job_folder(target) as folder:
+        if not options.resume:
+            folder.clear()
+        plan = plan_clip(clip, output, options, folder.earlier())
+        if differing := folder.adopt(plan.settings):
+            logger.warning("%s was begun otherwise: %s. It begins anew.", folder.path, "; ".join(differing))
+        report = _Report(folder, plan.segments, progress)
+        left = [segment for segment in plan.segments if segment.number not in folder.finished]
+        try:
+            if left:
+                with executor_for(options) if executor is None else nullcontext(executor) as open_executor:
+                    open_executor.run(plan.order, left, folder.path, report, plan.engine)
+            results = [SegmentResult(folder.finished[segment.number], folder.segment(segment.number))
+                       for segment in plan.segments]  # fmt: skip
+            if not any(done.frames for done, _ in results):
+                raise _no_frame(clip, options)
+            output.complete(folder.path, results)
+        except VsrError as exc:
+            if kept := sum(part.frames for part in folder.finished.values()):
+                said = str(exc).rstrip(".")
+                raise type(exc)(
+                    f"{said}. {kept} frames are kept in {folder.path}; run again to go on."
+                ) from exc
+            raise
+    done = [result.done for result in results]
+    if damage := _in_all(done):
         logger.warning("%s is damaged: %s. %s is kept.", source, damage, target)
     return UpscaleSummary(
-        source, target, work.frames, conversion.width, conversion.height, time.monotonic() - started,
-        tuple(map(str, output.streams)), str(damage), work.repeated,
+        source, target, sum(part.frames for part in done), plan.order.conversion.width, plan.order.conversion.height,
+        time.monotonic() - started, tuple(map(str, output.streams)), str(damage), sum(part.repeated for part in done),
+        len(plan.segments), report.resumed,
     )  # fmt: skip
 
 
@@ -165,59 +191,118 @@ def open_source(source: Path, options: UpscaleOptions) -> ClipInfo:
     return probe_pictures(pictures, source, fps=options.fps, max_pixels=options.max_pixels)
 
 
-def _engine_for(clip: ClipInfo, options: UpscaleOptions) -> Engine:
-    factor = factor_of(clip.video, options)
-    return load_model(
-        model_covering(options.model, factor),
-        scale=factor if options.model == "bicubic" else None,
-        device=options.device,
-        precision=options.precision,
-        tile_size=options.tile_size,
-        detail=options.detail,
-    )
+@dataclass(frozen=True)
+class ClipPlan:
+    """All that is decided before the first frame.
+
+    Attributes:
+        order: for those who do the work.
+        segments: what there is to do.
+        settings: all that changes a pixel of it, by what to call it.
+        engine: built already, on the first device.
+        video_bytes: of the source's video packets; 0 of pictures.
+    """
+
+    order: Order
+    segments: list[Segment]
+    settings: Settings
+    engine: Engine
+    video_bytes: int
 
 
-def _frames_of(clip: ClipInfo, options: UpscaleOptions, damage: Damage) -> Generator[Frame, None, None]:
-    cut = cut_of(clip, options)
-    start, end = (None if at is None else ceil(at / clip.video.time_base) for at in (cut.start, cut.end))
-    if clip.format == animation.FORMAT:
-        return animation.read_animation(clip, start=start, end=end)
-    if clip.pictures:
-        return read_pictures(clip, start=start, end=end, max_pixels=options.max_pixels)
-    video = clip.video
+def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: Settings) -> ClipPlan:
+    """Decide everything.
+
+    Args:
+        clip: the source.
+        output: what is made of it; it is planned here.
+        options: what was chosen.
+        earlier: settings of another run: if all else is alike, what follows from the machine is taken from there.
+    """
+    video, factor = clip.video, factor_of(clip.video, options)
     if video.interlaced:
         fate = "upscaled as it lies, combing and all" if options.deinterlace == "no" else "deinterlaced"
         logger.log(logging.WARNING if options.deinterlace == "no" else logging.INFO, "%s is %s.", clip.path, fate)
-    return read_frames(
-        clip.path, video, start=start, end=end, deinterlace=options.deinterlace, max_pixels=options.max_pixels,
-        damage=damage,
+    spec = EngineSpec(
+        model_covering(options.model, factor), factor if options.model == "bicubic" else None, options.devices[0],
+        options.precision, options.tile_size, options.detail,
     )  # fmt: skip
+    engine = spec.load()
+    conversion = output.plan(engine.scale)
+    segments, digest, video_bytes = _cut(clip, options)
+    settings: Settings = {
+        "the version": f"vsr {__version__}, torch {torch.__version__}, libav by av {av.__version__}",
+        "the source": digest,
+        "the model": f"{options.model} ({engine.digest()})",
+        "the precision": engine.precision,
+        "the part": f"{options.start} to {options.end}",
+        "the deinterlacing": options.deinterlace,
+        **output.settings(),
+        "the conversion": str(conversion),
+    }
+    kept = earlier if settings.items() <= earlier.items() else {}
+    batch = options.batch_size or kept.get(BATCH) or engine.batch_size(video.height, video.width)
+    if options.tile_size is None and TILE in kept:
+        engine = replace(spec, tile_size=kept[TILE]).load()
+    tile = engine.tile_for(batch, video.height, video.width)
+    tile = 0 if tile >= max(video.height, video.width) else tile
+    threads = kept.get(THREADS, os.cpu_count() or 1)
+    settings |= {TILE: tile, BATCH: batch, THREADS: threads}
+    spec = replace(spec, precision=engine.precision, tile_size=tile)
+    order = Order(clip, options, output, conversion, spec, batch, threads)
+    return ClipPlan(order, segments, settings, engine, video_bytes)
 
 
-@contextmanager
-def _job_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target for what is not complete yet; it goes, whatever happens."""
-    folder = target.with_name(target.name + ".vsr-job")
-    try:
-        folder.mkdir(exist_ok=True)
-        lock = open(folder / "lock", "w")  # noqa: SIM115 - closed below, apart from what else may raise an OSError
-    except OSError as exc:
-        raise OutputError(f"cannot write to the folder {target.parent}: {exc.strerror}.") from exc
-    with lock:
-        _lock(lock, target)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+def _cut(clip: ClipInfo, options: UpscaleOptions) -> tuple[list[Segment], str, int]:
+    """The segments, a digest of the source, and the bytes of its video."""
+    cut = cut_of(clip, options)
+    start, end = (None if at is None else ceil(at / clip.video.time_base) for at in (cut.start, cut.end))
+    if clip.pictures:
+        digest = hashlib.blake2b(digest_size=16)
+        for path in clip.pictures:
+            status = path.stat()
+            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        if clip.format == animation.FORMAT:
+            return [Segment(0, start, end)], digest.hexdigest(), 0
+        return cut_by_number(len(clip.pictures), start=start, end=end), digest.hexdigest(), 0
+    index = index_packets(clip.path, clip.video, max_pixels=options.max_pixels)
+    lead_in = LEAD_IN if clip.video.interlaced or options.deinterlace == "yes" else 0
+    segments = cut_by_time(index, clip.video.time_base, start=start, end=end, lead_in=lead_in)
+    return segments, index.digest, index.num_bytes
 
 
-def _lock(file: IO[str], target: Path) -> None:
-    """Refuse to write what another process is writing; where the system knows no such locks, hope for the best."""
-    if sys.platform == "win32":
-        return
-    import fcntl
+class _Report:
+    """Keeps what is finished, and tells the caller how far the work is."""
 
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise OutputError(f"another vsr is writing {target}; wait for it, or name another output.") from exc
+    def __init__(
+        self, folder: JobFolder, segments: Sequence[Segment], progress: Callable[[UpscaleProgress], None] | None
+    ) -> None:
+        self._folder, self._progress = folder, progress
+        counts = [segment.num_frames for segment in segments]
+        self._total = None if None in counts else sum(count or 0 for count in counts)
+        self.resumed = self._frames = sum(done.frames for done in folder.finished.values())
+        self.frames(0)
+
+    def frames(self, count: int) -> None:
+        """So many more are on their way to the encoder; fewer, where a worker has died."""
+        self._frames += count
+        if self._progress is not None and (count or self.resumed):
+            self._progress(UpscaleProgress(self._frames, self._total, self.resumed))
+
+    def finished(self, done: Finished, folder: Path) -> None:
+        """A segment stands in a folder, safely on the disk."""
+        self._folder.commit(done, folder)
+
+
+def _in_all(segments: Sequence[Finished]) -> Damage:
+    return Damage(
+        sum(done.damage.undecodable for done in segments),
+        sum(done.damage.concealed for done in segments),
+        max((done.damage.missing_seconds for done in segments), default=0.0),
+    )
+
+
+def _no_frame(clip: ClipInfo, options: UpscaleOptions) -> VsrError:
+    if options.start is None and options.end is None:
+        return InputError(f"{clip.path} is damaged: not one frame of its video can be decoded.")
+    return InputError(f"{clip.path} has no frame in the part that was asked for.")

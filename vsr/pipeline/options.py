@@ -40,7 +40,7 @@ class UpscaleOptions:
     """``auto``: frames that the clip flags as interlaced. ``yes``: all frames. ``no``: none, fields are upscaled as
     they lie."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; several between commas share the segments of a clip."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Arithmetic of the network; ``auto`` is fp16 on CUDA and fp32 elsewhere."""
     tile_size: int | None = None
@@ -68,6 +68,12 @@ class UpscaleOptions:
     """Damage to the input does not count as a failure."""
     overwrite: bool = False
     """Replace an existing output."""
+    resume: bool = True
+    """Go on from the segments that an earlier run finished."""
+    jobs: int | None = None
+    """Processes that share the segments of a clip; None: one for each device. On a cluster: workers."""
+    cluster: str | None = None
+    """Address of a Ray cluster, ``auto`` for the one that this machine belongs to; None: work on this machine."""
 
     def __post_init__(self) -> None:
         wrong = unknown_choices(self) + self._wrong_sizes() + self._wrong_encoding()
@@ -81,6 +87,10 @@ class UpscaleOptions:
             wrong.append(f"the tile size must not be negative, got {self.tile_size}")
         if self.batch_size is not None and self.batch_size < 1:
             wrong.append(f"the batch size must be at least 1, got {self.batch_size}")
+        if self.jobs is not None and self.jobs < len(self.devices):
+            wrong.append(f"jobs must be at least 1, and one for each device, got {self.jobs}")
+        if "" in self.devices or len(set(self.devices)) < len(self.devices):
+            wrong.append(f"devices are named once each, between commas, got {self.device!r}")
         if not (0 < self.fps <= 1000 and max(self.fps.as_integer_ratio()) <= 10**6):
             wrong.append("frames a second lie above 0 and up to 1000, as a ratio of numbers up to a million")
         if not 1 <= self.max_pixels < 2**31:
@@ -89,6 +99,16 @@ class UpscaleOptions:
             wrong.append("start and end lie within a thousand million seconds")
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices, one by one."""
+        return tuple(self.device.split(","))
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that share the work on this machine."""
+        return self.jobs or len(self.devices)
 
     def _wrong_sizes(self) -> list[str]:
         wrong = []

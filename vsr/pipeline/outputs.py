@@ -3,33 +3,56 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from vsr.errors import FFmpegError, OutputError, UsageError, VsrError
+from vsr.errors import OutputError, UsageError
 from vsr.files import check_target
 from vsr.media.assemble import WHOLE, Cut, StreamPlan, assemble, plan_streams
 from vsr.media.clip import ClipInfo
 from vsr.media.codecs import CODECS, Codec
 from vsr.media.containers import Container, container_of, holds
-from vsr.media.encoder import Encoder, VideoFormat, check_encoder
+from vsr.media.encoder import Encoder, Timing, VideoFormat, check_encoder, encoded_suffix
 from vsr.media.encoders import codec_named, format_of
 from vsr.media.ffmpeg import find_program
-from vsr.media.pictures import PictureWriter, existing, is_pattern, is_picture_name, picture_format
+from vsr.media.join import Part, join
+from vsr.media.pictures import (
+    PictureWriter,
+    existing,
+    is_pattern,
+    is_picture_name,
+    numbered,
+    one_name_for_many,
+    picture_format,
+    written_pictures,
+)
 from vsr.media.pixels import has_alpha, layout_of
-from vsr.media.reader import decoded_format
+from vsr.media.reader import Frame, decoded_format
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import Conversion, plan_video
-from vsr.pipeline.segment import FrameWriter
+from vsr.pipeline.segments import Finished
 
 logger = logging.getLogger(__name__)
 
 
-class FrameContext(FrameWriter, AbstractContextManager["FrameContext"], Protocol):
-    """A writer that is opened and closed by ``with``."""
+class FrameContext(AbstractContextManager["FrameContext"], Protocol):
+    """What takes frames: an encoder, or a writer of pictures. Opened and closed by ``with``."""
+
+    packets: list[Timing]
+    """What was written, in the order of decoding."""
+
+    def write(self, frame: Frame) -> None:
+        """Write one frame, whose timestamp is greater than the last."""
+
+
+class SegmentResult(NamedTuple):
+    """A finished segment and the folder that its writer filled."""
+
+    done: Finished
+    folder: Path
 
 
 class Output(Protocol):
@@ -41,11 +64,14 @@ class Output(Protocol):
     def plan(self, scale: float) -> Conversion:
         """What the frames become, with an engine of that scale; refuses what cannot be written."""
 
-    def writer(self, folder: Path) -> FrameContext:
-        """Takes the frames, and keeps them in a folder of the job's."""
+    def settings(self) -> dict[str, str]:
+        """All of the plan that changes what the writer writes, in words."""
 
-    def complete(self, folder: Path) -> None:
-        """The finished output under its name, from what the writer left."""
+    def writer(self, folder: Path, threads: int) -> FrameContext:
+        """Takes the frames of a segment, and keeps them in its folder; the threads are the encoder's."""
+
+    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> None:
+        """The finished output under its name, from what the writers left; ``folder`` is for what lies between."""
 
 
 class ClipOutput:
@@ -64,6 +90,7 @@ class ClipOutput:
             self._options = replace(self._options, pix_fmt="bgra" if has_alpha(clip.video.pix_fmt) else "bgr0")
         assert self._options.codec is not None
         self._codec = codec_named(self._options.codec)
+        self._encoded = f"video{encoded_suffix(self._codec)}"
         self._video: VideoFormat | None = None
         self.streams = tuple(plan_streams(clip, self._container, audio=options.audio))
         for plan in self.streams:
@@ -81,31 +108,39 @@ class ClipOutput:
         self._video = video
         return conversion
 
-    def writer(self, folder: Path) -> FrameContext:
+    def settings(self) -> dict[str, str]:
         """As ``Output``."""
         assert self._video is not None, "plan comes first"
-        return Encoder(folder / "video.mp4", self._codec, self._encoder_options, self._video)
+        video = self._video
+        return {
+            "the size": f"{video.width}x{video.height}",
+            "the encoder": self._codec.encoder,
+            "its options": " ".join(f"{key}={value}" for key, value in self._encoder_options.items()) or "the defaults",
+            "the pixel format": video.pix_fmt,
+            "the video format": str(video),
+        }
 
-    def complete(self, folder: Path) -> None:
-        """As ``Output``; where that fails, what was computed is kept beside the target."""
-        encoded, assembled = folder / "video.mp4", folder / f"assembled{self._target.suffix}"
-        try:
-            assemble(
-                encoded, self._clip, self.streams, assembled, self._container,
-                encoded=self._video, cut=cut_of(self._clip, self._options),
-            )  # fmt: skip
-        except VsrError as exc:
-            kept = _free_name(self._target.with_name(f"{self._target.stem}.video-only.mp4"))
-            publish(encoded, kept)
-            raise FFmpegError(f"{exc}. The upscaled video alone is kept as {kept}.") from exc
-        try:
-            # Hours may have passed since the first look.
-            check_target(self._target, overwrite=self._options.overwrite, inputs=(self._clip.path,))
-            publish(assembled, self._target)
-        except OutputError as exc:
-            kept = _free_name(self._target)
-            publish(assembled, kept)
-            raise OutputError(f"{exc} The upscaled clip is kept as {kept}.") from exc
+    def writer(self, folder: Path, threads: int) -> FrameContext:
+        """As ``Output``."""
+        assert self._video is not None, "plan comes first"
+        video = replace(self._video, threads=min(threads, self._codec.most_threads))
+        return Encoder(folder / self._encoded, self._codec, self._encoder_options, video)
+
+    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> None:
+        """As ``Output``."""
+        assert self._video is not None, "plan comes first"
+        parts = [Part(folder / self._encoded, done.packets) for done, folder in segments if done.frames]
+        encoded, assembled = parts[0].path, folder / f"assembled{self._target.suffix}"
+        if len(parts) > 1:
+            encoded = folder / self._encoded
+            join(parts, encoded, self._video)
+        assemble(
+            encoded, self._clip, self.streams, assembled, self._container,
+            encoded=self._video, cut=cut_of(self._clip, self._options),
+        )  # fmt: skip
+        # Hours may have passed since the first look.
+        check_target(self._target, overwrite=self._options.overwrite, inputs=(self._clip.path,))
+        publish(assembled, self._target)
 
 
 class PictureOutput:
@@ -141,22 +176,31 @@ class PictureOutput:
         """As ``Output``."""
         options = replace(self._options, codec=None, pix_fmt=None)
         _, conversion = plan_video(self._clip, self._codec, options, scale, turns=False, planes=self._format)
+        self._size = (conversion.width, conversion.height)
         return conversion
 
-    def writer(self, folder: Path) -> FrameContext:
+    def settings(self) -> dict[str, str]:
+        """As ``Output``."""
+        return {"the size": "{}x{}".format(*self._size), "the kind": f"{self._target.suffix} of {self._format}"}
+
+    def writer(self, folder: Path, threads: int) -> FrameContext:
         """As ``Output``."""
         layout = layout_of(self._format)
         assert layout is not None
-        self._writer = PictureWriter(folder, self._target, layout, self._clip.icc)
-        return self._writer
+        return PictureWriter(folder, self._target, layout, self._clip.icc)
 
-    def complete(self, folder: Path) -> None:
-        """As ``Output``."""
+    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> None:
+        """As ``Output``; where that was interrupted, it goes on."""
         if not self._options.overwrite and (there := next(iter(existing(self._target)), None)):
             raise OutputError(f"{there} exists by now; --overwrite replaces it.")
-        for path, target in self._writer.written:
-            publish(path, target)
-        if left := len(list(existing(self._target))) - len(self._writer.written):
+        pictures = [path for done, folder in segments for path in written_pictures(folder, self._target, done.frames)]
+        if len(pictures) > 1 and not is_pattern(self._target):
+            raise one_name_for_many(self._target)
+        for number, path in enumerate(pictures, start=1):
+            target = numbered(self._target, number)
+            if path.exists() or not target.exists():  # else it has moved there already
+                publish(path, target)
+        if left := len(list(existing(self._target))) - len(pictures):
             logger.warning("%s: %d pictures of an earlier run are left behind the last.", self._target, left)
 
 
@@ -175,12 +219,6 @@ def cut_of(clip: ClipInfo, options: UpscaleOptions) -> Cut:
         None if options.end is None else clip.start + options.end,
         ticks * clip.video.time_base,
     )
-
-
-def _free_name(wanted: Path) -> Path:
-    """A name like the wanted one that nothing has."""
-    names = (wanted.with_stem(f"{wanted.stem}-{number}" if number > 1 else wanted.stem) for number in count(1))
-    return next(name for name in names if not name.exists())
 
 
 def publish(path: Path, target: Path) -> None:

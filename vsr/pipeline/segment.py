@@ -1,108 +1,178 @@
-"""A run of frames: decoded, upscaled and encoded, the three at the same time."""
+"""Segments of a clip, one after the other: decoded, upscaled and encoded, the three at the same time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import Protocol
+import json
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vsr.errors import OutputError
 from vsr.imaging.colour import alpha_of, alpha_to_plane, planes_to_rgb, rgb_to_planes
 from vsr.imaging.resize import resize_bicubic
 from vsr.inference.engine import Engine
 from vsr.media.pixels import Plane
-from vsr.media.reader import Frame
+from vsr.media.reader import Damage, Frame
 from vsr.pipeline.flow import Ahead, Behind
+from vsr.pipeline.job_folder import RECORD, seal
+from vsr.pipeline.order import Order
+from vsr.pipeline.outputs import FrameContext
 from vsr.pipeline.plan import Conversion
+from vsr.pipeline.segments import Finished, Segment
 
 QUEUE_BYTES = 128 << 20
 """What may wait on either side of the network: about forty frames of 1080p."""
 
 
-class FrameWriter(Protocol):
-    """What takes frames: an encoder, or a writer of pictures."""
-
-    def write(self, frame: Frame) -> None:
-        """Write one frame, whose timestamp is greater than the last."""
-
-
-def upscale_frames(
-    frames: Generator[Frame, None, None],
-    writer: FrameWriter,
+def upscale_segments(
+    order: Order,
+    segments: Iterable[Segment],
     engine: Engine,
-    conversion: Conversion,
+    folder: Path,
     *,
-    batch_size: int,
-    progress: Callable[[int], None] | None = None,
-) -> Work:
-    """Upscale frames and write them; one that equals the one before is not computed again.
+    on_frames: Callable[[int], None],
+    on_finished: Callable[[Finished, Path], None],
+    on_leave: Callable[[], None] = lambda: None,
+) -> None:
+    """Upscale segments into folders of their own.
+
+    The next segment is decoded while the encoder finishes the one before. A frame that equals the one before it is not
+    computed again, be it the last of another segment.
 
     Args:
-        frames: decoded frames; read in a thread of their own, and closed.
-        writer: gets the upscaled ones, in a thread of their own.
+        order: of the clip.
+        segments: in the order of time; taken from a thread of its own, as far ahead as memory allows.
         engine: what upscales.
-        conversion: layouts, colours and sizes of both ends.
-        batch_size: frames at once.
-        progress: called with the number of frames handed to the writer.
-
-    Returns:
-        what was done.
+        folder: where the folders are made.
+        on_frames: called with the number of frames handed to the encoder since the last call.
+        on_finished: called, in the encoder's thread, with each finished segment and its folder, safely on the disk.
+        on_leave: called when no more segments are wanted, whatever the reason; wakes what waits for them.
 
     Raises:
         VsrError: whatever ends the reading, the computing or the writing.
     """
-    work, last = Work(), _Last()
+    upscaler = _Upscaler(engine, order.conversion)
     with (
-        Ahead(frames, max_bytes=QUEUE_BYTES, name="vsr-decode") as decoded,
-        Behind(writer.write, max_bytes=QUEUE_BYTES, name="vsr-encode") as encoded,
+        _Sink(order, folder, on_finished) as sink,
+        Ahead(_decoded(order, segments), max_bytes=QUEUE_BYTES, name="vsr-decode") as decoded,
+        Behind(sink.take, max_bytes=QUEUE_BYTES, name="vsr-encode") as encoded,
+        ExitStack() as leaving,  # the first to be left
     ):
-        while batch := list(islice(decoded, batch_size)):
-            fresh, places = last.part(batch)
-            results = [*last.results, *_upscale_batch(fresh, engine, conversion)]
-            for frame, place in zip(batch, places, strict=True):
-                encoded.put(Frame(results[place], frame.pts, frame.duration))
-            last = _Last(batch[-1].planes, results[-1:])
-            work = Work(work.frames + len(batch), work.repeated + len(batch) - len(fresh))
-            if progress is not None:
-                progress(work.frames)
-    return work
+        leaving.callback(on_leave)
+        for batch in _batches(decoded, order.batch_size):
+            if (frames := [item.frame for item in batch if item.frame is not None]) == []:
+                encoded.put(replace(batch[0], repeated=upscaler.repeated))
+                upscaler.repeated = 0
+                continue
+            for item, planes in zip(batch, upscaler.upscale(frames), strict=True):
+                assert item.frame is not None
+                encoded.put(replace(item, frame=Frame(planes, item.frame.pts, item.frame.duration)))
+            on_frames(len(batch))
 
 
 @dataclass(frozen=True)
-class Work:
-    """What became of a run of frames.
+class _Item:
+    """On its way: a frame of a segment, or None at its end, with what is known by then."""
 
-    Attributes:
-        frames: how many were written.
-        repeated: how many of them were equal to the one before, whose result was taken.
-    """
-
-    frames: int = 0
+    segment: Segment
+    frame: Frame | None
+    damage: Damage = field(default_factory=Damage)
     repeated: int = 0
 
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.frame is None else self.frame.nbytes
 
-@dataclass(frozen=True)
-class _Last:
-    """The last frame and, in a list, its result; nothing before the first."""
 
-    planes: tuple[Plane, ...] = ()
-    results: Sequence[tuple[Plane, ...]] = ()
+def _decoded(order: Order, segments: Iterable[Segment]) -> Generator[_Item, None, None]:
+    for segment in segments:
+        damage = Damage()
+        with closing(order.frames(segment, damage)) as frames:
+            for frame in frames:
+                yield _Item(segment, frame)
+        yield _Item(segment, None, damage)
 
-    def part(self, batch: Sequence[Frame]) -> tuple[list[Frame], list[int]]:
-        """The frames that differ from the one before; for each frame its place in the results so far and theirs."""
-        fresh: list[Frame] = []
-        places, before = [], self.planes
-        for frame in batch:
+
+def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
+    """Frames of one segment in batches; the end of a segment alone."""
+    batch: list[_Item] = []
+    for item in items:
+        if batch and (item.frame is None or len(batch) == size):
+            yield batch
+            batch = []
+        batch.append(item)
+        if item.frame is None:
+            yield batch
+            batch = []
+
+
+class _Sink:
+    """Writes each segment to a folder, and hands it over when it is complete."""
+
+    def __init__(self, order: Order, folder: Path, on_finished: Callable[[Finished, Path], None]) -> None:
+        self._order, self._folder, self._on_finished = order, folder, on_finished
+        self._writer: FrameContext | None = None
+        self._frames = 0
+
+    def take(self, item: _Item) -> None:
+        """The next frame, or the end of a segment."""
+        folder = self._folder / f".{item.segment.number:06}-{os.getpid()}"
+        if self._writer is None:
+            try:
+                folder.mkdir()
+            except OSError as exc:
+                raise OutputError(f"cannot write to {self._folder}: {exc.strerror}.") from exc
+            self._frames, self._writer = 0, self._order.output.writer(folder, self._order.threads)
+            self._writer.__enter__()
+        if item.frame is not None:
+            self._writer.write(item.frame)
+            self._frames += 1
+            return
+        writer, self._writer = self._writer, None
+        writer.__exit__(None, None, None)
+        done = Finished(item.segment.number, self._frames, item.repeated, item.damage, tuple(writer.packets))
+        seal(folder, {RECORD: json.dumps(asdict(done)).encode()})
+        self._on_finished(done, folder)
+
+    def __enter__(self) -> _Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(kind, error, trace)
+
+
+class _Upscaler:
+    """Computes what differs from the frame before."""
+
+    def __init__(self, engine: Engine, conversion: Conversion) -> None:
+        self._engine, self._conversion = engine, conversion
+        self._last: tuple[Plane, ...] = ()
+        self._result: list[tuple[Plane, ...]] = []
+        self.repeated = 0
+
+    def upscale(self, frames: Sequence[Frame]) -> list[tuple[Plane, ...]]:
+        """The planes of each frame's result; ``repeated`` counts those that were not computed."""
+        fresh, places, before = [], [], self._last
+        for frame in frames:
             if not _equal(frame.planes, before):
                 fresh.append(frame)
-            places.append(len(self.results) + len(fresh) - 1)
+            places.append(len(self._result) + len(fresh) - 1)
             before = frame.planes
-        return fresh, places
+        results = [*self._result, *_upscale_batch(fresh, self._engine, self._conversion)]
+        self._last, self._result = before, results[-1:]
+        self.repeated += len(frames) - len(fresh)
+        return [results[place] for place in places]
 
 
 def _equal(planes: Sequence[Plane], others: Sequence[Plane]) -> bool:

@@ -1,0 +1,140 @@
+"""Many inputs: which output each gets, what stops nothing, what is not done twice."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from vsr.errors import InputError, UnknownModelError, UsageError
+from vsr.pipeline.folder import FolderProgress, Pair, is_many, pair_up, upscale_folder
+from vsr.pipeline.options import UpscaleOptions
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+MakeClip = Callable[..., Path]
+BICUBIC = UpscaleOptions(model="bicubic", scale=2, preset="ultrafast")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Iterator[Path]:
+    """A tree of files with nothing in them."""
+    root = tmp_path / "clips"
+    for name in ("b10.mp4", "b9.MKV", "old.flv", "notes.txt", ".hidden.mp4", "deep/a.mov", "deep/still.png",
+                 "x.mp4.vsr-job/000000/video.mp4"):  # fmt: skip
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    yield root
+    shutil.rmtree(root)
+
+
+def test_a_folder(clips: Path) -> None:
+    pairs = pair_up([clips], Path("out"))
+    assert pairs == [
+        Pair(clips / "b9.MKV", Path("out/b9.MKV")),
+        Pair(clips / "b10.mp4", Path("out/b10.mp4")),
+        Pair(clips / "old.flv", Path("out/old.mkv")),
+    ]
+
+
+def test_a_tree(clips: Path) -> None:
+    targets = [pair.target for pair in pair_up([clips], Path("out"), recursive=True)]
+    assert targets == [Path("out") / name for name in ("b9.MKV", "b10.mp4", "deep/a.mov", "deep/still.png", "old.mkv")]
+
+
+def test_outputs_within_the_inputs_are_no_inputs(clips: Path) -> None:
+    (clips / "out").mkdir()
+    (clips / "out" / "b9.MKV").touch()
+    sources = [pair.source.name for pair in pair_up([clips], clips / "out", recursive=True)]
+    assert sources == ["b9.MKV", "b10.mp4", "a.mov", "still.png", "old.flv"]
+
+
+def test_files_folders_and_patterns_together(clips: Path, tmp_path: Path) -> None:
+    pairs = pair_up([clips / "b10.mp4", clips / "deep", clips / "*.flv", tmp_path / "missing.mp4"], Path("out"))
+    assert [pair.target.name for pair in pairs] == ["b10.mp4", "a.mov", "still.png", "old.mkv", "missing.mp4"]
+
+
+def test_two_inputs_of_one_name(clips: Path) -> None:
+    (clips / "old.wmv").touch()
+    targets = {pair.source.name: pair.target.name for pair in pair_up([clips], Path("out"))}
+    assert (targets["old.flv"], targets["old.wmv"]) == ("old.mkv", "old.wmv.mkv")
+    with pytest.raises(UsageError, match=r"clips/b10.mp4 and .*deep/b10.mp4 would both become out/b10.mp4"):
+        (clips / "deep" / "b10.mp4").touch()
+        pair_up([clips / "b10.mp4", clips / "deep" / "b10.mp4"], Path("out"))
+    assert len(pair_up([clips / "b10.mp4", clips / "b10.mp4"], Path("out"))) == 1
+
+
+def test_nothing_to_do(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no videos and no pictures; --recursive looks into its folders"):
+        pair_up([tmp_path / "empty"], Path("out"))
+    with pytest.raises(InputError, match="holds no videos and no pictures.$"):
+        pair_up([tmp_path / "empty"], Path("out"), recursive=True)
+    with pytest.raises(InputError, match=r"no file is called .*\*\.mp4"):
+        pair_up([tmp_path / "*.mp4"], Path("out"))
+
+
+def test_what_is_many(clips: Path, tmp_path: Path) -> None:
+    one, out = clips / "b10.mp4", tmp_path / "out"
+    assert is_many([one], tmp_path) and is_many([clips], out) and is_many([one, one], out)
+    assert is_many([clips / "*.mp4"], out)
+    assert not is_many([one], out) and not is_many([one], tmp_path / "out.mp4")
+    assert not is_many([clips / "deep"], tmp_path / "out.mp4"), "pictures are a clip"
+    assert not is_many([clips / "deep"], tmp_path / "%d"), "a pattern"
+    with pytest.raises(UsageError, match="there are 2 inputs, and .*out.mp4 is one file; name a folder"):
+        is_many([one, one], tmp_path / "out.mp4")
+    with pytest.raises(UsageError, match="clips holds clips, and .*out.mp4 is one file; name a folder"):
+        is_many([clips], tmp_path / "out.mp4")
+
+
+def test_one_that_fails_stops_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no clip")
+    sources = [make_clip("a.mp4"), broken, make_clip("b.mp4", pts=range(0, 5 * 512, 512)), tmp_path / "missing.mkv"]
+    cv2.imwrite(str(tmp_path / "c.png"), np.zeros((8, 8, 3), np.uint8))
+    pairs = pair_up([*sources, tmp_path / "c.png"], tmp_path / "out" / "deep")
+    seen: list[FolderProgress] = []
+    outcomes = upscale_folder(pairs, BICUBIC, progress=seen.append)
+    assert [outcome.state for outcome in outcomes] == ["done", "failed", "done", "failed", "done"]
+    assert "broken.mp4 is not a video" in outcomes[1].error and "missing.mkv" in outcomes[3].error
+    assert sorted(path.name for path in (tmp_path / "out" / "deep").iterdir()) == ["a.mp4", "b.mp4", "c.png"]
+    assert {(at.number, at.count, at.num_frames) for at in seen} == {(1, 5, 14), (3, 5, 14), (5, 5, 14)}
+    assert [at.frames for at in seen] == list(range(1, 15))
+
+
+def test_a_second_run_does_what_is_missing(make_clip: MakeClip, tmp_path: Path) -> None:
+    pairs = pair_up([make_clip("a.mp4"), make_clip("b.mp4")], tmp_path / "out")
+    upscale_folder(pairs, BICUBIC)
+    pairs[1].target.unlink()
+    before = pairs[0].target.stat()
+    seen: list[FolderProgress] = []
+    outcomes = upscale_folder(pairs, BICUBIC, progress=seen.append)
+    assert [outcome.state for outcome in outcomes] == ["there", "done"]
+    assert pairs[0].target.stat().st_mtime_ns == before.st_mtime_ns
+    assert seen[-1].frames == seen[-1].num_frames == 8
+
+
+def test_an_input_is_never_an_output(make_clip: MakeClip, tmp_path: Path) -> None:
+    (outcome,) = upscale_folder(pair_up([make_clip("a.mp4")], tmp_path), BICUBIC)
+    assert outcome.state == "failed" and "is one of the inputs" in outcome.error
+
+
+def test_damage(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip("a.mkv", pts=range(0, 100 * 512, 512), options={"crf": "10"})
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 2 // 3])
+    pairs = pair_up([clip], tmp_path / "out")
+    (outcome,) = upscale_folder(pairs, BICUBIC)
+    assert outcome.state == "damaged" and outcome.error.startswith("missing at the end")
+    options = UpscaleOptions(model="bicubic", tolerant=True, overwrite=True)
+    assert upscale_folder(pairs, options)[0].state == "done"
+
+
+def test_an_unknown_model_is_no_matter_of_one_clip(make_clip: MakeClip, tmp_path: Path) -> None:
+    pairs = pair_up([make_clip("a.mp4")], tmp_path / "out")
+    with pytest.raises(UnknownModelError):
+        upscale_folder(pairs, UpscaleOptions(model="nope"))

@@ -1,0 +1,197 @@
+"""Several processes at one clip: the same output, whichever of them dies, and none of them left."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import av
+import pytest
+
+import vsr
+from vsr.errors import InputError, OutputError, VsrError
+from vsr.pipeline import processes
+from vsr.pipeline.executors import InProcess, executor_for
+from vsr.pipeline.job import upscale_clip
+from vsr.pipeline.job_folder import job_folder_of
+from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.processes import Processes
+
+MakeClip = Callable[..., Path]
+
+LONG = {"pts": range(0, 60_000, 500), "time_base": Fraction(1, 1000)}
+"""120 frames in 13 segments of 4.5 s, more than two workers take at once."""
+ASKED = {"model": "identity", "preset": "ultrafast", "batch_size": 3}
+
+
+@pytest.fixture(autouse=True)
+def no_process_left(leaves_nothing: None) -> Iterator[None]:
+    """Python's own watcher of what processes share goes too, so that the children can be counted."""
+    yield
+    assert multiprocessing.active_children() == []
+    resource_tracker._resource_tracker._stop()
+
+
+def content(path: Path) -> list[tuple[int, str]]:
+    with av.open(str(path)) as container:
+        return [
+            (frame.pts, hashlib.md5(frame.to_ndarray().tobytes()).hexdigest()) for frame in container.decode(video=0)
+        ]
+
+
+def kill_one_when(ready: Callable[[], bool], executor: Processes) -> Callable[[object], None]:
+    """A callback that kills a worker, once: one that is at a segment."""
+    killed = []
+
+    def progress(_: object) -> None:
+        if not killed and ready():
+            worker = next(worker for worker in executor._workers if worker.segments)
+            killed.append(worker._process.pid)
+            os.kill(worker._process.pid or 0, signal.SIGKILL)
+
+    return progress
+
+
+def same_time_twice(source: Path, target: Path) -> Path:
+    with av.open(str(source)) as read, av.open(str(target), "w") as written:
+        stream = written.add_stream_from_template(read.streams.video[0])
+        packets = [packet for packet in read.demux(video=0) if packet.size]
+        packets[3].pts = packets[2].pts
+        for packet in packets:
+            packet.dts, packet.stream = packet.pts, stream
+            written.mux(packet)
+    return target
+
+
+def test_one_pair_of_workers_for_several_clips(
+    make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip, options = make_clip(**LONG, audio=["aac"]), UpscaleOptions(**ASKED, jobs=2)
+    alone = vsr.upscale(clip, tmp_path / "alone.mp4", **ASKED)
+    seen: list[vsr.pipeline.job.UpscaleProgress] = []
+    with executor_for(options) as executor:
+        assert isinstance(executor, Processes)
+        together = upscale_clip(clip, tmp_path / "together.mp4", options, seen.append, executor)
+        workers = {process.pid for process in multiprocessing.active_children()}
+        assert len(workers) == 2
+        assert together.target.read_bytes() == alone.target.read_bytes()
+        assert content(together.target) == content(alone.target)
+        assert (together.frames, together.segments, together.resumed) == (120, 13, 0)
+        assert seen[-1].frames == 120 and {at.num_frames for at in seen} == {120}
+
+        # What is logged in a worker is heard here.
+        short = make_clip("short.mkv", codec="ffv1", pts=range(0, 320, 40), time_base=Fraction(1, 1000))
+        twice = same_time_twice(short, tmp_path / "twice.mkv")
+        with caplog.at_level(logging.WARNING):
+            assert upscale_clip(twice, tmp_path / "twice.mp4", options, executor=executor).frames == 8
+        assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
+            ("vsr.media.reader", "WARNING", f"{twice}: 1 frames had no usable timestamp and got the next free one.")
+        ]
+
+        # A worker that dies is replaced, and what it was at is done again.
+        caplog.clear()
+        counts: list[int] = []
+        kill = kill_one_when(lambda: True, executor)
+
+        def progress(at: vsr.pipeline.job.UpscaleProgress) -> None:
+            counts.append(at.frames)
+            kill(at)
+
+        with caplog.at_level(logging.WARNING):
+            bereft = upscale_clip(clip, tmp_path / "bereft.mp4", options, progress, executor)
+        messages = [record.getMessage() for record in caplog.records]
+        assert len(messages) == 1
+        assert messages[0].startswith("a worker ended with signal 9; segments that are done again: ")
+        assert counts[-1] == max(counts) == 120, "frames that were lost do not count"
+        assert bereft.target.read_bytes() == alone.target.read_bytes()
+        assert len({process.pid for process in multiprocessing.active_children()} & workers) == 1
+
+        # An error is raised here as what it is, and ends them; the next clip gets others.
+        joined = tmp_path / "joined.h264"
+        sizes = [make_clip("small.h264"), make_clip("large.h264", size=(64, 48))]
+        joined.write_bytes(b"".join(part.read_bytes() for part in sizes))
+        with pytest.raises(InputError, match=r"changes its size from 48x32 to 64x48 after 8 frames"):
+            upscale_clip(joined, tmp_path / "joined.mp4", options, executor=executor)
+        assert not (tmp_path / "joined.mp4").exists()
+        assert multiprocessing.active_children() == []
+
+
+def test_a_segment_that_ends_every_worker_ends_the_job(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "ATTEMPTS", 1)
+    clip, target, options = make_clip(**LONG), tmp_path / "out.mp4", UpscaleOptions(**ASKED, jobs=1)
+    with Processes(options) as executor:
+        kill = kill_one_when(lambda: any(job_folder_of(target).glob("[0-9]*")), executor)
+        with pytest.raises(
+            VsrError, match=r"^workers ended with signal 9, 1 times .* a smaller --tile\. \d+ frames are kept in "
+        ):
+            upscale_clip(clip, target, options, kill, executor)
+        assert multiprocessing.active_children() == []
+    finished = {path.name for path in job_folder_of(target).glob("[0-9]*")}
+    assert finished
+    assert not list(job_folder_of(target).glob(".0*"))
+    summary = vsr.upscale(clip, target, **ASKED)
+    assert summary.resumed == 9 * len(finished)
+    assert content(target) == content(vsr.upscale(clip, tmp_path / "alone.mp4", **ASKED).target)
+
+
+def test_a_disk_that_fails_a_worker(make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its decoder has asked for a third segment and hears nothing before the first is written, which never happens."""
+    target, options, hung = tmp_path / "out.mp4", UpscaleOptions(**ASKED, jobs=1), threading.Event()
+
+    monkeypatch.setattr(processes, "ATTEMPTS", 1)  # so that one that hangs ends the job when it is killed
+
+    def give_up() -> None:
+        hung.set()
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    watch = threading.Timer(4, give_up)
+
+    def vanish(_: object) -> None:
+        if job_folder_of(target).exists():
+            job_folder_of(target).rename(tmp_path / "away")
+            watch.start()
+
+    try:
+        with (
+            Processes(options) as executor,
+            pytest.raises(OutputError, match=r"cannot write .*\.vsr-job.*: No such file"),
+        ):
+            upscale_clip(make_clip(**LONG), target, options, vanish, executor)
+    finally:
+        watch.cancel()
+    assert not hung.is_set()
+
+
+def test_workers_that_cannot_even_begin(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As in a script that does not guard its main module."""
+    starts, start = [], processes._Worker.start
+
+    def counted(self: object) -> None:
+        starts.append(self)
+        if len(starts) > 20:
+            raise AssertionError("for ever and ever")
+        start(self)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(processes._Worker, "start", counted)
+    monkeypatch.setattr(processes, "_serve", os._exit)  # which takes no such arguments
+    with pytest.raises(VsrError, match="workers ended with code 1, 3 times"):
+        vsr.upscale(make_clip(**LONG), tmp_path / "out.mp4", jobs=2, **ASKED)
+
+
+def test_one_job_stays_in_this_process() -> None:
+    assert isinstance(executor_for(UpscaleOptions()), InProcess)
+    assert isinstance(executor_for(UpscaleOptions(jobs=1)), InProcess)
+    assert isinstance(executor_for(UpscaleOptions(device="cuda:0,cuda:1")), Processes)

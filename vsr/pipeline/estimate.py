@@ -1,0 +1,160 @@
+"""What a job would take, from a few frames that are really decoded, upscaled and encoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vsr.errors import InputError
+from vsr.files import check_target
+from vsr.media.ffmpeg import check_names
+from vsr.media.reader import Damage, Frame
+from vsr.pipeline.job import ClipPlan, open_source, plan_clip
+from vsr.pipeline.job_folder import RECORD
+from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.order import Order
+from vsr.pipeline.outputs import output_for
+from vsr.pipeline.segment import upscale_segments
+from vsr.pipeline.segments import Finished, Segment
+
+PLACES = (0.1, 0.5, 0.9)
+"""Where frames are taken from, as parts of the clip."""
+
+LEAST_SECONDS = 3.0
+"""Samples grow until they take so long: what is done once weighs little in them then."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job would take.
+
+    Attributes:
+        source: the input.
+        target: the output.
+        frames: in the clip, or the part that was asked for.
+        segments: in how many parts they would be upscaled.
+        width: of the output, in pixels as coded.
+        height: of the output, in pixels as coded.
+        seconds: wall time; on several devices, as if all were like the first.
+        measured_frames: that it was estimated from.
+        output_bytes: of the output.
+        disk_bytes: needed on the way, the output included.
+        streams: what would become of each of the other streams, in words.
+    """
+
+    source: Path
+    target: Path
+    frames: int
+    segments: int
+    width: int
+    height: int
+    seconds: float
+    measured_frames: int
+    output_bytes: int
+    disk_bytes: int
+    streams: tuple[str, ...]
+
+
+def estimate_clip(source: Path, target: Path, options: UpscaleOptions, *, folder_is_made: bool = False) -> Estimate:
+    """Estimate a job and write nothing; a few frames of the clip are upscaled for it.
+
+    Args:
+        source: the input.
+        target: the output.
+        options: of the job.
+        folder_is_made: the output's folder need not be there yet.
+
+    Raises:
+        VsrError: whatever ``upscale`` would refuse.
+    """
+    started = time.monotonic()
+    check_names(source, target)
+    if not folder_is_made or target.parent.is_dir():
+        check_target(target, overwrite=options.overwrite, inputs=(source,))
+    clip = open_source(source, options)
+    output = output_for(clip, target, options)
+    plan = plan_clip(clip, output, options, {})
+    planned = time.monotonic() - started
+    frames = sum(_length(segment, clip.video.num_frames_estimated) for segment in plan.segments)
+    sample = _measure(plan, frames)
+    video_bytes = round(sample.num_bytes * frames / sample.frames)
+    others = 0 if clip.pictures else max(0, source.stat().st_size - plan.video_bytes)
+    shares = len(options.devices)  # processes on one device share what it can do
+    return Estimate(
+        source, target, frames, len(plan.segments), plan.order.conversion.width, plan.order.conversion.height,
+        planned + sample.seconds * frames / sample.frames / shares, sample.frames, video_bytes + others,
+        video_bytes * (2 if len(plan.segments) == 1 else 3) + others, tuple(map(str, output.streams)),
+    )  # fmt: skip
+
+
+def _length(segment: Segment, otherwise: int | None) -> int:
+    return otherwise or 1 if segment.num_frames is None else segment.num_frames
+
+
+@dataclass(frozen=True)
+class _Shortened(Order):
+    """Work on the first frames of each segment alone.
+
+    Attributes:
+        counts: how many, by the segment's number.
+    """
+
+    counts: Mapping[int, int] = field(default_factory=dict)
+
+    def frames(self, segment: Segment, damage: Damage) -> Generator[Frame, None, None]:
+        with closing(super().frames(segment, damage)) as frames:
+            yield from islice(frames, self.counts[segment.number])
+
+
+@dataclass(frozen=True)
+class _Sample:
+    frames: int
+    seconds: float
+    num_bytes: int
+
+
+def _measure(plan: ClipPlan, frames: int) -> _Sample:
+    """Upscale a few frames, then more of them until it takes long enough."""
+    _run(plan, _samples(plan.segments, 1)[:1])  # what is done once: memory, kernels, threads
+    count = 2
+    while True:
+        sample = _run(plan, _samples(plan.segments, count))
+        if sample.seconds >= LEAST_SECONDS or count * len(PLACES) >= frames:
+            return sample
+        count = min(8 * count, ceil(count * 1.5 * LEAST_SECONDS / sample.seconds))
+
+
+def _samples(segments: Sequence[Segment], count: int) -> list[tuple[Segment, int]]:
+    """Segments from some places of the clip, and how many frames of each to take."""
+    chosen: dict[int, int] = {}
+    for place in PLACES:
+        number = int(place * len(segments))
+        chosen[number] = chosen.get(number, 0) + count
+    return [(segments[number], frames) for number, frames in chosen.items()]
+
+
+def _run(plan: ClipPlan, samples: Sequence[tuple[Segment, int]]) -> _Sample:
+    """Upscale the first frames of some segments."""
+    done: list[tuple[int, int]] = []
+
+    def take(finished: Finished, folder: Path) -> None:
+        size = sum(path.stat().st_size for path in folder.iterdir() if path.name != RECORD)
+        done.append((finished.frames, size))
+
+    with TemporaryDirectory(prefix="vsr-") as folder:
+        started = time.monotonic()
+        order = _Shortened(**vars(plan.order), counts={segment.number: count for segment, count in samples})
+        upscale_segments(
+            order, [segment for segment, _ in samples], plan.engine, Path(folder),
+            on_frames=lambda count: None, on_finished=take,
+        )  # fmt: skip
+        seconds = time.monotonic() - started
+    if not (frames := sum(frames for frames, _ in done)):
+        raise InputError(f"{plan.order.clip.path} has no frame where it was looked for; --dry-run cannot tell more.")
+    return _Sample(frames, seconds, sum(size for _, size in done))

@@ -1,0 +1,71 @@
+"""Where segments are upscaled: here, in processes of this machine, or on a cluster. A new place is one entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from vsr.inference.engine import Engine
+from vsr.pipeline.cluster import Cluster
+from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.order import Order
+from vsr.pipeline.processes import Processes
+from vsr.pipeline.segment import upscale_segments
+from vsr.pipeline.segments import Finished, Segment
+
+
+class Report(Protocol):
+    """What is told while the work goes on; from one thread at a time for each of the two."""
+
+    def frames(self, count: int) -> None:
+        """So many more frames have been computed, or fewer, where a worker has died with them."""
+
+    def finished(self, done: Finished, folder: Path) -> None:
+        """A segment stands in a folder, safely on the disk."""
+
+
+class Executor(AbstractContextManager["Executor"], Protocol):
+    """Upscales segments, those of one clip after those of another. Which segment runs where changes no pixel."""
+
+    def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
+        """Upscale segments of a clip into folders of their own.
+
+        Args:
+            order: of the clip.
+            segments: to be done.
+            folder: where the folders are made.
+            report: is told.
+            engine: built already as the order says, for those who can use it.
+
+        Raises:
+            VsrError: what ended the work.
+        """
+
+
+class InProcess:
+    """One segment after the other, here."""
+
+    def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
+        """As ``Executor``."""
+        upscale_segments(order, segments, engine, folder, on_frames=report.frames, on_finished=report.finished)
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing stays open."""
+
+
+EXECUTORS: dict[str, Callable[[UpscaleOptions], Executor]] = {
+    "in-process": lambda options: InProcess(),
+    "processes": Processes,
+    "cluster": Cluster,
+}
+
+
+def executor_for(options: UpscaleOptions) -> Executor:
+    """The one that the options ask for; opened by ``with``."""
+    chosen = "cluster" if options.cluster else "processes" if options.num_workers > 1 else "in-process"
+    return EXECUTORS[chosen](options)

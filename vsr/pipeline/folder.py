@@ -1,0 +1,237 @@
+"""Many inputs, each with an output of its own: what fails stops nothing else, what is done is not done again."""
+
+from __future__ import annotations
+
+import glob
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, VsrError
+from vsr.media.containers import CONTAINERS
+from vsr.media.index import index_packets
+from vsr.media.pictures import is_pattern, is_picture_name, natural_order
+from vsr.media.probe import probe
+from vsr.pipeline.executors import executor_for
+from vsr.pipeline.job import UpscaleProgress, UpscaleSummary, upscale_clip
+from vsr.pipeline.options import UpscaleOptions
+
+logger = logging.getLogger(__name__)
+
+OTHER_VIDEOS = frozenset({
+    ".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".flv", ".h264", ".hevc", ".m1v", ".m2v", ".mj2", ".mjpeg", ".mpeg",
+    ".mpg", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".vob", ".wmv", ".wtv", ".y4m",
+})  # fmt: skip
+"""What a folder is searched for, beside the endings that vsr writes."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An input and what becomes of it."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one input.
+
+    Attributes:
+        pair: the input and its output.
+        state: ``done``; ``damaged``: done, but the source was not whole; ``there``: an earlier run did it; ``failed``.
+        error: why it failed, or what there is to say of it.
+        summary: of what was done.
+    """
+
+    pair: Pair
+    state: Literal["done", "damaged", "there", "failed"]
+    error: str = ""
+    summary: UpscaleSummary | None = None
+
+
+@dataclass(frozen=True)
+class FolderProgress:
+    """Where the work on many inputs stands.
+
+    Attributes:
+        pair: the input that is worked on.
+        number: its place, from 1.
+        count: how many inputs there are.
+        frames: done in all inputs, without those that were there before.
+        num_frames: to be done in all; of clips that do not tell, none are counted.
+        clip: where the input stands.
+    """
+
+    pair: Pair
+    number: int
+    count: int
+    frames: int
+    num_frames: int
+    clip: UpscaleProgress
+
+
+def is_many(sources: Sequence[Path], target: Path) -> bool:
+    """Whether an output is a folder, for one output for each input.
+
+    A name without an ending is one where the input is more than one file, or the folder is there already.
+
+    Raises:
+        UsageError: there are several inputs, or a folder of clips, and the output is a file.
+    """
+    first = sources[0]
+    several = len(sources) > 1 or first.is_dir() or (not first.exists() and glob.has_magic(str(first)))
+    if target.is_dir() or (several and not target.suffix and not is_pattern(target)):
+        return True
+    if len(sources) > 1:
+        raise UsageError(f"there are {len(sources)} inputs, and {target} is one file; name a folder.")
+    if first.is_dir() and not any(map(is_picture_name, first.iterdir())) and any(_inputs_in(first, False)):
+        raise UsageError(f"{first} holds clips, and {target} is one file; name a folder for the outputs.")
+    return False
+
+
+def pair_up(sources: Sequence[Path], folder: Path, *, recursive: bool = False) -> list[Pair]:
+    """An output in a folder for each input, under its own name.
+
+    Args:
+        sources: files, folders, of which the videos and pictures are taken, and patterns such as ``clips/*.mp4``.
+        folder: of the outputs; folders within a source are found again in it.
+        recursive: take folders within folders too.
+
+    Raises:
+        InputError: a folder or pattern has nothing to upscale.
+        UsageError: two inputs would become one output.
+    """
+    pairs: dict[Path, Path] = {}
+    for source in sources:
+        for path, relative in _found(source, folder, recursive):
+            target = folder / relative.with_name(_output_name(relative))
+            if pairs.get(target, path) != path and target.suffix != relative.suffix:
+                target = target.with_name(relative.name + target.suffix)
+            if pairs.setdefault(target, path) != path:
+                raise UsageError(f"{pairs[target]} and {path} would both become {target}; upscale them apart.")
+    return [Pair(source, target) for target, source in pairs.items()]
+
+
+def _found(source: Path, outputs: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
+    """The inputs that a name stands for, and how each is called below it."""
+    if source.is_dir():
+        inputs = [path for path in _inputs_in(source, recursive) if outputs not in path.parents or outputs == source]
+        if not inputs:
+            deeper = "" if recursive else "; --recursive looks into its folders"
+            raise InputError(f"the folder {source} holds no videos and no pictures{deeper}.")
+        yield from ((path, path.relative_to(source)) for path in inputs)
+    elif not source.exists() and glob.has_magic(str(source)):
+        matches = sorted(map(Path, glob.glob(str(source), recursive=recursive)), key=natural_order)
+        if not matches:
+            raise InputError(f"no file is called {source}.")
+        for match in matches:
+            yield from _found(match, outputs, recursive)
+    else:
+        yield source, Path(source.name)
+
+
+def _inputs_in(folder: Path, recursive: bool) -> Iterator[Path]:
+    found = folder.rglob("*") if recursive else folder.iterdir()
+    for path in sorted(found, key=lambda path: [natural_order(Path(part)) for part in path.parts]):
+        hidden = any(part.startswith(".") or part.endswith(".vsr-job") for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file() and (is_picture_name(path) or _is_video_name(path)):
+            yield path
+
+
+def _is_video_name(path: Path) -> bool:
+    return path.suffix.lower() in CONTAINERS or path.suffix.lower() in OTHER_VIDEOS
+
+
+def _output_name(source: Path) -> str:
+    """The input's own where vsr writes such files; else Matroska, which holds every stream."""
+    written = is_picture_name(source) or source.suffix.lower() in CONTAINERS
+    return source.name if written else f"{source.stem}.mkv"
+
+
+def upscale_folder(
+    pairs: Sequence[Pair],
+    options: UpscaleOptions,
+    *,
+    progress: Callable[[FolderProgress], None] | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Upscale every input; one that fails does not stop the rest.
+
+    Args:
+        pairs: what is to be done, as ``pair_up`` says; folders of outputs are made.
+        options: for all of them; without ``overwrite`` an output that stands already is left alone.
+        progress: called as ``upscale``'s.
+        on_outcome: called with each input's end.
+
+    Raises:
+        UnknownModelError: there is no such model, for any of them.
+        VsrError: where the work cannot even begin.
+    """
+    outcomes: list[Outcome] = []
+    tally = _Tally(pairs, options, progress) if progress is not None else None
+    with executor_for(options) as executor:
+        for number, pair in enumerate(pairs, start=1):
+            outcome = there_already(pair, options)
+            if outcome is None:
+                try:
+                    _make_folder(pair.target.parent)
+                    shown = None if tally is None else tally.of(number)
+                    summary = upscale_clip(pair.source, pair.target, options, shown, executor)
+                    damaged = summary.damage and not options.tolerant
+                    outcome = Outcome(pair, "damaged" if damaged else "done", summary.damage, summary)
+                except UnknownModelError:
+                    raise
+                except VsrError as exc:
+                    logger.info("the error in full", exc_info=True)
+                    outcome = Outcome(pair, "failed", str(exc))
+            outcomes.append(outcome)
+            if on_outcome is not None:
+                on_outcome(outcome)
+    return outcomes
+
+
+def there_already(pair: Pair, options: UpscaleOptions) -> Outcome | None:
+    """An output that stands already is whole, since it gets its name at the end."""
+    if options.overwrite or not pair.target.exists() or pair.target.resolve() == pair.source.resolve():
+        return None
+    return Outcome(pair, "there", "exists already; --overwrite replaces it")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise OutputError(f"cannot make the folder {folder}: {exc.strerror}.") from exc
+
+
+class _Tally:
+    """The frames of all inputs."""
+
+    def __init__(
+        self, pairs: Sequence[Pair], options: UpscaleOptions, progress: Callable[[FolderProgress], None]
+    ) -> None:
+        self._pairs, self._progress = pairs, progress
+        self._frames = [0 if there_already(pair, options) else _count_frames(pair.source, options) for pair in pairs]
+
+    def of(self, number: int) -> Callable[[UpscaleProgress], None]:
+        """What to call with the progress of an input."""
+
+        def show(at: UpscaleProgress) -> None:
+            before, total = sum(self._frames[: number - 1]), sum(self._frames)
+            pair = self._pairs[number - 1]
+            self._progress(FolderProgress(pair, number, len(self._pairs), before + at.frames, total, at))
+
+        return show
+
+
+def _count_frames(source: Path, options: UpscaleOptions) -> int:
+    if is_picture_name(source):
+        return 1
+    try:
+        clip = probe(source, max_pixels=options.max_pixels)
+        return index_packets(source, clip.video, max_pixels=options.max_pixels).num_frames
+    except VsrError:  # its turn comes, and then it is told
+        return 0

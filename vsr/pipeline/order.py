@@ -1,0 +1,70 @@
+"""What a worker has to know to upscale any segment of a clip, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from vsr.inference.engine import Engine, Precision, load_model
+from vsr.media import animation
+from vsr.media.clip import ClipInfo
+from vsr.media.pictures import read_pictures
+from vsr.media.reader import Damage, Frame, read_frames
+from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.outputs import Output
+from vsr.pipeline.plan import Conversion
+from vsr.pipeline.segments import Segment
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """How to build the engine: the arguments of ``load_model``."""
+
+    model: str
+    scale: float | None
+    device: str
+    precision: Precision
+    tile_size: int | None
+    detail: float
+
+    def load(self) -> Engine:
+        """The engine, on its device."""
+        return load_model(
+            self.model, scale=self.scale, device=self.device, precision=self.precision, tile_size=self.tile_size,
+            detail=self.detail,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Order:
+    """One clip's work. It can be pickled.
+
+    Attributes:
+        clip: the source.
+        options: what was chosen.
+        output: planned already; its ``writer`` takes the frames of a segment.
+        conversion: layouts, colours and sizes of both ends.
+        engine: what upscales.
+        batch_size: frames at once.
+        threads: of the encoder.
+    """
+
+    clip: ClipInfo
+    options: UpscaleOptions
+    output: Output
+    conversion: Conversion
+    engine: EngineSpec
+    batch_size: int
+    threads: int
+
+    def frames(self, segment: Segment, damage: Damage) -> Generator[Frame, None, None]:
+        """The decoded frames of a segment; what is wrong with them is counted in ``damage``."""
+        clip, part = self.clip, {"start": segment.start, "end": segment.end}
+        if clip.format == animation.FORMAT:
+            return animation.read_animation(clip, **part)
+        if clip.pictures:
+            return read_pictures(clip, max_pixels=self.options.max_pixels, **part)
+        return read_frames(
+            clip.path, clip.video, entry=segment.entry, deinterlace=self.options.deinterlace,
+            max_pixels=self.options.max_pixels, damage=damage, **part,
+        )  # fmt: skip

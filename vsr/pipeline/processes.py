@@ -1,0 +1,292 @@
+"""Processes of this machine: one for each GPU, or several on the CPU.
+
+This process hands out the segments and keeps what is finished. A worker that dies is replaced, and what it was at is
+done again; one whose master dies ends at the next word that it wants to say.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vsr.errors import VsrError
+from vsr.inference.engine import Engine
+from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.order import EngineSpec, Order
+from vsr.pipeline.segment import upscale_segments
+from vsr.pipeline.segments import Segment
+
+if TYPE_CHECKING:
+    from vsr.pipeline.executors import Report
+
+ATTEMPTS = 3
+"""How often a segment is tried whose workers die."""
+
+STOP_SECONDS = 0.1
+"""How soon a worker that waits for a segment hears that nobody wants it."""
+
+AT_ONCE = 2
+"""Segments that a worker has: one to compute and the next to decode."""
+
+
+class Processes:
+    """Workers in processes of their own.
+
+    Args:
+        options: how many, and on which devices.
+    """
+
+    def __init__(self, options: UpscaleOptions) -> None:
+        self._devices = [options.devices[index % len(options.devices)] for index in range(options.num_workers)]
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.end()
+
+    def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
+        """As ``Executor``."""
+        if not self._workers:
+            threads = max(1, (os.cpu_count() or 1) // len(self._devices))
+            self._workers = [_Worker(device, threads) for device in self._devices]
+        work = _Work(order, segments, folder, report)
+        for worker in self._workers:
+            work.begin(worker)
+        try:
+            while any(worker.busy for worker in self._workers):
+                ready = wait([worker.connection for worker in self._workers if worker.busy])
+                for worker in [worker for worker in self._workers if worker.connection in ready]:
+                    work.hear(worker)
+        except BaseException:
+            for worker in self._workers:  # whatever they are at, nobody wants it
+                worker.end()
+            self._workers = []
+            raise
+
+
+class _Worker:
+    """The master's end of a process.
+
+    Attributes:
+        connection: to it.
+        segments: that it has been given and has not finished.
+        computed: frames of those.
+        waiting: it has asked for a segment and got no answer yet.
+        busy: it has not yet heard that there is no more.
+    """
+
+    def __init__(self, device: str, threads: int) -> None:
+        self._device, self._threads = device, threads
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, or another in its place."""
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        level = logging.getLogger("vsr").getEffectiveLevel()
+        self._process = context.Process(target=_serve, args=(other, self._device, self._threads, level), daemon=True)
+        with _deaf_to_interrupts():
+            self._process.start()
+        other.close()
+        self.segments: dict[int, Segment] = {}
+        self.computed = 0
+        self.waiting = self.busy = False
+
+    def end(self) -> None:
+        """End the process, at once where it is at work."""
+        if self.busy:
+            self._process.terminate()
+        self.connection.close()
+        self._process.join()
+        self._process.close()
+
+    def death(self) -> str:
+        """How it ended, in words."""
+        self._process.join()
+        code = self._process.exitcode
+        return f"signal {-code}" if code is not None and code < 0 else f"code {code}"
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What is started here never hears Ctrl-C, which reaches all processes of a terminal: the master decides."""
+    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody choose
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Work:
+    """What there is to do for one clip, and who does it."""
+
+    def __init__(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report) -> None:
+        self._order, self._folder, self._report = order, folder, report
+        self._left = deque(segments)
+        self._tries: Counter[int] = Counter()
+        self._deaths = 0  # of workers that had no segment yet
+
+    def begin(self, worker: _Worker) -> None:
+        """Let a worker know the clip."""
+        worker.busy = True
+        with suppress(OSError):  # it has died meanwhile: its connection tells
+            worker.connection.send((self._order, self._folder))
+
+    def hear(self, worker: _Worker) -> None:
+        """Take what a worker says, and give it what it asks for."""
+        try:
+            kind, *said = worker.connection.recv()
+        except (EOFError, OSError):
+            self._mourn(worker)
+            return
+        match kind:
+            case "frames":
+                worker.computed += said[0]
+                self._report.frames(said[0])
+            case "finished":
+                done, folder = said
+                self._report.finished(done, folder)
+                worker.computed -= done.frames
+                del worker.segments[done.number]
+            case "next":
+                worker.waiting = True
+            case "log":
+                logging.getLogger(said[0]).log(said[1], "%s", said[2])
+            case "error":
+                raise said[0]
+            case "done":
+                worker.busy = False
+        self._supply(worker)
+
+    def _supply(self, worker: _Worker) -> None:
+        if not worker.waiting or (self._left and len(worker.segments) >= AT_ONCE):
+            return
+        segment = self._left.popleft() if self._left else None
+        worker.waiting = False
+        if segment is not None:
+            worker.segments[segment.number] = segment
+            self._tries[segment.number] += 1
+        with suppress(OSError):
+            worker.connection.send(segment)
+
+    def _mourn(self, worker: _Worker) -> None:
+        """A worker has died: what it was at is done again, by its successor."""
+        how, at = worker.death(), list(worker.segments)
+        if not at:
+            self._deaths += 1
+        if max([self._deaths, *(self._tries[number] for number in at)]) >= ATTEMPTS:
+            raise VsrError(
+                f"workers ended with {how}, {ATTEMPTS} times at the same place; if memory ran out, take fewer "
+                "--jobs or a smaller --tile."
+            )
+        logging.getLogger(__name__).warning("a worker ended with %s; segments that are done again: %d.", how, len(at))
+        self._left.extendleft(reversed(worker.segments.values()))
+        self._report.frames(-worker.computed)
+        worker.connection.close()
+        worker.start()
+        self.begin(worker)
+
+
+def _serve(connection: Connection, device: str, threads: int, level: int) -> None:
+    """The life of a worker."""
+    import torch
+
+    torch.set_num_threads(threads)
+    master = _Master(connection)
+    logging.getLogger("vsr").handlers[:] = [_Forward(master)]
+    logging.getLogger("vsr").setLevel(level)
+    engines: dict[EngineSpec, Engine] = {}
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            order, folder = connection.recv()
+            try:
+                spec = replace(order.engine, device=device)
+                if spec not in engines:
+                    engines.clear()
+                    engines[spec] = spec.load()
+                requests = _Requests(master)
+                upscale_segments(
+                    order, requests, engines[spec], folder,
+                    on_frames=lambda count: master.tell("frames", count),
+                    on_finished=lambda done, at: master.tell("finished", done, at),
+                    on_leave=requests.stop,
+                )  # fmt: skip
+                master.tell("done")
+            except (BrokenPipeError, ConnectionResetError, EOFError):
+                raise
+            except Exception as exc:
+                master.tell("error", _portable(exc))
+
+
+class _Master:
+    """The worker's end."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._lock = connection, threading.Lock()
+
+    def tell(self, kind: str, *words: Any) -> None:
+        """Say something; from any thread."""
+        with self._lock:
+            self._connection.send((kind, *words))
+
+    def ask(self, stopped: threading.Event) -> Segment | None:
+        """The next segment; None: there is no more, or nobody wants it any longer."""
+        self.tell("next")
+        while not self._connection.poll(STOP_SECONDS):
+            if stopped.is_set():
+                return None
+        segment: Segment | None = self._connection.recv()
+        return segment
+
+
+class _Requests:
+    """The segments that the master gives, one by one."""
+
+    def __init__(self, master: _Master) -> None:
+        self._master, self._stopped = master, threading.Event()
+
+    def stop(self) -> None:
+        """No more is wanted; from any thread."""
+        self._stopped.set()
+
+    def __iter__(self) -> Iterator[Segment]:
+        while (segment := self._master.ask(self._stopped)) is not None:
+            yield segment
+
+
+class _Forward(logging.Handler):
+    """Sends messages to the master, who shows them."""
+
+    def __init__(self, master: _Master) -> None:
+        super().__init__()
+        self._master = master
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            self._master.tell("log", record.name, record.levelno, record.getMessage())
+
+
+def _portable(error: Exception) -> Exception:
+    """An exception that can be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever another's exception class does
+        return VsrError(f"{type(error).__name__}: {error}")
+    return error

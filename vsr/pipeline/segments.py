@@ -1,0 +1,131 @@
+"""The segments of a clip: the unit in which it is upscaled, resumed, retried, and sent elsewhere. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from vsr.media.encoder import Timing
+from vsr.media.index import PacketIndex, Timestamps
+from vsr.media.reader import Damage
+
+LEAST_SECONDS, MOST_SECONDS = 3, 6
+"""How long a segment is: to the first keyframe within, or to the middle of the two where there is none."""
+
+PICTURES = 100
+"""In a segment of a sequence of pictures."""
+
+LEAD_IN = 4
+"""Frames that a deinterlacer has to see before the first that it is asked for."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of frames.
+
+    Attributes:
+        number: its place, from 0.
+        start: the first timestamp, in ticks of the stream; None: from the beginning.
+        end: the first timestamp behind it; None: to the end.
+        entry: the timestamp of the keyframe to decode from; None: whichever lies before the start.
+        num_frames: how many frames lie in it; None where only decoding tells.
+    """
+
+    number: int
+    start: int | None
+    end: int | None
+    entry: int | None = None
+    num_frames: int | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What became of a segment.
+
+    Attributes:
+        number: of the segment.
+        frames: how many were read and written.
+        repeated: how many of them were equal to the one before, whose result was taken.
+        damage: what was wrong with its part of the source.
+        packets: of the encoded file, in the order of decoding.
+    """
+
+    number: int
+    frames: int
+    repeated: int
+    damage: Damage
+    packets: tuple[Timing, ...] = ()
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Finished:
+        """What ``dataclasses.asdict`` made, after a journey through JSON.
+
+        Raises:
+            TypeError, KeyError: it is something else.
+        """
+        damage, packets = Damage(**fields["damage"]), tuple(Timing(*timing) for timing in fields["packets"])
+        return cls(**fields | {"damage": damage, "packets": packets})
+
+
+def cut_by_time(
+    index: PacketIndex,
+    time_base: Fraction,
+    *,
+    start: int | None = None,
+    end: int | None = None,
+    lead_in: int = 0,
+    seconds: tuple[Fraction | int, Fraction | int] = (LEAST_SECONDS, MOST_SECONDS),
+) -> list[Segment]:
+    """Segments of some seconds that begin at keyframes where there are any, so that no frame is decoded twice.
+
+    Args:
+        index: of the packets; without timestamps everything is one segment.
+        time_base: seconds for each tick.
+        start: the first timestamp wanted; None: all from the beginning.
+        end: the first no longer wanted; None: all to the end.
+        lead_in: frames before a segment that have to be decoded too.
+        seconds: the shortest and the longest segment.
+    """
+    stamps = index.between(start, end)
+    if not len(stamps):
+        whole = start is None and end is None
+        return [Segment(0, start, end, None, index.num_frames if whole else None)]
+    least, most = (round(length / time_base) for length in seconds)
+    cuts = [0]
+    while (place := _next_cut(stamps, index.keyframes, cuts[-1], least, most)) is not None:
+        cuts.append(place)
+    segments = []
+    for number, (first, behind) in enumerate(zip(cuts, [*cuts[1:], len(stamps)], strict=True)):
+        begins = int(stamps[first]) if number else start
+        ends = int(stamps[behind]) if behind < len(stamps) else end
+        entry = None if begins is None else index.entry(_earlier(index, begins, lead_in))
+        segments.append(Segment(number, begins, ends, entry, behind - first))
+    return segments
+
+
+def _next_cut(stamps: Timestamps, keyframes: Timestamps, place: int, least: int, most: int) -> int | None:
+    """Where the segment that begins at a place ends: the place of the first frame behind it; None: with the clip."""
+    begins = stamps[place]
+    if stamps[-1] - begins < most:
+        return None
+    found = keyframes[(keyframes >= begins + least) & (keyframes <= begins + most)]
+    ends = found[0] if len(found) else begins + (least + most) // 2
+    behind = max(int(np.searchsorted(stamps, ends)), place + 1)
+    return behind if behind < len(stamps) else None
+
+
+def _earlier(index: PacketIndex, timestamp: int, frames: int) -> int:
+    place = int(np.searchsorted(index.timestamps, timestamp))
+    return int(index.timestamps[max(0, place - frames)])
+
+
+def cut_by_number(count: int, *, start: int | None = None, end: int | None = None) -> list[Segment]:
+    """Segments of pictures, whose timestamps are their numbers."""
+    first = start or 0
+    behind = max(first, count if end is None else min(end, count))
+    begins = range(first, max(behind, first + 1), PICTURES)
+    ends = (min(at + PICTURES, behind) for at in begins)
+    return [Segment(number, at, to, None, to - at) for number, (at, to) in enumerate(zip(begins, ends, strict=True))]
