@@ -308,3 +308,17 @@ def test_timestamps_that_go_back(tmp_path: Path, leaves_nothing: None) -> None:
     ):
         encoder.write(noise(PLAIN, 512))
         encoder.write(noise(PLAIN, 0))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_hevc_of_a_frame_or_two(count: int, tmp_path: Path) -> None:
+    """x265 leaves the decoding timestamps of so few to what its memory holds."""
+    video = replace(PLAIN, width=64, height=64, pix_fmt="yuv420p10le")
+    for number in range(3):
+        path = tmp_path / f"{number}.mp4"
+        with Encoder(path, CODECS["hevc"], {"preset": "ultrafast"}, video) as encoder:
+            for index in range(count):
+                planes = [np.full((size, size), 512, np.uint16) for size in (64, 32, 32)]
+                encoder.write(Frame(tuple(planes), index * 512, 512))
+        with av.open(str(path)) as container:
+            assert [frame.pts for frame in container.decode(video=0)] == [index * 512 for index in range(count)]

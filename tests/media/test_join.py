@@ -14,11 +14,12 @@ import pytest
 
 from vsr.errors import InputError, OutputError
 from vsr.media.codecs import CODECS, Codec
-from vsr.media.encoder import Encoder, Timing, VideoFormat, encoded_suffix
-from vsr.media.join import Part, decoding_times, join
+from vsr.media.encoder import Encoder, VideoFormat, encoded_suffix
+from vsr.media.join import Part, join
 from vsr.media.pixels import layout_of
 from vsr.media.probe import probe
 from vsr.media.reader import Frame, read_frames
+from vsr.media.timing import Timing, decoding_times
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

@@ -17,8 +17,8 @@ import pytest
 import vsr
 from vsr.errors import OutputError, UnknownModelError, UsageError, VsrError
 from vsr.files import write_whole
-from vsr.media.encoder import Timing
 from vsr.media.reader import Damage
+from vsr.media.timing import Timing
 from vsr.pipeline.job_folder import MANIFEST, RECORD, JobFolder, job_folder, job_folder_of, seal
 from vsr.pipeline.segments import Finished
 

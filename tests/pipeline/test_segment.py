@@ -16,8 +16,8 @@ from torch import Tensor
 from vsr.errors import InputError, OutputError
 from vsr.imaging.colour import ColourSpec, PixelLayout
 from vsr.inference.engine import Engine
-from vsr.media.encoder import Timing
 from vsr.media.reader import Damage, Frame
+from vsr.media.timing import Timing
 from vsr.networks.resampling import Identity
 from vsr.pipeline.job_folder import RECORD
 from vsr.pipeline.plan import Conversion

@@ -14,10 +14,10 @@ import av
 import numpy as np
 import pytest
 
-from vsr.media.encoder import Timing
 from vsr.media.index import PacketIndex, index_packets
 from vsr.media.probe import probe
 from vsr.media.reader import Damage, Frame, read_frames
+from vsr.media.timing import Timing
 from vsr.pipeline.segments import PICTURES, Finished, Segment, cut_by_number, cut_by_time
 
 Ffmpeg = Callable[..., str]

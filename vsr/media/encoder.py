@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 from av.codec import CodecContext
@@ -24,6 +24,7 @@ from vsr.media.ffmpeg import encoder_options
 from vsr.media.hdr import LightLevels, MasteringDisplay
 from vsr.media.pixels import frame_of
 from vsr.media.reader import Frame
+from vsr.media.timing import Timing, decoding_times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +60,6 @@ class VideoFormat:
     mastering_display: MasteringDisplay | None = None
     light_levels: LightLevels | None = None
     threads: int = 0
-
-
-class Timing(NamedTuple):
-    """Of one packet, in ticks of the stream's time base.
-
-    Attributes:
-        pts: when it is shown, the format's shift included.
-        duration: for how long; 0 where nobody says.
-    """
-
-    pts: int
-    duration: int
 
 
 def check_encoder(codec: Codec, options: dict[str, str], video: VideoFormat) -> None:
@@ -187,7 +176,13 @@ class Encoder:
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         try:
-            for packet in self._stream.encode(frame):
+            encoded = list(self._stream.encode(frame))
+            if frame is None and not self.packets:
+                # All come at the end. Of one or two frames x265 takes decoding timestamps from memory nobody wrote.
+                stamps = decoding_times([packet.pts for packet in encoded if packet.pts is not None])
+                for packet, stamp in zip(encoded, stamps, strict=True):
+                    packet.dts = stamp
+            for packet in encoded:
                 self._restore_duration(packet)
                 assert packet.pts is not None
                 self.packets.append(Timing(packet.pts, packet.duration or 0))

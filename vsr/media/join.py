@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -15,8 +13,9 @@ from av.error import FFmpegError as LibavError
 from av.video.stream import VideoStream
 
 from vsr.errors import OutputError
-from vsr.media.encoder import Timing, VideoFormat, muxer_options
+from vsr.media.encoder import VideoFormat, muxer_options
 from vsr.media.probe import open_clip
+from vsr.media.timing import Timing, decoding_times
 
 
 @dataclass(frozen=True)
@@ -30,26 +29,6 @@ class Part:
 
     path: Path
     packets: Sequence[Timing]
-
-
-def decoding_times(shown: Sequence[int]) -> list[int]:
-    """Decoding timestamps for packets that are shown at given times.
-
-    Muxers shift a file whose first decoding timestamp is negative, and those of two parts overlap where they meet: so
-    they are made anew for the whole. With the timestamps sorted and the smallest depth at which no packet is shown
-    before it is decoded, each is decoded when the one that lies so much deeper is shown.
-
-    Args:
-        shown: presentation timestamps in the order of decoding, all different.
-
-    Returns:
-        as many, each greater than the last and none greater than its presentation timestamp.
-    """
-    ordered = sorted(shown)
-    depth = max((index - bisect_left(ordered, pts) for index, pts in enumerate(shown)), default=0)
-    step = min((after - before for before, after in pairwise(ordered)), default=1)
-    early = [ordered[0] - step * (depth - index) for index in range(depth)]
-    return (early + ordered)[: len(shown)]
 
 
 def join(parts: Sequence[Part], target: Path, video: VideoFormat) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from vsr.errors import InputError, UsageError
 from vsr.imaging.colour import PixelLayout
 from vsr.media.clip import FULL, UNSPECIFIED, ClipInfo, ColourTags, VideoInfo
-from vsr.media.encoder import Timing
 from vsr.media.limits import MAX_PIXELS
 from vsr.media.reader import Frame
 from vsr.media.stills import STILL_ENDINGS, Still, holds, read_still, write_still
+from vsr.media.timing import Timing
 
 PATTERN = re.compile(r"%(0?\d{1,2})?d")
 """Where a name has its number: ``frames/%06d.png``."""

@@ -152,9 +152,7 @@ def upscale_clip(
         except VsrError as exc:
             if kept := sum(part.frames for part in folder.finished.values()):
                 said = str(exc).rstrip(".")
-                raise type(exc)(
-                    f"{said}. {kept} frames are kept in {folder.path}; run again to go on."
-                ) from exc
+                raise type(exc)(f"{said}. {kept} frames are kept in {folder.path}; run again to go on.") from exc
             raise
     done = [result.done for result in results]
     if damage := _in_all(done):

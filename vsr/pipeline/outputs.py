@@ -15,7 +15,7 @@ from vsr.media.assemble import WHOLE, Cut, StreamPlan, assemble, plan_streams
 from vsr.media.clip import ClipInfo
 from vsr.media.codecs import CODECS, Codec
 from vsr.media.containers import Container, container_of, holds
-from vsr.media.encoder import Encoder, Timing, VideoFormat, check_encoder, encoded_suffix
+from vsr.media.encoder import Encoder, VideoFormat, check_encoder, encoded_suffix
 from vsr.media.encoders import codec_named, format_of
 from vsr.media.ffmpeg import find_program
 from vsr.media.join import Part, join
@@ -31,6 +31,7 @@ from vsr.media.pictures import (
 )
 from vsr.media.pixels import has_alpha, layout_of
 from vsr.media.reader import Frame, decoded_format
+from vsr.media.timing import Timing
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import Conversion, plan_video
 from vsr.pipeline.segments import Finished

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vsr.media.encoder import Timing
 from vsr.media.index import PacketIndex, Timestamps
 from vsr.media.reader import Damage
+from vsr.media.timing import Timing
 
 LEAST_SECONDS, MOST_SECONDS = 3, 6
 """How long a segment is: to the first keyframe within, or to the middle of the two where there is none."""
@@ -111,7 +111,8 @@ def _next_cut(stamps: Timestamps, keyframes: Timestamps, place: int, least: int,
     begins = stamps[place]
     if stamps[-1] - begins < most:
         return None
-    found = keyframes[(keyframes >= begins + least) & (keyframes <= begins + most)]
+    latest = min(begins + most, stamps[-1] - least // 3)  # what is left is more than a frame or two
+    found = keyframes[(keyframes >= begins + least) & (keyframes <= latest)]
     ends = found[0] if len(found) else begins + (least + most) // 2
     behind = max(int(np.searchsorted(stamps, ends)), place + 1)
     return behind if behind < len(stamps) else None
