@@ -19,7 +19,7 @@ from torch import Tensor
 import vsr
 from vsr.errors import FFmpegError, OutputError, VsrError
 from vsr.inference.engine import Engine
-from vsr.pipeline.job_folder import MANIFEST, job_folder_of
+from vsr.pipeline.job_folder import MANIFEST, RECORD, job_folder_of
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -400,3 +400,15 @@ def test_equal_frames_count_across_segments(make_clip: MakeClip, tmp_path: Path,
     assert summary.segments > 3
     assert (summary.frames, summary.repeated, sum(computed)) == (48, 47, 1)
     assert len(content(summary.target)) == 48
+
+
+def test_a_job_that_was_killed_while_it_tidied_up(make_clip: MakeClip, tmp_path: Path) -> None:
+    """Its output stands; what is left of its folder goes."""
+    clip, target = make_clip(), tmp_path / "out.mp4"
+    vsr.upscale(clip, target, model="bicubic")
+    left = job_folder_of(target) / "000001"
+    left.mkdir(parents=True)
+    (left / RECORD).touch()
+    with pytest.raises(OutputError, match="exists already"):
+        vsr.upscale(clip, target, model="bicubic")
+    assert not job_folder_of(target).exists()

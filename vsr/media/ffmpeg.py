@@ -6,6 +6,8 @@ keeps its input. Standard error, the only pipe, is drained into a bounded tail, 
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -80,6 +82,8 @@ def run(output: ffmpeg.nodes.OutputStream) -> None:
             raise
     if code != 0:
         said = "; ".join(line.decode("utf-8", "replace").strip() for line in tail) or "it gave no reason"
+        if (full := os.strerror(errno.ENOSPC)) in said:  # each of its parts says so in its own words
+            raise FFmpegError(f"ffmpeg failed: {full}")
         raise FFmpegError(f"ffmpeg failed with code {code}: {said}")
 
 

@@ -178,7 +178,11 @@ class _Work:
         try:
             answer = self._ray.get(result)
         except self._ray.exceptions.RayTaskError as exc:
-            raise exc.cause if isinstance(exc.cause, VsrError) else VsrError(f"a worker failed: {exc.cause}") from exc
+            raise (
+                exc.cause
+                if isinstance(exc.cause, VsrError)
+                else VsrError(f"a worker failed: {type(exc.cause).__name__}: {exc.cause}")
+            ) from exc
         except self._ray.exceptions.RayError as exc:
             self._mourn(task, exc)
             return

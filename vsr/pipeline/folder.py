@@ -16,6 +16,7 @@ from vsr.media.pictures import is_pattern, is_picture_name, natural_order
 from vsr.media.probe import probe
 from vsr.pipeline.executors import executor_for
 from vsr.pipeline.job import UpscaleProgress, UpscaleSummary, upscale_clip
+from vsr.pipeline.job_folder import remove_remains
 from vsr.pipeline.options import UpscaleOptions
 
 logger = logging.getLogger(__name__)
@@ -174,6 +175,7 @@ def upscale_folder(
     tally = _Tally(pairs, options, progress) if progress is not None else None
     with executor_for(options) as executor:
         for number, pair in enumerate(pairs, start=1):
+            remove_remains(pair.target)
             outcome = there_already(pair, options)
             if outcome is None:
                 try:

@@ -31,7 +31,7 @@ from vsr.media.reader import Damage
 from vsr.media.stills import is_animated
 from vsr.networks.weights import model_covering
 from vsr.pipeline.executors import Executor, executor_for
-from vsr.pipeline.job_folder import JobFolder, Settings, job_folder
+from vsr.pipeline.job_folder import JobFolder, Settings, job_folder, remove_remains
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.order import EngineSpec, Order
 from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
@@ -129,6 +129,7 @@ def upscale_clip(
     """As ``upscale``, with the options built, and where wanted an executor that is open already."""
     started = time.monotonic()
     check_names(source, target)
+    remove_remains(target)
     check_target(target, overwrite=options.overwrite, inputs=(source,))
     clip = open_source(source, options)
     output = output_for(clip, target, options)

@@ -127,7 +127,8 @@ class JobFolder:
             self.remove()
 
     def remove(self) -> None:
-        """The work is done."""
+        """The work is done. The manifest goes first: a folder without one waits for nothing."""
+        (self.path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -159,6 +160,14 @@ def job_folder(target: Path) -> Iterator[JobFolder]:
             job.leave()
             raise
         job.remove()
+
+
+def remove_remains(target: Path) -> None:
+    """Remove a folder that a job which was done had no time to remove."""
+    path = job_folder_of(target)
+    if path.is_dir() and not (path / MANIFEST).exists():
+        with suppress(OutputError), job_folder(target):
+            """Leaving it removes it."""
 
 
 def _lock(file: IO[str], target: Path) -> None:

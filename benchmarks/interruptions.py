@@ -1,0 +1,337 @@
+"""Jobs that are killed at random moments, or run out of disk: is what they end with the same, and nothing done twice?
+
+    python benchmarks/interruptions.py CLIP [--kills 30] [--seed 0] [--jobs N] [--model bicubic] [--whole] [--disk]
+
+CLIP is looped to 45 seconds, or taken as it is with ``--whole``, and upscaled once undisturbed. Then the same job is
+started, killed by SIGKILL at a moment drawn from the time that the undisturbed one took, and started again at once,
+until all kills are spent and the job is done; one that is done earlier is followed by another. Every fifth kill waits
+for the assembly, which a drawn moment would seldom meet. With ``--jobs`` every second kill hits a worker instead, whose
+master must finish alone. The moments are the seed's, what they meet is the machine's.
+
+``--disk`` fills a small tmpfs instead (needs root): among the segments, while they are joined, and while the output is
+assembled. The job must end with exit code 1 and one sentence, keep what is finished, and go on when there is room.
+
+Exit code 1 where an output differs from the undisturbed one, a finished segment was touched again, a file or a process
+was left behind, or the command ended otherwise than it should.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import av
+
+from vsr.media.ffmpeg import find_program
+
+CLIP_SECONDS, TICK_SECONDS = 45, 0.01
+PARTS = ("start-up", "segments", "assembly", "behind the end")
+
+ENDING_SECONDS = 30
+"""How long an orphan may take to notice that it is one: what is in its queues it may still compute."""
+
+
+def decoded(clip: Path) -> str:
+    """A digest of every frame of the first video with its time, and of every packet of sound with its own."""
+    digest = hashlib.md5()
+    with av.open(str(clip)) as container:
+        for frame in container.decode(video=0):
+            digest.update(f"{frame.pts * frame.time_base} {frame.format.name}".encode() + frame.to_ndarray().tobytes())
+    with av.open(str(clip)) as container:
+        for packet in container.demux(*container.streams.audio) if container.streams.audio else ():
+            if packet.size:
+                digest.update(f"{packet.stream_index} {packet.pts * packet.time_base}".encode() + bytes(packet))
+    return digest.hexdigest()
+
+
+class Job:
+    """One output, for which the command is started as often as it takes, each time in a session of its own.
+
+    Attributes:
+        segments: how many there are; None: it is not known yet.
+        complaints: what must not be.
+        records: inode and time of each finished segment; once there they must not change.
+        assembled: when the assembly began, in seconds from the start; None: it has not.
+        segment_bytes: of the finished segments, at most.
+        assembly_seconds: from the last segment until the output had its name.
+        seconds: that the last run took which was not killed.
+        sessions: the process of each run.
+    """
+
+    def __init__(
+        self, source: Path, target: Path, arguments: Sequence[str], temporary: Path, segments: int | None = None
+    ) -> None:
+        self.segments = segments
+        self.target, self.folder = target, target.with_name(target.name + ".vsr-job")
+        self._command = [sys.executable, "-m", "vsr", "upscale", str(source), "-o", str(target), *arguments]
+        self._environment = os.environ | {"TMPDIR": str(temporary)}
+        self.complaints: list[str] = []
+        self.records: dict[str, tuple[int, int]] = {}
+        self.segment_bytes, self.assembly_seconds, self.seconds = 0, 0.0, 0.0
+        self.sessions: list[int] = []
+        self._logs: list[IO[str]] = []
+
+    def start(self) -> None:
+        """Start the command."""
+        self._logs.append(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115 - goes with this object
+        self.assembled: float | None = None
+        self._started, self._kept = time.monotonic(), 0.0
+        self._child = subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._logs[-1],
+            env=self._environment, start_new_session=True,
+        )  # fmt: skip
+        self.sessions.append(self._child.pid)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+    def watch(self, until: Callable[[], bool] = lambda: False) -> int | None:
+        """Look on until something is the case, or the command ends: its exit code."""
+        while (code := self._child.poll()) is None:
+            self._look()
+            if until():
+                return None
+            time.sleep(TICK_SECONDS)
+        self._look()
+        self.seconds = self.elapsed
+        return code
+
+    def _look(self) -> None:
+        size, found = 0, {}
+        with suppress(FileNotFoundError):  # the folder goes
+            for path in self.folder.glob("[0-9]*/*"):
+                status = path.stat()
+                size += status.st_size
+                if path.name == "record.json":
+                    found[path.parent.name] = (status.st_ino, status.st_mtime_ns)
+        if found.keys() - self.records:
+            self._kept = self.elapsed
+        for name, stamp in found.items():
+            if self.records.setdefault(name, stamp) != stamp:
+                self.complaints.append(f"segment {name} was done twice")
+                self.records[name] = stamp
+        self.segment_bytes = max(self.segment_bytes, size)
+        if self.assembled is None and (self.target.exists() or len(found) == self.segments):
+            self.assembled = self.elapsed
+        if not self.target.exists():
+            self.assembly_seconds = self.elapsed - self._kept
+
+    def reached(self, seconds: float, assembly: bool) -> bool:
+        """Whether so much time has passed since the start, or since the assembly began."""
+        begun = self.assembled if assembly else 0.0
+        return begun is not None and self.elapsed - begun > seconds
+
+    def where(self) -> str:
+        """The part of the work that the command is at."""
+        if self.target.exists():
+            return "behind the end"
+        if len(list(self.folder.glob("[0-9]*"))) == self.segments:
+            return "assembly"
+        begun = {path.name.rpartition("-")[2] for path in self.folder.glob(".[0-9]*-*")}
+        return "segments" if begun & set(map(str, members(self._child.pid))) else "start-up"
+
+    def workers(self) -> list[int]:
+        """The processes that compute for the command."""
+        return [pid for pid in members(self._child.pid) if b"spawn_main" in _read(pid, "cmdline")]
+
+    def kill(self) -> None:
+        """Kill the command, and nobody else; nothing that was finished may be missing then."""
+        self._child.kill()
+        self._child.wait()
+        if not self.target.exists() and (lost := [name for name in self.records if not (self.folder / name).is_dir()]):
+            self.complaints.append(f"segments {', '.join(lost)} are gone")
+
+    def said(self, run: int = -1) -> list[str]:
+        """The lines that a run wrote to stderr."""
+        self._logs[run].seek(0)
+        return self._logs[run].read().splitlines()
+
+    def left(self) -> list[int]:
+        """The processes that are still there, of all runs."""
+        return [pid for session in self.sessions for pid in members(session)]
+
+    def judge(self, code: int | None, reference: Path) -> None:
+        """Complain where the command has not ended as it should."""
+        if code != 0 or self.said():
+            self.complaints.append(f"exit code {code}: {' / '.join(self.said())}")
+        if not self.target.exists():
+            self.complaints.append("no output")
+        elif not filecmp.cmp(self.target, reference, shallow=False) and decoded(self.target) != decoded(reference):
+            self.complaints.append("the output differs")
+        self.target.unlink(missing_ok=True)
+        if self.folder.exists():
+            self.complaints.append(f"{self.folder.name} is left")
+        if any("Traceback" in line for run in range(len(self._logs)) for line in self.said(run)):
+            self.complaints.append("a traceback")
+
+
+def _read(pid: int, name: str) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    return b""
+
+
+def members(session: int) -> list[int]:
+    """The living processes of a session."""
+    found = []
+    for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
+        fields = _read(pid, "stat").rpartition(b") ")[2].split()
+        if fields and fields[0] != b"Z" and int(fields[3]) == session:
+            found.append(pid)
+    return found
+
+
+def killed(start: Callable[[str], Job], reference: Job, kills: int, seed: int, jobs: int) -> list[Job]:
+    """Kill and start again until all kills are spent, and print what was hit where."""
+    draw, hits, done = random.Random(seed), Counter[str](), list[Job]()
+    while hits.total() < kills:
+        job = start(f"killed-{len(done)}.mp4")
+        done.append(job)
+        while (code := _interrupted(job, draw, hits, kills, jobs, reference)) is None:
+            pass
+        job.judge(code, reference.target)
+    print("| hit | start-up | segments | assembly | behind the end |\n|---|---|---|---|---|")
+    for who in ("the command", "a worker")[: min(jobs, 2)]:
+        print(f"| {who} | " + " | ".join(str(hits[f"{who}, {where}"]) for where in PARTS) + " |")
+    return done
+
+
+def _interrupted(
+    job: Job, draw: random.Random, hits: Counter[str], kills: int, jobs: int, reference: Job
+) -> int | None:
+    """One run of the command; None: it was killed, and there is more to do."""
+    number = hits.total()
+    worker, late = jobs > 1 and number % 2 == 1, number % 5 == 4
+    delay = draw.uniform(0, reference.assembly_seconds if late else reference.seconds)
+    job.start()
+    if number == kills:
+        return job.watch()
+    code = job.watch(lambda: job.reached(delay, late) and (not worker or bool(job.workers())))
+    if code is not None:
+        return code
+    hits[f"{'a worker' if worker else 'the command'}, {job.where()}"] += 1
+    if worker:
+        with suppress(ProcessLookupError, IndexError):
+            os.kill(draw.choice(job.workers()), signal.SIGKILL)
+        return job.watch()
+    job.kill()
+    return 0 if job.target.exists() and not job.folder.exists() else None
+
+
+def filled(start: Callable[[str], Job], reference: Job, disk: Path) -> list[Job]:
+    """Let the disk become full in each part of the work, then larger, and print how that ends."""
+    segments, output = reference.segment_bytes, reference.target.stat().st_size
+    sizes = {"segments": segments // 2, "joining": segments * 3 // 2, "assembly": 2 * segments + output // 2}
+    done = []
+    print("| the disk fills among | MiB | exit code | segments kept | it says |\n|---|---|---|---|---|")
+    for part, size in sizes.items():
+        with mounted(disk, size):
+            job = start(f"{disk.name}/{part}.mp4")
+            done.append(job)
+            job.start()
+            code, kept = job.watch(), len(list(job.folder.glob("[0-9]*/record.json")))
+            print(f"| {part} | {size / 2**20:.1f} | {code} | {kept} of {len(reference.records)} | {job.said()} |")
+            if code != 1 or len(job.said()) != 1 or "No space left" not in job.said()[0]:
+                job.complaints.append("it did not end with exit code 1 and one sentence about the space")
+            if kept != len(job.records) or not kept or (part != "segments" and kept < len(reference.records)):
+                job.complaints.append("finished segments were not kept")
+            _mount("-o", f"remount,size={4 * (segments + output)}", str(disk))
+            job.start()
+            job.judge(job.watch(), reference.target)
+    return done
+
+
+@contextmanager
+def mounted(disk: Path, size: int) -> Iterator[None]:
+    """A small disk."""
+    disk.mkdir(exist_ok=True)
+    _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk))
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+        disk.rmdir()
+
+
+def _mount(*words: str) -> None:
+    done = subprocess.run(["mount", *words], capture_output=True, text=True)
+    if done.returncode:
+        print(f"cannot mount a tmpfs: {done.stderr.strip()}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def left_behind(jobs: Sequence[Job], folder: Path, known: set[str]) -> list[str]:
+    """Files and processes that should be gone."""
+    until = time.monotonic() + ENDING_SECONDS
+    while (alive := [pid for job in jobs for pid in job.left()]) and time.monotonic() < until:
+        time.sleep(0.2)
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+    return [
+        *(f"process {pid} is left" for pid in alive),
+        *(f"{path.relative_to(folder)} is left" for path in folder.rglob("*") if path.name not in known),
+    ]
+
+
+def loop(clip: Path, target: Path) -> Path:
+    """The clip again and again, without encoding it."""
+    words = ["-nostdin", "-v", "error", "-stream_loop", "-1", "-i", f"file:{clip}", "-t", str(CLIP_SECONDS)]
+    subprocess.run([find_program(), *words, "-map", "0:V:0", "-map", "0:a:0?", "-c", "copy", str(target)], check=True)
+    return target
+
+
+def main() -> None:
+    """Print the tables and all complaints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clip", type=Path)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--model", default="bicubic")
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--disk", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="interruptions-") as name:
+        folder, temporary = Path(name), Path(name) / "temporary"
+        temporary.mkdir()
+        source = options.clip if options.whole else loop(options.clip, folder / f"source{options.clip.suffix}")
+        arguments = ["--model", options.model, "--scale", "2", "--preset", "ultrafast", "-q", "--device", "cpu"]
+        arguments += ["--jobs", str(options.jobs)] if options.jobs > 1 else []
+
+        def start(target: str) -> Job:
+            return Job(source, folder / target, arguments, temporary, len(reference.records))
+
+        reference = Job(source, folder / "reference.mp4", arguments, temporary)
+        reference.start()
+        if code := reference.watch():
+            raise SystemExit(f"the undisturbed run ended with exit code {code}: {reference.said()}")
+        print(f"undisturbed: {len(reference.records)} segments in {reference.seconds:.1f} s, "
+              f"{reference.assembly_seconds:.2f} s of it for the assembly\n")  # fmt: skip
+        if options.disk:
+            done = filled(start, reference, folder / "disk")
+        else:
+            done = killed(start, reference, options.kills, options.seed, options.jobs)
+        complaints = [f"{job.target.name}: {complaint}" for job in done for complaint in job.complaints]
+        complaints += left_behind([reference, *done], folder, {source.name, reference.target.name, temporary.name})
+    print(f"\n{len(done)} outputs, {sum(not job.complaints for job in done)} of them in order, from "
+          f"{sum(len(job.sessions) for job in done)} runs", *complaints, sep="\n")  # fmt: skip
+    raise SystemExit(bool(complaints))
+
+
+if __name__ == "__main__":
+    main()
