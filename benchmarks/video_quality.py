@@ -1,11 +1,11 @@
-"""What models are worth on compressed clips: how true, how perceptually close and how steady at x4.
+"""What models are worth on compressed clips: how true, how perceptually close and how steady.
 
     python benchmarks/video_quality.py DATA --model video-x4 --model srgan-x4 [--lpips-weights FILE] [--frames 12]
-        [--crf 23 32] [--clip NAME ...]
+        [--scale 4] [--crf 23 32] [--clip NAME ...]
 
-DATA holds ``clips`` and ``test/Set14``. Each reference clip is reduced to a quarter as MATLAB does, encoded by x264
-(preset medium, 4:2:0) at each CRF, and enlarged by each model and by bicubic. References and outputs are stored as
-lossless 4:4:4, so that only the first encoding counts. The measures are those of ``vsr eval`` on clips, and LPIPS as
+DATA holds ``clips`` and ``test/Set14``. Each reference clip is reduced to a quarter, or half, as MATLAB does, encoded
+by x264 (preset medium, 4:2:0) at each CRF, and enlarged by each model and bicubic. References and outputs are lossless
+4:4:4, so that only the first encoding counts. The measures are those of ``vsr eval`` on clips, and LPIPS as
 the mean over the frames. Still ratio is the change between frames where the reference is still, over that of bicubic;
 it is missing where nothing is still. Warping error is the change along the motion, beside that of the reference itself.
 Bicubic and anything else that blurs is steady without merit: compare steadiness between models that are equally sharp.
@@ -43,7 +43,6 @@ from vsr.imaging.resize import resize_as_matlab
 from vsr.media.images import read_picture, write_picture
 from vsr.networks.lpips import Lpips, load_lpips
 
-SCALE = 4
 MULTIPLE = 8
 """Of the edges of a reference, so that those of LR are even, as 4:2:0 wants them."""
 PAN_STEP = (0.7, 2.6)
@@ -76,6 +75,7 @@ class Shot:
     name: str
     hr: Path
     lr_pictures: Path
+    scale: int
 
 
 def excerpt(path: Path, first: int, num_frames: int, width: int | None = None) -> Iterator[Tensor]:
@@ -130,14 +130,14 @@ SHOTS: dict[str, tuple[str, Callable[[Path, int], Iterator[Tensor]]]] = {
 }
 
 
-def make_shot(name: str, frames: Iterable[Tensor], folder: Path) -> Shot:
+def make_shot(name: str, frames: Iterable[Tensor], folder: Path, scale: int) -> Shot:
     """Write a reference and its LR pictures below ``folder``."""
-    shot = Shot(name, folder / "hr.mkv", folder / "lr")
+    shot = Shot(name, folder / "hr.mkv", folder / "lr", scale)
     hr_pictures = folder / "hr"
     for directory in (hr_pictures, shot.lr_pictures):
         directory.mkdir(parents=True)
     for number, hr in enumerate(frames):
-        lr = resize_as_matlab(hr, hr.shape[1] // SCALE, hr.shape[2] // SCALE)
+        lr = resize_as_matlab(hr, hr.shape[1] // scale, hr.shape[2] // scale)
         for directory, picture in ((hr_pictures, hr), (shot.lr_pictures, lr)):
             write_picture(directory / f"{number:06d}.png", picture.permute(1, 2, 0).numpy())
     vsr.upscale(hr_pictures, shot.hr, model="identity", codec="ffv1", pix_fmt="yuv444p")
@@ -161,7 +161,7 @@ def measure(
         vsr.upscale(shot.lr_pictures, lr, model="identity", codec="h264", crf=crf, preset="medium", pix_fmt="yuv420p")
         outputs = tuple(Path(folder) / f"{number}.mkv" for number in range(len(models)))
         for model, output in zip(models, outputs, strict=True):
-            vsr.upscale(lr, output, model=model, scale=SCALE, device=device, codec="ffv1", pix_fmt="yuv444p")
+            vsr.upscale(lr, output, model=model, scale=shot.scale, device=device, codec="ffv1", pix_fmt="yuv444p")
             step()
         report = vsr.evaluate_videos(vsr.VideoEvalOptions(reference=shot.hr, outputs=outputs, lr=lr, max_unpaired=0))
         distances = [mean_lpips(output, shot.hr, lpips) for output in outputs]
@@ -206,7 +206,8 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model", action="append", required=True, help="of x4; may be repeated, the first is judged")
+    parser.add_argument("--model", action="append", required=True, help="may be repeated; the first is judged")
+    parser.add_argument("--scale", type=int, default=4, choices=(2, 4))
     parser.add_argument("--lpips-weights", type=Path)
     parser.add_argument("--frames", type=int, default=12, help="of each clip, 2 to 80")
     parser.add_argument("--crf", type=int, nargs="+", default=[23, 32])
@@ -229,7 +230,8 @@ def main() -> None:
         shots = []
         for name in names:
             path, frames_of = SHOTS[name]
-            shots.append(make_shot(name, frames_of(options.data / path, options.frames), Path(folder) / name))
+            frames = frames_of(options.data / path, options.frames)
+            shots.append(make_shot(name, frames, Path(folder) / name, options.scale))
         for crf in options.crf:
             with tqdm(total=len(shots) * (len(models) + 1), desc=f"CRF {crf}", leave=False) as bar:
                 run = partial(measure, crf=crf, models=models, lpips=lpips, device=options.device, step=bar.update)

@@ -60,6 +60,10 @@ TRAININGS = {
         2000, ADVERSARIAL | {"adversarial-l1": 0.01, "adversarial-adversarial": 6e-3}, init="srgan-x4-begun",
         judge="srgan-x4-begun", partner="srresnet-x4", purpose="sharp texture, for clean LR",
     ),
+    "srgan-x2": Training(
+        1900, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3, "scale": 2}, init="srresnet-x2",
+        judge="srgan-x4-begun", partner="srresnet-x2", purpose="sharp texture, for clean LR",
+    ),
     "video-smooth-x4": Training(
         3000, PIXELS | {"pretrain-learning-rate": 2e-4, "degradation": "video"}, init="srresnet-x4",
         purpose="real, compressed clips, faithful and soft: video-x4 at --detail 0",
@@ -68,6 +72,16 @@ TRAININGS = {
         4000, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3, "degradation": "video"},
         init="video-smooth-x4", judge="srgan-x4", partner="video-smooth-x4", detail=0.55,
         purpose="real, compressed clips: the default",
+    ),
+    "video-smooth-x2": Training(
+        1500, PIXELS | {"pretrain-learning-rate": 2e-4, "degradation": "video", "scale": 2}, init="srresnet-x2",
+        purpose="real, compressed clips, faithful and soft: video-x2 at --detail 0",
+    ),
+    "video-x2": Training(
+        1800,
+        ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3, "degradation": "video", "scale": 2},
+        init="video-smooth-x2", judge="video-x4", partner="video-smooth-x2", detail=0.7,
+        purpose="real, compressed clips: what --scale 2 takes",
     ),
 }  # fmt: skip
 
