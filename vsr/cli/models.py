@@ -21,14 +21,15 @@ def models(as_json: bool) -> None:
         built_in = [{"name": name, "purpose": purpose} for name, purpose in BUILT_IN_PURPOSE.items()]
         click.echo(json.dumps({"models": listed + built_in}))
         return
+    wide = max(len(name) for name in (*(info.name for info in shipped), *BUILT_IN_PURPOSE))
     for info in shipped:
         size = info.path.stat().st_size / 1e6
-        click.echo(f"{info.name:14} x{info.scale}  {size:.1f} MB  {info.about.get('purpose', '')}")
+        click.echo(f"{info.name:{wide}} x{info.scale}  {size:.1f} MB  {info.about.get('purpose', '')}")
         for key in ("figures", "licence"):
             if key in info.about:
-                click.echo(f"{'':14} {key}: {info.about[key]}")
+                click.echo(f"{'':{wide}} {key}: {info.about[key]}")
     for name, purpose in BUILT_IN_PURPOSE.items():
-        click.echo(f"{name:14} {purpose}")
+        click.echo(f"{name:{wide}} {purpose}")
 
 
 @models.command()
