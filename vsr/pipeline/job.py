@@ -134,9 +134,9 @@ def upscale_clip(
     clip = open_source(source, options)
     output = output_for(clip, target, options)
     with job_folder(target) as folder:
+        plan = plan_clip(clip, output, options, folder.earlier() if options.resume else {})
         if not options.resume:
             folder.clear()
-        plan = plan_clip(clip, output, options, folder.earlier())
         if differing := folder.adopt(plan.settings):
             logger.warning("%s was begun otherwise: %s. It begins anew.", folder.path, "; ".join(differing))
         report = _Report(folder, plan.segments, progress)
