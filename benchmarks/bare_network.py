@@ -16,8 +16,8 @@ from statistics import median
 import torch
 
 import vsr
+from vsr.networks.models import load_network
 from vsr.networks.srgan import Generator
-from vsr.networks.weights import load_network
 
 
 def seconds_of(work: Callable[[], object], repeats: int) -> float:

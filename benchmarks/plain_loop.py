@@ -11,7 +11,7 @@ import sys
 import cv2
 import torch
 
-from vsr.networks.weights import load_network
+from vsr.networks.models import load_network
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vsr.cli import main
-from vsr.networks.weights import models_folder
+from vsr.networks.models import models_folder
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

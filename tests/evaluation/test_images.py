@@ -98,7 +98,10 @@ def test_models_side_by_side_score_what_they_score_alone(photographs: Path, tiny
         for mine, other in zip(score.pictures, alone.pictures, strict=True):
             assert (mine.name, mine.psnr, mine.ssim) == (other.name, other.psnr, other.ssim)
     assert both.scores[0].psnr != both.scores[1].psnr
-    assert both.dtypes == {"bicubic": "float32", str(tiny_weights): "float32"}
+    assert {model: words.split()[0::2] for model, words in both.arithmetic.items()} == {
+        "bicubic": ["fp32", "torch"],
+        str(tiny_weights): ["fp32", "openvino"],
+    }
 
 
 def test_lr_from_a_folder_counts(photographs: Path, tmp_path: Path) -> None:
@@ -245,7 +248,7 @@ def test_folders_of_one_name_are_told_apart(photographs: Path, tmp_path: Path) -
         ({"tile_size": -1}, "the tile size must not be negative, got -1"),
         ({"colour": "cmyk"}, "colour is one of y, rgb, got 'cmyk'"),
         ({"fid": "vgg"}, "fid is one of none, inception, squeezenet, got 'vgg'"),
-        ({"precision": "fp64"}, "precision is one of auto, fp32, fp16, bf16, got 'fp64'"),
+        ({"precision": "fp64"}, "precision is one of auto, fp32, fp16, bf16, int8, got 'fp64'"),
     ],
 )
 def test_options_that_cannot_be(values: dict[str, Any], words: str) -> None:

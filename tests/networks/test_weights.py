@@ -18,22 +18,10 @@ from torch import Tensor
 import vsr
 from vsr.errors import OutputError, UnknownModelError, UsageError, WeightsError
 from vsr.networks.discriminator import Discriminator
+from vsr.networks.models import blend, find_weights, load_network, model_covering, models_folder, shipped_models
 from vsr.networks.resampling import Bicubic, Identity
 from vsr.networks.srgan import Generator
-from vsr.networks.weights import (
-    FORMAT,
-    blend,
-    find_weights,
-    load_discriminator,
-    load_network,
-    load_shared,
-    model_covering,
-    models_folder,
-    read_info,
-    save_discriminator,
-    save_network,
-    shipped_models,
-)
+from vsr.networks.weights import FORMAT, load_discriminator, load_shared, read_info, save_discriminator, save_network
 
 TinyGenerator = Callable[..., Generator]
 LR = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from vsr.errors import UsageError
-from vsr.networks.weights import DEFAULT_MODEL, model_covering
+from vsr.networks.models import DEFAULT_MODEL, model_covering
 from vsr.pipeline.options import UpscaleOptions
 
 

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from vsr.cli.console import clean_end_on_signals, start_logging, verbosity_options
 from vsr.cli.fields import Command, SectionedCommand, SectionedOption
-from vsr.cli.parsers import auto_or
+from vsr.cli.parsers import ENGINES, PRECISIONS, auto_or
 from vsr.errors import UsageError
 from vsr.evaluation.options import ImageEvalOptions
 from vsr.evaluation.report import Table, check_output, to_json, to_text, write_table
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 PATH = click.Path(path_type=Path)
 GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
-PRECISIONS = ["auto", "fp32", "fp16", "bf16"]
 
 
 def option(section: str, *names: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
@@ -46,6 +45,7 @@ picture, clip, shared = (partial(option, section) for section in (PICTURES, CLIP
 @picture("--lpips-weights", type=PATH, metavar="FILE", help="SqueezeNet 1.1.  [default: torchvision's, downloaded]")
 @picture("--fid", type=click.Choice(["none", "inception", "squeezenet"]), help="Measure FID in features of a network.")
 @picture("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
+@picture("--engine", type=click.Choice(ENGINES), help="auto: OpenVINO on the CPU, else torch.")
 @picture("--precision", type=click.Choice(PRECISIONS), help="Of the models; auto: fp16 on CUDA, else fp32.")
 @picture("--tile", "tile_size", callback=auto_or(0), default="auto", metavar="auto|N", help="Largest edge; 0: none.")
 @picture("--per-picture", is_flag=True, default=False, help="Show each picture, too.")

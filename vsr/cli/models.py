@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
@@ -13,7 +14,7 @@ def models(as_json: bool) -> None:
     """List the models; `vsr models show NAME` shows a card."""
     if click.get_current_context().invoked_subcommand is not None:
         return
-    from vsr.networks.weights import BUILT_IN_PURPOSE, shipped_models
+    from vsr.networks.models import BUILT_IN_PURPOSE, shipped_models
 
     shipped = shipped_models()
     if as_json:
@@ -36,7 +37,8 @@ def models(as_json: bool) -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show what a model says about itself: data, command, steps, figures, licence."""
-    from vsr.networks.weights import BUILT_IN_PURPOSE, find_weights, read_info
+    from vsr.networks.models import BUILT_IN_PURPOSE, find_weights
+    from vsr.networks.weights import read_info
 
     if name in BUILT_IN_PURPOSE:
         click.echo(f"{name}: {BUILT_IN_PURPOSE[name]}")
@@ -45,3 +47,22 @@ def show(name: str) -> None:
     click.echo(f"{info.name}: {info.architecture} {json.dumps(info.config)}\n{info.path}")
     for key, text in sorted(info.about.items()):
         click.echo(f"\n{key}\n  {text}")
+
+
+@models.command()
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, metavar="DIR", help="HR pictures.")
+def calibrate(weights: Path, data: Path) -> None:
+    """Measure on pictures what int8 has to know of a model, and write it into its file."""
+    from tqdm import tqdm
+
+    from vsr.evaluation.calibration import calibrate_file
+
+    with tqdm(unit="picture", leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        taken = calibrate_file(weights, data, show)
+    click.echo(f"{weights}: calibrated on {taken} pictures of {data}; --precision int8 upscales with it.")

@@ -11,6 +11,9 @@ import click
 
 Parser = Callable[[click.Context, click.Parameter, Any], Any]
 
+ENGINES = ["auto", "torch", "openvino"]
+PRECISIONS = ["auto", "fp32", "fp16", "bf16", "int8"]
+
 
 def auto_or(least: int) -> Parser:
     """For options that are ``auto``, which becomes None, or a whole number from ``least`` up."""

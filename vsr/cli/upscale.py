@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vsr.cli.console import clean_end_on_signals, option_of, start_logging, verbosity_options
-from vsr.cli.parsers import auto_or, parse_pairs, parse_rate, parse_size, parse_time
+from vsr.cli.parsers import ENGINES, PRECISIONS, auto_or, parse_pairs, parse_rate, parse_size, parse_time
 from vsr.cli.progress import progress_shown
 from vsr.pipeline.options import UpscaleOptions
 
@@ -45,7 +45,8 @@ OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures suc
 @option("--end", "Leave out what is shown then or later.", metavar="T", callback=parse_time)
 @option("--deinterlace", "auto: frames that are flagged as interlaced.", type=click.Choice(["auto", "yes", "no"]))
 @option("--device", "auto, cpu, cuda, cuda:N or mps; several, as cuda:0,cuda:1, share the work.")
-@option("--precision", "auto: fp16 on CUDA, else fp32.", type=click.Choice(["auto", "fp32", "fp16", "bf16"]))
+@option("--engine", "auto: OpenVINO on the CPU, else torch.", type=click.Choice(ENGINES))
+@option("--precision", "auto: fp16 on CUDA, else fp32; int8 is the CPU's fastest.", type=click.Choice(PRECISIONS))
 @click.option(
     "--tile", "tile_size", help="Largest edge of a tile, in input pixels; 0: none.", callback=auto_or(0), **AUTO
 )

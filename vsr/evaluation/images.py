@@ -124,7 +124,7 @@ def evaluate_images(
         scale=scale,
         border=border,
         device=_device_name(first.device),
-        dtypes={model: str(engine.dtype).removeprefix("torch.") for model, engine in engines.items()},
+        arithmetic={model: f"{engine.precision} by {engine.version}" for model, engine in engines.items()},
         fid_features=type(fid_extractor).__name__ if fid_extractor is not None else FEATURES[options.fid],
         memory_measure=memory_measure(first.device),
         scores=tuple(scores),
@@ -156,8 +156,9 @@ def _load_engines(options: ImageEvalOptions) -> dict[str, Engine]:
     # Bicubic last: it has every scale, and takes that of the others.
     for model in sorted(options.models, key=lambda name: name == "bicubic"):
         loaded[model] = load_model(
-            model, scale=scale, device=options.device, precision=options.precision, tile_size=options.tile_size
-        )
+            model, scale=scale, device=options.device, engine=options.engine, precision=options.precision,
+            tile_size=options.tile_size,
+        )  # fmt: skip
         scale = loaded[model].scale
     return {model: loaded[model] for model in options.models}
 

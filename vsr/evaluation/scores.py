@@ -89,7 +89,7 @@ class ImageReport:
         scale: HR size over LR size.
         border: HR pixels that PSNR and SSIM left out at each side.
         device: that the models ran on, in words.
-        dtypes: arithmetic, by model.
+        arithmetic: of each model: its precision, and what ran it.
         fid_features: whose features FID compares; empty where it was not measured.
         memory_measure: what is measured as memory.
         scores: folder by folder, and in each model by model.
@@ -99,7 +99,7 @@ class ImageReport:
     scale: int
     border: int
     device: str
-    dtypes: Mapping[str, str]
+    arithmetic: Mapping[str, str]
     fid_features: str
     memory_measure: str
     scores: tuple[ModelScore, ...]
@@ -174,7 +174,7 @@ def _about(report: ImageReport) -> dict[str, object]:
     return about | {
         "LR": given or lr,
         "device": report.device,
-        "arithmetic": ", ".join(f"{model} in {dtype}" for model, dtype in report.dtypes.items()),
+        "arithmetic": ", ".join(f"{model} in {words}" for model, words in report.arithmetic.items()),
         "seconds": "mean time of upscaling a picture, from and to main memory",
         "memory": report.memory_measure,
         "vsr": vsr.__version__,

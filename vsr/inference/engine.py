@@ -1,4 +1,4 @@
-"""The torch engine: a network on a device, batches and tiles that fit into its memory."""
+"""The engine: a network on a device, batches and tiles that fit into its memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from copy import deepcopy
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from vsr.errors import UsageError, VsrError
 from vsr.inference.device import choose_device, free_memory
+from vsr.inference.quantisation import Calibration
+from vsr.inference.runtimes import Precision, Runtime, RuntimeName, build_runtime
 from vsr.inference.tiling import upscale_tiled
-from vsr.networks.srgan import Generator
-from vsr.networks.weights import DEFAULT_MODEL, Network, load_network
+from vsr.inference.torch_runtime import TorchRuntime
+from vsr.networks.models import DEFAULT_MODEL, load_calibration, load_network
+from vsr.networks.rewrites import simplify
+from vsr.networks.weights import Network
 
 logger = logging.getLogger(__name__)
-
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 OVERLAP = 16
 """LR pixels that neighbouring tiles share: the least power of two at which no pixel of a tiled real frame differs by
@@ -44,15 +45,17 @@ class Engine:
     """A super-resolution network, ready to run.
 
     Args:
-        network: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W). Changed in place: batch normalisation is
-            folded, weights are moved and converted.
+        network: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W). Changed in place: it is rewritten for
+            inference, weights are moved and converted.
         device: ``auto`` (CUDA, then MPS, then CPU) or a device of torch's.
+        runtime: ``torch``, ``openvino``, or ``auto``: OpenVINO on the CPU where it can, torch elsewhere.
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
         overlap: LR pixels that neighbouring tiles share.
+        calibration: what the network's convolutions are given, which int8 needs.
 
     Raises:
-        UsageError: a device or a tile size that cannot be.
+        UsageError: a device or a tile size that cannot be, or a precision that they do not have together.
     """
 
     def __init__(
@@ -60,33 +63,43 @@ class Engine:
         network: nn.Module,
         *,
         device: str = "auto",
+        runtime: RuntimeName = "auto",
         precision: Precision = "auto",
         tile_size: int | None = None,
         overlap: int = OVERLAP,
+        calibration: Calibration | None = None,
     ) -> None:
         if tile_size and tile_size <= overlap:
             raise UsageError(f"tiles share {overlap} pixels, so a tile of {tile_size} is too small.")
         self.device = choose_device(device)
-        # What has no weights gains nothing by half precision, and would lose the lower bits of deep sources.
-        learnt = any(True for _ in network.parameters())
-        half = self.device.type == "cuda" and learnt
-        self._memory_format = torch.channels_last if learnt else torch.preserve_format
-        self.dtype = DTYPES[("fp16" if half else "fp32") if precision == "auto" else precision]
         described = cast(Network, network)
         self.scale: float = described.scale
         self.overlap = overlap
         self._least_tile = overlap + LEAST_STEP
         self._tile_size = tile_size
         self._clips = described.wants_unit_range
-        self._floats_per_pixel = described.peak_floats_per_pixel
         self._tiles: dict[tuple[int, int], int] = {}  # by height and width: the tile ...
         self._counts: dict[tuple[int, int], int] = {}  # ... and the largest batch that it was chosen for
-        network.eval().requires_grad_(False)
-        if isinstance(network, Generator):
-            network.fold_batch_norm()
-        network = network.to(self.device).to(memory_format=torch.channels_last)
-        self._exact = network
-        self._network = network if self.dtype is torch.float32 else deepcopy(network).to(self.dtype)
+        simplify(network.eval().requires_grad_(False))
+        self._network = network
+        self._digest = _digest_of(network)
+        self.precision, self._runtime = build_runtime(
+            network, self.device, runtime=runtime, precision=precision, calibration=calibration
+        )
+        self._exact = self._runtime
+        self._bytes_per_pixel = self._runtime.bytes_per_float * described.peak_floats_per_pixel
+        self.overflowed = 0
+        """Frames that half precision could not hold, and that were done again in float32."""
+
+    @property
+    def runtime(self) -> str:
+        """What runs the network: ``torch`` or ``openvino``."""
+        return self._runtime.name
+
+    @property
+    def version(self) -> str:
+        """The runtime's name and version, in words."""
+        return self._runtime.version
 
     @torch.inference_mode()
     def __call__(self, lr: Tensor) -> Tensor:
@@ -101,22 +114,38 @@ class Engine:
         Raises:
             VsrError: not even the smallest tile fits into memory.
         """
-        if self._clips:
-            lr = lr.clamp(0, 1)
-        sr = self._run(self._network, lr.to(self.dtype, memory_format=self._memory_format))
-        if self.dtype is not torch.float32 and not bool(torch.isfinite(sr).all()):
-            logger.warning("half precision overflowed: those frames are done again in float32")
-            sr = self._run(self._exact, lr.float().contiguous(memory_format=torch.channels_last))
+        sr = self.start(lr)
+        return self.finish(lr, sr) if self.precision in ("fp16", "bf16") else sr
+
+    @torch.inference_mode()
+    def start(self, lr: Tensor) -> Tensor:
+        """As a call, but that values which half precision cannot hold are left as they came out.
+
+        On CUDA it returns before the device is done.
+        """
+        return self._run(self._runtime, lr.clamp(0, 1) if self._clips else lr)
+
+    @torch.inference_mode()
+    def finish(self, lr: Tensor, sr: Tensor) -> Tensor:
+        """What ``start`` gave, with the frames that are not finite done again in float32, and counted."""
+        over = ~torch.isfinite(sr).flatten(1).all(1)
+        if count := int(over.sum()):
+            logger.warning("half precision overflowed: %d frames are done again in float32", count)
+            self.overflowed += count
+            if self._exact is self._runtime:
+                self._exact = TorchRuntime(deepcopy(self._network), self.device, torch.float32)
+            sr = sr.clone()
+            sr[over] = self._run(self._exact, lr[over].clamp(0, 1) if self._clips else lr[over])
         return sr
 
-    def _run(self, network: nn.Module, lr: Tensor) -> Tensor:
+    def _run(self, runtime: Runtime, lr: Tensor) -> Tensor:
         count, _, height, width = lr.shape
         while True:
             tile_size = self.tile_for(count, height, width)
             try:
                 if tile_size >= max(height, width):
-                    return cast(Tensor, network(lr)).float()
-                return upscale_tiled(network, lr, scale=int(self.scale), tile_size=tile_size, overlap=self.overlap)
+                    return runtime(lr)
+                return upscale_tiled(runtime, lr, scale=int(self.scale), tile_size=tile_size, overlap=self.overlap)
             except RuntimeError as exc:
                 if not _is_out_of_memory(exc):
                     raise
@@ -160,17 +189,9 @@ class Engine:
         sr = self(lr.float() / 255).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
         return cast("npt.NDArray[np.uint8]", sr.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
-    @property
-    def precision(self) -> Precision:
-        """The arithmetic that ``auto`` has become."""
-        return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
-
     def digest(self) -> str:
         """Of the weights, as they are used; of a network without any, of its name and scale."""
-        digest = hashlib.blake2b(f"{type(self._exact).__name__} {self.scale}".encode(), digest_size=16)
-        for weights in self._exact.state_dict().values():
-            digest.update(weights.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return self._digest
 
     def batch_size(self, height: int, width: int) -> int:
         """How many frames of a size to run at once: one on the CPU, where more win nothing; what fits elsewhere."""
@@ -200,13 +221,22 @@ class Engine:
             budget = min(budget, MOST_ON_CPU)
         # Convolutions on CUDA index with 32 bits, and no activation holds more than half of the peak.
         elements = 2**31 * 2 if self.device.type == "cuda" else budget
-        return min(budget // self.dtype.itemsize, elements) // self._floats_per_pixel
+        floats = self._bytes_per_pixel / self._runtime.bytes_per_float
+        return int(min(budget / self._bytes_per_pixel, elements / floats))
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     # Only CUDA has a class of its own for it; the CPU's allocator and MPS say it in words.
     words = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words or "out of memory" in words
+    signs = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in words for sign in signs)
+
+
+def _digest_of(network: nn.Module) -> str:
+    digest = hashlib.blake2b(f"{type(network).__name__} {cast(Network, network).scale}".encode(), digest_size=16)
+    for weights in network.state_dict().values():
+        digest.update(weights.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_model(
@@ -217,6 +247,7 @@ def load_model(
     precision: Precision = "auto",
     tile_size: int | None = None,
     detail: float = 1,
+    engine: RuntimeName = "auto",
 ) -> Engine:
     """Load a shipped model by name, a built-in one (``bicubic``, ``identity``), or a weights file by path.
 
@@ -224,14 +255,18 @@ def load_model(
         model: name or path.
         scale: what it has to scale by; None takes the model's own.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
+        precision: ``auto`` is fp16 on CUDA and fp32 elsewhere; int8 is for the CPU.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
         detail: of an adversarial model, from 0, faithful, to 1, sharp.
+        engine: ``torch``, ``openvino``, or ``auto``: OpenVINO on the CPU where it can, torch elsewhere.
 
     Raises:
         UnknownModelError: no such model.
-        UsageError: the model lacks the scale, or the device does not exist.
+        UsageError: the model lacks the scale, the device does not exist, or they have no such precision together.
         WeightsError: the file is damaged or of another kind.
     """
     network = load_network(model, scale=scale, detail=detail)
-    return Engine(network, device=device, precision=precision, tile_size=tile_size)
+    calibration = load_calibration(model, detail) if precision == "int8" else None
+    return Engine(
+        network, device=device, runtime=engine, precision=precision, tile_size=tile_size, calibration=calibration
+    )

@@ -11,7 +11,6 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vsr.networks.features import TORCHVISION
 
@@ -161,12 +160,12 @@ class Generator(nn.Module):
     @property
     def peak_floats_per_pixel(self) -> int:
         """Floats alive at once for each LR pixel, in the last doubling: what its layers take and give, its input, and
-        the three maps of the skip."""
+        the three maps of the skip. No map holds more than half of them."""
         area = self.scale**2
         before = area // 4 if self.scale > 2 else 0  # the stage's input; the first stage has that of the skip
         if self.upsampling == "shuffle":
             return self.channels * (2 * area + before + 3)  # into PixelShuffle and out
-        # Into the convolution and out. x2 takes a quarter of that in; counted in full, no map exceeds half of the sum.
+        # Into the convolution and out. Rewritten for inference it is half of that, in one map.
         return self.channels * (8 * area + 4 * before + 3)
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -178,21 +177,6 @@ class Generator(nn.Module):
         if self.tanh:
             return (sr.tanh() + 1) / 2
         return sr * self.deviation + self.mean if normalised else sr
-
-    @torch.no_grad()
-    def fold_batch_norm(self) -> None:
-        """Fold each batch normalisation into the convolution before it, in place. Exact; for inference only.
-
-        Raises:
-            ValueError: the network is in training mode, where the statistics are those of the batch.
-        """
-        if self.training:
-            raise ValueError("batch normalisation folds in eval mode only")
-        for block in self.body:
-            assert isinstance(block, ResidualBlock)
-            block.conv1, block.norm1 = _folded(block.conv1, block.norm1)
-            block.conv2, block.norm2 = _folded(block.conv2, block.norm2)
-        self.body_conv, self.body_norm = _folded(self.body_conv, self.body_norm)
 
 
 def _silent_norm(channels: int, momentum: float) -> nn.BatchNorm2d:
@@ -213,12 +197,6 @@ def _doubling(upsampling: str, inputs: int, outputs: int) -> nn.Sequential:
         nn.Conv2d(inputs, outputs, 3, padding=1),  # -> (N, outputs, 2H, 2W)
         nn.LeakyReLU(SLOPE, inplace=True),
     )
-
-
-def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
-    if not isinstance(norm, nn.BatchNorm2d):
-        return conv, norm  # folded before
-    return fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
 def _parameters(conv: nn.Module) -> tuple[Tensor, Tensor]:

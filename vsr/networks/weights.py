@@ -1,4 +1,4 @@
-"""Weights files and the models that ship.
+"""Weights files.
 
 A weights file is a safetensors file whose metadata names the architecture and the keywords that build it, so that a
 file is all that a network needs. Matrices are stored in half precision, vectors (biases, norms) in single.
@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-import vsr
-from vsr.errors import UnknownModelError, UsageError, WeightsError
+from vsr.errors import WeightsError
 from vsr.files import write_whole
 from vsr.networks.discriminator import Discriminator
-from vsr.networks.resampling import Bicubic, Identity
 from vsr.networks.srgan import Generator
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "vsr-weights-1"
-DEFAULT_MODEL = "video-x4"
 
 
 class Network(Protocol):
@@ -59,11 +54,6 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {"srgan": Generator}
 JUDGES: dict[str, type[nn.Module]] = {"discriminator": Discriminator}
 """Networks that only training needs."""
 
-BUILT_IN_PURPOSE = {
-    "bicubic": "antialiased bicubic interpolation, any scale: the baseline",
-    "identity": "returns its input: what decoding, conversion and encoding alone do",
-}
-
 
 @dataclass(frozen=True)
 class WeightsInfo:
@@ -74,12 +64,15 @@ class WeightsInfo:
         architecture: a key of ``ARCHITECTURES`` or ``JUDGES``.
         config: the keywords of the architecture; of those that upscale, the scale among them.
         about: free text by key: purpose, recipe, licence, data, training.
+        calibration: the least and greatest values that the convolutions are given, by their names in the rewritten
+            network (see ``vsr.inference.quantisation``); None: not measured.
     """
 
     path: Path
     architecture: str
     config: dict[str, Any]
     about: dict[str, str] = field(default_factory=dict)
+    calibration: dict[str, tuple[float, float]] | None = None
 
     @property
     def name(self) -> str:
@@ -92,113 +85,27 @@ class WeightsInfo:
         return int(self.config["scale"])
 
 
-def models_folder() -> Path:
-    """Where the shipped weights lie: ``vsr/models`` when installed, ``models`` beside the package in a source tree."""
-    package = Path(vsr.__file__).parent
-    installed = package / "models"
-    return installed if installed.is_dir() else package.parent / "models"
-
-
-def shipped_models() -> list[WeightsInfo]:
-    """The models of ``models/`` that upscale, by name."""
-    found = (read_info(path) for path in sorted(models_folder().glob("*.safetensors")))
-    return [info for info in found if info.architecture not in JUDGES]
-
-
-def find_weights(model: str) -> Path:
-    """The file of a shipped model's name, or of a path.
+def save_calibration(path: Path, calibration: Mapping[str, tuple[float, float]]) -> None:
+    """Write a calibration into a weights file, whose tensors stay as they are.
 
     Raises:
-        UnknownModelError: neither a shipped model nor a file.
+        WeightsError: not a weights file of vsr.
+        OutputError: the file cannot be written.
     """
-    shipped = models_folder() / f"{model}.safetensors"
-    if os.sep not in model and shipped.is_file():
-        return shipped
-    with suppress(OSError):  # a name too long for a file is no file
-        if Path(model).is_file():
-            return Path(model)
-    names = [*BUILT_IN_PURPOSE, *(path.stem for path in sorted(models_folder().glob("*.safetensors")))]
-    raise UnknownModelError(
-        f"there is no model {model!r}: it is neither a file nor one of {', '.join(sorted(names))}. "
-        "`vsr models` lists them."
-    )
+    read_info(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    rounded = {name: [float(f"{value:.4g}") for value in pair] for name, pair in calibration.items()}
+    write_whole(path, save(load(path.read_bytes()), metadata | {"calibration": json.dumps(rounded)}))
 
 
-def model_covering(model: str, factor: float | None) -> str:
-    """The name of a model by which frames can be made ``factor`` times as large, if need be by reducing its output.
-
-    Args:
-        model: as ``load_network`` takes it, or a family such as ``srgan``: of its models the next one above is taken.
-        factor: output size over input size; None takes the largest of a family.
-    """
-    family = sorted((info.scale, info.name) for info in shipped_models() if info.name == f"{model}-x{info.scale}")
-    covering = [name for scale, name in family if factor is not None and scale >= factor]
-    return covering[0] if covering else family[-1][1] if family else model
-
-
-def find_partner(model: str) -> Path:
-    """The pixel-trained generator from which an adversarial one was trained on: its ``detail`` is blended between both.
-
-    A shipped file names its partner; beside the weights of a run lies what ``vsr train`` kept of its first stage.
+def load_generator(path: Path) -> nn.Module:
+    """Load the weights file of a network that upscales, in float32 on the CPU.
 
     Raises:
-        UsageError: there is none.
-    """
-    path = find_weights(model)
-    if partner := read_info(path).about.get("pair"):
-        return find_weights(partner)
-    kept = path.with_name("pretrain.safetensors")
-    if kept.is_file() and kept != path:
-        return kept
-    raise UsageError(f"model {model!r} has one amount of detail: there is no pixel-trained partner to blend it with.")
-
-
-def blend(network: nn.Module, partner: nn.Module, detail: float) -> None:
-    """Interpolate weights in place: ``detail`` of the own, the rest of the partner's (Wang et al. 2018, ESRGAN).
-
-    Raises:
-        WeightsError: the two are not of one architecture.
-    """
-    own, other = network.state_dict(), partner.state_dict()
-    if {name: tensor.shape for name, tensor in own.items()} != {name: tensor.shape for name, tensor in other.items()}:
-        raise WeightsError("two generators of different architectures cannot be blended.")
-    network.load_state_dict(
-        {
-            name: torch.lerp(other[name], tensor, detail) if tensor.is_floating_point() else tensor
-            for name, tensor in own.items()
-        }
-    )
-
-
-def load_network(model: str | os.PathLike[str], *, scale: float | None = None, detail: float = 1) -> nn.Module:
-    """Build a network and load its weights, in eval mode, in float32 on the CPU.
-
-    Args:
-        model: a built-in or shipped model's name, or the path of a weights file.
-        scale: what the network has to scale by; None takes the model's own.
-        detail: how much of an adversarial model's texture, from 0 (that of its pixel-trained partner) to 1.
-
-    Raises:
-        UnknownModelError: no such model.
-        UsageError: the model has another scale, or no partner for a detail below 1.
         WeightsError: the file is damaged or of another kind.
     """
-    model = os.fspath(model)
-    if model == "bicubic":
-        if detail != 1:
-            raise UsageError("model 'bicubic' has no detail to choose.")
-        return Bicubic(scale=4 if scale is None else scale).eval()
-    network = Identity() if model == "identity" else _load_file(find_weights(model), ARCHITECTURES)
-    own_scale = cast(Network, network).scale
-    if scale is not None and scale != own_scale:
-        others = [info.name for info in shipped_models() if info.scale == scale]
-        hint = f"Models for x{scale:g}: {', '.join([*others, 'bicubic'])}."
-        raise UsageError(f"model {model!r} upscales by {own_scale}, not by {scale:g}. {hint}")
-    if detail != 1:
-        if model == "identity":
-            raise UsageError("model 'identity' has no detail to choose.")
-        blend(network, _load_file(find_partner(model), ARCHITECTURES), detail)
-    return network.eval()
+    return _load_file(path, ARCHITECTURES)
 
 
 def load_discriminator(path: Path, network: Discriminator | None = None) -> Discriminator:
@@ -310,10 +217,13 @@ def read_info(path: Path) -> WeightsInfo:
         raise WeightsError(f"{path} is not a weights file: vsr reads .safetensors written by `vsr train`.") from exc
     if metadata.get("format") != FORMAT:
         raise WeightsError(f"{path} holds no weights of vsr: its metadata do not say {FORMAT!r}.")
-    about = {key: text for key, text in metadata.items() if key not in ("format", "architecture", "config")}
+    own = ("format", "architecture", "config", "calibration")
+    about = {key: text for key, text in metadata.items() if key not in own}
     try:
-        return WeightsInfo(path, metadata["architecture"], json.loads(metadata["config"]), about)
-    except (KeyError, ValueError) as exc:
+        measured = json.loads(metadata.get("calibration", "null"))
+        calibration = measured and {name: (float(least), float(most)) for name, (least, most) in measured.items()}
+        return WeightsInfo(path, metadata["architecture"], json.loads(metadata["config"]), about, calibration)
+    except (KeyError, ValueError, TypeError, AttributeError) as exc:
         raise WeightsError(f"{path} does not say how its network is built: the metadata are damaged.") from exc
 
 

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import torch
@@ -21,6 +21,7 @@ from vsr import __version__
 from vsr.errors import InputError, VsrError
 from vsr.files import check_target
 from vsr.inference.engine import Engine
+from vsr.inference.runtimes import RuntimeName
 from vsr.media import animation
 from vsr.media.clip import ClipInfo
 from vsr.media.ffmpeg import check_names
@@ -29,7 +30,7 @@ from vsr.media.pictures import find_pictures, is_picture_name, natural_order, pr
 from vsr.media.probe import probe
 from vsr.media.reader import Damage
 from vsr.media.stills import is_animated
-from vsr.networks.weights import model_covering
+from vsr.networks.models import model_covering
 from vsr.pipeline.executors import Executor, executor_for
 from vsr.pipeline.job_folder import JobFolder, Settings, job_folder, remove_remains
 from vsr.pipeline.options import UpscaleOptions
@@ -224,7 +225,7 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
         logger.log(logging.WARNING if options.deinterlace == "no" else logging.INFO, "%s is %s.", clip.path, fate)
     spec = EngineSpec(
         model_covering(options.model, factor), factor if options.model == "bicubic" else None, options.devices[0],
-        options.precision, options.tile_size, options.detail,
+        options.engine, options.precision, options.tile_size, options.detail,
     )  # fmt: skip
     engine = spec.load()
     conversion = output.plan(engine.scale)
@@ -233,6 +234,7 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
         "the version": f"vsr {__version__}, torch {torch.__version__}, libav by av {av.__version__}",
         "the source": digest,
         "the model": f"{options.model} ({engine.digest()})",
+        "the engine": engine.version,
         "the precision": engine.precision,
         "the part": f"{options.start} to {options.end}",
         "the deinterlacing": options.deinterlace,
@@ -247,7 +249,7 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
     tile = 0 if tile >= max(video.height, video.width) else tile
     threads = kept.get(THREADS, os.cpu_count() or 1)
     settings |= {TILE: tile, BATCH: batch, THREADS: threads}
-    spec = replace(spec, precision=engine.precision, tile_size=tile)
+    spec = replace(spec, engine=cast(RuntimeName, engine.runtime), precision=engine.precision, tile_size=tile)
     order = Order(clip, options, output, conversion, spec, batch, threads)
     return ClipPlan(order, segments, settings, engine, video_bytes)
 

@@ -41,8 +41,10 @@ class UpscaleOptions:
     they lie."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; several between commas share the segments of a clip."""
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    """Arithmetic of the network; ``auto`` is fp16 on CUDA and fp32 elsewhere."""
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    """What runs the network; ``auto`` is OpenVINO on the CPU, where it can, and torch elsewhere."""
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
+    """Arithmetic of the network; ``auto`` is fp16 on CUDA and fp32 elsewhere; int8 is for the CPU."""
     tile_size: int | None = None
     """Largest edge of a tile in LR pixels; None: what fits into memory; 0: never tile."""
     batch_size: int | None = None

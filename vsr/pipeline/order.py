@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from vsr.inference.engine import Engine, Precision, load_model
+from vsr.inference.engine import Engine, load_model
+from vsr.inference.runtimes import Precision, RuntimeName
 from vsr.media import animation
 from vsr.media.clip import ClipInfo
 from vsr.media.pictures import read_pictures
@@ -23,6 +24,7 @@ class EngineSpec:
     model: str
     scale: float | None
     device: str
+    engine: RuntimeName
     precision: Precision
     tile_size: int | None
     detail: float
@@ -30,8 +32,8 @@ class EngineSpec:
     def load(self) -> Engine:
         """The engine, on its device."""
         return load_model(
-            self.model, scale=self.scale, device=self.device, precision=self.precision, tile_size=self.tile_size,
-            detail=self.detail,
+            self.model, scale=self.scale, device=self.device, engine=self.engine, precision=self.precision,
+            tile_size=self.tile_size, detail=self.detail,
         )  # fmt: skip
 
 

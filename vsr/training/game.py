@@ -15,8 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vsr.errors import UsageError
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.features import ContentFeatures, find_content_weights, layer_names
+from vsr.networks.models import load_network
 from vsr.networks.srgan import Generator
-from vsr.networks.weights import Network, load_discriminator, load_network, load_shared
+from vsr.networks.weights import Network, load_discriminator, load_shared
 from vsr.training.options import TrainOptions
 from vsr.training.recipe import Recipe, StageName
 from vsr.training.synchronised import synchronise

@@ -1,0 +1,55 @@
+"""What the convolutions of a model are given on pictures, kept in its weights file for int8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vsr.evaluation.pictures import Pair, find_pictures, read_pair
+from vsr.inference.quantisation import calibrate
+from vsr.networks.weights import load_generator, read_info, save_calibration
+
+PICTURES = 32
+"""How many are enough: with 8 and with 64 SRGAN's PSNR on Set5 is the same within 0.01 dB."""
+
+EDGE = 128
+"""LR pixels that are taken of a picture each way, from its middle."""
+
+
+def calibrate_file(path: Path, data: Path, progress: Callable[[int, int], None] | None = None) -> int:
+    """Measure a model's calibration on HR pictures, reduced by its scale as MATLAB does, and write it into its file.
+
+    Args:
+        path: the weights file; all else in it stays as it is.
+        data: a folder of pictures, of which ``PICTURES`` at even distances are taken.
+        progress: called with the pictures done, and how many there are.
+
+    Returns:
+        How many pictures were taken.
+
+    Raises:
+        WeightsError: the file is not one of a generator.
+        InputError: the folder or a picture cannot be used.
+        OutputError: the file cannot be written.
+    """
+    network = load_generator(path)
+    found = find_pictures(data)
+    chosen = found[:: -(-len(found) // PICTURES)]
+
+    def read() -> Iterator[Tensor]:
+        for number, picture in enumerate(chosen):
+            if progress is not None:
+                progress(number, len(chosen))
+            yield _lr_of(picture, read_info(path).scale)
+
+    save_calibration(path, calibrate(network, read()))
+    return len(chosen)
+
+
+def _lr_of(picture: Path, scale: int) -> Tensor:
+    _, lr = read_pair(Pair(picture), scale)
+    top, left = (max(0, (length - EDGE) // 2) for length in lr.shape[-2:])
+    return lr[..., top : top + EDGE, left : left + EDGE].to(torch.float32) / 255

@@ -1,0 +1,101 @@
+"""What runs a network, and which of them is taken. Another is one more way through ``build_runtime``."""
+
+from __future__ import annotations
+
+import logging
+from copy import deepcopy
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vsr.errors import UsageError
+from vsr.inference.quantisation import Calibration
+from vsr.inference.torch_runtime import DTYPES, TorchRuntime
+
+logger = logging.getLogger(__name__)
+
+RuntimeName = Literal["auto", "torch", "openvino"]
+Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
+
+
+class Runtime(Protocol):
+    """Runs a network on a device."""
+
+    name: str
+    """What it is called among the options."""
+    version: str
+    """Its name and version, in words."""
+    bytes_per_float: float
+    """Memory that it takes for each of the network's ``peak_floats_per_pixel``."""
+
+    def __call__(self, lr: Tensor) -> Tensor:
+        """(N, 3, H, W) float32 -> (N, 3, scale*H, scale*W) float32, both on the device."""
+
+
+def build_runtime(
+    network: nn.Module,
+    device: torch.device,
+    *,
+    runtime: RuntimeName = "auto",
+    precision: Precision = "auto",
+    calibration: Calibration | None = None,
+) -> tuple[Precision, Runtime]:
+    """Take what is fastest there: OpenVINO on the CPU where it can run the network, torch elsewhere.
+
+    Args:
+        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), in eval mode, float32, on the CPU.
+        device: where it shall run.
+        runtime: ``auto``, or the one to take.
+        precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
+        calibration: what the network's convolutions are given, which int8 needs.
+
+    Returns:
+        The precision that ``auto`` has become, and what runs the network.
+
+    Raises:
+        UsageError: a precision that the device or the runtime does not have.
+    """
+    if runtime == "openvino" or precision == "int8":
+        if runtime == "torch":
+            raise UsageError("torch does not compute in int8 here: leave --engine out, or take another --precision.")
+        return _by_openvino(network, device, precision, calibration)
+    learnt = _has_weights(network)
+    if runtime == "auto" and device.type == "cpu" and learnt and precision != "fp16":
+        try:
+            return _by_openvino(network, device, precision, calibration)
+        except UsageError as exc:
+            logger.info("torch computes, since %s", exc)
+    if precision == "auto":
+        # What has no weights gains nothing by half precision, and would lose the lower bits of deep sources.
+        precision = "fp16" if device.type == "cuda" and learnt else "fp32"
+    dtype = DTYPES[precision]
+    return precision, TorchRuntime(network if dtype is torch.float32 else deepcopy(network), device, dtype)
+
+
+def _by_openvino(
+    network: nn.Module, device: torch.device, precision: Precision, calibration: Calibration | None
+) -> tuple[Precision, Runtime]:
+    if device.type != "cpu":
+        raise UsageError(f"OpenVINO and int8 compute on the CPU, not on {device}: add --device cpu.")
+    if not _has_weights(network):
+        raise UsageError("what has no weights, as bicubic and identity, runs in torch and in fp32.")
+    if precision == "fp16":
+        raise UsageError("OpenVINO has fp32, bf16 and int8 on the CPU, not fp16.")
+    if precision == "int8" and calibration is None:
+        raise UsageError("int8 needs a calibration of the model: `vsr models calibrate` writes one into its file.")
+    try:
+        from vsr.inference import openvino_runtime
+    except ImportError as exc:
+        raise UsageError(f"OpenVINO cannot be used ({exc}); `pip install openvino` brings it.") from exc
+    if not openvino_runtime.supports(precision):
+        raise UsageError("this processor does not compute in bf16: take --precision fp32 or int8.")
+    precision = "fp32" if precision == "auto" else precision
+    try:
+        return precision, openvino_runtime.OpenVinoRuntime(network, precision, calibration)
+    except openvino_runtime.UntranslatableError as exc:
+        raise UsageError(f"OpenVINO cannot run this network: {exc}.") from exc
+
+
+def _has_weights(network: nn.Module) -> bool:
+    return any(True for _ in network.parameters())

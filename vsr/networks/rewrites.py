@@ -1,0 +1,102 @@
+"""Exact rewrites of a generator for inference: the same function, from layers that processors are quicker at.
+
+- Batch normalisation is folded into the convolution before it.
+- A convolution on pixels that were repeated twofold becomes one on the pixels before, and PixelShuffle: the four phases
+  of a repeated pixel are four sets of channels.
+- An activation that treats all channels alike goes before PixelShuffle instead of behind it.
+- The last PixelShuffle goes behind the tail, which becomes its own polyphase form: 9x9 from C to 3 channels at full
+  resolution is 5x5 from 4C to 12 at half. That is a quarter more multiply-adds, and still several times as fast: three
+  channels leave most lanes of a vector unit empty.
+
+What rounding makes of it differs by some 1e-6 of full scale.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from vsr.networks.srgan import Generator, ResidualBlock
+
+
+@torch.no_grad()
+def simplify(network: nn.Module) -> None:
+    """Rewrite a generator in place; other networks, and one that is rewritten already, stay as they are.
+
+    Raises:
+        ValueError: the network is in training mode, where normalisation takes the statistics of the batch.
+    """
+    if not isinstance(network, Generator) or not isinstance(network.tail, nn.Conv2d):
+        return
+    if network.training:
+        raise ValueError("a generator is rewritten in eval mode only")
+    for block in network.body:
+        assert isinstance(block, ResidualBlock)
+        block.conv1, block.norm1 = _folded(block.conv1, block.norm1)
+        block.conv2, block.norm2 = _folded(block.conv2, block.norm2)
+    network.body_conv, network.body_norm = _folded(network.body_conv, network.body_norm)
+    *first, last = [_shuffle_last(stage) for stage in network.upsample if isinstance(stage, nn.Sequential)]
+    network.upsample = nn.Sequential(*first, last[:-1])
+    tail = nn.Sequential(_at_half_resolution(network.tail), nn.PixelShuffle(2))
+    network.tail = cast(nn.Conv2d, tail)  # as far as the types go, a layer all the same
+
+
+def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+    assert isinstance(norm, nn.BatchNorm2d)
+    return fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def _shuffle_last(stage: nn.Sequential) -> nn.Sequential:
+    """A stage that doubles, as convolution, activation and PixelShuffle."""
+    if isinstance(stage[0], nn.Upsample):
+        _, conv, activation = stage
+        assert isinstance(conv, nn.Conv2d)
+        weight = polyphase(conv.weight)
+        # The four phases of the input are one and the same pixel.
+        weight = weight.view(len(weight), -1, 4, *weight.shape[2:]).sum(2)
+        return nn.Sequential(_convolution(weight, conv.bias), activation, nn.PixelShuffle(2))
+    conv, shuffle, activation = stage
+    return nn.Sequential(conv, activation, shuffle)
+
+
+def _at_half_resolution(conv: nn.Conv2d) -> nn.Conv2d:
+    """What stands between two PixelShuffles instead of ``conv`` behind the first."""
+    return _convolution(polyphase(conv.weight), conv.bias)
+
+
+def polyphase(weight: Tensor) -> Tensor:
+    """The kernel on four phases, in PixelShuffle's order, that does what another does on the shuffled picture.
+
+    Args:
+        weight: (O, C, k, k), k odd; zero-padded by k // 2.
+
+    Returns:
+        (4 O, 4 C, K, K), to be padded by K // 2, which is half of k // 2, rounded up.
+    """
+    outputs, inputs, size, _ = weight.shape
+    reach = size // 2
+    new_reach = (reach + 1) // 2
+    # (O, phase y, phase x, C, phase y, phase x, K, K)
+    phases = weight.new_zeros(outputs, 2, 2, inputs, 2, 2, 2 * new_reach + 1, 2 * new_reach + 1)
+    for to_y in range(2):
+        for to_x in range(2):
+            for tap_y in range(size):
+                for tap_x in range(size):
+                    row, from_y = divmod(to_y + tap_y - reach, 2)
+                    column, from_x = divmod(to_x + tap_x - reach, 2)
+                    target = phases[:, to_y, to_x, :, from_y, from_x, row + new_reach, column + new_reach]
+                    target.copy_(weight[:, :, tap_y, tap_x])
+    return phases.reshape(4 * outputs, 4 * inputs, 2 * new_reach + 1, 2 * new_reach + 1)
+
+
+def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """Of these weights; the four phases of a channel share its bias."""
+    assert bias is not None
+    outputs, inputs, size, _ = weight.shape
+    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, device=weight.device, dtype=weight.dtype)
+    conv.weight.copy_(weight)
+    conv.bias = nn.Parameter(bias.repeat_interleave(4))
+    return conv.requires_grad_(False)
