@@ -12,10 +12,12 @@ from urllib.error import URLError
 import cv2
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from vsr.cli import main
 from vsr.networks.models import models_folder
+from vsr.networks.weights import load_generator, read_info
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -550,3 +552,32 @@ def test_models_show_prints_the_card() -> None:
     assert all(word in result.stdout for word in ("srgan", "licence", "data", "command", "figures"))
     assert invoke("models", "show", "identity").stdout.startswith("identity: returns its input")
     assert_refused(invoke("models", "show", "nope"), 2, "there is no model 'nope'")
+
+
+def test_models_calibrate_writes_into_the_file_alone(tiny_weights: Path, tmp_path: Path) -> None:
+    weights, data = tmp_path / "own.safetensors", tmp_path / "data"
+    weights.write_bytes(tiny_weights.read_bytes())
+    data.mkdir()
+    for number in range(3):
+        random = np.random.default_rng(number)
+        cv2.imwrite(str(data / f"{number}.png"), random.integers(0, 256, (40, 48, 3), np.uint8))
+    clip = ["--model", str(weights), "--precision", "int8", "--device", "cpu", "-o", str(tmp_path / "out.png")]
+    assert_refused(invoke("upscale", str(data / "0.png"), *clip), 2, "int8 needs a calibration", "vsr models calibrate")
+    before, other = read_info(weights), load_generator(weights).state_dict()
+    result = invoke("models", "calibrate", str(weights), "--data", str(data))
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{weights}: calibrated on 3 pictures of {data}; --precision int8 upscales with it.\n"
+    after = read_info(weights)
+    assert after.about == before.about and before.calibration is None
+    assert after.calibration is not None and after.calibration["head.0"][1] == pytest.approx(1, abs=0.1)
+    assert all(torch.equal(tensor, other[name]) for name, tensor in load_generator(weights).state_dict().items())
+    assert invoke("upscale", str(data / "0.png"), *clip).exit_code == 0
+    assert cv2.imread(str(tmp_path / "out.png")).shape == (160, 192, 3)
+
+
+def test_models_calibrate_refuses(tiny_weights: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(tiny_weights.read_bytes()[:-5])
+    assert_refused(invoke("models", "calibrate", str(broken), "--data", str(tmp_path)), 1, "is not a weights file")
+    assert_refused(invoke("models", "calibrate", str(tiny_weights), "--data", str(tmp_path)), 1, "no pictures in")
+    assert read_info(tiny_weights).calibration is None

@@ -17,7 +17,7 @@ from vsr.pipeline.options import UpscaleOptions
         ({"scale": 0.0}, "the scale must be positive and finite, got 0.0"),
         ({"scale": float("nan")}, "the scale must be positive and finite, got nan"),
         ({"scale": float("inf")}, "the scale must be positive and finite, got inf"),
-        ({"precision": "int8"}, "precision is one of auto, fp32, fp16, bf16, got 'int8'"),
+        ({"precision": "int4"}, "precision is one of auto, fp32, fp16, bf16, int8, got 'int4'"),
         ({"tile_size": -1}, "the tile size must not be negative, got -1"),
         ({"batch_size": 0}, "the batch size must be at least 1, got 0"),
         ({"codec": "h264", "crf": 52}, r"the crf of h264 lies in 0\.\.51, got 52"),

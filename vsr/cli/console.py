@@ -33,7 +33,7 @@ class ErrorReportingGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("vsr: interrupted.", err=True)
             ctx.exit(INTERRUPTED)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as exc:  # whatever it is, a user is told in one line
             logging.getLogger(__name__).info("the error in full", exc_info=True)

@@ -44,7 +44,7 @@ class OpenVinoRuntime:
     """
 
     name = "openvino"
-    version = f"openvino {openvino.__version__}"
+    version = f"openvino {openvino.__version__.partition('-')[0]}"
 
     def __init__(self, network: nn.Module, precision: str, calibration: Calibration | None = None) -> None:
         options = {

@@ -100,12 +100,12 @@ def save_calibration(path: Path, calibration: Mapping[str, tuple[float, float]])
 
 
 def load_generator(path: Path) -> nn.Module:
-    """Load the weights file of a network that upscales, in float32 on the CPU.
+    """Load the weights file of a network that upscales, in eval mode, in float32 on the CPU.
 
     Raises:
         WeightsError: the file is damaged or of another kind.
     """
-    return _load_file(path, ARCHITECTURES)
+    return _load_file(path, ARCHITECTURES).eval()
 
 
 def load_discriminator(path: Path, network: Discriminator | None = None) -> Discriminator:

@@ -1,0 +1,197 @@
+"""Whatever runs the network, the pixels are the same; and who is asked for what he lacks says so."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vsr.errors import UsageError
+from vsr.inference import openvino_runtime
+from vsr.inference.engine import Engine, load_model
+from vsr.inference.openvino_runtime import UntranslatableError, translate
+from vsr.inference.quantisation import calibrate
+from vsr.media.images import read_picture
+from vsr.networks.models import load_calibration
+from vsr.networks.resampling import Identity
+from vsr.networks.srgan import Generator
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"upsampling": "nearest"},
+    {"tanh": True},
+    {"normalisation": "imagenet"},
+    {"normalisation": "imagenet", "tanh": True, "upsampling": "nearest"},
+]
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def random_generator(**config: Any) -> Generator:
+    generator = Generator(**{"blocks": 2, "channels": 8, **config})
+    with torch.no_grad():
+        for name, tensor in generator.state_dict().items():
+            if tensor.is_floating_point():
+                apart = torch.randn(tensor.shape) * 0.1
+                tensor.copy_(apart.abs() + 0.5 if name.endswith("running_var") else tensor + apart)
+    return generator.eval()
+
+
+@pytest.fixture(scope="module")
+def photograph(shared_data: Path) -> np.ndarray:
+    return read_picture(next((shared_data / "test" / "Set5_LRx4_matlab").glob("bird*")))
+
+
+def psnr(codes: np.ndarray, others: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((codes.astype(float) - others) ** 2)))
+
+
+@pytest.mark.parametrize("size", [(9, 14), (1, 1), (31, 5)], ids=str)
+@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_openvino_computes_what_torch_does(variant: dict[str, Any], scale: int, size: tuple[int, int]) -> None:
+    generator, lr = random_generator(scale=scale, **variant), noise(2, 3, *size)
+    expected = Engine(copy.deepcopy(generator), device="cpu", runtime="torch")(lr)
+    engine = Engine(generator, device="cpu", runtime="openvino")
+    torch.testing.assert_close(engine(lr), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(engine(lr[:1, :, ::2]), engine(lr[:1, :, ::2].clone()), rtol=0, atol=0)
+
+
+def test_results_do_not_share_memory() -> None:
+    engine = Engine(random_generator(), device="cpu", runtime="openvino")
+    first = engine(noise(1, 3, 8, 8))
+    before = first.clone()
+    engine(1 - noise(1, 3, 8, 8))
+    assert torch.equal(first, before)
+
+
+def test_the_shipped_default_is_the_same_in_both(photograph: np.ndarray) -> None:
+    by_openvino, by_torch = (load_model(device="cpu", engine=engine) for engine in ("openvino", "torch"))
+    codes = by_openvino.upscale(photograph).astype(int)
+    assert np.abs(codes - by_torch.upscale(photograph)).max() <= 1
+    assert np.array_equal(load_model(device="cpu").upscale(photograph), codes), "which is what auto takes"
+
+
+def test_threads_change_no_pixel(photograph: np.ndarray) -> None:
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(load_model(device="cpu", engine="openvino").upscale(photograph))
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize("model", ["srgan-x4", "srresnet-x4", "video-x2"])
+def test_int8_is_near(photograph: np.ndarray, model: str) -> None:
+    expected = load_model(model, device="cpu").upscale(photograph)
+    codes = load_model(model, device="cpu", precision="int8").upscale(photograph)
+    assert not np.array_equal(codes, expected)
+    assert psnr(codes, expected) > 40
+    assert abs(codes.mean(dtype=float) - expected.mean(dtype=float)) < 0.6, "and no darker or brighter"
+
+
+def test_int8_of_a_blend_takes_what_either_is_given(photograph: np.ndarray) -> None:
+    own, other = load_calibration("srgan-x4"), load_calibration("srresnet-x4")
+    both = load_calibration("srgan-x4", 0.5)
+    assert own and other and both and own.keys() == other.keys() == both.keys()
+    assert all(both[name] == (min(own[name][0], other[name][0]), max(own[name][1], other[name][1])) for name in own)
+    expected = load_model("srgan-x4", device="cpu", detail=0.5).upscale(photograph)
+    codes = load_model("srgan-x4", device="cpu", detail=0.5, precision="int8").upscale(photograph)
+    assert psnr(codes, expected) > 40
+
+
+def test_bf16_is_near(photograph: np.ndarray) -> None:
+    if not openvino_runtime.supports("bf16"):
+        pytest.skip("this processor does not compute in bf16")
+    engine = load_model(device="cpu", precision="bf16")
+    assert (engine.runtime, engine.precision) == ("openvino", "bf16")
+    assert psnr(engine.upscale(photograph), load_model(device="cpu").upscale(photograph)) > 45
+
+
+# Which runtime is taken
+
+
+def test_auto_on_the_cpu() -> None:
+    assert Engine(random_generator(), device="cpu").runtime == "openvino"
+    assert Engine(Identity(), device="cpu").runtime == "torch"
+    assert Engine(random_generator(), device="cpu", precision="fp16").runtime == "torch"
+
+
+class Branching(nn.Conv2d):
+    """What no tracer follows."""
+
+    scale, wants_unit_range, peak_floats_per_pixel = 1, False, 9
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return super().forward(lr) if lr.mean() > 0 else lr
+
+
+class Unknown(nn.Sequential):
+    """What is traced, and not translated."""
+
+    scale, wants_unit_range, peak_floats_per_pixel = 1, False, 9
+
+
+@pytest.mark.parametrize(
+    "network",
+    [Branching(3, 3, 1), Unknown(nn.Conv2d(3, 3, 1), nn.Softmax(1)), Unknown(nn.Conv2d(3, 3, 1, groups=3))],
+    ids=["branching", "softmax", "groups"],
+)
+def test_what_cannot_be_translated_runs_in_torch(network: nn.Module) -> None:
+    with pytest.raises(UntranslatableError):
+        translate(copy.deepcopy(network))
+    with pytest.raises(UsageError, match=r"^OpenVINO cannot run this network: .*\.$"):
+        Engine(copy.deepcopy(network), device="cpu", runtime="openvino")
+    assert Engine(network, device="cpu").runtime == "torch"
+
+
+@pytest.fixture
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import vsr.inference
+
+    monkeypatch.delattr(vsr.inference, "openvino_runtime")
+    monkeypatch.setitem(sys.modules, "vsr.inference.openvino_runtime", None)
+    yield
+
+
+@pytest.mark.usefixtures("without_openvino")
+def test_without_openvino_torch_does_it() -> None:
+    assert Engine(random_generator(), device="cpu").runtime == "torch"
+    with pytest.raises(UsageError, match=r"^OpenVINO cannot be used \(.*\); `pip install openvino` brings it\.$"):
+        Engine(random_generator(), device="cpu", runtime="openvino")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runtime": "torch", "precision": "int8"}, "torch does not compute in int8 here"),
+        ({"runtime": "openvino", "precision": "fp16"}, "fp32, bf16 and int8 on the CPU, not fp16"),
+        ({"precision": "int8"}, "int8 needs a calibration of the model: `vsr models calibrate`"),
+    ],
+    ids=str,
+)
+def test_precisions_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Engine(random_generator(), device="cpu", **options)
+
+
+def test_what_has_no_weights_has_no_int8() -> None:
+    for options in ({"engine": "openvino"}, {"precision": "int8"}):
+        with pytest.raises(UsageError, match="runs in torch and in fp32"):
+            load_model("bicubic", device="cpu", **options)  # type: ignore[arg-type]
+
+
+def test_a_calibration_of_nothing() -> None:
+    with pytest.raises(ValueError, match="at least one picture"):
+        calibrate(random_generator(), [])
