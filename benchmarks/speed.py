@@ -1,11 +1,12 @@
-"""Speed and memory on the CPU: the bare network, the whole command and the plain loop, alternated in one run.
+"""The whole command against the loop that people use, on the CPU, alternated in one run.
 
-    python benchmarks/speed.py [--model srresnet-x4] [--rounds 3] [--frames 48]
+    python benchmarks/speed.py [--model video-x4] [--rounds 3] [--frames 48]
 
-For each size, every round runs the three one after the other, each in a process of its own, so that a drift of the
-machine meets all of them. Figures are medians over the rounds, and the ratio (time of the loop over ours) is taken
-within a round. Frames a second of the two whole programs count everything, the start of Python and torch too. Memory is
-the process's own largest; this script stays small, since a child inherits what its parent holds.
+For each size, every round runs the loop (``plain_loop.py``) and ``vsr upscale`` in each precision one after the other,
+each in a process of its own, so that a drift of the machine meets all of them; who begins changes from round to round.
+Everything is counted, the start of Python and torch too. Figures are medians over the rounds, and a ratio (time of the
+loop over ours) is taken within a round. Memory is the process's own largest; this script stays small, since a child
+inherits what its parent holds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -26,6 +27,7 @@ from vsr.media.ffmpeg import run
 
 HERE = Path(__file__).parent
 SIZES = ((160, 90), (320, 180))
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -58,67 +60,44 @@ def cut_clip(target: Path, width: int, height: int, frames: int) -> None:
     run(ffmpeg.output(sized, str(target), vframes=frames, crf=16).overwrite_output())
 
 
-def bare_network(model: str, width: int, height: int) -> tuple[float, float]:
-    """Frames a second and the share of peak, by ``bare_network.py`` in a process of its own."""
-    command = [sys.executable, str(HERE / "bare_network.py"), model, str(width), str(height)]
-    fps, share = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return float(fps), float(share)
-
-
-@dataclass
-class Figures:
-    """What the rounds of one size gave."""
-
-    bare: list[tuple[float, float]] = field(default_factory=list)
-    ours: list[Run] = field(default_factory=list)
-    loop: list[Run] = field(default_factory=list)
-
-
-def measure(model: str, width: int, height: int, frames: int, rounds: int) -> Figures:
-    """Run the three in turn; which comes first changes from round to round."""
-    figures = Figures()
+def measure(model: str, width: int, height: int, frames: int, rounds: int) -> dict[str, list[Run]]:
+    """The runs of the loop and of each precision, round by round."""
     with tempfile.TemporaryDirectory() as folder:
         clip, ours, theirs = (str(Path(folder) / name) for name in ("lr.mp4", "vsr.mp4", "loop.mp4"))
         cut_clip(Path(clip), width, height, frames)
         command = [sys.executable, "-m", "vsr", "upscale", clip, "-o", ours, "--model", model]
-        command += ["--device", "cpu", "--overwrite", "-q"]
-        loop = [sys.executable, str(HERE / "plain_loop.py"), clip, theirs, model]
-        steps = [
-            lambda: figures.bare.append(bare_network(model, width, height)),
-            lambda: figures.ours.append(run_process(command)),
-            lambda: figures.loop.append(run_process(loop)),
-        ]
+        command += ["--device", "cpu", "--overwrite", "-q", "--precision"]
+        commands = {"loop": [sys.executable, str(HERE / "plain_loop.py"), clip, theirs, model]}
+        commands |= {precision: [*command, precision] for precision in PRECISIONS}
+        runs: dict[str, list[Run]] = {name: [] for name in commands}
         for number in range(rounds):
-            for step in steps[number % 3 :] + steps[: number % 3]:
-                step()
-    return figures
+            names = [*commands][number % len(commands) :] + [*commands][: number % len(commands)]
+            for name in names:
+                runs[name].append(run_process(commands[name]))
+    return runs
 
 
-def row(width: int, height: int, frames: int, figures: Figures) -> str:
+def row(width: int, height: int, frames: int, name: str, runs: list[Run], loop: list[Run]) -> str:
     """A row of the table."""
-    ratio = median(theirs.seconds / ours.seconds for ours, theirs in zip(figures.ours, figures.loop, strict=True))
-    ours, loop = median(run.seconds for run in figures.ours), median(run.seconds for run in figures.loop)
-    return (
-        f"| {width}x{height} | {frames} | {median(fps for fps, _ in figures.bare):.2f} fps | "
-        f"{median(share for _, share in figures.bare):.2f} | "
-        f"{frames / ours:.2f} fps | {max(run.peak_mib for run in figures.ours):.0f} MiB | "
-        f"{frames / loop:.2f} fps | {max(run.peak_mib for run in figures.loop):.0f} MiB | {ratio:.2f} |"
-    )
+    ratio = median(theirs.seconds / ours.seconds for ours, theirs in zip(runs, loop, strict=True))
+    seconds, peak = median(run.seconds for run in runs), max(run.peak_mib for run in runs)
+    return f"| {width}x{height} | {frames} | {name} | {frames / seconds:.2f} | {peak:.0f} MiB | {ratio:.2f} |"
 
 
 def main() -> None:
-    """Print a table with a row for each size."""
+    """Print a table with rows for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="srresnet-x4")
+    parser.add_argument("--model", default="video-x4")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--frames", type=int, default=48, help="of the smaller size; a quarter of them of the larger")
+    parser.add_argument("--frames", type=int, default=96, help="of the smaller size; a quarter of them of the larger")
     options = parser.parse_args()
-    print(
-        "| clip | frames | bare network, fps | share of peak | `vsr upscale`, fps | peak | loop, fps | peak | ratio |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| clip | frames | | frames/s | memory | time of the loop over ours |")
+    print("|---|---|---|---|---|---|")
     for (width, height), frames in zip(SIZES, (options.frames, options.frames // 4), strict=True):
-        print(row(width, height, frames, measure(options.model, width, height, frames, options.rounds)), flush=True)
+        runs = measure(options.model, width, height, frames, options.rounds)
+        for name in runs:
+            label = name if name == "loop" else f"`vsr upscale`, {name}"
+            print(row(width, height, frames, label, runs[name], runs["loop"]), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 import vsr
+from vsr.cli.bench import bench
 from vsr.cli.compare import compare
 from vsr.cli.console import ErrorReportingGroup
 from vsr.cli.eval import evaluate
@@ -19,6 +22,8 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 @click.version_option(vsr.__version__, prog_name="vsr")
 def main() -> None:
     """Video super-resolution with SRGAN: upscale clips with every other stream intact, and train the generator."""
+    # Idle threads of torch would wait in a loop, and take the cores from the encoder and from other programs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 main.add_command(upscale)
@@ -26,3 +31,4 @@ main.add_command(train)
 main.add_command(evaluate)
 main.add_command(compare)
 main.add_command(models)
+main.add_command(bench)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from vsr.cli.console import clean_end_on_signals, start_logging, verbosity_options
+from vsr.cli.console import clean_end_on_signals, large_imports, start_logging, verbosity_options
 from vsr.cli.fields import Command, SectionedCommand, SectionedOption
 from vsr.cli.parsers import ENGINES, PRECISIONS, auto_or
 from vsr.errors import UsageError
@@ -142,7 +142,8 @@ def _measure_pictures(given: Mapping[str, Any], per_picture: bool, hidden: bool 
 
     from tqdm import tqdm
 
-    from vsr.evaluation.images import ImageProgress, evaluate_images
+    with large_imports():
+        from vsr.evaluation.images import ImageProgress, evaluate_images
     from vsr.evaluation.scores import image_table
 
     with tqdm(unit="picture", disable=hidden) as bar:

@@ -58,7 +58,7 @@ def calibrate(weights: Path, data: Path) -> None:
 
     from vsr.evaluation.calibration import calibrate_file
 
-    with tqdm(unit="picture", leave=False) as bar:
+    with tqdm(unit="picture", leave=False, disable=None) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total

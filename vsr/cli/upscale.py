@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.console import clean_end_on_signals, option_of, start_logging, verbosity_options
+from vsr.cli.console import clean_end_on_signals, large_imports, option_of, start_logging, verbosity_options
 from vsr.cli.parsers import ENGINES, PRECISIONS, auto_or, parse_pairs, parse_rate, parse_size, parse_time
 from vsr.cli.progress import progress_shown
 from vsr.pipeline.options import UpscaleOptions
@@ -114,7 +114,8 @@ def upscale(
     start_logging(verbose, quiet)
     options = UpscaleOptions(**values)
 
-    from vsr.pipeline.folder import Pair, is_many, pair_up
+    with large_imports():
+        from vsr.pipeline.folder import Pair, is_many, pair_up
 
     into_folder = is_many(sources, target)
     pairs = pair_up(sources, target, recursive=recursive) if into_folder else [Pair(sources[0], target)]

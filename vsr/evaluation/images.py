@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import InputError, WeightsError
-from vsr.evaluation.cost import measure_cost, memory_measure
 from vsr.evaluation.fid import FrechetDistance, load_extractor
 from vsr.evaluation.options import ImageEvalOptions
 from vsr.evaluation.pictures import Pair, check_sizes, find_pairs, read_pair
 from vsr.evaluation.scores import ImageReport, ModelScore, PictureScore
 from vsr.imaging.metrics import SSIM_WINDOW, psnr_rgb, psnr_y, ssim_rgb, ssim_y
+from vsr.inference.cost import measure_cost, memory_measure
 from vsr.inference.engine import Engine, load_model
 from vsr.networks.lpips import LEAST_SIZE, Lpips, load_lpips
 

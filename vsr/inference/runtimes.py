@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from vsr.errors import UsageError
 from vsr.inference.quantisation import Calibration
-from vsr.inference.torch_runtime import DTYPES, TorchRuntime
+from vsr.inference.torch_runtime import DTYPES, TorchRuntime, matrix_product
 
 logger = logging.getLogger(__name__)
 
@@ -99,3 +102,40 @@ def _by_openvino(
 
 def _has_weights(network: nn.Module) -> bool:
     return any(True for _ in network.parameters())
+
+
+class Product(NamedTuple):
+    """A large matrix product, as a measure of what a device can do.
+
+    Attributes:
+        multiply: does it once, and waits for its end.
+        operations: in floating point, that it takes: two for each multiply-add.
+    """
+
+    multiply: Callable[[], object]
+    operations: int
+
+
+def peak_product(device: torch.device, precision: Precision) -> Product | None:
+    """The product by the engine that is quickest at it there; None: there is none in that precision."""
+    size = 8192 if device.type == "cuda" else 4096
+    multiply: Callable[[], object] | None = None
+    if device.type == "cpu" and precision != "fp16":
+        with suppress(ImportError):
+            from vsr.inference import openvino_runtime
+
+            if openvino_runtime.supports(precision):
+                multiply = openvino_runtime.matrix_product(precision, size)
+    if precision in DTYPES:
+        by_torch = matrix_product(device, precision, size)
+        if multiply is None or _seconds_of_two(by_torch) < _seconds_of_two(multiply):
+            multiply = by_torch
+    return None if multiply is None else Product(multiply, 2 * size**3)
+
+
+def _seconds_of_two(work: Callable[[], object]) -> float:
+    work()
+    started = time.perf_counter()
+    work()
+    work()
+    return time.perf_counter() - started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -34,3 +35,15 @@ class TorchRuntime:
     def __call__(self, lr: Tensor) -> Tensor:
         """(N, 3, H, W) float32 -> (N, 3, scale*H, scale*W) float32, both on the device."""
         return cast(Tensor, self._network(lr.to(self._dtype, memory_format=self._memory_format))).float()
+
+
+def matrix_product(device: torch.device, precision: str, size: int) -> Callable[[], object]:
+    """The product of two square matrices of a size, ready to be done again and again."""
+    left, right = (torch.rand(size, size, device=device).to(DTYPES[precision]) for _ in range(2))
+
+    def multiply() -> None:
+        torch.mm(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return multiply

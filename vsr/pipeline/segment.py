@@ -27,6 +27,7 @@ from vsr.pipeline.order import Order
 from vsr.pipeline.outputs import FrameContext
 from vsr.pipeline.plan import Conversion
 from vsr.pipeline.segments import Finished, Segment
+from vsr.pipeline.stopwatch import NoStopwatch, Stopwatch, each
 
 QUEUE_BYTES = 128 << 20
 """What may wait on either side of the network: about forty frames of 1080p."""
@@ -41,6 +42,7 @@ def upscale_segments(
     on_frames: Callable[[int], None],
     on_finished: Callable[[Finished, Path], None],
     on_leave: Callable[[], None] = lambda: None,
+    watch: Stopwatch | None = None,
 ) -> None:
     """Upscale segments into folders of their own.
 
@@ -55,26 +57,30 @@ def upscale_segments(
         on_frames: called with the number of frames handed to the encoder since the last call.
         on_finished: called, in the encoder's thread, with each finished segment and its folder, safely on the disk.
         on_leave: called when no more segments are wanted, whatever the reason; wakes what waits for them.
+        watch: is told how long each stage takes.
 
     Raises:
         VsrError: whatever ends the reading, the computing or the writing.
     """
-    upscaler = _Upscaler(engine, order.conversion)
+    watch = watch or NoStopwatch()
+    upscaler = _Upscaler(engine, order.conversion, watch)
     with (
-        _Sink(order, folder, on_finished) as sink,
-        Ahead(_decoded(order, segments), max_bytes=QUEUE_BYTES, name="vsr-decode") as decoded,
+        _Sink(order, folder, on_finished, watch) as sink,
+        Ahead(_decoded(order, segments, watch), max_bytes=QUEUE_BYTES, name="vsr-decode") as decoded,
         Behind(sink.take, max_bytes=QUEUE_BYTES, name="vsr-encode") as encoded,
         ExitStack() as leaving,  # the first to be left
     ):
         leaving.callback(on_leave)
-        for batch in _batches(decoded, order.batch_size):
+        for batch in each(watch, "waiting", _batches(decoded, order.batch_size)):
             if (frames := [item.frame for item in batch if item.frame is not None]) == []:
                 encoded.put(replace(batch[0], repeated=upscaler.repeated))
                 upscaler.repeated = 0
                 continue
-            for item, planes in zip(batch, upscaler.upscale(frames), strict=True):
-                assert item.frame is not None
-                encoded.put(replace(item, frame=Frame(planes, item.frame.pts, item.frame.duration)))
+            results = upscaler.upscale(frames)
+            with watch("waiting"):
+                for item, planes in zip(batch, results, strict=True):
+                    assert item.frame is not None
+                    encoded.put(replace(item, frame=Frame(planes, item.frame.pts, item.frame.duration)))
             on_frames(len(batch))
 
 
@@ -92,11 +98,11 @@ class _Item:
         return 0 if self.frame is None else self.frame.nbytes
 
 
-def _decoded(order: Order, segments: Iterable[Segment]) -> Generator[_Item, None, None]:
+def _decoded(order: Order, segments: Iterable[Segment], watch: Stopwatch) -> Generator[_Item, None, None]:
     for segment in segments:
         damage = Damage()
         with closing(order.frames(segment, damage)) as frames:
-            for frame in frames:
+            for frame in each(watch, "decode", frames):
                 yield _Item(segment, frame)
         yield _Item(segment, None, damage)
 
@@ -117,13 +123,19 @@ def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
 class _Sink:
     """Writes each segment to a folder, and hands it over when it is complete."""
 
-    def __init__(self, order: Order, folder: Path, on_finished: Callable[[Finished, Path], None]) -> None:
-        self._order, self._folder, self._on_finished = order, folder, on_finished
+    def __init__(
+        self, order: Order, folder: Path, on_finished: Callable[[Finished, Path], None], watch: Stopwatch
+    ) -> None:
+        self._order, self._folder, self._on_finished, self._watch = order, folder, on_finished, watch
         self._writer: FrameContext | None = None
         self._frames = 0
 
     def take(self, item: _Item) -> None:
         """The next frame, or the end of a segment."""
+        with self._watch("encode"):
+            self._take(item)
+
+    def _take(self, item: _Item) -> None:
         folder = self._folder / f".{item.segment.number:06}-{os.getpid()}"
         if self._writer is None:
             try:
@@ -155,8 +167,8 @@ class _Sink:
 class _Upscaler:
     """Computes what differs from the frame before."""
 
-    def __init__(self, engine: Engine, conversion: Conversion) -> None:
-        self._engine, self._conversion = engine, conversion
+    def __init__(self, engine: Engine, conversion: Conversion, watch: Stopwatch) -> None:
+        self._engine, self._conversion, self._watch = engine, conversion, watch
         self._last: tuple[Plane, ...] = ()
         self._result: list[tuple[Plane, ...]] = []
         self.repeated = 0
@@ -169,7 +181,7 @@ class _Upscaler:
                 fresh.append(frame)
             places.append(len(self._result) + len(fresh) - 1)
             before = frame.planes
-        results = [*self._result, *_upscale_batch(fresh, self._engine, self._conversion)]
+        results = [*self._result, *_upscale_batch(fresh, self._engine, self._conversion, self._watch)]
         self._last, self._result = before, results[-1:]
         self.repeated += len(frames) - len(fresh)
         return [results[place] for place in places]
@@ -183,18 +195,26 @@ def _equal(planes: Sequence[Plane], others: Sequence[Plane]) -> bool:
 
 
 @torch.inference_mode()
-def _upscale_batch(batch: Sequence[Frame], engine: Engine, conversion: Conversion) -> list[tuple[Plane, ...]]:
+def _upscale_batch(
+    batch: Sequence[Frame], engine: Engine, conversion: Conversion, watch: Stopwatch
+) -> list[tuple[Plane, ...]]:
     """The planes of a batch, upscaled; they cross to the device and back once, as they are stored."""
     if not batch:
         return []
-    stacked = (np.stack(planes) for planes in zip(*(frame.planes for frame in batch), strict=True))
-    decoded = [torch.from_numpy(planes).to(engine.device) for planes in stacked]
-    turn = conversion.orientation.upright
-    sr = _fit(engine(turn(planes_to_rgb(decoded, conversion.source, conversion.source_colour))), conversion)
-    upscaled = rgb_to_planes(sr, conversion.target, conversion.target_colour)
-    if conversion.target.alpha:
-        upscaled.append(_alpha(decoded, sr, conversion))
-    planes = [plane.cpu().numpy() for plane in upscaled]
+    with watch("upload"):
+        stacked = (np.stack(planes) for planes in zip(*(frame.planes for frame in batch), strict=True))
+        decoded = [torch.from_numpy(planes).to(engine.device) for planes in stacked]
+    with watch("to RGB"):
+        lr = conversion.orientation.upright(planes_to_rgb(decoded, conversion.source, conversion.source_colour))
+    with watch("network"):
+        sr = engine(lr)
+    with watch("from RGB"):
+        sr = _fit(sr, conversion)
+        upscaled = rgb_to_planes(sr, conversion.target, conversion.target_colour)
+        if conversion.target.alpha:
+            upscaled.append(_alpha(decoded, sr, conversion))
+    with watch("download"):
+        planes = [plane.cpu().numpy() for plane in upscaled]
     return [tuple(plane[index] for plane in planes) for index in range(len(batch))]
 
 

@@ -1,4 +1,4 @@
-"""What upscaling a picture costs: seconds and memory."""
+"""What a piece of work costs: seconds and memory."""
 
 from __future__ import annotations
 

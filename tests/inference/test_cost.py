@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vsr.evaluation import cost
-from vsr.evaluation.cost import measure_cost, memory_measure
+from vsr.inference import cost
+from vsr.inference.cost import measure_cost, memory_measure
 
 CPU = torch.device("cpu")
 MEBIBYTE = 1 << 20

@@ -1,0 +1,108 @@
+"""``vsr bench``: how fast this machine is, and what holds it up."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vsr.cli.console import large_imports, start_logging, verbosity_options
+from vsr.cli.parsers import ENGINES, PRECISIONS, parse_size
+
+if TYPE_CHECKING:
+    from vsr.evaluation.report import Table
+    from vsr.pipeline.bench import Speed
+
+PATH = click.Path(path_type=Path)
+SIZES = ("160x90", "320x180")
+
+
+def parse_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Each ``WxH`` as width and height."""
+    return tuple(size for value in values if (size := parse_size(ctx, param, value)) is not None)
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, default=("video-x4",), show_default=True, metavar="NAME|PATH")
+@click.option(
+    "--size", "sizes", multiple=True, default=SIZES, show_default=True, metavar="WxH", callback=parse_sizes,
+    help="Of the clip; may be repeated.",
+)  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="auto: all there are.")
+@click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS[1:]),
+    help="May be repeated.  [default: all there are]",
+)  # fmt: skip
+@click.option(
+    "--codec", default="h264", show_default=True, metavar="NAME|none", help="To encode with; none throws frames away."
+)
+@click.option("--seconds", default=10.0, show_default=True, help="How long to run each pipeline, about.")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the table, too: .json, .csv or .md.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@verbosity_options
+def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
+    """Measure the speed of this machine: network, pipeline, and where time goes.
+
+    Each engine and precision computes a made clip. The bare network's speed is
+    set against a large matrix product in the same precision (share of peak),
+    and the pipeline's against the bare network's (efficiency).
+    """
+    start_logging(verbose, quiet)
+    with large_imports():
+        from vsr.evaluation.report import check_output, to_text, write_table
+        from vsr.pipeline.bench import BenchOptions, bench
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    speeds = []
+    for speed in bench(BenchOptions(**values)):
+        speeds.append(speed)
+        if not as_json and not quiet:
+            click.echo(_in_words(speed), err=True)
+    table = _table(speeds)
+    click.echo(json.dumps({"speeds": [_as_dict(speed) for speed in speeds]}) if as_json else to_text(table))
+    if output is not None:
+        write_table(output, table, overwrite=overwrite)
+
+
+def _in_words(speed: Speed) -> str:
+    return (
+        f"{speed.model}, {speed.width}x{speed.height}, {speed.precision} by {speed.engine}: "
+        f"{speed.network_fps:.2f} frames/s bare, {speed.pipeline_fps:.2f} in all"
+    )
+
+
+def _as_dict(speed: Speed) -> dict[str, Any]:
+    return {**asdict(speed), "share_of_peak": speed.share_of_peak, "efficiency": speed.efficiency}
+
+
+def _table(speeds: list[Speed]) -> Table:
+    from vsr.evaluation.report import Column, Table
+    from vsr.pipeline.stopwatch import STAGES
+
+    stages = tuple(Column(stage, "ms", 1) for stage in STAGES)
+    columns = (
+        Column("model"), Column("size"), Column("engine"), Column("precision"), Column("bare", "fps", 2),
+        Column("of peak", "", 2), Column("pipeline", "fps", 2), Column("efficiency", "", 2), *stages,
+        Column("memory", "MiB", 0),
+    )  # fmt: skip
+    rows = tuple(
+        {
+            "model": speed.model, "size": f"{speed.width}x{speed.height}", "engine": speed.engine,
+            "precision": speed.precision, "bare": speed.network_fps, "of peak": speed.share_of_peak,
+            "pipeline": speed.pipeline_fps, "efficiency": speed.efficiency, **speed.milliseconds,
+            "memory": None if speed.memory_bytes is None else speed.memory_bytes / 2**20,
+        }
+        for speed in speeds
+    )  # fmt: skip
+    about = {
+        "bare": "the network alone",
+        "of peak": "multiply-adds of the network as published, against a large matrix product of the quickest engine",
+        "efficiency": "frames a second of the pipeline over those of the bare network",
+        "ms": "for a frame; decode and encode have threads of their own",
+    }
+    return Table(columns, rows, about)

@@ -1,0 +1,312 @@
+"""How fast the bare network and the whole pipeline are on this machine, and where the time goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+from typing import Literal, cast
+
+import ffmpeg
+import torch
+from torch import nn
+
+from vsr.errors import UsageError, unknown_choices
+from vsr.inference.cost import measure_cost
+from vsr.inference.device import choose_device
+from vsr.inference.engine import Engine
+from vsr.inference.runtimes import Precision, RuntimeName, peak_product
+from vsr.media.assemble import StreamPlan
+from vsr.media.clip import ClipInfo
+from vsr.media.codecs import CODECS
+from vsr.media.ffmpeg import run
+from vsr.media.probe import probe
+from vsr.media.reader import Frame
+from vsr.media.timing import Timing
+from vsr.networks.models import load_network
+from vsr.pipeline.job import ClipPlan, plan_clip
+from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.outputs import ClipOutput, FrameContext, Output, SegmentResult
+from vsr.pipeline.plan import Conversion, plan_video
+from vsr.pipeline.segment import upscale_segments
+from vsr.pipeline.stopwatch import STAGES, Stopwatch
+
+LEAST_FRAMES, MOST_FRAMES = 6, 2000
+"""Of the clip that the pipeline is measured with."""
+
+REPEATS = 5
+"""How often a bare frame and a matrix product are timed at least, before and after the pipeline."""
+
+BARE_SHARE = 0.2
+"""Of the time of a pipeline, what the bare network is timed for before it, and again after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """One run of ``vsr bench``.
+
+    Raises:
+        UsageError: values out of their range; all of them are reported at once.
+    """
+
+    models: tuple[str, ...] = ("video-x4",)
+    """Models of ``vsr models``, or weights files."""
+    sizes: tuple[tuple[int, int], ...] = ((160, 90), (320, 180))
+    """Widths and heights of the clips."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    """What runs the network; ``auto``: all that can."""
+    precisions: tuple[str, ...] = ()
+    """Which to measure; none: all that there are."""
+    codec: str = "h264"
+    """Of the output; ``none``: its frames are thrown away."""
+    seconds: float = 10
+    """How long a pipeline is measured, about."""
+
+    def __post_init__(self) -> None:
+        wrong = unknown_choices(self)
+        if not self.models or not self.sizes:
+            wrong.append("name a model and a size to measure")
+        if min((edge for size in self.sizes for edge in size), default=1) < 1:
+            wrong.append("sizes must be at least 1 pixel")
+        if self.codec != "none" and self.codec not in CODECS:
+            wrong.append(f"the codec is none or one of {', '.join(CODECS)}, got {self.codec!r}")
+        if not 0 < self.seconds <= 3600:
+            wrong.append(f"the seconds lie above 0 and up to 3600, got {self.seconds:g}")
+        if wrong:
+            raise UsageError("; ".join(wrong) + ".")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured of one way to compute a model, for one size.
+
+    Attributes:
+        model: its name.
+        width: of the clip, in pixels.
+        height: of the clip, in pixels.
+        engine: what ran the network, with its version.
+        precision: of the network.
+        device: where it ran.
+        network_fps: frames a second of the bare network.
+        network_flops: floating-point operations a second, two for each multiply-add of the network as it was
+            published, before the rewrites.
+        peak_flops: those of a large matrix product in the same precision, on the quickest engine of the device; None
+            where there is none.
+        pipeline_fps: frames a second from the file to the encoded file.
+        milliseconds: of each of ``STAGES``, for a frame.
+        memory_bytes: the most that the pipeline held beyond what was there before; None where the system does not tell.
+        frames: of the clip.
+    """
+
+    model: str
+    width: int
+    height: int
+    engine: str
+    precision: str
+    device: str
+    network_fps: float
+    network_flops: float
+    peak_flops: float | None
+    pipeline_fps: float
+    milliseconds: Mapping[str, float]
+    memory_bytes: int | None
+    frames: int
+
+    @property
+    def share_of_peak(self) -> float | None:
+        """The network's operations over those of the matrix product."""
+        return None if self.peak_flops is None else self.network_flops / self.peak_flops
+
+    @property
+    def efficiency(self) -> float:
+        """The pipeline's frames a second over those of the bare network."""
+        return self.pipeline_fps / self.network_fps
+
+
+def bench(options: BenchOptions) -> Iterator[Speed]:
+    """Measure each model, size, engine and precision, one after the other.
+
+    Raises:
+        UsageError: an unknown model or device, or nothing that could be measured.
+    """
+    device = choose_device(options.device)
+    found = False
+    for model in options.models:
+        for width, height in options.sizes:
+            with TemporaryDirectory(prefix="vsr-bench-") as folder:
+                for runtime, precision in _ways(options, device):
+                    upscale = UpscaleOptions(
+                        model=model, device=options.device, engine=runtime, precision=precision,
+                        codec=None if options.codec == "none" else options.codec,
+                    )  # fmt: skip
+                    try:
+                        speed = _Bench(model, width, height, upscale, options, Path(folder)).measure()
+                    except UsageError as exc:
+                        if options.precisions or options.engine != "auto" or not _is_refusal(exc):
+                            raise
+                        continue  # what this machine does not have
+                    found = True
+                    yield speed
+    if not found:
+        raise UsageError("nothing of that can be measured here.")
+
+
+def _is_refusal(error: UsageError) -> bool:
+    return any(word in str(error) for word in ("bf16", "int8", "OpenVINO"))
+
+
+def _ways(options: BenchOptions, device: torch.device) -> list[tuple[RuntimeName, Precision]]:
+    """Engines and precisions that may be at hand."""
+    ways: list[tuple[RuntimeName, Precision]] = [("torch", "fp32"), ("torch", "fp16"), ("torch", "bf16")]
+    if device.type == "cpu":
+        ways = [("torch", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8")]
+        if options.precisions:
+            ways += [("torch", "bf16"), ("torch", "fp16")]
+    return [
+        (runtime, precision)
+        for runtime, precision in ways
+        if options.engine in ("auto", runtime) and (not options.precisions or precision in options.precisions)
+    ]
+
+
+class _Bench:
+    """One way, one size."""
+
+    def __init__(
+        self, model: str, width: int, height: int, upscale: UpscaleOptions, options: BenchOptions, folder: Path
+    ) -> None:
+        self._model, self._width, self._height = model, width, height
+        self._upscale, self._options, self._folder = upscale, options, folder
+
+    def measure(self) -> Speed:
+        """The bare network and the matrix product, the pipeline, and both again."""
+        plan = self._plan(LEAST_FRAMES)
+        engine = plan.engine
+        lr = torch.rand(1, 3, self._height, self._width, device=engine.device).repeat(plan.order.batch_size, 1, 1, 1)
+        bare = lambda: _synchronised(engine, lr)  # noqa: E731
+        product = peak_product(engine.device, engine.precision)
+        seconds = BARE_SHARE * self._options.seconds
+        peak = [] if product is None else [_seconds_of(product.multiply)]
+        network = [_seconds_of(bare, seconds) / len(lr)]
+        frames = min(MOST_FRAMES, max(LEAST_FRAMES, ceil(self._options.seconds / network[0])))
+        plan = replace(self._plan(frames), engine=engine)
+        stages = Stopwatch(engine.device)
+        _, cost = measure_cost(lambda: self._run(plan, stages), engine.device)
+        whole = cost.seconds
+        if engine.device.type == "cuda":  # where the stopwatch costs what it measures
+            whole = _timed(lambda: self._run(plan, None))
+        network.append(_seconds_of(bare, seconds) / len(lr))
+        if product is not None:
+            peak.append(_seconds_of(product.multiply))
+        fps = 2 / sum(network)
+        return Speed(
+            self._model, self._width, self._height, engine.version, engine.precision, str(engine.device), fps,
+            fps * operations_per_pixel(load_network(self._model)) * self._width * self._height,
+            None if product is None else product.operations * 2 / sum(peak), frames / whole,
+            {stage: 1000 * stages.seconds[stage] / frames for stage in STAGES}, cost.memory_bytes, frames,
+        )  # fmt: skip
+
+    def _plan(self, frames: int) -> ClipPlan:
+        clip = probe(_test_clip(self._folder, self._width, self._height, frames))
+        target = self._folder / "out.mp4"
+        output: Output = ClipOutput(clip, target, self._upscale)
+        if self._options.codec == "none":
+            output = NullOutput(clip)
+        return plan_clip(clip, output, self._upscale, {})
+
+    def _run(self, plan: ClipPlan, watch: Stopwatch | None) -> None:
+        with TemporaryDirectory(dir=self._folder) as folder:
+            upscale_segments(
+                plan.order, plan.segments, plan.engine, Path(folder),
+                on_frames=lambda count: None, on_finished=lambda done, at: None, watch=watch,
+            )  # fmt: skip
+
+
+def _test_clip(folder: Path, width: int, height: int, frames: int) -> Path:
+    """A clip of moving shapes, H.264, 25 frames a second."""
+    path = folder / f"{width}x{height}-{frames}.mkv"
+    if not path.exists():
+        shapes = ffmpeg.input(f"testsrc2=size={width}x{height}:rate=25", f="lavfi")
+        pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"  # libx264 has no 4:2:0 of odd sizes
+        run(ffmpeg.output(shapes, str(path), vframes=frames, vcodec="libx264", preset="veryfast", pix_fmt=pix_fmt))
+    return path
+
+
+def operations_per_pixel(network: nn.Module) -> float:
+    """Floating-point operations for an LR pixel: two for each multiply-add of each convolution."""
+    counted, edge = 0, 8
+
+    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal counted
+        counted += 2 * output.numel() * cast(nn.Conv2d, layer).weight[0].numel()
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, edge, edge))
+    return counted / edge**2
+
+
+class NullOutput:
+    """Takes what an H.264 encoder would, and keeps nothing."""
+
+    def __init__(self, clip: ClipInfo) -> None:
+        self._clip = clip
+        self.streams: tuple[StreamPlan, ...] = ()
+
+    def plan(self, scale: float) -> Conversion:
+        """As ``Output``."""
+        return plan_video(self._clip, CODECS["h264"], UpscaleOptions(), scale)[1]
+
+    def settings(self) -> dict[str, str]:
+        """As ``Output``."""
+        return {}
+
+    def writer(self, folder: Path, threads: int) -> FrameContext:
+        """As ``Output``."""
+        return cast(FrameContext, _NullWriter())
+
+    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> None:
+        """As ``Output``."""
+
+
+class _NullWriter:
+    def __init__(self) -> None:
+        self.packets: list[Timing] = []
+
+    def write(self, frame: Frame) -> None:
+        """Forget a frame."""
+
+    def __enter__(self) -> _NullWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _synchronised(engine: Engine, lr: torch.Tensor) -> None:
+    engine(lr)
+    if engine.device.type == "cuda":
+        torch.cuda.synchronize(engine.device)
+
+
+def _seconds_of(work: Callable[[], object], least: float = 0) -> float:
+    """The mean duration of some runs that take ``least`` seconds together, after one to warm up."""
+    work()
+    durations: list[float] = []
+    while len(durations) < REPEATS or sum(durations) < least:
+        durations.append(_timed(work))
+    return mean(durations)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
