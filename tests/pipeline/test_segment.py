@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from vsr.errors import InputError, OutputError
 from vsr.imaging.colour import ColourSpec, PixelLayout
 from vsr.inference.engine import Engine
+from vsr.inference.lanes import Landing, Lanes
 from vsr.media.reader import Damage, Frame
 from vsr.media.timing import Timing
 from vsr.networks.resampling import Identity
@@ -102,8 +104,37 @@ class Counting(Identity):
         return lr
 
 
+class LateLanes(Lanes):
+    """As on a device that works apart: three batches are on their way, and nothing comes before it is asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.depth = 2
+        self.asked: list[int] = []
+
+    def download(self, tensors: Sequence[Tensor]) -> Landing:
+        number, asked = len(self.asked), self.asked
+        asked.append(0)
+
+        class Late(Landing):
+            def wait(self) -> list[Any]:
+                asked[number] += 1
+                assert asked[number] == 1, "once each"
+                return super().wait()
+
+        return Late([tensor.clone() for tensor in tensors], None)
+
+
+@pytest.fixture(params=[0, 2])
+def depth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many batches are on their way besides the first."""
+    if request.param:
+        monkeypatch.setattr("vsr.pipeline.upscaler.Lanes", LateLanes)
+    return int(request.param)
+
+
 @pytest.fixture
-def upscale(tmp_path: Path) -> Callable[..., tuple[list[Finished], list[int], Counting]]:
+def upscale(tmp_path: Path, depth: int) -> Callable[..., tuple[list[Finished], list[int], Counting]]:
     """Upscales the segments of a clip; returns what is told."""
 
     def run(clip: Clip) -> tuple[list[Finished], list[int], Counting]:
@@ -165,6 +196,33 @@ def test_what_is_repeated_and_damaged_belongs_to_its_segment(upscale: Upscale) -
     finished, _, _ = upscale(Clip(["aab", "b??", "cd"], 4))
     assert [done.repeated for done in finished] == [1, 2, 0]
     assert [done.damage for done in finished] == [Damage(), Damage(concealed=2), Damage()]
+
+
+class Overflowing(Identity):
+    """What is brighter than 0.41 is beyond half precision on the way; what is done in float32 can be told by its ten
+    codes more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(400.0))
+
+    def forward(self, lr: Tensor) -> Tensor:
+        gain = self.gain
+        return lr * gain * gain / gain / gain + (10 / 255 if lr.dtype == torch.float32 else 0)
+
+
+@pytest.mark.usefixtures("depth")
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_what_overflows_is_done_again_alone_and_counted(batch_size: int, tmp_path: Path) -> None:
+    clip = Clip(["AzB", "BzyC", "CC"], batch_size)
+    engine, finished = Engine(Overflowing(), device="cpu", precision="fp16"), []
+    upscale_segments(
+        clip, clip.segments, engine, tmp_path,  # type: ignore[arg-type]
+        on_frames=lambda count: None, on_finished=lambda done, folder: finished.append(done),
+    )  # fmt: skip
+    brighter = {"z": chr(ord("z") + 10), "y": chr(ord("y") + 10)}
+    assert written(clip) == ["".join(brighter.get(letter, letter) for letter in word) for word in clip.words]
+    assert [done.overflowed for done in finished] == [1, 2, 0] and engine.overflowed == 3
 
 
 def test_a_batch_lies_in_one_segment(upscale: Upscale) -> None:

@@ -19,7 +19,6 @@ from vsr.inference.device import choose_device, free_memory
 from vsr.inference.quantisation import Calibration
 from vsr.inference.runtimes import Precision, Runtime, RuntimeName, build_runtime
 from vsr.inference.tiling import upscale_tiled
-from vsr.inference.torch_runtime import TorchRuntime
 from vsr.networks.models import DEFAULT_MODEL, load_calibration, load_network
 from vsr.networks.rewrites import simplify
 from vsr.networks.weights import Network
@@ -86,7 +85,7 @@ class Engine:
         self.precision, self._runtime = build_runtime(
             network, self.device, runtime=runtime, precision=precision, calibration=calibration
         )
-        self._exact = self._runtime
+        self._exact: Runtime | None = None
         self._bytes_per_pixel = self._runtime.bytes_per_float * described.peak_floats_per_pixel
         self.overflowed = 0
         """Frames that half precision could not hold, and that were done again in float32."""
@@ -114,31 +113,36 @@ class Engine:
         Raises:
             VsrError: not even the smallest tile fits into memory.
         """
-        sr = self.start(lr)
-        return self.finish(lr, sr) if self.precision in ("fp16", "bf16") else sr
-
-    @torch.inference_mode()
-    def start(self, lr: Tensor) -> Tensor:
-        """As a call, but that values which half precision cannot hold are left as they came out.
-
-        On CUDA it returns before the device is done.
-        """
-        return self._run(self._runtime, lr.clamp(0, 1) if self._clips else lr)
-
-    @torch.inference_mode()
-    def finish(self, lr: Tensor, sr: Tensor) -> Tensor:
-        """What ``start`` gave, with the frames that are not finite done again in float32, and counted."""
-        over = ~torch.isfinite(sr).flatten(1).all(1)
-        if count := int(over.sum()):
-            logger.warning("half precision overflowed: %d frames are done again in float32", count)
-            self.overflowed += count
-            if self._exact is self._runtime:
-                self._exact = TorchRuntime(deepcopy(self._network), self.device, torch.float32)
+        sr = self.run(lr)
+        finite = self.finite(sr)
+        if not bool(finite.all()):
             sr = sr.clone()
-            sr[over] = self._run(self._exact, lr[over].clamp(0, 1) if self._clips else lr[over])
+            sr[~finite] = self.run_exactly(lr[~finite])
         return sr
 
+    @torch.inference_mode()
+    def run(self, lr: Tensor) -> Tensor:
+        """As a call, but that what half precision cannot hold is left as it came out. On CUDA it returns at once."""
+        return self._run(self._runtime, lr)
+
+    def finite(self, sr: Tensor) -> Tensor:
+        """(N,) bool on the device: of which frames ``run`` could hold all values."""
+        if self.precision not in ("fp16", "bf16"):
+            return torch.ones(len(sr), dtype=torch.bool, device=sr.device)
+        return torch.isfinite(sr).flatten(1).all(1)
+
+    @torch.inference_mode()
+    def run_exactly(self, lr: Tensor) -> Tensor:
+        """As a call, in float32; for what half precision could not hold, which is counted here."""
+        logger.warning("half precision overflowed: frames that are done again in float32: %d", len(lr))
+        self.overflowed += len(lr)
+        if self._exact is None:
+            _, self._exact = build_runtime(deepcopy(self._network), self.device, runtime="torch", precision="fp32")
+        return self._run(self._exact, lr)
+
     def _run(self, runtime: Runtime, lr: Tensor) -> Tensor:
+        if self._clips:
+            lr = lr.clamp(0, 1)
         count, _, height, width = lr.shape
         while True:
             tile_size = self.tile_for(count, height, width)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vsr.errors import UsageError
 from vsr.inference.quantisation import Calibration
-from vsr.inference.torch_runtime import DTYPES, TorchRuntime, matrix_product
+from vsr.inference.torch_runtime import DTYPES, CudaRuntime, TorchRuntime, matrix_product
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ def build_runtime(
         # What has no weights gains nothing by half precision, and would lose the lower bits of deep sources.
         precision = "fp16" if device.type == "cuda" and learnt else "fp32"
     dtype = DTYPES[precision]
-    return precision, TorchRuntime(network if dtype is torch.float32 else deepcopy(network), device, dtype)
+    kind = CudaRuntime if device.type == "cuda" else TorchRuntime
+    return precision, kind(network if dtype is torch.float32 else deepcopy(network), device, dtype)
 
 
 def _by_openvino(

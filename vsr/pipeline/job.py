@@ -76,6 +76,7 @@ class UpscaleSummary:
         repeated: frames that were equal to the one before, and so were not computed again.
         segments: in how many parts the clip was upscaled.
         resumed: frames that an earlier run had done.
+        overflowed: frames that half precision could not hold, and that were computed in float32.
     """
 
     source: Path
@@ -89,6 +90,7 @@ class UpscaleSummary:
     repeated: int = 0
     segments: int = 1
     resumed: int = 0
+    overflowed: int = 0
 
 
 def upscale(
@@ -162,7 +164,7 @@ def upscale_clip(
     return UpscaleSummary(
         source, target, sum(part.frames for part in done), plan.order.conversion.width, plan.order.conversion.height,
         time.monotonic() - started, tuple(map(str, output.streams)), str(damage), sum(part.repeated for part in done),
-        len(plan.segments), report.resumed,
+        len(plan.segments), report.resumed, sum(part.overflowed for part in done),
     )  # fmt: skip
 
 

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from vsr.errors import OutputError
-from vsr.imaging.colour import alpha_of, alpha_to_plane, planes_to_rgb, rgb_to_planes
-from vsr.imaging.resize import resize_bicubic
 from vsr.inference.engine import Engine
-from vsr.media.pixels import Plane
 from vsr.media.reader import Damage, Frame
 from vsr.pipeline.flow import Ahead, Behind
 from vsr.pipeline.job_folder import RECORD, seal
 from vsr.pipeline.order import Order
 from vsr.pipeline.outputs import FrameContext
-from vsr.pipeline.plan import Conversion
 from vsr.pipeline.segments import Finished, Segment
 from vsr.pipeline.stopwatch import NoStopwatch, Stopwatch, each
+from vsr.pipeline.upscaler import Upscaler
 
 QUEUE_BYTES = 128 << 20
 """What may wait on either side of the network: about forty frames of 1080p."""
@@ -63,7 +56,7 @@ def upscale_segments(
         VsrError: whatever ends the reading, the computing or the writing.
     """
     watch = watch or NoStopwatch()
-    upscaler = _Upscaler(engine, order.conversion, watch)
+    upscaler = Upscaler(engine, order.conversion, watch)
     with (
         _Sink(order, folder, on_finished, watch) as sink,
         Ahead(_decoded(order, segments, watch), max_bytes=QUEUE_BYTES, name="vsr-decode") as decoded,
@@ -71,17 +64,13 @@ def upscale_segments(
         ExitStack() as leaving,  # the first to be left
     ):
         leaving.callback(on_leave)
-        for batch in each(watch, "waiting", _batches(decoded, order.batch_size)):
-            if (frames := [item.frame for item in batch if item.frame is not None]) == []:
-                encoded.put(replace(batch[0], repeated=upscaler.repeated))
-                upscaler.repeated = 0
-                continue
-            results = upscaler.upscale(frames)
+        batches = each(watch, "waiting", _batches(decoded, order.batch_size))
+        for batch in _upscaled(batches, upscaler):
             with watch("waiting"):
-                for item, planes in zip(batch, results, strict=True):
-                    assert item.frame is not None
-                    encoded.put(replace(item, frame=Frame(planes, item.frame.pts, item.frame.duration)))
-            on_frames(len(batch))
+                for item in batch:
+                    encoded.put(item)
+            if (count := sum(item.frame is not None for item in batch)):
+                on_frames(count)
 
 
 @dataclass(frozen=True)
@@ -92,6 +81,7 @@ class _Item:
     frame: Frame | None
     damage: Damage = field(default_factory=Damage)
     repeated: int = 0
+    overflowed: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -118,6 +108,32 @@ def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
         if item.frame is None:
             yield batch
             batch = []
+
+
+def _upscaled(batches: Iterable[list[_Item]], upscaler: Upscaler) -> Iterator[list[_Item]]:
+    """The same with the results in place of the frames; several are on their way where the device works apart."""
+    under_way: deque[list[_Item]] = deque()
+
+    def landed() -> list[_Item]:
+        batch = under_way.popleft()
+        if batch[0].frame is None:
+            return [replace(batch[0], overflowed=upscaler.take_overflowed())]
+        return [
+            replace(item, frame=replace(item.frame, planes=planes))
+            for item, planes in zip(batch, upscaler.finish(), strict=True)
+            if item.frame is not None
+        ]
+
+    for batch in batches:
+        if frames := [item.frame for item in batch if item.frame is not None]:
+            upscaler.begin(frames)
+        else:
+            batch = [replace(batch[0], repeated=upscaler.take_repeated())]
+        under_way.append(batch)
+        while len(under_way) > upscaler.depth:
+            yield landed()
+    while under_way:
+        yield landed()
 
 
 class _Sink:
@@ -150,7 +166,9 @@ class _Sink:
             return
         writer, self._writer = self._writer, None
         writer.__exit__(None, None, None)
-        done = Finished(item.segment.number, self._frames, item.repeated, item.damage, tuple(writer.packets))
+        done = Finished(
+            item.segment.number, self._frames, item.repeated, item.damage, tuple(writer.packets), item.overflowed
+        )
         seal(folder, {RECORD: json.dumps(asdict(done)).encode()})
         self._on_finished(done, folder)
 
@@ -162,78 +180,3 @@ class _Sink:
     ) -> None:
         if self._writer is not None:
             self._writer.__exit__(kind, error, trace)
-
-
-class _Upscaler:
-    """Computes what differs from the frame before."""
-
-    def __init__(self, engine: Engine, conversion: Conversion, watch: Stopwatch) -> None:
-        self._engine, self._conversion, self._watch = engine, conversion, watch
-        self._last: tuple[Plane, ...] = ()
-        self._result: list[tuple[Plane, ...]] = []
-        self.repeated = 0
-
-    def upscale(self, frames: Sequence[Frame]) -> list[tuple[Plane, ...]]:
-        """The planes of each frame's result; ``repeated`` counts those that were not computed."""
-        fresh, places, before = [], [], self._last
-        for frame in frames:
-            if not _equal(frame.planes, before):
-                fresh.append(frame)
-            places.append(len(self._result) + len(fresh) - 1)
-            before = frame.planes
-        results = [*self._result, *_upscale_batch(fresh, self._engine, self._conversion, self._watch)]
-        self._last, self._result = before, results[-1:]
-        self.repeated += len(frames) - len(fresh)
-        return [results[place] for place in places]
-
-
-def _equal(planes: Sequence[Plane], others: Sequence[Plane]) -> bool:
-    """Whether two frames are equal byte for byte; of most that are not, one row tells it."""
-    if len(planes) != len(others) or not np.array_equal(planes[0][len(planes[0]) // 2], others[0][len(planes[0]) // 2]):
-        return False
-    return all(np.array_equal(plane, other) for plane, other in zip(planes, others, strict=True))
-
-
-@torch.inference_mode()
-def _upscale_batch(
-    batch: Sequence[Frame], engine: Engine, conversion: Conversion, watch: Stopwatch
-) -> list[tuple[Plane, ...]]:
-    """The planes of a batch, upscaled; they cross to the device and back once, as they are stored."""
-    if not batch:
-        return []
-    with watch("upload"):
-        stacked = (np.stack(planes) for planes in zip(*(frame.planes for frame in batch), strict=True))
-        decoded = [torch.from_numpy(planes).to(engine.device) for planes in stacked]
-    with watch("to RGB"):
-        lr = conversion.orientation.upright(planes_to_rgb(decoded, conversion.source, conversion.source_colour))
-    with watch("network"):
-        sr = engine(lr)
-    with watch("from RGB"):
-        sr = _fit(sr, conversion)
-        upscaled = rgb_to_planes(sr, conversion.target, conversion.target_colour)
-        if conversion.target.alpha:
-            upscaled.append(_alpha(decoded, sr, conversion))
-    with watch("download"):
-        planes = [plane.cpu().numpy() for plane in upscaled]
-    return [tuple(plane[index] for plane in planes) for index in range(len(batch))]
-
-
-def _fit(sr: Tensor, conversion: Conversion) -> Tensor:
-    """(N, 3, H, W) at the engine's size -> at the size to encode."""
-    height, width = conversion.height, conversion.width
-    rows, columns = height - sr.shape[-2], width - sr.shape[-1]
-    if not rows and not columns:
-        return sr
-    if conversion.padded:
-        return functional.pad(sr, (0, columns, 0, rows), mode="replicate")
-    return resize_bicubic(sr, height, width)
-
-
-def _alpha(decoded: Sequence[Tensor], sr: Tensor, conversion: Conversion) -> Tensor:
-    """The alpha plane, by bicubic: no network has learnt what it means. Opaque where the source has none."""
-    alpha = alpha_of(decoded, conversion.source)
-    if alpha is None:
-        alpha = sr.new_ones((len(sr), 1, conversion.height, conversion.width))
-    else:
-        alpha = resize_bicubic(conversion.orientation.upright(alpha), conversion.height, conversion.width)
-    return alpha_to_plane(alpha.clamp_(0, 1), conversion.target)

@@ -51,6 +51,7 @@ class Finished:
         repeated: how many of them were equal to the one before, whose result was taken.
         damage: what was wrong with its part of the source.
         packets: of the encoded file, in the order of decoding.
+        overflowed: how many frames half precision could not hold, and were computed in float32.
     """
 
     number: int
@@ -58,6 +59,7 @@ class Finished:
     repeated: int
     damage: Damage
     packets: tuple[Timing, ...] = ()
+    overflowed: int = 0
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Finished:
