@@ -9,6 +9,7 @@ import torch
 
 from vsr.inference import cost
 from vsr.inference.cost import measure_cost, memory_measure
+from vsr.networks.srgan import Generator
 
 CPU = torch.device("cpu")
 MEBIBYTE = 1 << 20
@@ -68,3 +69,11 @@ def test_memory_of_cuda() -> None:
     _, measured = measure_cost(work, device)
     assert measured.memory_bytes is not None and len(kept)
     assert 100 * MEBIBYTE <= measured.memory_bytes <= 110 * MEBIBYTE
+
+
+def test_operations_of_the_papers_generator() -> None:
+    """2.2 million multiply-adds for each LR pixel, by layers: head, body, two doublings, tail."""
+    per_pixel = 9 * 9 * 3 * 64 + 33 * 9 * 64 * 64 + (1 + 4) * 9 * 64 * 256 + 16 * 9 * 9 * 64 * 3
+    generator = Generator()
+    assert cost.operations_per_pixel(generator) == 2 * per_pixel
+    assert not any(layer._forward_hooks for layer in generator.modules()), "the network is left as it is"

@@ -1,4 +1,4 @@
-"""What a piece of work costs: seconds and memory."""
+"""What a piece of work costs: seconds, memory, and operations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
+from torch import nn
 
 Result = TypeVar("Result")
 
@@ -56,6 +57,27 @@ def measure_cost(work: Callable[[], Result], device: torch.device) -> tuple[Resu
     result, seconds = _timed(work)
     peak = _status("VmHWM") if resident is not None else None
     return result, Cost(seconds, None if peak is None or resident is None else max(0, peak - resident))
+
+
+def operations_per_pixel(network: nn.Module) -> float:
+    """Floating-point operations for an LR pixel: two for each multiply-add of each convolution.
+
+    Args:
+        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), on the CPU.
+    """
+    counted, edge = 0, 8
+
+    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal counted
+        counted += 2 * output.numel() * cast(nn.Conv2d, layer).weight[0].numel()
+
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    hooks = [layer.register_forward_hook(count) for layer in convolutions]
+    with torch.no_grad():
+        network(torch.zeros(1, 3, edge, edge))
+    for hook in hooks:
+        hook.remove()
+    return counted / edge**2
 
 
 def _timed(work: Callable[[], Result]) -> tuple[Result, float]:

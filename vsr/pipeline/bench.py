@@ -13,10 +13,9 @@ from typing import Literal, cast
 
 import ffmpeg
 import torch
-from torch import nn
 
 from vsr.errors import UsageError, unknown_choices
-from vsr.inference.cost import measure_cost
+from vsr.inference.cost import measure_cost, operations_per_pixel
 from vsr.inference.device import choose_device
 from vsr.inference.engine import Engine
 from vsr.inference.runtimes import Precision, RuntimeName, peak_product
@@ -236,22 +235,6 @@ def _test_clip(folder: Path, width: int, height: int, frames: int) -> Path:
         pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"  # libx264 has no 4:2:0 of odd sizes
         run(ffmpeg.output(shapes, str(path), vframes=frames, vcodec="libx264", preset="veryfast", pix_fmt=pix_fmt))
     return path
-
-
-def operations_per_pixel(network: nn.Module) -> float:
-    """Floating-point operations for an LR pixel: two for each multiply-add of each convolution."""
-    counted, edge = 0, 8
-
-    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
-        nonlocal counted
-        counted += 2 * output.numel() * cast(nn.Conv2d, layer).weight[0].numel()
-
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
-        network(torch.zeros(1, 3, edge, edge))
-    return counted / edge**2
 
 
 class NullOutput:
