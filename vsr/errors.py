@@ -4,7 +4,8 @@
 
     VsrError                     exit code 1
     ├── UsageError               exit code 2: the words of the command contradict each other or name nothing
-    │   └── UnknownModelError    no model of that name, and no file either
+    │   ├── UnknownModelError    no model of that name, and no file either
+    │   └── UnsupportedError     an engine or a precision that this machine or this model does not have
     ├── InputError               a file that was named as input is missing, unreadable, or holds no video
     ├── OutputError              the output exists already, or cannot be written
     ├── WeightsError             a weights file is damaged, of another kind, or refused
@@ -36,6 +37,10 @@ class UsageError(VsrError):
 
 class UnknownModelError(UsageError):
     """No shipped model and no file has that name."""
+
+
+class UnsupportedError(UsageError):
+    """An engine or a precision that this machine or this model does not have."""
 
 
 class InputError(VsrError):

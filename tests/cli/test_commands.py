@@ -45,9 +45,9 @@ def test_help_names_the_commands() -> None:
     assert all(name in result.output for name in ("upscale", "train", "models"))
 
 
-@pytest.mark.parametrize("command", [["upscale"], ["train"], ["models"], ["models", "show"]])
-def test_every_command_has_help(command: list[str]) -> None:
-    result = invoke(*command, "--help")
+@pytest.mark.parametrize("command", ["upscale", "train", "models", "models show", "models calibrate", "bench"])
+def test_every_command_has_help(command: str) -> None:
+    result = invoke(*command.split(), "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.output
 
@@ -581,3 +581,31 @@ def test_models_calibrate_refuses(tiny_weights: Path, tmp_path: Path) -> None:
     assert_refused(invoke("models", "calibrate", str(broken), "--data", str(tmp_path)), 1, "is not a weights file")
     assert_refused(invoke("models", "calibrate", str(tiny_weights), "--data", str(tmp_path)), 1, "no pictures in")
     assert read_info(tiny_weights).calibration is None
+
+
+def test_bench_prints_a_table_and_writes_it(tiny_weights: Path, tmp_path: Path) -> None:
+    asked = ("bench", "--model", tiny_weights, "--size", "32x16", "--seconds", 0.01, "--device", "cpu")
+    result = invoke(*asked, "--engine", "torch", "-o", tmp_path / "speed.csv")
+    assert result.exit_code == 0, result.output
+    assert all(word in result.stdout for word in ("32x16", "torch", "fp32", "of peak", "efficiency", "from RGB"))
+    assert "frames/s bare" in result.stderr
+    assert (tmp_path / "speed.csv").read_text().count(",32x16,") == 1
+    assert_refused(invoke(*asked, "-o", tmp_path / "speed.csv"), 1, "exists already")
+    (speed,) = json.loads(invoke(*asked, "--precision", "fp32", "--engine", "openvino", "--json").stdout)["speeds"]
+    assert speed["efficiency"] == pytest.approx(speed["pipeline_fps"] / speed["network_fps"])
+    assert (speed["width"], speed["precision"], speed["frames"]) == (32, "fp32", speed["frames"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--size", "big"], 2, "big"),
+        (["--precision", "fp64"], 2, "fp64"),
+        (["--model", "nope"], 2, "there is no model 'nope'"),
+        (["--codec", "dirac"], 2, "got 'dirac'"),
+        (["-o", "table.xlsx"], 2, ".xlsx"),
+    ],
+    ids=str,
+)
+def test_bench_refuses(arguments: list[str], code: int, words: str) -> None:
+    assert_refused(invoke("bench", *arguments), code, words)

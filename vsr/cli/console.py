@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import signal
@@ -86,6 +87,13 @@ def large_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+        atexit.register(_thaw_for_triton)
+
+
+def _thaw_for_triton() -> None:
+    # Where torch has loaded Triton: its bindings complain at the end of what the collector could not free.
+    if "triton" in sys.modules:
+        gc.unfreeze()
 
 
 @contextmanager

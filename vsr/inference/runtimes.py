@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from vsr.errors import UsageError
+from vsr.errors import UnsupportedError
 from vsr.inference.quantisation import Calibration
 from vsr.inference.torch_runtime import DTYPES, CudaRuntime, TorchRuntime, matrix_product
 
@@ -57,17 +57,17 @@ def build_runtime(
         The precision that ``auto`` has become, and what runs the network.
 
     Raises:
-        UsageError: a precision that the device or the runtime does not have.
+        UnsupportedError: a precision that the device or the runtime does not have.
     """
     if runtime == "openvino" or precision == "int8":
         if runtime == "torch":
-            raise UsageError("torch does not compute in int8 here: leave --engine out, or take another --precision.")
+            raise UnsupportedError("torch does not compute in int8 here: leave out --engine, or take another precision.")
         return _by_openvino(network, device, precision, calibration)
     learnt = _has_weights(network)
     if runtime == "auto" and device.type == "cpu" and learnt and precision != "fp16":
         try:
             return _by_openvino(network, device, precision, calibration)
-        except UsageError as exc:
+        except UnsupportedError as exc:
             logger.info("torch computes, since %s", exc)
     if precision == "auto":
         # What has no weights gains nothing by half precision, and would lose the lower bits of deep sources.
@@ -81,28 +81,32 @@ def _by_openvino(
     network: nn.Module, device: torch.device, precision: Precision, calibration: Calibration | None
 ) -> tuple[Precision, Runtime]:
     if device.type != "cpu":
-        raise UsageError(f"OpenVINO and int8 compute on the CPU, not on {device}: add --device cpu.")
+        raise UnsupportedError(f"OpenVINO and int8 compute on the CPU, not on {device}: add --device cpu.")
     if not _has_weights(network):
-        raise UsageError("what has no weights, as bicubic and identity, runs in torch and in fp32.")
+        raise UnsupportedError("what has no weights, as bicubic and identity, runs in torch and in fp32.")
     if precision == "fp16":
-        raise UsageError("OpenVINO has fp32, bf16 and int8 on the CPU, not fp16.")
+        raise UnsupportedError("OpenVINO has fp32, bf16 and int8 on the CPU, not fp16.")
     if precision == "int8" and calibration is None:
-        raise UsageError("int8 needs a calibration of the model: `vsr models calibrate` writes one into its file.")
+        raise UnsupportedError("int8 needs a calibration of the model: `vsr models calibrate` writes one.")
     try:
         from vsr.inference import openvino_runtime
     except ImportError as exc:
-        raise UsageError(f"OpenVINO cannot be used ({exc}); `pip install openvino` brings it.") from exc
+        raise UnsupportedError(f"OpenVINO cannot be used ({exc}); `pip install openvino` brings it.") from exc
     if not openvino_runtime.supports(precision):
-        raise UsageError("this processor does not compute in bf16: take --precision fp32 or int8.")
+        raise UnsupportedError("this processor does not compute in bf16: take --precision fp32 or int8.")
     precision = "fp32" if precision == "auto" else precision
     try:
         return precision, openvino_runtime.OpenVinoRuntime(network, precision, calibration)
     except openvino_runtime.UntranslatableError as exc:
-        raise UsageError(f"OpenVINO cannot run this network: {exc}.") from exc
+        raise UnsupportedError(f"OpenVINO cannot run this network: {exc}.") from exc
 
 
 def _has_weights(network: nn.Module) -> bool:
     return any(True for _ in network.parameters())
+
+
+PRODUCT_SIZES = {"cuda": 8192, "cpu": 4096}
+"""Rows and columns of the matrices whose product shows what a kind of device can do."""
 
 
 class Product(NamedTuple):
@@ -119,7 +123,7 @@ class Product(NamedTuple):
 
 def peak_product(device: torch.device, precision: Precision) -> Product | None:
     """The product by the engine that is quickest at it there; None: there is none in that precision."""
-    size = 8192 if device.type == "cuda" else 4096
+    size = PRODUCT_SIZES.get(device.type, 2048)
     multiply: Callable[[], object] | None = None
     if device.type == "cpu" and precision != "fp16":
         with suppress(ImportError):

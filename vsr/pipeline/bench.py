@@ -14,7 +14,7 @@ from typing import Literal, cast
 import ffmpeg
 import torch
 
-from vsr.errors import UsageError, unknown_choices
+from vsr.errors import UnsupportedError, UsageError, unknown_choices
 from vsr.inference.cost import measure_cost, operations_per_pixel
 from vsr.inference.device import choose_device
 from vsr.inference.engine import Engine
@@ -146,18 +146,14 @@ def bench(options: BenchOptions) -> Iterator[Speed]:
                     )  # fmt: skip
                     try:
                         speed = _Bench(model, width, height, upscale, options, Path(folder)).measure()
-                    except UsageError as exc:
-                        if options.precisions or options.engine != "auto" or not _is_refusal(exc):
+                    except UnsupportedError:
+                        if options.precisions or options.engine != "auto":
                             raise
-                        continue  # what this machine does not have
+                        continue
                     found = True
                     yield speed
     if not found:
         raise UsageError("nothing of that can be measured here.")
-
-
-def _is_refusal(error: UsageError) -> bool:
-    return any(word in str(error) for word in ("bf16", "int8", "OpenVINO"))
 
 
 def _ways(options: BenchOptions, device: torch.device) -> list[tuple[RuntimeName, Precision]]:
