@@ -61,7 +61,7 @@ def build_runtime(
     """
     if runtime == "openvino" or precision == "int8":
         if runtime == "torch":
-            raise UnsupportedError("torch does not compute in int8 here: leave out --engine, or take another precision.")
+            raise UnsupportedError("torch does not compute in int8 here: leave --engine out.")
         return _by_openvino(network, device, precision, calibration)
     learnt = _has_weights(network)
     if runtime == "auto" and device.type == "cpu" and learnt and precision != "fp16":
