@@ -1,6 +1,6 @@
 """The whole command against the loop that people use, on the CPU, alternated in one run.
 
-    python benchmarks/speed.py [--model video-x4] [--rounds 3] [--frames 48]
+    python benchmarks/speed.py [--model video-x4] [--rounds 3] [--frames 96]
 
 For each size, every round runs the loop (``plain_loop.py``) and ``vsr upscale`` in each precision one after the other,
 each in a process of its own, so that a drift of the machine meets all of them; who begins changes from round to round.

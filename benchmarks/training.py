@@ -23,7 +23,7 @@ import torch
 from lightning_fabric import Fabric
 
 from vsr.inference.cost import operations_per_pixel
-from vsr.inference.runtimes import peak_product
+from vsr.inference.peak import peak_product
 from vsr.networks.srgan import Generator
 from vsr.training.batches import Batches, load_pictures
 from vsr.training.game import begin_stage, new_game

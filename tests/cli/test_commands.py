@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from vsr.cli import main
-from vsr.inference.runtimes import PRODUCT_SIZES
+from vsr.inference.peak import SIZES
 from vsr.networks.models import models_folder
 from vsr.networks.weights import load_generator, read_info
 
@@ -587,7 +587,7 @@ def test_models_calibrate_refuses(tiny_weights: Path, tmp_path: Path) -> None:
 def test_bench_prints_a_table_and_writes_it(
     tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PRODUCT_SIZES, "cpu", 64)
+    monkeypatch.setitem(SIZES, "cpu", 64)
     asked = ("bench", "--model", tiny_weights, "--size", "32x16", "--seconds", 0.01, "--device", "cpu")
     result = invoke(*asked, "--engine", "torch", "-o", tmp_path / "speed.csv")
     assert result.exit_code == 0, result.output

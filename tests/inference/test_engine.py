@@ -226,7 +226,7 @@ def test_what_overflows_half_precision_is_done_again_in_float32(caplog: pytest.L
     with caplog.at_level(logging.WARNING, logger="vsr"):
         sr = engine(lr)
     torch.testing.assert_close(sr, lr, rtol=0, atol=1e-3)
-    assert "done again in float32: 1" in caplog.text and engine.overflowed == 1
+    assert "done again in float32" in caplog.text and engine.overflowed == 1
 
 
 def test_the_tile_grid_of_a_size_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,29 @@ class Branching(nn.Conv2d):
         return super().forward(lr) if lr.mean() > 0 else lr
 
 
+class ByKeyword(nn.Conv2d):
+    """What is called in a way that is not translated."""
+
+    scale, wants_unit_range, peak_floats_per_pixel = 1, False, 9
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return torch.add(input=super().forward(lr), other=1)
+
+
+class Arithmetic(nn.Conv2d):
+    """Numbers on either side."""
+
+    scale, wants_unit_range, peak_floats_per_pixel = 1, False, 9
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, 1)
+        self.inner = nn.Conv2d(3, 3, 1)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        x = self.inner(lr)
+        return 2 * (1 - x) / 4 + (3 + x * 2) - 1
+
+
 class Unknown(nn.Sequential):
     """What is traced, and not translated."""
 
@@ -145,8 +168,13 @@ class Unknown(nn.Sequential):
 
 @pytest.mark.parametrize(
     "network",
-    [Branching(3, 3, 1), Unknown(nn.Conv2d(3, 3, 1), nn.Softmax(1)), Unknown(nn.Conv2d(3, 3, 1, groups=3))],
-    ids=["branching", "softmax", "groups"],
+    [
+        Branching(3, 3, 1),
+        Unknown(nn.Conv2d(3, 3, 1), nn.Softmax(1)),
+        Unknown(nn.Conv2d(3, 3, 1, groups=3)),
+        ByKeyword(3, 3, 1),
+    ],
+    ids=["branching", "softmax", "groups", "keyword"],
 )
 def test_what_cannot_be_translated_runs_in_torch(network: nn.Module) -> None:
     with pytest.raises(UntranslatableError):
@@ -154,6 +182,14 @@ def test_what_cannot_be_translated_runs_in_torch(network: nn.Module) -> None:
     with pytest.raises(UsageError, match=r"^OpenVINO cannot run this network: .*\.$"):
         Engine(copy.deepcopy(network), device="cpu", runtime="openvino")
     assert Engine(network, device="cpu").runtime == "torch"
+
+
+def test_numbers_stand_on_either_side() -> None:
+    network, lr = Arithmetic(), noise(1, 3, 4, 4)
+    expected = Engine(copy.deepcopy(network), device="cpu", runtime="torch")(lr)
+    engine = Engine(network, device="cpu", runtime="openvino")
+    torch.testing.assert_close(engine(lr.half()), engine(lr.half().float()), rtol=0, atol=0)
+    torch.testing.assert_close(engine(lr), expected, rtol=0, atol=1e-5)
 
 
 @pytest.fixture
@@ -190,6 +226,16 @@ def test_what_has_no_weights_has_no_int8() -> None:
     for options in ({"engine": "openvino"}, {"precision": "int8"}):
         with pytest.raises(UsageError, match="runs in torch and in fp32"):
             load_model("bicubic", device="cpu", **options)  # type: ignore[arg-type]
+
+
+def test_recalibrated_is_another_model() -> None:
+    digests = set()
+    for scale in (1, 2):
+        torch.manual_seed(0)
+        generator = random_generator()
+        calibration = calibrate(generator, [noise(1, 3, 8, 8) / scale])
+        digests.add(Engine(generator, device="cpu", precision="int8", calibration=calibration).digest())
+    assert len(digests) == 2
 
 
 def test_a_calibration_of_nothing() -> None:

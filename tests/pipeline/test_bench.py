@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vsr.errors import UnknownModelError, UsageError
-from vsr.inference.runtimes import PRODUCT_SIZES
+from vsr.inference.peak import SIZES
 from vsr.pipeline.bench import BenchOptions, Speed, bench
 from vsr.pipeline.stopwatch import STAGES, NoStopwatch, Stopwatch, each
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRODUCT_SIZES, "cpu", 64)
+    monkeypatch.setitem(SIZES, "cpu", 64)
 
 
 def measured(**options: Any) -> list[Speed]:

@@ -50,13 +50,16 @@ def show(name: str) -> None:
 
 
 @models.command()
-@click.argument("weights", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("--data", type=click.Path(path_type=Path), required=True, metavar="DIR", help="HR pictures.")
-def calibrate(weights: Path, data: Path) -> None:
+def calibrate(model: str, data: Path) -> None:
     """Measure on pictures what int8 has to know of a model, and write it into its file."""
     from tqdm import tqdm
 
     from vsr.evaluation.calibration import calibrate_file
+    from vsr.networks.models import find_weights
+
+    weights = find_weights(model)
 
     with tqdm(unit="picture", leave=False, disable=None) as bar:
 

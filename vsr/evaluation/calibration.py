@@ -35,15 +35,15 @@ def calibrate_file(path: Path, data: Path, progress: Callable[[int, int], None] 
         InputError: the folder or a picture cannot be used.
         OutputError: the file cannot be written.
     """
-    network = load_generator(path)
+    network, scale = load_generator(path), read_info(path).scale
     found = find_pictures(data)
     chosen = found[:: -(-len(found) // PICTURES)]
 
     def read() -> Iterator[Tensor]:
         for number, picture in enumerate(chosen):
             if progress is not None:
-                progress(number, len(chosen))
-            yield _lr_of(picture, read_info(path).scale)
+                progress(number, len(chosen))  # its turn comes when the one before is done
+            yield _lr_of(picture, scale)
 
     save_calibration(path, calibrate(network, read()))
     return len(chosen)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vsr.errors import UsageError, VsrError
 from vsr.inference.device import choose_device, free_memory
 from vsr.inference.quantisation import Calibration
-from vsr.inference.runtimes import Precision, Runtime, RuntimeName, build_runtime
+from vsr.inference.runtimes import Precision, RuntimeName, build_runtime
 from vsr.inference.tiling import upscale_tiled
 from vsr.networks.models import DEFAULT_MODEL, load_calibration, load_network
 from vsr.networks.rewrites import simplify
@@ -81,11 +81,12 @@ class Engine:
         self._counts: dict[tuple[int, int], int] = {}  # ... and the largest batch that it was chosen for
         simplify(network.eval().requires_grad_(False))
         self._network = network
-        self._digest = _digest_of(network)
+        weights = _digest_of(network)
         self.precision, self._runtime = build_runtime(
             network, self.device, runtime=runtime, precision=precision, calibration=calibration
         )
-        self._exact: Runtime | None = None
+        self._digest = f"{weights} {sorted((calibration or {}).items())}" if self.precision == "int8" else weights
+        self._exact: Engine | None = None
         self._bytes_per_pixel = self._runtime.bytes_per_float * described.peak_floats_per_pixel
         self.overflowed = 0
         """Frames that half precision could not hold, and that were done again in float32."""
@@ -122,8 +123,11 @@ class Engine:
 
     @torch.inference_mode()
     def run(self, lr: Tensor) -> Tensor:
-        """As a call, but that what half precision cannot hold is left as it came out. On CUDA it returns at once."""
-        return self._run(self._runtime, lr)
+        """As a call, but that what half precision cannot hold is left as it came out. On CUDA it returns before
+        the device is done, unless frames are tiled."""
+        if self._clips:
+            lr = lr.clamp(0, 1)
+        return self._run(lr)
 
     def finite(self, sr: Tensor) -> Tensor:
         """(N,) bool on the device: of which frames ``run`` could hold all values."""
@@ -134,15 +138,21 @@ class Engine:
     @torch.inference_mode()
     def run_exactly(self, lr: Tensor) -> Tensor:
         """As a call, in float32; for what half precision could not hold, which is counted here."""
-        logger.warning("half precision overflowed: frames that are done again in float32: %d", len(lr))
-        self.overflowed += len(lr)
         if self._exact is None:
-            _, self._exact = build_runtime(deepcopy(self._network), self.device, runtime="torch", precision="fp32")
-        return self._run(self._exact, lr)
+            logger.warning("half precision cannot hold all frames; such are done again in float32")
+            self._exact = Engine(
+                deepcopy(self._network), device=str(self.device), runtime="torch", precision="fp32",
+                tile_size=self._tile_size, overlap=self.overlap,
+            )  # fmt: skip
+        self.overflowed += len(lr)
+        return self._exact.run(lr)
 
-    def _run(self, runtime: Runtime, lr: Tensor) -> Tensor:
-        if self._clips:
-            lr = lr.clamp(0, 1)
+    def record(self) -> None:
+        """Many frames of a size are to come: on CUDA their kernels are recorded, and launched at once."""
+        self._runtime.record()
+
+    def _run(self, lr: Tensor) -> Tensor:
+        runtime = self._runtime
         count, _, height, width = lr.shape
         while True:
             tile_size = self.tile_for(count, height, width)
@@ -150,14 +160,15 @@ class Engine:
                 if tile_size >= max(height, width):
                     return runtime(lr)
                 return upscale_tiled(runtime, lr, scale=int(self.scale), tile_size=tile_size, overlap=self.overlap)
-            except RuntimeError as exc:
+            except (RuntimeError, MemoryError) as exc:
                 if not _is_out_of_memory(exc):
                     raise
                 self._shrink_tile(min(tile_size, max(height, width)), height, width, exc)
             if self.device.type == "cuda":  # outside of the handler, whose traceback holds the activations
+                runtime.release()
                 torch.cuda.empty_cache()
 
-    def _shrink_tile(self, tried: int, height: int, width: int, cause: RuntimeError) -> None:
+    def _shrink_tile(self, tried: int, height: int, width: int, cause: RuntimeError | MemoryError) -> None:
         if tried <= self._least_tile or self.scale != int(self.scale):
             raise VsrError(
                 f"{self.device} has too little free memory for a tile of {tried} pixels; "
@@ -194,7 +205,7 @@ class Engine:
         return cast("npt.NDArray[np.uint8]", sr.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
     def digest(self) -> str:
-        """Of the weights, as they are used; of a network without any, of its name and scale."""
+        """Of the weights, as they are used, and of what int8 knows of them; without weights of the name and scale."""
         return self._digest
 
     def batch_size(self, height: int, width: int) -> int:
@@ -229,11 +240,11 @@ class Engine:
         return int(min(budget / self._bytes_per_pixel, elements / floats))
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     # Only CUDA has a class of its own for it; the CPU's allocator and MPS say it in words.
     words = str(error)
     signs = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in words for sign in signs)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in words for sign in signs)
 
 
 def _digest_of(network: nn.Module) -> str:

@@ -70,13 +70,13 @@ class Lanes:
                 host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
                 landed.append(host.copy_(tensor, non_blocking=True))
                 tensor.record_stream(down)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             event.record(down)
         return Landing(landed, event)
 
 
 def _pinned_stack(planes: Sequence[Array]) -> Tensor:
-    first = torch.from_numpy(planes[0][None])
-    stacked = torch.empty((len(planes), *first.shape[1:]), dtype=first.dtype, pin_memory=True)
+    dtype = torch.uint8 if planes[0].dtype == np.uint8 else torch.uint16
+    stacked = torch.empty((len(planes), *planes[0].shape), dtype=dtype, pin_memory=True)
     np.stack(planes, out=stacked.numpy())
     return stacked

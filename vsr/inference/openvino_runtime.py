@@ -7,6 +7,7 @@ below. Imported where it is used, since importing OpenVINO takes a third of a se
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -48,13 +49,21 @@ class OpenVinoRuntime:
 
     def __init__(self, network: nn.Module, precision: str, calibration: Calibration | None = None) -> None:
         self.bytes_per_float = BYTES_PER_FLOAT[precision]
+        self._lock = threading.Lock()
         model = translate(network, calibration if precision == "int8" else None)
         self._request = _compiled(model, precision)
 
     def __call__(self, lr: Tensor) -> Tensor:
-        """(N, 3, H, W) float32 on the CPU -> (N, 3, scale*H, scale*W) float32."""
-        self._request.infer([openvino.Tensor(lr.contiguous().numpy(), shared_memory=True)])
-        return torch.from_numpy(self._request.get_output_tensor().data.copy())
+        """(N, 3, H, W) float on the CPU -> (N, 3, scale*H, scale*W) float32."""
+        with self._lock:
+            self._request.infer([openvino.Tensor(lr.float().contiguous().numpy(), shared_memory=True)])
+            return torch.from_numpy(self._request.get_output_tensor().data.copy())
+
+    def record(self) -> None:
+        """Sizes do not matter here."""
+
+    def release(self) -> None:
+        """Nothing can be given up."""
 
 
 def supports(precision: str) -> bool:
@@ -104,12 +113,19 @@ def translate(network: nn.Module, calibration: Calibration | None = None) -> ope
         UntranslatableError: it has an operation that is not known here.
     """
     try:
-        graph = fx.Tracer().trace(network)
-    except (TypeError, fx.proxy.TraceError) as exc:
-        raise UntranslatableError(f"the network cannot be traced: {exc}") from exc
+        return _translated(fx.Tracer().trace(network), network, calibration or {})
+    except UntranslatableError:
+        raise
+    except Exception as exc:  # whatever a network's code makes of a tracer, or OpenVINO of its operations
+        raise UntranslatableError(f"{type(exc).__name__}: {exc}") from exc
+
+
+def _translated(graph: fx.Graph, network: nn.Module, calibration: Calibration) -> openvino.Model:
     source = ops.parameter([-1, 3, -1, -1], np.float32)
     results: dict[fx.Node, Any] = {}
     for node in graph.nodes:
+        if node.kwargs:
+            raise UntranslatableError(f"{node} is called by keywords")
         inputs = [results[value] if isinstance(value, fx.Node) else value for value in node.args]
         match node.op:
             case "placeholder":
@@ -118,13 +134,12 @@ def translate(network: nn.Module, calibration: Calibration | None = None) -> ope
                 results[node] = ops.constant(operator.attrgetter(node.target)(network).numpy())
             case "call_module":
                 layer = network.get_submodule(node.target)
-                translator = _entry(LAYERS, type(layer), str(layer))
-                results[node] = translator(inputs[0], layer, (calibration or {}).get(node.target))
+                results[node] = _entry(LAYERS, type(layer), str(layer))(inputs[0], layer, calibration.get(node.target))
             case "call_function" | "call_method":
                 results[node] = _entry(FUNCTIONS, node.target, str(node))(*inputs)
             case "output":
                 return openvino.Model([ops.result(inputs[0])], [source], type(network).__name__)
-    raise AssertionError("a graph ends in its output")
+    raise UntranslatableError("it has no result")
 
 
 def _entry(table: Mapping[Any, Callable[..., Any]], key: object, name: str) -> Callable[..., Any]:
@@ -163,10 +178,10 @@ LAYERS: dict[type[nn.Module], Callable[..., Any]] = {
 """By class: from the input, the layer, and what was measured of it, to its result."""
 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
-    operator.add: lambda x, y: ops.add(x, _value(y)),
-    operator.sub: lambda x, y: ops.subtract(x, _value(y)),
-    operator.mul: lambda x, y: ops.multiply(x, _value(y)),
-    operator.truediv: lambda x, y: ops.divide(x, _value(y)),
+    operator.add: lambda x, y: ops.add(_value(x), _value(y)),
+    operator.sub: lambda x, y: ops.subtract(_value(x), _value(y)),
+    operator.mul: lambda x, y: ops.multiply(_value(x), _value(y)),
+    operator.truediv: lambda x, y: ops.divide(_value(x), _value(y)),
     "tanh": ops.tanh,
 }
 """By function, or by a method's name: from its arguments to its result."""

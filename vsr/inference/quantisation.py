@@ -57,6 +57,8 @@ def calibrate(network: nn.Module, pictures: Iterable[Tensor]) -> dict[str, tuple
 
 def with_exact_zero(least: float, greatest: float) -> tuple[float, float]:
     """The range next to this whose 256 levels hold zero itself, so that padding stays nothing."""
+    if least == greatest:  # nothing but zero was seen
+        return 0.0, 1.0
     step = (greatest - least) / LEVELS
     below = round(-least / step)
     return -below * step, (LEVELS - below) * step

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from copy import deepcopy
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from vsr.errors import UnsupportedError
 from vsr.inference.quantisation import Calibration
-from vsr.inference.torch_runtime import DTYPES, CudaRuntime, TorchRuntime, matrix_product
+from vsr.inference.torch_runtime import DTYPES, CudaRuntime, TorchRuntime
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +30,13 @@ class Runtime(Protocol):
     """Memory that it takes for each of the network's ``peak_floats_per_pixel``."""
 
     def __call__(self, lr: Tensor) -> Tensor:
-        """(N, 3, H, W) float32 -> (N, 3, scale*H, scale*W) float32, both on the device."""
+        """(N, 3, H, W) float -> (N, 3, scale*H, scale*W) float32, both on the device. From any thread."""
+
+    def record(self) -> None:
+        """Many frames of a size are to come: do what pays then."""
+
+    def release(self) -> None:
+        """Give up the memory that is kept for frames to come."""
 
 
 def build_runtime(
@@ -73,7 +76,7 @@ def build_runtime(
         # What has no weights gains nothing by half precision, and would lose the lower bits of deep sources.
         precision = "fp16" if device.type == "cuda" and learnt else "fp32"
     dtype = DTYPES[precision]
-    kind = CudaRuntime if device.type == "cuda" else TorchRuntime
+    kind = CudaRuntime if device.type == "cuda" and learnt else TorchRuntime
     return precision, kind(network if dtype is torch.float32 else deepcopy(network), device, dtype)
 
 
@@ -103,44 +106,3 @@ def _by_openvino(
 
 def _has_weights(network: nn.Module) -> bool:
     return any(True for _ in network.parameters())
-
-
-PRODUCT_SIZES = {"cuda": 8192, "cpu": 4096}
-"""Rows and columns of the matrices whose product shows what a kind of device can do."""
-
-
-class Product(NamedTuple):
-    """A large matrix product, as a measure of what a device can do.
-
-    Attributes:
-        multiply: does it once, and waits for its end.
-        operations: in floating point, that it takes: two for each multiply-add.
-    """
-
-    multiply: Callable[[], object]
-    operations: int
-
-
-def peak_product(device: torch.device, precision: Precision) -> Product | None:
-    """The product by the engine that is quickest at it there; None: there is none in that precision."""
-    size = PRODUCT_SIZES.get(device.type, 2048)
-    multiply: Callable[[], object] | None = None
-    if device.type == "cpu" and precision != "fp16":
-        with suppress(ImportError):
-            from vsr.inference import openvino_runtime
-
-            if openvino_runtime.supports(precision):
-                multiply = openvino_runtime.matrix_product(precision, size)
-    if precision in DTYPES:
-        by_torch = matrix_product(device, precision, size)
-        if multiply is None or _seconds_of_two(by_torch) < _seconds_of_two(multiply):
-            multiply = by_torch
-    return None if multiply is None else Product(multiply, 2 * size**3)
-
-
-def _seconds_of_two(work: Callable[[], object]) -> float:
-    work()
-    started = time.perf_counter()
-    work()
-    work()
-    return time.perf_counter() - started

@@ -1,22 +1,29 @@
-"""A network run by torch; on CUDA by recorded graphs."""
+"""A network run by torch; on CUDA by recorded kernels where many frames of a size come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, cast
+import logging
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+logger = logging.getLogger(__name__)
+
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """By precision."""
 
-GRAPHS = 2
-"""Shapes that are recorded at most, each with the memory of all its activations: a whole frame, or a tile and none."""
+MOST_RECORDED = 8
+"""Shapes that are recorded at once: batches that are full or not, of whole frames or tiles."""
 
 
 class TorchRuntime:
     """Runs a network on a device.
+
+    float32 is float32 on CUDA too: convolutions do not round what they are given to TF32. Which kernel is taken is not
+    decided by a race, so that two processes take the same.
 
     Args:
         network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), in eval mode; moved to the device and converted.
@@ -31,16 +38,31 @@ class TorchRuntime:
         # Channels last is what the processors' convolutions compute in; what has no weights has none of these.
         learnt = any(True for _ in network.parameters())
         self._memory_format = torch.channels_last if learnt else torch.preserve_format
-        self._dtype = dtype
+        self._device, self._dtype = device, dtype
         self.bytes_per_float = float(dtype.itemsize)
         self._network = network.to(device, dtype).to(memory_format=torch.channels_last)
 
     def __call__(self, lr: Tensor) -> Tensor:
-        """(N, 3, H, W) float32 -> (N, 3, scale*H, scale*W) float32, both on the device."""
+        """(N, 3, H, W) float -> (N, 3, scale*H, scale*W) float32, both on the device."""
+        with self._settings():
+            return self._run(lr)
+
+    def record(self) -> None:
+        """Nothing can be recorded here."""
+
+    def release(self) -> None:
+        """Nothing is kept here."""
+
+    def _settings(self) -> AbstractContextManager[None]:
+        if self._device.type != "cuda":
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
+
+    def _run(self, lr: Tensor) -> Tensor:
         return cast(Tensor, self._network(lr.to(self._dtype, memory_format=self._memory_format))).float()
 
 
-class _Graph(NamedTuple):
+class _Recorded(NamedTuple):
     """Kernels that were recorded once, and the tensors that they read and write."""
 
     graph: torch.cuda.CUDAGraph
@@ -49,52 +71,61 @@ class _Graph(NamedTuple):
 
 
 class CudaRuntime(TorchRuntime):
-    """Runs a network on CUDA; a shape that comes a second time is recorded, and from then on replayed.
+    """Runs a network on CUDA, where the kernels of a shape can be recorded and launched at once.
 
-    Some hundred kernels are launched at once then, which otherwise take the processor as long as the device. float32 is
-    float32: convolutions do not round their inputs to TF32.
+    Some hundred of them take the processor about as long to launch as the device to compute a small frame. What was
+    recorded keeps the memory of its activations, which all shapes share.
     """
 
     def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(network, device, dtype)
-        self._device = device
+        self._records = False
         self._seen: set[torch.Size] = set()
-        self._graphs: dict[torch.Size, _Graph] = {}
+        self._recorded: dict[torch.Size, _Recorded] = {}
+        self._pool: Any = None
+        self._aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._lock = threading.Lock()
+
+    def record(self) -> None:
+        """From now on, record each shape that comes a second time."""
+        self._records = True
+
+    def release(self) -> None:
+        """Give up what was recorded, and its memory."""
+        with self._lock:
+            self._recorded.clear()
+            self._seen.clear()
+            self._pool = None
 
     def __call__(self, lr: Tensor) -> Tensor:
-        """(N, 3, H, W) float32 -> (N, 3, scale*H, scale*W) float32, both on the device."""
-        with torch.backends.cudnn.flags(benchmark=True, allow_tf32=False):
-            if lr.shape not in self._graphs:
-                if lr.shape not in self._seen or len(self._graphs) >= GRAPHS:
-                    self._seen.add(lr.shape)
-                    return super().__call__(lr)
-                self._graphs[lr.shape] = self._record(lr)
-            recorded = self._graphs[lr.shape]
+        """(N, 3, H, W) float -> (N, 3, scale*H, scale*W) float32, both on the device."""
+        with self._lock, self._settings():
+            if self._records and lr.shape in self._seen and lr.shape not in self._recorded:
+                try:
+                    self._recorded[lr.shape] = self._record(lr)
+                except RuntimeError as exc:  # it ran without, and does so still
+                    logger.info("kernels are not recorded: %s", exc)
+                    self._records = False
+                if len(self._recorded) > MOST_RECORDED:
+                    del self._recorded[next(iter(self._recorded))]
+            self._seen.add(lr.shape)
+            if (recorded := self._recorded.get(lr.shape)) is None:
+                return self._run(lr)
             recorded.lr.copy_(lr)
             recorded.graph.replay()
             return recorded.sr.to(torch.float32, copy=True)  # the next replay writes there again
 
-    def _record(self, lr: Tensor) -> _Graph:
-        """Record a shape, which has run before: kernels are chosen and their libraries started."""
-        given = torch.empty_like(lr, dtype=self._dtype, memory_format=self._memory_format)
-        aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(aside):
-            self._network(given.zero_())
-        torch.cuda.current_stream(self._device).wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            sr = self._network(given)
-        return _Graph(graph, given, sr)
-
-
-def matrix_product(device: torch.device, precision: str, size: int) -> Callable[[], object]:
-    """The product of two square matrices of a size, ready to be done again and again."""
-    left, right = (torch.rand(size, size, device=device).to(DTYPES[precision]) for _ in range(2))
-
-    def multiply() -> None:
-        torch.mm(left, right)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    return multiply
+    def _record(self, lr: Tensor) -> _Recorded:
+        with torch.cuda.device(self._device):  # which graphs take for theirs
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            given = torch.empty_like(lr, dtype=self._dtype, memory_format=self._memory_format)
+            computing = torch.cuda.current_stream()
+            self._aside.wait_stream(computing)
+            with torch.cuda.stream(self._aside):
+                self._network(given.zero_())  # what kernels do once for a stream is not to be recorded
+            computing.wait_stream(self._aside)
+            graph = torch.cuda.CUDAGraph()
+            # Of this thread alone: others may talk to the device, for a decoder or an encoder.
+            with torch.cuda.graph(graph, self._pool, self._aside, capture_error_mode="thread_local"):
+                sr = self._network(given)
+        return _Recorded(graph, given, sr)

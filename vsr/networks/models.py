@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import vsr
-from vsr.errors import UnknownModelError, UsageError, WeightsError
+from vsr.errors import UnknownModelError, UnsupportedError, UsageError, WeightsError
 from vsr.networks.resampling import Bicubic, Identity
 from vsr.networks.weights import JUDGES, Network, WeightsInfo, load_generator, read_info
 
@@ -138,6 +138,9 @@ def load_calibration(model: str | os.PathLike[str], detail: float = 1) -> dict[s
     Args:
         model: as in ``load_network``.
         detail: of a blend with its partner, what either of the two is given.
+
+    Raises:
+        UnsupportedError: the partner of a calibrated model is not calibrated.
     """
     model = os.fspath(model)
     if model in BUILT_IN_PURPOSE:
@@ -145,7 +148,10 @@ def load_calibration(model: str | os.PathLike[str], detail: float = 1) -> dict[s
     own = read_info(find_weights(model)).calibration
     if detail == 1 or own is None:
         return own
-    other = read_info(find_partner(model)).calibration
-    if other is None:
-        return None
+    partner = find_partner(model)
+    other = read_info(partner).calibration
+    if other is None or other.keys() != own.keys():
+        raise UnsupportedError(
+            f"int8 with a detail below 1 needs a calibration of the partner too: `vsr models calibrate {partner}`."
+        )
     return {name: (min(own[name][0], other[name][0]), max(own[name][1], other[name][1])) for name in own}

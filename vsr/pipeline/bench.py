@@ -18,7 +18,8 @@ from vsr.errors import UnsupportedError, UsageError, unknown_choices
 from vsr.inference.cost import measure_cost, operations_per_pixel
 from vsr.inference.device import choose_device
 from vsr.inference.engine import Engine
-from vsr.inference.runtimes import Precision, RuntimeName, peak_product
+from vsr.inference.peak import peak_product
+from vsr.inference.runtimes import Precision, RuntimeName
 from vsr.media.assemble import StreamPlan
 from vsr.media.clip import ClipInfo
 from vsr.media.codecs import CODECS
@@ -99,7 +100,8 @@ class Speed:
             where there is none.
         pipeline_fps: frames a second from the file to the encoded file.
         milliseconds: of each of ``STAGES``, for a frame.
-        memory_bytes: the most that the pipeline held beyond what was there before; None where the system does not tell.
+        memory_bytes: the most that the pipeline held beyond what was there before, on CUDA with what was; None where
+            the system does not tell.
         frames: of the clip.
     """
 
@@ -153,7 +155,7 @@ def bench(options: BenchOptions) -> Iterator[Speed]:
                     found = True
                     yield speed
     if not found:
-        raise UsageError("nothing of that can be measured here.")
+        raise UsageError(f"nothing of that can be measured on {device}: it has another engine, or other precisions.")
 
 
 def _ways(options: BenchOptions, device: torch.device) -> list[tuple[RuntimeName, Precision]]:
@@ -190,21 +192,24 @@ class _Bench:
         peak = [] if product is None else [_seconds_of(product.multiply)]
         network = [_seconds_of(bare, seconds) / len(lr)]
         frames = min(MOST_FRAMES, max(LEAST_FRAMES, ceil(self._options.seconds / network[0])))
-        plan = replace(self._plan(frames), engine=engine)
+        longer = self._plan(frames)
+        plan = replace(longer, engine=engine, order=replace(longer.order, batch_size=plan.order.batch_size))
         stages = Stopwatch(engine.device)
         _, cost = measure_cost(lambda: self._run(plan, stages), engine.device)
         whole = cost.seconds
-        if engine.device.type == "cuda":  # where the stopwatch costs what it measures
+        memory = cost.memory_bytes
+        if engine.device.type == "cuda":  # where the stopwatch costs what it measures, and kernels are recorded
             whole = _timed(lambda: self._run(plan, None))
+            memory = torch.cuda.max_memory_reserved(engine.device)
         network.append(_seconds_of(bare, seconds) / len(lr))
         if product is not None:
             peak.append(_seconds_of(product.multiply))
-        fps = 2 / sum(network)
+        fps, model = 2 / sum(network), plan.order.engine.model
         return Speed(
-            self._model, self._width, self._height, engine.version, engine.precision, str(engine.device), fps,
-            fps * operations_per_pixel(load_network(self._model)) * self._width * self._height,
+            model, self._width, self._height, engine.version, engine.precision, str(engine.device), fps,
+            fps * operations_per_pixel(load_network(model)) * self._width * self._height,
             None if product is None else product.operations * 2 / sum(peak), frames / whole,
-            {stage: 1000 * stages.seconds[stage] / frames for stage in STAGES}, cost.memory_bytes, frames,
+            {stage: 1000 * stages.seconds[stage] / frames for stage in STAGES}, memory, frames,
         )  # fmt: skip
 
     def _plan(self, frames: int) -> ClipPlan:

@@ -233,6 +233,8 @@ class _Work:
 def _portable(order: Order, device: str) -> Order:
     """An order that means the same in another folder, for another device."""
     clip, engine = order.clip, replace(order.engine, device=device)
+    if device == "cuda" and engine.engine == "openvino" and order.options.engine == "auto":
+        engine = replace(engine, engine="torch")  # planned on a machine without a GPU
     if Path(engine.model).is_file():
         engine = replace(engine, model=str(Path(engine.model).absolute()))
     pictures = tuple(path.absolute() for path in clip.pictures)

@@ -227,10 +227,12 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
         logger.log(logging.WARNING if options.deinterlace == "no" else logging.INFO, "%s is %s.", clip.path, fate)
     spec = EngineSpec(
         model_covering(options.model, factor), factor if options.model == "bicubic" else None, options.devices[0],
-        options.engine, options.precision, options.tile_size, options.detail,
+        _engine_of_all(options), options.precision, options.tile_size, options.detail,
     )  # fmt: skip
     engine = spec.load()
     conversion = output.plan(engine.scale)
+    if engine.precision == "int8" and conversion.source.bit_depth > 8:
+        logger.warning("%s: int8 keeps about 8 of its %d bits.", clip.path.name, conversion.source.bit_depth)
     segments, digest, video_bytes = _cut(clip, options)
     settings: Settings = {
         "the version": f"vsr {__version__}, torch {torch.__version__}, libav by av {av.__version__}",
@@ -254,6 +256,12 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
     spec = replace(spec, engine=cast(RuntimeName, engine.runtime), precision=engine.precision, tile_size=tile)
     order = Order(clip, options, output, conversion, spec, batch, threads)
     return ClipPlan(order, segments, settings, engine, video_bytes)
+
+
+def _engine_of_all(options: UpscaleOptions) -> RuntimeName:
+    """One that all devices have: which of them does a segment shall not show."""
+    kinds = {device.partition(":")[0] for device in options.devices}
+    return "torch" if len(kinds) > 1 and options.engine == "auto" and options.precision != "int8" else options.engine
 
 
 def _cut(clip: ClipInfo, options: UpscaleOptions) -> tuple[list[Segment], str, int]:

@@ -31,10 +31,12 @@ class EngineSpec:
 
     def load(self) -> Engine:
         """The engine, on its device."""
-        return load_model(
+        engine = load_model(
             self.model, scale=self.scale, device=self.device, engine=self.engine, precision=self.precision,
             tile_size=self.tile_size, detail=self.detail,
         )  # fmt: skip
+        engine.record()
+        return engine
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,16 @@ STAGES = ("decode", "upload", "to RGB", "network", "from RGB", "download", "enco
 """In the order of the data. ``waiting`` is what the thread of the network waits for frames and for the encoder; decode
 and encode have threads of their own."""
 
+APART = ("decode", "encode", "waiting")
+"""What does not wait for the device."""
+
 
 class Stopwatch:
     """Adds up the seconds of each stage.
 
     Args:
-        device: what it computes is waited for at the end of each stage, since it only begins with the call; this takes
-            away what stages win by overlapping.
+        device: what CUDA computes is waited for at the end of the stages between upload and download, since it only
+            begins with the call; this takes away what they win by overlapping.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,7 +39,7 @@ class Stopwatch:
         started = time.perf_counter()
         try:
             yield
-            if self._device.type == "cuda":
+            if self._device.type == "cuda" and stage not in APART:
                 torch.cuda.synchronize(self._device)
         finally:
             with self._lock:

@@ -1,0 +1,137 @@
+"""Torch's way of running a network; of CUDA's what can be seen without one, and the rest where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vsr.inference.engine import Engine
+from vsr.inference.lanes import Lanes
+from vsr.inference.torch_runtime import MOST_RECORDED, CudaRuntime, TorchRuntime, _Recorded
+from vsr.networks.srgan import Generator
+
+CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+TinyGenerator = Callable[..., Generator]
+
+
+class Doubling(nn.Module):
+    """Doubles, and notes how the convolutions of CUDA are set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(2.0), requires_grad=False)
+        self.settings: list[tuple[bool, bool, bool]] = []
+
+    def forward(self, lr: Tensor) -> Tensor:
+        cudnn = torch.backends.cudnn
+        self.settings.append((cudnn.enabled, cudnn.benchmark, cudnn.allow_tf32))
+        return lr * self.weight
+
+
+def test_on_cuda_convolutions_are_cudnns_and_float32_is_float32() -> None:
+    network = Doubling()
+    runtime = TorchRuntime(network, CPU, torch.float32)
+    runtime._device = torch.device("cuda")  # nothing is run there
+    before = torch.backends.cudnn.allow_tf32
+    runtime(torch.zeros(1, 3, 2, 2))
+    assert network.settings == [(True, False, False)] and torch.backends.cudnn.allow_tf32 == before
+
+
+class Tape:
+    """Stands for a recorded graph: does it all again."""
+
+    def __init__(self, recorded: Any) -> None:
+        self.recorded, self.replays = recorded, 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.recorded()
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> CudaRuntime:
+    """On the CPU, with tapes for graphs."""
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    made = CudaRuntime(Doubling(), CPU, torch.float32)
+
+    def record(lr: Tensor) -> _Recorded:
+        given, sr = torch.zeros_like(lr), torch.zeros_like(lr)
+        return _Recorded(Tape(lambda: sr.copy_(made._network(given))), given, sr)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(made, "_record", record)
+    return made
+
+
+def test_a_shape_is_recorded_the_second_time_and_only_where_many_come(runtime: CudaRuntime) -> None:
+    for value in (1.0, 2.0):
+        assert torch.equal(runtime(torch.full((1, 3, 2, 2), value)), torch.full((1, 3, 2, 2), 2 * value))
+    assert not runtime._recorded
+    runtime.record()
+    results = [runtime(torch.full((1, 3, 2, 2), float(value))) for value in range(3)]
+    assert [float(sr.max()) for sr in results] == [0, 2, 4], "a later replay writes over none of them"
+    runtime(torch.zeros(1, 3, 4, 4))
+    assert [*runtime._recorded] == [torch.Size((1, 3, 2, 2))]
+    runtime.release()
+    assert not runtime._recorded and float(runtime(torch.ones(1, 3, 2, 2)).max()) == 2
+
+
+def test_no_more_shapes_are_kept_than_that(runtime: CudaRuntime) -> None:
+    runtime.record()
+    for _ in range(2):
+        for width in range(1, MOST_RECORDED + 4):
+            assert float(runtime(torch.ones(1, 3, 2, width)).max()) == 2
+    assert len(runtime._recorded) == MOST_RECORDED
+
+
+def test_what_cannot_be_recorded_runs_all_the_same(runtime: CudaRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def fail(lr: Tensor) -> _Recorded:
+        tried.append(lr)
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(runtime, "_record", fail)
+    runtime.record()
+    assert [float(runtime(torch.ones(1, 3, 2, 2)).max()) for _ in range(4)] == [2] * 4
+    assert len(tried) == 1, "and is not tried again"
+
+
+def test_lanes_of_the_cpu_are_short() -> None:
+    lanes = Lanes(CPU)
+    frames = [(np.full((4, 6), number, np.uint16), np.full((2, 3), 10 * number, np.uint16)) for number in (1, 2)]
+    luma, chroma = lanes.upload(frames)
+    assert luma.shape == (2, 4, 6) and chroma.shape == (2, 2, 3) and luma.dtype == torch.uint16
+    back = lanes.download([luma, chroma]).wait()
+    assert lanes.depth == 0 and all(np.array_equal(back[1][n], frames[n][1]) for n in range(2))
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_recorded_kernels_compute_the_same(tiny_generator: TinyGenerator, precision: Any) -> None:
+    device = f"cuda:{torch.cuda.device_count() - 1}"
+    engine = Engine(tiny_generator(), device=device, precision=precision)
+    batches = [torch.rand(2, 3, 20, 30, device=device) for _ in range(4)]
+    expected = [engine(lr) for lr in batches]
+    engine.record()
+    for _ in range(3):
+        for lr, sr in zip(batches, expected, strict=True):
+            assert torch.equal(engine(lr), sr)
+    assert engine._runtime._recorded, "they were recorded"  # type: ignore[attr-defined]
+
+
+@needs_cuda
+def test_lanes_of_cuda_bring_back_what_they_took() -> None:
+    lanes = Lanes(torch.device("cuda"))
+    random = np.random.default_rng(0)
+    for dtype, most in ((np.uint8, 256), (np.uint16, 65536)):
+        batches = [[(random.integers(0, most, (270, 480), dtype),) for _ in range(2)] for _ in range(6)]
+        landings = [lanes.download(lanes.upload(batch)) for batch in batches]
+        for batch, landing in zip(batches, landings, strict=True):
+            (planes,) = landing.wait()
+            assert all(np.array_equal(plane, frame[0]) for plane, frame in zip(planes, batch, strict=True))
