@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,16 @@ def test_bf16_is_near(photograph: np.ndarray) -> None:
     engine = load_model(device="cpu", precision="bf16")
     assert (engine.runtime, engine.precision) == ("openvino", "bf16")
     assert psnr(engine.upscale(photograph), load_model(device="cpu").upscale(photograph)) > 45
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
+def test_inductor_computes_what_torch_does() -> None:
+    generator, lr = random_generator(scale=2, blocks=1, channels=4), noise(1, 3, 8, 8)
+    expected = Engine(copy.deepcopy(generator), device="cpu", runtime="torch")(lr)
+    engine = Engine(generator, device="cpu", runtime="inductor")
+    assert engine.runtime == "inductor" and engine.version.startswith("inductor of torch ")
+    torch.testing.assert_close(engine(lr), expected, rtol=0, atol=1e-5)
 
 
 # Which runtime is taken

@@ -64,7 +64,7 @@ def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, qui
         if not as_json and not quiet:
             click.echo(_in_words(speed), err=True)
     table = _table(speeds)
-    click.echo(json.dumps({"speeds": [_as_dict(speed) for speed in speeds]}) if as_json else to_text(table))
+    click.echo(json.dumps({"speeds": [asdict(speed) for speed in speeds]}) if as_json else to_text(table))
     if output is not None:
         write_table(output, table, overwrite=overwrite)
 
@@ -74,10 +74,6 @@ def _in_words(speed: Speed) -> str:
         f"{speed.model}, {speed.width}x{speed.height}, {speed.precision} by {speed.engine}: "
         f"{speed.network_fps:.2f} frames/s bare, {speed.pipeline_fps:.2f} in all"
     )
-
-
-def _as_dict(speed: Speed) -> dict[str, Any]:
-    return {**asdict(speed), "share_of_peak": speed.share_of_peak, "efficiency": speed.efficiency}
 
 
 def _table(speeds: list[Speed]) -> Table:
@@ -102,7 +98,7 @@ def _table(speeds: list[Speed]) -> Table:
     about = {
         "bare": "the network alone",
         "of peak": "multiply-adds of the network as published, against a large matrix product of the quickest engine",
-        "efficiency": "frames a second of the pipeline over those of the bare network",
+        "efficiency": "frames a second of the pipeline over those of the bare network before and behind it",
         "ms": "for a frame; decode and encode have threads of their own",
     }
     return Table(columns, rows, about)

@@ -11,7 +11,7 @@ import click
 
 Parser = Callable[[click.Context, click.Parameter, Any], Any]
 
-ENGINES = ["auto", "torch", "openvino"]
+ENGINES = ["auto", "torch", "inductor", "openvino"]
 PRECISIONS = ["auto", "fp32", "fp16", "bf16", "int8"]
 
 

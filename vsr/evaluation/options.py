@@ -37,8 +37,9 @@ class ImageEvalOptions:
     """Frechet distance in features of Inception v3, which is FID proper, or of SqueezeNet, to compare models here."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
-    engine: Literal["auto", "torch", "openvino"] = "auto"
-    """What runs the network; ``auto`` is OpenVINO on the CPU, where it can, and torch elsewhere."""
+    engine: Literal["auto", "torch", "inductor", "openvino"] = "auto"
+    """What runs the network; ``auto`` is OpenVINO on the CPU, where it can, and torch elsewhere. ``inductor`` is torch
+    with its compiler, for long jobs on GPUs."""
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     """Arithmetic of the models; ``auto`` is fp16 on CUDA and fp32 elsewhere; int8 is for the CPU."""
     tile_size: int | None = None

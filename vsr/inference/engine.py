@@ -47,7 +47,7 @@ class Engine:
         network: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W). Changed in place: it is rewritten for
             inference, weights are moved and converted.
         device: ``auto`` (CUDA, then MPS, then CPU) or a device of torch's.
-        runtime: ``torch``, ``openvino``, or ``auto``: OpenVINO on the CPU where it can, torch elsewhere.
+        runtime: ``torch``, ``inductor``, ``openvino``, or ``auto``: OpenVINO on the CPU where it can, torch elsewhere.
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
         overlap: LR pixels that neighbouring tiles share.
@@ -93,7 +93,7 @@ class Engine:
 
     @property
     def runtime(self) -> str:
-        """What runs the network: ``torch`` or ``openvino``."""
+        """What runs the network: ``torch``, ``inductor`` or ``openvino``."""
         return self._runtime.name
 
     @property
@@ -273,7 +273,8 @@ def load_model(
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere; int8 is for the CPU.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
         detail: of an adversarial model, from 0, faithful, to 1, sharp.
-        engine: ``torch``, ``openvino``, or ``auto``: OpenVINO on the CPU where it can, torch elsewhere.
+        engine: ``torch``, ``inductor`` (torch.compile), ``openvino``, or ``auto``: OpenVINO on the CPU where it can,
+            torch elsewhere.
 
     Raises:
         UnknownModelError: no such model.

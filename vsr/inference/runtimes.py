@@ -15,7 +15,7 @@ from vsr.inference.torch_runtime import DTYPES, CudaRuntime, TorchRuntime
 
 logger = logging.getLogger(__name__)
 
-RuntimeName = Literal["auto", "torch", "openvino"]
+RuntimeName = Literal["auto", "torch", "inductor", "openvino"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 
 
@@ -63,7 +63,7 @@ def build_runtime(
         UnsupportedError: a precision that the device or the runtime does not have.
     """
     if runtime == "openvino" or precision == "int8":
-        if runtime == "torch":
+        if runtime in ("torch", "inductor"):
             raise UnsupportedError("torch does not compute in int8 here: leave --engine out.")
         return _by_openvino(network, device, precision, calibration)
     learnt = _has_weights(network)
@@ -77,7 +77,8 @@ def build_runtime(
         precision = "fp16" if device.type == "cuda" and learnt else "fp32"
     dtype = DTYPES[precision]
     kind = CudaRuntime if device.type == "cuda" and learnt else TorchRuntime
-    return precision, kind(network if dtype is torch.float32 else deepcopy(network), device, dtype)
+    network = network if dtype is torch.float32 else deepcopy(network)
+    return precision, kind(network, device, dtype, compiled=runtime == "inductor" and learnt)
 
 
 def _by_openvino(

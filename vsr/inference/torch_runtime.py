@@ -29,18 +29,22 @@ class TorchRuntime:
         network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), in eval mode; moved to the device and converted.
         device: where it runs.
         dtype: float32, float16 or bfloat16.
+        compiled: by torch.compile, which joins what stands between the convolutions. The first frame of each shape
+            waits half a minute for it; torch keeps what it has compiled, by network, shape, precision and version.
     """
 
-    name = "torch"
-    version = f"torch {torch.__version__}"
-
-    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, *, compiled: bool = False) -> None:
         # Channels last is what the processors' convolutions compute in; what has no weights has none of these.
         learnt = any(True for _ in network.parameters())
         self._memory_format = torch.channels_last if learnt else torch.preserve_format
         self._device, self._dtype = device, dtype
         self.bytes_per_float = float(dtype.itemsize)
         self._network = network.to(device, dtype).to(memory_format=torch.channels_last)
+        self.name = "torch"
+        if compiled:
+            self.name = "inductor"
+            self._network = cast(nn.Module, torch.compile(self._network, dynamic=False))
+        self.version = f"{self.name} of torch {torch.__version__}" if compiled else f"torch {torch.__version__}"
 
     def __call__(self, lr: Tensor) -> Tensor:
         """(N, 3, H, W) float -> (N, 3, scale*H, scale*W) float32, both on the device."""
@@ -77,8 +81,8 @@ class CudaRuntime(TorchRuntime):
     recorded keeps the memory of its activations, which all shapes share.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(network, device, dtype)
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, *, compiled: bool = False) -> None:
+        super().__init__(network, device, dtype, compiled=compiled)
         self._records = False
         self._seen: set[torch.Size] = set()
         self._recorded: dict[torch.Size, _Recorded] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from tempfile import TemporaryDirectory
 from typing import Literal, cast
 
@@ -44,6 +44,9 @@ REPEATS = 5
 BARE_SHARE = 0.2
 """Of the time of a pipeline, what the bare network is timed for before it, and again after it."""
 
+ROUNDS = 2
+"""How often a pipeline runs, with the bare network before, between and behind. Figures are medians."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
@@ -59,7 +62,7 @@ class BenchOptions:
     """Widths and heights of the clips."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
-    engine: Literal["auto", "torch", "openvino"] = "auto"
+    engine: Literal["auto", "torch", "inductor", "openvino"] = "auto"
     """What runs the network; ``auto``: all that can."""
     precisions: tuple[str, ...] = ()
     """Which to measure; none: all that there are."""
@@ -94,11 +97,11 @@ class Speed:
         precision: of the network.
         device: where it ran.
         network_fps: frames a second of the bare network.
-        network_flops: floating-point operations a second, two for each multiply-add of the network as it was
-            published, before the rewrites.
-        peak_flops: those of a large matrix product in the same precision, on the quickest engine of the device; None
-            where there is none.
+        share_of_peak: its operations over those of a large matrix product in the same precision, on the quickest engine
+            of the device, right after it; two for each multiply-add of the network as it was published, before the
+            rewrites. None where there is no such product.
         pipeline_fps: frames a second from the file to the encoded file.
+        efficiency: those over the bare network's, right before and after.
         milliseconds: of each of ``STAGES``, for a frame.
         memory_bytes: the most that the pipeline held beyond what was there before, on CUDA with what was; None where
             the system does not tell.
@@ -112,22 +115,12 @@ class Speed:
     precision: str
     device: str
     network_fps: float
-    network_flops: float
-    peak_flops: float | None
+    share_of_peak: float | None
     pipeline_fps: float
+    efficiency: float
     milliseconds: Mapping[str, float]
     memory_bytes: int | None
     frames: int
-
-    @property
-    def share_of_peak(self) -> float | None:
-        """The network's operations over those of the matrix product."""
-        return None if self.peak_flops is None else self.network_flops / self.peak_flops
-
-    @property
-    def efficiency(self) -> float:
-        """The pipeline's frames a second over those of the bare network."""
-        return self.pipeline_fps / self.network_fps
 
 
 def bench(options: BenchOptions) -> Iterator[Speed]:
@@ -165,6 +158,8 @@ def _ways(options: BenchOptions, device: torch.device) -> list[tuple[RuntimeName
         ways = [("torch", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8")]
         if options.precisions:
             ways += [("torch", "bf16"), ("torch", "fp16")]
+    if options.engine == "inductor":  # half a minute for each: only where it is asked for
+        ways = [("inductor", precision) for runtime, precision in ways if runtime == "torch"]
     return [
         (runtime, precision)
         for runtime, precision in ways
@@ -182,34 +177,39 @@ class _Bench:
         self._upscale, self._options, self._folder = upscale, options, folder
 
     def measure(self) -> Speed:
-        """The bare network and the matrix product, the pipeline, and both again."""
+        """The bare network, the pipeline, the bare network, and so on: what drifts, drifts for both."""
         plan = self._plan(LEAST_FRAMES)
-        engine = plan.engine
+        engine, seconds = plan.engine, self._options.seconds
         lr = torch.rand(1, 3, self._height, self._width, device=engine.device).repeat(plan.order.batch_size, 1, 1, 1)
-        bare = lambda: _synchronised(engine, lr)  # noqa: E731
         product = peak_product(engine.device, engine.precision)
-        seconds = BARE_SHARE * self._options.seconds
-        peak = [] if product is None else [_seconds_of(product.multiply)]
-        network = [_seconds_of(bare, seconds) / len(lr)]
-        frames = min(MOST_FRAMES, max(LEAST_FRAMES, ceil(self._options.seconds / network[0])))
+        operations = operations_per_pixel(load_network(plan.order.engine.model)) * self._width * self._height
+
+        def bare() -> tuple[float, float | None]:
+            """Frames a second, and the share of the peak."""
+            fps = len(lr) / _seconds_of(lambda: _synchronised(engine, lr), BARE_SHARE * seconds)
+            if product is None:
+                return fps, None
+            return fps, fps * operations * _seconds_of(product.multiply) / product.operations
+
+        alone = [bare()]
+        frames = min(MOST_FRAMES, max(LEAST_FRAMES, ceil(seconds * alone[0][0])))
         longer = self._plan(frames)
         plan = replace(longer, engine=engine, order=replace(longer.order, batch_size=plan.order.batch_size))
-        stages = Stopwatch(engine.device)
-        _, cost = measure_cost(lambda: self._run(plan, stages), engine.device)
-        whole = cost.seconds
-        memory = cost.memory_bytes
-        if engine.device.type == "cuda":  # where the stopwatch costs what it measures, and kernels are recorded
-            whole = _timed(lambda: self._run(plan, None))
-            memory = torch.cuda.max_memory_reserved(engine.device)
-        network.append(_seconds_of(bare, seconds) / len(lr))
-        if product is not None:
-            peak.append(_seconds_of(product.multiply))
-        fps, model = 2 / sum(network), plan.order.engine.model
+        stages, pipeline, memory = Stopwatch(engine.device), [], 0
+        for _ in range(ROUNDS):
+            _, cost = measure_cost(lambda: self._run(plan, stages), engine.device)
+            whole, memory = cost.seconds, max(memory, cost.memory_bytes or 0)
+            if engine.device.type == "cuda":  # where the stopwatch costs what it measures, and kernels are recorded
+                whole = _timed(lambda: self._run(plan, None))
+                memory = torch.cuda.max_memory_reserved(engine.device)
+            pipeline.append(frames / whole)
+            alone.append(bare())
+        between = [(before[0] + behind[0]) / 2 for before, behind in zip(alone, alone[1:], strict=False)]
         return Speed(
-            model, self._width, self._height, engine.version, engine.precision, str(engine.device), fps,
-            fps * operations_per_pixel(load_network(model)) * self._width * self._height,
-            None if product is None else product.operations * 2 / sum(peak), frames / whole,
-            {stage: 1000 * stages.seconds[stage] / frames for stage in STAGES}, memory, frames,
+            plan.order.engine.model, self._width, self._height, engine.version, engine.precision, str(engine.device),
+            median(fps for fps, _ in alone), _median_or_none([share for _, share in alone]), median(pipeline),
+            median(whole / bare_fps for whole, bare_fps in zip(pipeline, between, strict=True)),
+            {stage: 1000 * stages.seconds[stage] / frames / ROUNDS for stage in STAGES}, memory or None, frames,
         )  # fmt: skip
 
     def _plan(self, frames: int) -> ClipPlan:
@@ -279,6 +279,11 @@ def _synchronised(engine: Engine, lr: torch.Tensor) -> None:
     engine(lr)
     if engine.device.type == "cuda":
         torch.cuda.synchronize(engine.device)
+
+
+def _median_or_none(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def _seconds_of(work: Callable[[], object], least: float = 0) -> float:

@@ -41,8 +41,9 @@ class UpscaleOptions:
     they lie."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; several between commas share the segments of a clip."""
-    engine: Literal["auto", "torch", "openvino"] = "auto"
-    """What runs the network; ``auto`` is OpenVINO on the CPU, where it can, and torch elsewhere."""
+    engine: Literal["auto", "torch", "inductor", "openvino"] = "auto"
+    """What runs the network; ``auto`` is OpenVINO on the CPU, where it can, and torch elsewhere. ``inductor`` is torch
+    with its compiler, for long jobs on GPUs."""
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     """Arithmetic of the network; ``auto`` is fp16 on CUDA and fp32 elsewhere; int8 is for the CPU."""
     tile_size: int | None = None
