@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -42,12 +43,12 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_generator() -> Callable[..., Generator]:
-    """Builds a generator of one block and four channels whose every parameter and statistic is random."""
+    """Builds a generator, by default of one block and four channels, whose every parameter and statistic is random."""
 
-    def build(scale: int = 4, seed: int = 0) -> Generator:
+    def build(scale: int = 4, seed: int = 0, **config: Any) -> Generator:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
-            generator = Generator(scale=scale, blocks=1, channels=4)
+            generator = Generator(**{"scale": scale, "blocks": 1, "channels": 4, **config})
             for name, tensor in generator.state_dict().items():
                 if tensor.is_floating_point():
                     noise = torch.randn(tensor.shape) * 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from vsr.networks.models import load_calibration
 from vsr.networks.resampling import Identity
 from vsr.networks.srgan import Generator
 
+TinyGenerator = Callable[..., Generator]
+
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"upsampling": "nearest"},
@@ -35,16 +37,6 @@ VARIANTS: list[dict[str, Any]] = [
 
 def noise(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
-
-
-def random_generator(**config: Any) -> Generator:
-    generator = Generator(**{"blocks": 2, "channels": 8, **config})
-    with torch.no_grad():
-        for name, tensor in generator.state_dict().items():
-            if tensor.is_floating_point():
-                apart = torch.randn(tensor.shape) * 0.1
-                tensor.copy_(apart.abs() + 0.5 if name.endswith("running_var") else tensor + apart)
-    return generator.eval()
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +51,18 @@ def psnr(codes: np.ndarray, others: np.ndarray) -> float:
 @pytest.mark.parametrize("size", [(9, 14), (1, 1), (31, 5)], ids=str)
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_openvino_computes_what_torch_does(variant: dict[str, Any], scale: int, size: tuple[int, int]) -> None:
-    generator, lr = random_generator(scale=scale, **variant), noise(2, 3, *size)
+def test_openvino_computes_what_torch_does(
+    tiny_generator: TinyGenerator, variant: dict[str, Any], scale: int, size: tuple[int, int]
+) -> None:
+    generator, lr = tiny_generator(scale=scale, **variant), noise(2, 3, *size)
     expected = Engine(copy.deepcopy(generator), device="cpu", runtime="torch")(lr)
     engine = Engine(generator, device="cpu", runtime="openvino")
     torch.testing.assert_close(engine(lr), expected, rtol=0, atol=2e-5)
     torch.testing.assert_close(engine(lr[:1, :, ::2]), engine(lr[:1, :, ::2].clone()), rtol=0, atol=0)
 
 
-def test_results_do_not_share_memory() -> None:
-    engine = Engine(random_generator(), device="cpu", runtime="openvino")
+def test_results_do_not_share_memory(tiny_generator: TinyGenerator) -> None:
+    engine = Engine(tiny_generator(), device="cpu", runtime="openvino")
     first = engine(noise(1, 3, 8, 8))
     before = first.clone()
     engine(1 - noise(1, 3, 8, 8))
@@ -122,8 +116,8 @@ def test_bf16_is_near(photograph: np.ndarray) -> None:
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
-def test_inductor_computes_what_torch_does() -> None:
-    generator, lr = random_generator(scale=2, blocks=1, channels=4), noise(1, 3, 8, 8)
+def test_inductor_computes_what_torch_does(tiny_generator: TinyGenerator) -> None:
+    generator, lr = tiny_generator(scale=2, blocks=1, channels=4), noise(1, 3, 8, 8)
     expected = Engine(copy.deepcopy(generator), device="cpu", runtime="torch")(lr)
     engine = Engine(generator, device="cpu", runtime="inductor")
     assert engine.runtime == "inductor" and engine.version.startswith("inductor of torch ")
@@ -133,10 +127,10 @@ def test_inductor_computes_what_torch_does() -> None:
 # Which runtime is taken
 
 
-def test_auto_on_the_cpu() -> None:
-    assert Engine(random_generator(), device="cpu").runtime == "openvino"
+def test_auto_on_the_cpu(tiny_generator: TinyGenerator) -> None:
+    assert Engine(tiny_generator(), device="cpu").runtime == "openvino"
     assert Engine(Identity(), device="cpu").runtime == "torch"
-    assert Engine(random_generator(), device="cpu", precision="fp16").runtime == "torch"
+    assert Engine(tiny_generator(), device="cpu", precision="fp16").runtime == "torch"
 
 
 class Branching(nn.Conv2d):
@@ -213,10 +207,10 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("without_openvino")
-def test_without_openvino_torch_does_it() -> None:
-    assert Engine(random_generator(), device="cpu").runtime == "torch"
+def test_without_openvino_torch_does_it(tiny_generator: TinyGenerator) -> None:
+    assert Engine(tiny_generator(), device="cpu").runtime == "torch"
     with pytest.raises(UsageError, match=r"^OpenVINO cannot be used \(.*\); `pip install openvino` brings it\.$"):
-        Engine(random_generator(), device="cpu", runtime="openvino")
+        Engine(tiny_generator(), device="cpu", runtime="openvino")
 
 
 @pytest.mark.parametrize(
@@ -228,9 +222,9 @@ def test_without_openvino_torch_does_it() -> None:
     ],
     ids=str,
 )
-def test_precisions_that_cannot_be(options: dict[str, Any], message: str) -> None:
+def test_precisions_that_cannot_be(tiny_generator: TinyGenerator, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Engine(random_generator(), device="cpu", **options)
+        Engine(tiny_generator(), device="cpu", **options)
 
 
 def test_what_has_no_weights_has_no_int8() -> None:
@@ -239,16 +233,16 @@ def test_what_has_no_weights_has_no_int8() -> None:
             load_model("bicubic", device="cpu", **options)  # type: ignore[arg-type]
 
 
-def test_recalibrated_is_another_model() -> None:
+def test_recalibrated_is_another_model(tiny_generator: TinyGenerator) -> None:
     digests = set()
     for scale in (1, 2):
         torch.manual_seed(0)
-        generator = random_generator()
+        generator = tiny_generator()
         calibration = calibrate(generator, [noise(1, 3, 8, 8) / scale])
         digests.add(Engine(generator, device="cpu", precision="int8", calibration=calibration).digest())
     assert len(digests) == 2
 
 
-def test_a_calibration_of_nothing() -> None:
+def test_a_calibration_of_nothing(tiny_generator: TinyGenerator) -> None:
     with pytest.raises(ValueError, match="at least one picture"):
-        calibrate(random_generator(), [])
+        calibrate(tiny_generator(), [])

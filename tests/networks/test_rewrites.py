@@ -17,6 +17,8 @@ from vsr.networks.discriminator import Discriminator
 from vsr.networks.rewrites import polyphase, simplify
 from vsr.networks.srgan import Generator
 
+TinyGenerator = Callable[..., Generator]
+
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"upsampling": "nearest"},
@@ -30,23 +32,13 @@ def noise(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
-def random_generator(**config: Any) -> Generator:
-    """Every parameter and statistic is random."""
-    generator = Generator(**{"blocks": 1, "channels": 4, **config})
-    random = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, tensor in generator.state_dict().items():
-            if tensor.is_floating_point():
-                apart = torch.randn(tensor.shape, generator=random) * 0.1
-                tensor.copy_(apart.abs() + 0.5 if name.endswith("running_var") else tensor + apart)
-    return generator.eval()
-
-
 @pytest.mark.parametrize("size", [(9, 7), (1, 1), (2, 5)], ids=str)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("scale", [2, 4, 8])
-def test_nothing_changes_but_the_layers(scale: int, variant: dict[str, Any], size: tuple[int, int]) -> None:
-    generator = random_generator(scale=scale, **variant).double()
+def test_nothing_changes_but_the_layers(
+    tiny_generator: TinyGenerator, scale: int, variant: dict[str, Any], size: tuple[int, int]
+) -> None:
+    generator = tiny_generator(scale=scale, **variant).double()
     lr = noise(2, 3, *size)
     with torch.no_grad():
         expected = generator(lr)
@@ -70,8 +62,8 @@ def test_polyphase_is_the_same_convolution(size: int) -> None:
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-12)
 
 
-def test_twice_is_harmless() -> None:
-    generator, lr = random_generator(), noise(1, 3, 6, 6).float()
+def test_twice_is_harmless(tiny_generator: TinyGenerator) -> None:
+    generator, lr = tiny_generator(), noise(1, 3, 6, 6).float()
     with torch.no_grad():
         simplify(generator)
         once = generator(lr)
@@ -79,8 +71,8 @@ def test_twice_is_harmless() -> None:
         assert torch.equal(generator(lr), once)
 
 
-def test_training_mode_is_refused() -> None:
-    generator = random_generator().train()
+def test_training_mode_is_refused(tiny_generator: TinyGenerator) -> None:
+    generator = tiny_generator().train()
     with pytest.raises(ValueError, match="in eval mode only"):
         simplify(generator)
     assert any(isinstance(module, nn.BatchNorm2d) for module in generator.modules())
@@ -113,8 +105,8 @@ class LiveFloats(TorchDispatchMode):
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize("upsampling", ["shuffle", "nearest"])
-def test_the_peak_is_what_was_counted(upsampling: str, scale: int) -> None:
-    generator = random_generator(channels=16, scale=scale, upsampling=upsampling)
+def test_the_peak_is_what_was_counted(tiny_generator: TinyGenerator, upsampling: str, scale: int) -> None:
+    generator = tiny_generator(channels=16, scale=scale, upsampling=upsampling)
     simplify(generator)
     lr = noise(1, 3, 20, 20).float()
     with torch.no_grad(), LiveFloats() as counter:
