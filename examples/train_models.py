@@ -15,6 +15,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from vsr.evaluation.calibration import calibrate_file
+from vsr.media.images import ENDINGS
 from vsr.networks.models import blend, load_network
 from vsr.networks.weights import read_info, save_network
 
@@ -57,9 +59,13 @@ TRAININGS = {
         purpose="fidelity: trained on the pixels, for clean LR",
     ),
     "srgan-x4-begun": Training(620, ADVERSARIAL | {"adversarial-l1": 0.01}, init="srresnet-x4"),
-    "srgan-x4": Training(
+    "srgan-x4-further": Training(
         2000, ADVERSARIAL | {"adversarial-l1": 0.01, "adversarial-adversarial": 6e-3}, init="srgan-x4-begun",
-        judge="srgan-x4-begun", partner="srresnet-x4", purpose="sharp texture, for clean LR",
+        judge="srgan-x4-begun",
+    ),
+    "srgan-x4": Training(
+        3000, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3}, init="srgan-x4-further",
+        judge="srgan-x4-further", partner="srresnet-x4", purpose="sharp texture, for clean LR",
     ),
     "srgan-x2": Training(
         1900, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3, "scale": 2}, init="srresnet-x2",
@@ -71,7 +77,7 @@ TRAININGS = {
     ),
     "video-x4": Training(
         4000, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3, "degradation": "video"},
-        init="video-smooth-x4", judge="srgan-x4", partner="video-smooth-x4", detail=0.55,
+        init="video-smooth-x4", judge="srgan-x4-further", partner="video-smooth-x4", detail=0.55,
         purpose="real, compressed clips: the default",
     ),
     "video-smooth-x2": Training(
@@ -105,15 +111,18 @@ def command(name: str, settings: argparse.Namespace) -> list[str]:
     return [sys.executable, "-m", "vsr", "train", *words, *going_on]
 
 
-def finish(name: str, runs: Path) -> None:
-    """RUNS/NAME.safetensors: the weights, blended where that is the recipe, and what they say of themselves."""
+def finish(name: str, runs: Path, data: Path) -> None:
+    """RUNS/NAME.safetensors: the weights, blended where that is the recipe, what they say of themselves, and what int8
+    has to know of them."""
     training, weights = TRAININGS[name], runs / name / "generator.safetensors"
     network, about = load_network(weights), dict(read_info(weights).about)
     if training.detail != 1:
         blend(network, load_network(runs / training.partner / "generator.safetensors"), training.detail)
     about |= {"purpose": training.purpose, "command": f"examples/train_models.py, {name}"}
     about |= {"pair": training.partner} if training.partner else {}
-    save_network(runs / f"{name}.safetensors", network, about)
+    target = runs / f"{name}.safetensors"
+    save_network(target, network, about)
+    calibrate_file(target, next(path.parent for path in sorted(data.rglob("*")) if path.suffix.lower() in ENDINGS))
 
 
 def main() -> None:
@@ -133,7 +142,7 @@ def main() -> None:
         if not (settings.runs / f"{name}.safetensors").exists():
             if code := subprocess.run(command(name, settings)).returncode:
                 sys.exit(code)  # it has said why; started again, it goes on there
-            finish(name, settings.runs)
+            finish(name, settings.runs, settings.data)
 
 
 if __name__ == "__main__":

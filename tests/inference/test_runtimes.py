@@ -116,7 +116,8 @@ def test_bf16_is_near(photograph: np.ndarray) -> None:
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
-def test_inductor_computes_what_torch_does(tiny_generator: TinyGenerator) -> None:
+def test_inductor_computes_what_torch_does(tiny_generator: TinyGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # here, and not by processes that stay
     generator, lr = tiny_generator(scale=2, blocks=1, channels=4), noise(1, 3, 8, 8)
     expected = Engine(copy.deepcopy(generator), device="cpu", runtime="torch")(lr)
     engine = Engine(generator, device="cpu", runtime="inductor")
