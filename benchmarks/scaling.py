@@ -10,14 +10,12 @@ against the frame as a whole, one after the other; the whole frame needs some 6 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from statistics import median
 
 import torch
 
 import vsr
-from vsr.inference.cost import measure_cost
+from vsr.inference.cost import measure_cost, seconds_of
 from vsr.pipeline.bench import BenchOptions, Speed, bench
 
 SIZES = ((160, 90), (320, 180), (640, 360), (1280, 720))
@@ -42,13 +40,6 @@ def cells(speed: Speed, scale: float) -> str:
     assert speed.memory_bytes is not None
     each = f"{1e9 / speed.pipeline_fps / pixels:.1f} ns | {speed.memory_bytes / pixels:.0f} bytes"
     return f"{speed.frames} | {each} | {speed.memory_bytes / 2**20:.0f} MiB"
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """Of one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def tiles(options: argparse.Namespace) -> None:

@@ -17,12 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from vsr.inference.cost import operations_per_pixel
+from vsr.inference.cost import operations_per_pixel, seconds_of
 from vsr.inference.peak import peak_product
 from vsr.networks.srgan import Generator
 from vsr.training.batches import Batches, load_pictures
@@ -57,6 +56,7 @@ def measure(fabric: Fabric, options: TrainOptions, steps: int, stage: str) -> Pa
     operations *= (options.recipe.crop_size // options.recipe.scale) ** 2
     product = peak_product(fabric.device, options.precision)  # type: ignore[arg-type]
     assert product is not None
+    product.multiply()  # once, to warm up
     peaks = [seconds_of(product.multiply) for _ in range(ROUNDS)]
     waited = 0.0
     with closing(Batches(pictures, options, fabric).stream(range(WARM_UP + steps))) as stream:
@@ -73,14 +73,6 @@ def measure(fabric: Fabric, options: TrainOptions, steps: int, stage: str) -> Pa
     peaks += [seconds_of(product.multiply) for _ in range(ROUNDS)]
     rate = steps / seconds
     return Pace(rate, waited / seconds, rate * operations / (product.operations / mean(peaks)))
-
-
-def seconds_of(work: Any) -> float:
-    """Of one call, after one to warm up."""
-    work()
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def synchronise(fabric: Fabric) -> None:

@@ -59,6 +59,11 @@ def measure_cost(work: Callable[[], Result], device: torch.device) -> tuple[Resu
     return result, Cost(seconds, None if peak is None or resident is None else max(0, peak - resident))
 
 
+def seconds_of(work: Callable[[], object]) -> float:
+    """Of one call, by the wall clock."""
+    return _timed(work)[1]
+
+
 def operations_per_pixel(network: nn.Module) -> float:
     """Floating-point operations for an LR pixel: two for each multiply-add of each convolution.
 

@@ -87,7 +87,7 @@ class Engine:
         )
         self._digest = f"{weights} {sorted((calibration or {}).items())}" if self.precision == "int8" else weights
         self._exact: Engine | None = None
-        self._bytes_per_pixel = self._runtime.bytes_per_float * described.peak_floats_per_pixel
+        self._floats_per_pixel = described.peak_floats_per_pixel
         self.overflowed = 0
         """Frames that half precision could not hold, and that were done again in float32."""
 
@@ -127,7 +127,21 @@ class Engine:
         the device is done, unless frames are tiled."""
         if self._clips:
             lr = lr.clamp(0, 1)
-        return self._run(lr)
+        runtime = self._runtime
+        count, _, height, width = lr.shape
+        while True:
+            tile_size = self.tile_for(count, height, width)
+            try:
+                if tile_size >= max(height, width):
+                    return runtime(lr)
+                return upscale_tiled(runtime, lr, scale=int(self.scale), tile_size=tile_size, overlap=self.overlap)
+            except (RuntimeError, MemoryError) as exc:
+                if not _is_out_of_memory(exc):
+                    raise
+                self._shrink_tile(min(tile_size, max(height, width)), height, width, exc)
+            if self.device.type == "cuda":  # outside of the handler, whose traceback holds the activations
+                runtime.release()
+                torch.cuda.empty_cache()
 
     def finite(self, sr: Tensor) -> Tensor:
         """(N,) bool on the device: of which frames ``run`` could hold all values."""
@@ -150,23 +164,6 @@ class Engine:
     def record(self) -> None:
         """Many frames of a size are to come: on CUDA their kernels are recorded, and launched at once."""
         self._runtime.record()
-
-    def _run(self, lr: Tensor) -> Tensor:
-        runtime = self._runtime
-        count, _, height, width = lr.shape
-        while True:
-            tile_size = self.tile_for(count, height, width)
-            try:
-                if tile_size >= max(height, width):
-                    return runtime(lr)
-                return upscale_tiled(runtime, lr, scale=int(self.scale), tile_size=tile_size, overlap=self.overlap)
-            except (RuntimeError, MemoryError) as exc:
-                if not _is_out_of_memory(exc):
-                    raise
-                self._shrink_tile(min(tile_size, max(height, width)), height, width, exc)
-            if self.device.type == "cuda":  # outside of the handler, whose traceback holds the activations
-                runtime.release()
-                torch.cuda.empty_cache()
 
     def _shrink_tile(self, tried: int, height: int, width: int, cause: RuntimeError | MemoryError) -> None:
         if tried <= self._least_tile or self.scale != int(self.scale):
@@ -236,8 +233,7 @@ class Engine:
             budget = min(budget, MOST_ON_CPU)
         # Convolutions on CUDA index with 32 bits, and no activation holds more than half of the peak.
         elements = 2**31 * 2 if self.device.type == "cuda" else budget
-        floats = self._bytes_per_pixel / self._runtime.bytes_per_float
-        return int(min(budget / self._bytes_per_pixel, elements / floats))
+        return int(min(budget / self._runtime.bytes_per_float, elements) / self._floats_per_pixel)
 
 
 def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:

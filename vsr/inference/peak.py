@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 
+from vsr.inference.cost import seconds_of
 from vsr.inference.runtimes import Precision
 from vsr.inference.torch_runtime import DTYPES
 
@@ -42,7 +42,9 @@ def peak_product(device: torch.device, precision: Precision) -> Product | None:
                 candidates.append(openvino_runtime.matrix_product(precision, size))
     if precision in DTYPES:
         candidates.append(_by_torch(device, DTYPES[precision], size))
-    return Product(min(candidates, key=_seconds_of), 2 * size**3) if candidates else None
+    for multiply in candidates:
+        multiply()  # what is done once is no measure
+    return Product(min(candidates, key=seconds_of), 2 * size**3) if candidates else None
 
 
 def _by_torch(device: torch.device, dtype: torch.dtype, size: int) -> Callable[[], object]:
@@ -54,11 +56,3 @@ def _by_torch(device: torch.device, dtype: torch.dtype, size: int) -> Callable[[
             torch.cuda.synchronize(device)
 
     return multiply
-
-
-def _seconds_of(work: Callable[[], object]) -> float:
-    """Of one call, after one to warm up."""
-    work()
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

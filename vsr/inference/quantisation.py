@@ -70,7 +70,7 @@ def quantise_weights(weight: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.in
     Neighbouring inputs are nearly equal in a picture, so what counts is how much the taps weigh together: rounded one
     by one, their errors add up to a change of brightness. Of the taps of a channel therefore so many are rounded the
     other way, those nearest to a half first, that their sum is rounded, and not each alone. For SRResNet x4 on Set5
-    this takes the loss from 0.17 dB to 0.02.
+    this takes the loss from 0.14 dB to 0.05.
 
     Args:
         weight: (O, C, k, k).

@@ -5,10 +5,10 @@
   of a repeated pixel are four sets of channels.
 - An activation that treats all channels alike goes before PixelShuffle instead of behind it.
 - The last PixelShuffle goes behind the tail, which becomes its own polyphase form: 9x9 from C to 3 channels at full
-  resolution is 5x5 from 4C to 12 at half. That is a quarter more multiply-adds, and still several times as fast: three
-  channels leave most lanes of a vector unit empty.
+  resolution is 5x5 from 4C to 12 at half. That is a quarter more multiply-adds, and still quicker, since three channels
+  leave most lanes of a vector unit empty: by OpenVINO the whole generator went from 4.1 to 6.3 frames a second.
 
-What rounding makes of it differs by some 1e-6 of full scale.
+What rounding makes of it differs by less than 1e-5 of full scale.
 """
 
 from __future__ import annotations

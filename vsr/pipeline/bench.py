@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -15,7 +14,7 @@ import ffmpeg
 import torch
 
 from vsr.errors import UnsupportedError, UsageError, unknown_choices
-from vsr.inference.cost import measure_cost, operations_per_pixel
+from vsr.inference.cost import measure_cost, operations_per_pixel, seconds_of
 from vsr.inference.device import choose_device
 from vsr.inference.engine import Engine
 from vsr.inference.peak import peak_product
@@ -140,7 +139,7 @@ def bench(options: BenchOptions) -> Iterator[Speed]:
                         codec=None if options.codec == "none" else options.codec,
                     )  # fmt: skip
                     try:
-                        speed = _Bench(model, width, height, upscale, options, Path(folder)).measure()
+                        speed = _Bench(width, height, upscale, options, Path(folder)).measure()
                     except UnsupportedError:
                         if options.precisions or options.engine != "auto":
                             raise
@@ -171,9 +170,9 @@ class _Bench:
     """One way, one size."""
 
     def __init__(
-        self, model: str, width: int, height: int, upscale: UpscaleOptions, options: BenchOptions, folder: Path
+        self, width: int, height: int, upscale: UpscaleOptions, options: BenchOptions, folder: Path
     ) -> None:
-        self._model, self._width, self._height = model, width, height
+        self._width, self._height = width, height
         self._upscale, self._options, self._folder = upscale, options, folder
 
     def measure(self) -> Speed:
@@ -186,10 +185,10 @@ class _Bench:
 
         def bare() -> tuple[float, float | None]:
             """Frames a second, and the share of the peak."""
-            fps = len(lr) / _seconds_of(lambda: _synchronised(engine, lr), BARE_SHARE * seconds)
+            fps = len(lr) / _mean_seconds_of(lambda: _synchronised(engine, lr), BARE_SHARE * seconds)
             if product is None:
                 return fps, None
-            return fps, fps * operations * _seconds_of(product.multiply) / product.operations
+            return fps, fps * operations * _mean_seconds_of(product.multiply) / product.operations
 
         alone = [bare()]
         frames = min(MOST_FRAMES, max(LEAST_FRAMES, ceil(seconds * alone[0][0])))
@@ -200,7 +199,7 @@ class _Bench:
             _, cost = measure_cost(lambda: self._run(plan, stages), engine.device)
             whole, memory = cost.seconds, max(memory, cost.memory_bytes or 0)
             if engine.device.type == "cuda":  # where the stopwatch costs what it measures, and kernels are recorded
-                whole = _timed(lambda: self._run(plan, None))
+                whole = seconds_of(lambda: self._run(plan, None))
                 memory = torch.cuda.max_memory_reserved(engine.device)
             pipeline.append(frames / whole)
             alone.append(bare())
@@ -214,10 +213,9 @@ class _Bench:
 
     def _plan(self, frames: int) -> ClipPlan:
         clip = probe(_test_clip(self._folder, self._width, self._height, frames))
-        target = self._folder / "out.mp4"
-        output: Output = ClipOutput(clip, target, self._upscale)
-        if self._options.codec == "none":
-            output = NullOutput(clip)
+        output: Output = NullOutput(clip)
+        if self._options.codec != "none":
+            output = ClipOutput(clip, self._folder / "out.mp4", self._upscale)
         return plan_clip(clip, output, self._upscale, {})
 
     def _run(self, plan: ClipPlan, watch: Stopwatch | None) -> None:
@@ -286,16 +284,10 @@ def _median_or_none(values: list[float | None]) -> float | None:
     return median(known) if known else None
 
 
-def _seconds_of(work: Callable[[], object], least: float = 0) -> float:
+def _mean_seconds_of(work: Callable[[], object], least: float = 0) -> float:
     """The mean duration of some runs that take ``least`` seconds together, after one to warm up."""
     work()
     durations: list[float] = []
     while len(durations) < REPEATS or sum(durations) < least:
-        durations.append(_timed(work))
+        durations.append(seconds_of(work))
     return mean(durations)
-
-
-def _timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

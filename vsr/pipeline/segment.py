@@ -69,7 +69,7 @@ def upscale_segments(
             with watch("waiting"):
                 for item in batch:
                     encoded.put(item)
-            if (count := sum(item.frame is not None for item in batch)):
+            if count := sum(item.frame is not None for item in batch):
                 on_frames(count)
 
 
