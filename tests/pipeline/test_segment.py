@@ -198,6 +198,34 @@ def test_what_is_repeated_and_damaged_belongs_to_its_segment(upscale: Upscale) -
     assert [done.damage for done in finished] == [Damage(), Damage(concealed=2), Damage()]
 
 
+@dataclass
+class Mended(Clip):
+    """A clip whose segments come out otherwise when they are decoded from further back, as the other words say."""
+
+    others: Sequence[str] = ()
+
+    def frames(self, segment: Segment, damage: Damage) -> Generator[Frame, None, None]:
+        again = segment.entry is not None and segment.entry == segment.earlier_entry
+        yield from Clip(self.others if again else self.words).frames(segment, damage)
+
+    @property
+    def segments(self) -> list[Segment]:
+        return [Segment(0, None, None), Segment(1, 100, None, 100, None, 50), Segment(2, 200, None, 200, None, 150)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+@pytest.mark.parametrize("damaged", ["b??c", "?"])
+def test_a_damaged_segment_is_decoded_again_from_further_back(
+    damaged: str, batch_size: int, upscale: Upscale, tmp_path: Path
+) -> None:
+    clip = Mended(["a?", damaged, "cd"], batch_size, others=["never", "bxyz?", "never"])
+    finished, counts, _ = upscale(clip)
+    assert written(clip) == ["a?", damaged, "bxyz?", "cd"]
+    assert [done.frames for done in finished] == [2, 5, 2] and sum(counts) == 9
+    assert [done.damage.concealed for done in finished] == [1, 1, 0], "of what was kept"
+    assert len(list(tmp_path.iterdir())) == 3, "nothing is left of what was not"
+
+
 class Overflowing(Identity):
     """What is brighter than 0.41 is beyond half precision on the way; what is done in float32 can be told by its ten
     codes more."""

@@ -94,6 +94,16 @@ def test_a_lead_in_is_decoded_too(lead_in: int, entries: list[int | None]) -> No
     assert [segment.entry for segment in segments] == entries
 
 
+def test_the_keyframe_before_the_entry() -> None:
+    """From the second keyframe on, there is one before, or at least the beginning."""
+    segments = cut_by_time(index_of(range(14), [0, 4, 6, 8, 12]), SECONDS, seconds=TICKS)
+    assert [(segment.entry, segment.earlier_entry) for segment in segments] == [(None, None), (4, 0), (8, 6)]
+    segments = cut_by_time(index_of(range(14), [4, 8]), SECONDS, seconds=TICKS)
+    assert [(segment.entry, segment.earlier_entry) for segment in segments] == [(None, None), (4, 0), (8, 4)]
+    part = cut_by_time(index_of(range(14), [0, 4, 8, 12]), SECONDS, start=1, end=7, seconds=TICKS)
+    assert [(segment.entry, segment.earlier_entry) for segment in part] == [(0, None)]
+
+
 @pytest.mark.parametrize(("start", "end", "frames"), [(None, None, 7), (2, None, None), (None, 5, None)])
 def test_without_timestamps(start: int | None, end: int | None, frames: int | None) -> None:
     index = PacketIndex(np.array([], np.int64), np.array([0, 3]), 7, 0, "")

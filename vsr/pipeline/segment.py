@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
@@ -47,7 +48,8 @@ def upscale_segments(
         segments: in the order of time; taken from a thread of its own, as far ahead as memory allows.
         engine: what upscales.
         folder: where the folders are made.
-        on_frames: called with the number of frames handed to the encoder since the last call.
+        on_frames: called with the number of frames handed to the encoder since the last call; of a segment that is
+            begun again, with what is lost.
         on_finished: called, in the encoder's thread, with each finished segment and its folder, safely on the disk.
         on_leave: called when no more segments are wanted, whatever the reason; wakes what waits for them.
         watch: is told how long each stage takes.
@@ -69,19 +71,24 @@ def upscale_segments(
             with watch("waiting"):
                 for item in batch:
                     encoded.put(item)
-            if count := sum(item.frame is not None for item in batch):
+            if count := sum(item.frame is not None for item in batch) - batch[0].discarded:
                 on_frames(count)
 
 
 @dataclass(frozen=True)
 class _Item:
-    """On its way: a frame of a segment, or None at its end, with what is known by then."""
+    """On its way: a frame of a segment, or None at its end, with what is known by then.
+
+    Attributes:
+        discarded: at an end after which the same segment begins again: how many frames it had.
+    """
 
     segment: Segment
     frame: Frame | None
     damage: Damage = field(default_factory=Damage)
     repeated: int = 0
     overflowed: int = 0
+    discarded: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -90,11 +97,22 @@ class _Item:
 
 def _decoded(order: Order, segments: Iterable[Segment], watch: Stopwatch) -> Generator[_Item, None, None]:
     for segment in segments:
-        damage = Damage()
-        with closing(order.frames(segment, damage)) as frames:
-            for frame in each(watch, "decode", frames):
-                yield _Item(segment, frame)
+        frames, damage = yield from _frames_of(order, segment, watch)
+        if (damage.concealed or damage.undecodable) and segment.earlier_entry is not None:
+            if frames:
+                yield _Item(segment, None, discarded=frames)
+            _, damage = yield from _frames_of(order, replace(segment, entry=segment.earlier_entry), watch)
         yield _Item(segment, None, damage)
+
+
+def _frames_of(order: Order, segment: Segment, watch: Stopwatch) -> Generator[_Item, None, tuple[int, Damage]]:
+    """Returns how many there were, and what was wrong with them."""
+    damage, count = Damage(), 0
+    with closing(order.frames(segment, damage)) as frames:
+        for frame in each(watch, "decode", frames):
+            yield _Item(segment, frame)
+            count += 1
+    return count, damage
 
 
 def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
@@ -166,6 +184,9 @@ class _Sink:
             return
         writer, self._writer = self._writer, None
         writer.__exit__(None, None, None)
+        if item.discarded:
+            shutil.rmtree(folder)
+            return
         done = Finished(
             item.segment.number, self._frames, item.repeated, item.damage, tuple(writer.packets), item.overflowed
         )

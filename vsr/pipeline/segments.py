@@ -32,6 +32,9 @@ class Segment:
         end: the first timestamp behind it; None: to the end.
         entry: the timestamp of the keyframe to decode from; None: whichever lies before the start.
         num_frames: how many frames lie in it; None where only decoding tells.
+        earlier_entry: the keyframe before the entry, to decode from where the segment turns out to be damaged: what is
+            lost is made up from the frames before, and a decoder learns on its way how far frames are reordered. None
+            where the entry is the beginning.
     """
 
     number: int
@@ -39,6 +42,7 @@ class Segment:
     end: int | None
     entry: int | None = None
     num_frames: int | None = None
+    earlier_entry: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def cut_by_time(
         begins = int(stamps[first]) if number else start
         ends = int(stamps[behind]) if behind < len(stamps) else end
         entry = None if begins is None else index.entry(_earlier(index, begins, lead_in))
-        segments.append(Segment(number, begins, ends, entry, behind - first))
+        earlier = None if entry is None or entry <= index.timestamps[0] else index.entry(entry - 1)
+        segments.append(Segment(number, begins, ends, entry, behind - first, earlier))
     return segments
 
 
