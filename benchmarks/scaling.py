@@ -27,8 +27,13 @@ def speed_of(size: tuple[int, int], seconds: float, options: argparse.Namespace)
     """The pipeline at a size."""
     (speed,) = bench(
         BenchOptions(
-            models=(options.model,), sizes=(size,), device="cpu", engine=options.engine,
-            precisions=(options.precision,), codec="none", seconds=seconds,
+            models=(options.model,),
+            sizes=(size,),
+            device="cpu",
+            engine=options.engine,
+            precisions=(options.precision,),
+            codec="none",
+            seconds=seconds,
         )  # fmt: skip
     )
     return speed

@@ -284,9 +284,7 @@ def test_requests_that_cannot_be(photographs: Path, tiny_weights: Path, tmp_path
     assert only(evaluate_images(options("bicubic", data=small, border=0))).psnr == math.inf
 
 
-def test_lpips_without_weights_and_network(
-    photographs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_lpips_without_weights_and_network(photographs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*arguments: object, **keywords: object) -> None:
         raise OSError("no network")
 

@@ -265,9 +265,7 @@ def test_damage_is_in_the_summary(make_clip: MakeClip, tmp_path: Path, caplog: p
 
 def test_an_output_that_appears_in_the_meantime_costs_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
-    with pytest.raises(
-        OutputError, match=r"exists already.* 8 frames are kept in .*out\.mp4\.vsr-job; run again"
-    ):
+    with pytest.raises(OutputError, match=r"exists already.* 8 frames are kept in .*out\.mp4\.vsr-job; run again"):
         vsr.upscale(make_clip(), target, model="identity", progress=lambda _: target.touch())
     assert target.stat().st_size == 0
     target.unlink()
@@ -278,9 +276,7 @@ def test_an_output_that_appears_in_the_meantime_costs_nothing(make_clip: MakeCli
 
 def test_pictures_that_appear_in_the_meantime_are_not_replaced(make_clip: MakeClip, tmp_path: Path) -> None:
     third = tmp_path / "f3.png"
-    with pytest.raises(
-        OutputError, match=r"f3\.png exists by now; --overwrite replaces it\. 8 frames are kept"
-    ):
+    with pytest.raises(OutputError, match=r"f3\.png exists by now; --overwrite replaces it\. 8 frames are kept"):
         vsr.upscale(make_clip(), tmp_path / "f%d.png", model="identity", progress=lambda _: third.touch())
     assert [path.name for path in tmp_path.glob("*.png")] == ["f3.png"]
     assert third.stat().st_size == 0

@@ -169,9 +169,7 @@ def _ways(options: BenchOptions, device: torch.device) -> list[tuple[RuntimeName
 class _Bench:
     """One way, one size."""
 
-    def __init__(
-        self, width: int, height: int, upscale: UpscaleOptions, options: BenchOptions, folder: Path
-    ) -> None:
+    def __init__(self, width: int, height: int, upscale: UpscaleOptions, options: BenchOptions, folder: Path) -> None:
         self._width, self._height = width, height
         self._upscale, self._options, self._folder = upscale, options, folder
 
