@@ -59,6 +59,9 @@ class Batches:
         options: recipe, seed, cache and workers.
         fabric: device and processes.
 
+    Attributes:
+        size: crops of a batch that are this process's part.
+
     Raises:
         UsageError: a cache on a GPU where there is none, or where the pictures do not fit.
     """
@@ -67,6 +70,7 @@ class Batches:
         self._pictures, self._recipe, self._seed = pictures, options.recipe, options.seed
         self._device, self._workers = fabric.device, options.workers
         share = options.recipe.batch_size // fabric.world_size
+        self.size = share
         self._part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
         self._packed = _packed(pictures, options, fabric.device)
         if self._packed is None:

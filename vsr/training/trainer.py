@@ -66,9 +66,10 @@ def train(
 ) -> TrainSummary:
     """Train a generator, and a discriminator against it, as a recipe says.
 
-    Writes into ``options.output``: ``checkpoint.pt``; the generator's moving average as ``generator.safetensors`` (the
-    last), ``pretrain.safetensors`` (the last of that stage) and ``best-STAGE.safetensors``, in the format of
-    ``models/``; ``discriminator.safetensors``; ``card.md``; ``log.csv`` and its figure ``losses.png``; ``samples/``.
+    Writes into ``options.output``: ``checkpoint.pt``; the generator's moving average, centred, in the format of
+    ``models/``: ``generator.safetensors`` (the last), ``pretrain.safetensors`` (the last of that stage) and
+    ``best-STAGE.safetensors``; ``discriminator.safetensors``; ``card.md``; ``log.csv`` and its figure ``losses.png``;
+    ``samples/``.
 
     Args:
         options: the run.
@@ -126,7 +127,7 @@ def _fit(
     if fabric.is_global_zero:
         done = {game.stage: game.stage_step}
         steps = game.step + sum(max(0, lengths[name] - done.get(name, 0)) for name in stages)
-        watch = Watch(game, options, facts, held_out, lpips, lengths, steps, report)
+        watch = Watch(game, batches, options, facts, held_out, lpips, lengths, steps, report)
     try:
         for name in stages:
             if name != game.stage:

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import TrainingError
+from vsr.networks.srgan import Generator
 from vsr.networks.weights import save_discriminator, save_network
+from vsr.training.batches import Batches
 from vsr.training.card import Facts, about, write_card
+from vsr.training.centring import centred
 from vsr.training.checkpoint import CHECKPOINT, DISCRIMINATOR, FIGURE, SAMPLES, WEIGHTS, save_checkpoint
 from vsr.training.log import LOG, Averages, Log
 from vsr.training.measure import HeldOut, Quality, measure
@@ -51,6 +54,7 @@ class Watch:
 
     Args:
         game: the run, begun or restored.
+        batches: what it is trained on.
         options: of the run.
         facts: what it is made on.
         held_out: pictures to measure on.
@@ -63,6 +67,7 @@ class Watch:
     def __init__(
         self,
         game: Game,
+        batches: Batches,
         options: TrainOptions,
         facts: Facts,
         held_out: list[HeldOut],
@@ -71,7 +76,7 @@ class Watch:
         steps: int,
         report: Callable[[TrainProgress], None],
     ) -> None:
-        self._game, self._options, self._facts = game, options, facts
+        self._game, self._batches, self._options, self._facts = game, batches, options, facts
         self._held_out, self._lpips, self._lengths, self._steps = held_out, lpips, lengths, steps
         self._report = report
         self._log = Log(options.output, step=game.step, tensorboard=options.tensorboard)
@@ -107,13 +112,16 @@ class Watch:
             row = self._row(learning_rate)
             if measures or saves:
                 self._check_weights()
+                network = centred(game, self._batches)
             if measures and game.stage != "discriminator":
-                self._measure(row)
+                self._measure(network, row)
             self._log.write(row)
         if saves:
-            self._save(last)
+            self._save(network, last)
         if measures or stopped:
             plot_losses(options.output / LOG, options.output / FIGURE)
+        if measures or saves:
+            self._row_at = time.monotonic()  # what that took is not the time of updates
         self._report(TrainProgress(game.stage, game.step, self._steps, self._losses, game.quality))
 
     def _row(self, learning_rate: float) -> dict[str, float | str | None]:
@@ -160,9 +168,8 @@ class Watch:
             "Take a smaller learning rate, --gradient-clip 1, or --precision fp32."
         )
 
-    def _measure(self, row: dict[str, float | str | None]) -> None:
+    def _measure(self, network: Generator, row: dict[str, float | str | None]) -> None:
         game, options = self._game, self._options
-        network = game.ema.module
         game.quality, sr = measure(
             network, self._held_out, self._lpips, scale=game.recipe.scale, device=game.fabric.device
         )
@@ -181,7 +188,6 @@ class Watch:
         if score is not None and score > game.best.get(game.stage, -math.inf):
             game.best[game.stage] = score
             save_network(options.output / f"best-{game.stage}.safetensors", network, self._about())
-        self._row_at = time.monotonic()  # the time for measuring is not the time of updates
 
     def _score(self) -> float | None:
         """What the best of a stage is chosen by; greater is better."""
@@ -191,12 +197,12 @@ class Watch:
             return quality.psnr_y
         return None if quality.lpips is None else -quality.lpips
 
-    def _save(self, last: bool) -> None:
+    def _save(self, network: Generator, last: bool) -> None:
         game, output = self._game, self._options.output
         save_checkpoint(game, output, fingerprint=self._facts.fingerprint, lengths=self._lengths)
-        save_network(output / WEIGHTS, game.ema.module, self._about())
+        save_network(output / WEIGHTS, network, self._about())
         if last and game.stage == "pretrain":
-            save_network(output / "pretrain.safetensors", game.ema.module, self._about())
+            save_network(output / "pretrain.safetensors", network, self._about())
         if game.discriminator is not None:
             save_discriminator(output / DISCRIMINATOR, game.discriminator.plain, self._about())
         write_card(output, self._about(), self._facts)

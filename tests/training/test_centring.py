@@ -1,0 +1,98 @@
+"""Centring: the mean of a channel becomes that of the originals, through three numbers, and a run does not notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vsr.networks.srgan import Generator
+from vsr.training.centring import centre
+from vsr.training.options import TrainOptions
+from vsr.training.trainer import train
+
+SHIFT = torch.tensor([0.05, -0.02, 0.01])
+
+
+def pairs(count: int = 3) -> list[tuple[Tensor, Tensor]]:
+    """LR and HR that lie well inside of [0, 1]."""
+    random = torch.Generator().manual_seed(0)
+    originals = [0.3 + 0.4 * torch.rand(2, 3, 32, 32, generator=random) for _ in range(count)]
+    return [(torch.nn.functional.avg_pool2d(hr, 4), hr) for hr in originals]
+
+
+@torch.no_grad()
+def error(network: Generator, data: list[tuple[Tensor, Tensor]]) -> Tensor:
+    return torch.stack([(network(lr).clamp(0, 1) - hr).mean((0, 2, 3)) for lr, hr in data]).mean(0)
+
+
+def interpolating(**config: Any) -> Generator:
+    """A generator as training begins with: near interpolation, here with a shift of its means."""
+    network = Generator(scale=4, blocks=1, channels=4, **config).eval()
+    assert network.tail.bias is not None
+    with torch.no_grad():
+        network.tail.bias += SHIFT
+    return network
+
+
+def state(network: Generator) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("config", "left"),
+    [({}, 1e-6), ({"normalisation": "imagenet"}, 1e-6), ({"tanh": True}, 2e-3)],
+    ids=["plain", "imagenet", "tanh"],
+)
+def test_a_shift_is_taken_out(config: dict[str, Any], left: float) -> None:
+    network, data = interpolating(**config), pairs()
+    before = state(network)
+    assert error(network, data).abs().max() > 0.02
+    centre(network, data)
+    assert error(network, data).abs().max() < left
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"tail.bias"}
+
+
+def test_what_is_clipped_altogether_moves_by_a_bounded_step(tiny_generator: Callable[..., Generator]) -> None:
+    network, data = tiny_generator(), pairs()
+    bias = network.tail.bias
+    assert bias is not None
+    bias.requires_grad_(False)
+    bias += 5
+    centre(network, data)
+    assert bool(bias.isfinite().all()) and -6 < float(bias.min() - 5) < 0
+
+
+def test_what_is_not_finite_is_left_alone(tiny_generator: Callable[..., Generator]) -> None:
+    network = tiny_generator()
+    assert network.tail.bias is not None
+    before = network.tail.bias.clone()
+    centre(network, [(torch.full((1, 3, 8, 8), torch.nan), torch.zeros(1, 3, 32, 32))])
+    assert torch.equal(network.tail.bias, before)
+
+
+def average_of(run: Path) -> dict[str, Tensor]:
+    state = torch.load(run / "checkpoint.pt", weights_only=True)["ema"]
+    return {name.removeprefix("module."): tensor for name, tensor in state.items() if name.startswith("module.")}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_writes_it_down_and_goes_on_without_it(options: TrainOptions, tmp_path: Path) -> None:
+    train(options)
+    average = average_of(options.output)
+    written = load_file(options.output / "generator.safetensors")
+    apart = {name for name, tensor in written.items() if not torch.equal(tensor, average[name].to(tensor.dtype))}
+    assert apart == {"tail.bias"}
+
+    # However often it is written, the run is the same.
+    often = replace(options, output=tmp_path / "often", checkpoint_every=1)
+    train(often)
+    again = average_of(often.output)
+    assert all(torch.equal(tensor, average[name]) for name, tensor in again.items())
