@@ -65,6 +65,8 @@ def start_logging(verbose: int, quiet: bool) -> None:
     level = logging.ERROR if quiet else {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     handler = _TqdmHandler()
     handler.setFormatter(logging.Formatter("vsr: %(message)s"))
+    if not verbose:
+        handler.addFilter(_Once())
     root = logging.getLogger("vsr")
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -75,6 +77,20 @@ class _TqdmHandler(logging.Handler):
         from tqdm import tqdm
 
         tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _Once(logging.Filter):
+    """Lets a sentence pass one time: what is read again, or by another worker, is said again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        sentence = record.getMessage()
+        new = sentence not in self._said
+        self._said.add(sentence)
+        return new
 
 
 @contextmanager
