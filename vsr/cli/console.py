@@ -80,7 +80,7 @@ class _TqdmHandler(logging.Handler):
 
 
 class _Once(logging.Filter):
-    """Lets a sentence pass one time: what is read again, or by another worker, is said again."""
+    """Lets a sentence of the reader pass one time: what is read again is complained of again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,9 +88,9 @@ class _Once(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         sentence = record.getMessage()
-        new = sentence not in self._said
+        known = sentence in self._said
         self._said.add(sentence)
-        return new
+        return not known or record.name != "vsr.media.reader"  # which names a clip by its whole path
 
 
 @contextmanager

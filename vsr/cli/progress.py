@@ -60,7 +60,7 @@ class _Bars:
         self._number = 0
 
     def clip(self, at: UpscaleProgress) -> None:
-        if at.frames < self._clip.n or not self._clip.n:
+        if not self._clip.n:
             self._clip.reset(at.num_frames)
             self._clip.initial = at.resumed  # they count for no speed
             self._clip.n = min(at.resumed, at.frames)

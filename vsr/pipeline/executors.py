@@ -20,7 +20,7 @@ class Report(Protocol):
     """What is told while the work goes on; from one thread at a time for each of the two."""
 
     def frames(self, count: int) -> None:
-        """So many more frames have been computed, or fewer, where a worker has died with them."""
+        """So many more frames have been computed, or fewer, where they are done again."""
 
     def finished(self, done: Finished, folder: Path) -> None:
         """A segment stands in a folder, safely on the disk."""

@@ -295,7 +295,7 @@ class _Report:
         self.frames(0)
 
     def frames(self, count: int) -> None:
-        """So many more are on their way to the encoder; fewer, where a worker has died."""
+        """So many more are on their way to the encoder; fewer, where they are done again."""
         self._frames += count
         if self._progress is not None and (count or self.resumed):
             self._progress(UpscaleProgress(self._frames, self._total, self.resumed))

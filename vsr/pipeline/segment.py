@@ -97,22 +97,32 @@ class _Item:
 
 def _decoded(order: Order, segments: Iterable[Segment], watch: Stopwatch) -> Generator[_Item, None, None]:
     for segment in segments:
-        frames, damage = yield from _frames_of(order, segment, watch)
-        if (damage.concealed or damage.undecodable) and segment.earlier_entry is not None:
+        begins_again = segment.earlier_entry is not None
+        frames, damage = yield from _frames_of(order, segment, watch, until_damage=begins_again)
+        if _is_visible(damage) and begins_again:
             if frames:
                 yield _Item(segment, None, discarded=frames)
             _, damage = yield from _frames_of(order, replace(segment, entry=segment.earlier_entry), watch)
         yield _Item(segment, None, damage)
 
 
-def _frames_of(order: Order, segment: Segment, watch: Stopwatch) -> Generator[_Item, None, tuple[int, Damage]]:
+def _frames_of(
+    order: Order, segment: Segment, watch: Stopwatch, *, until_damage: bool = False
+) -> Generator[_Item, None, tuple[int, Damage]]:
     """Returns how many there were, and what was wrong with them."""
     damage, count = Damage(), 0
     with closing(order.frames(segment, damage)) as frames:
         for frame in each(watch, "decode", frames):
+            if until_damage and _is_visible(damage):
+                break
             yield _Item(segment, frame)
             count += 1
     return count, damage
+
+
+def _is_visible(damage: Damage) -> bool:
+    """Whether frames are lost or made up, and the video does not only end too soon."""
+    return bool(damage.concealed or damage.undecodable)
 
 
 def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
@@ -185,7 +195,10 @@ class _Sink:
         writer, self._writer = self._writer, None
         writer.__exit__(None, None, None)
         if item.discarded:
-            shutil.rmtree(folder)
+            try:
+                shutil.rmtree(folder)
+            except OSError as exc:
+                raise OutputError(f"cannot remove {folder}: {exc.strerror}.") from exc
             return
         done = Finished(
             item.segment.number, self._frames, item.repeated, item.damage, tuple(writer.packets), item.overflowed

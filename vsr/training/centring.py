@@ -22,9 +22,6 @@ from vsr.training.update import Game
 CROPS = 128
 """How many are looked at: the mean error of single pictures deviates by half a code, and so theirs by a twentieth."""
 
-LEAST_SLOPE = 0.1
-"""What a channel's mean gains by a gain of its bias, at least: where all is clipped nothing can be learnt."""
-
 
 def centred(game: Game, batches: Batches) -> Generator:
     """A copy of a run's moving average in eval mode, centred on its first crops; the run itself stays as it is.
@@ -39,24 +36,25 @@ def centred(game: Game, batches: Batches) -> Generator:
     return network
 
 
+@torch.no_grad()
 def centre(network: Generator, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Make the mean of what a generator puts out that of the originals, by channel, through the biases of its tail.
 
-    One step of Newton's method: exact where nothing is clipped and no tanh comes after.
+    Exact where nothing is clipped and no tanh comes after; elsewhere a part of the way, and never beyond.
 
     Args:
-        network: in eval mode; changed in place, and its parameters no longer ask for gradients.
+        network: in eval mode; changed in place.
         pairs: LR (N, 3, h, w) and HR (N, 3, scale*h, scale*w) in [0, 1], at least one.
     """
-    network.requires_grad_(False)
+    errors = [network(lr).clamp(0, 1).mean((0, 2, 3)) - hr.mean((0, 2, 3)) for lr, hr in pairs]
+    shift = torch.stack(errors).mean(0) / _greatest_slope(network)
     assert network.tail.bias is not None
-    bias = network.tail.bias.requires_grad_(True)
-    errors, slopes = [], []
-    for lr, hr in pairs:
-        mean = network(lr).clamp(0, 1).mean((0, 2, 3))
-        slopes.append(torch.autograd.grad(mean.sum(), bias)[0])
-        errors.append(mean.detach() - hr.mean((0, 2, 3)))
-    shift = torch.stack(errors).mean(0) / torch.stack(slopes).mean(0).clamp_min(LEAST_SLOPE)
-    bias.requires_grad_(False)
     if bool(shift.isfinite().all()):  # else there is nothing left to save
-        bias -= shift
+        network.tail.bias -= shift
+
+
+def _greatest_slope(network: Generator) -> Tensor | float:
+    """What a pixel gains at most where the bias gains 1."""
+    if network.tanh:
+        return 0.5
+    return network.deviation.flatten() if network.normalisation == "imagenet" else 1.0
