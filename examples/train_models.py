@@ -64,7 +64,7 @@ TRAININGS = {
         judge="srgan-x4-begun",
     ),
     "srgan-x4": Training(
-        3000, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3}, init="srgan-x4-further",
+        8800, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3}, init="srgan-x4-further",
         judge="srgan-x4-further", partner="srresnet-x4", purpose="sharp texture, for clean LR",
     ),
     "srgan-x2": Training(
@@ -76,7 +76,7 @@ TRAININGS = {
         purpose="real, compressed clips, faithful and soft: video-x4 at --detail 0",
     ),
     "video-x4": Training(
-        4000, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3, "degradation": "video"},
+        5800, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3, "degradation": "video"},
         init="video-smooth-x4", judge="srgan-x4-further", partner="video-smooth-x4", detail=0.55,
         purpose="real, compressed clips: the default",
     ),

@@ -570,7 +570,7 @@ def test_models_calibrate_writes_into_the_file_alone(tiny_weights: Path, tmp_pat
     assert result.stdout == f"{weights}: calibrated on 3 pictures of {data}; --precision int8 upscales with it.\n"
     after = read_info(weights)
     assert after.about == before.about and before.calibration is None
-    assert after.calibration is not None and 0.5 < after.calibration["head.0"][1] <= 1
+    assert after.calibration is not None and 0.5 < after.calibration.ranges["head.0"][1] <= 1
     assert all(torch.equal(tensor, other[name]) for name, tensor in load_generator(weights).state_dict().items())
     assert invoke("upscale", str(data / "0.png"), *clip).exit_code == 0
     assert cv2.imread(str(tmp_path / "out.png")).shape == (160, 192, 3)

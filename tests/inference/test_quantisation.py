@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from vsr.inference.quantisation import calibrate, quantise_weights, with_exact_zero
+from vsr.networks.models import load_network
+from vsr.networks.rewrites import simplify
 from vsr.networks.srgan import Generator
+from vsr.networks.weights import Calibration
 
 
 def kernel(*shape: int) -> np.ndarray:
@@ -50,9 +56,32 @@ def test_a_calibration_is_what_the_layers_were_given() -> None:
     generator = Generator(scale=2, blocks=1, channels=4).eval()
     pictures = [torch.full((1, 3, 6, 6), value) for value in (0.25, 0.75)]
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
-    seen = calibrate(generator, pictures)
+    ticks: list[None] = []
+    seen = calibrate(generator, pictures, lambda: ticks.append(None)).ranges
+    assert len(ticks) == 4
     assert seen["head.0"] == (0.0, 0.75)
     assert set(seen) == {"head.0", "body.0.conv1", "body.0.conv2", "body_conv", "upsample.0.0", "tail.0"}
     assert generator.state_dict().keys() == before.keys(), "the network is left as it is"
-    one = calibrate(generator, pictures[:1])
+    one = calibrate(generator, pictures[:1]).ranges
     assert all(seen[name][0] <= one[name][0] and seen[name][1] >= one[name][1] for name in one)
+
+
+def test_a_calibration_knows_what_8_bits_add_to_the_mean() -> None:
+    """OpenVINO computes what the calibration saw, and its result has the mean of the network's."""
+    openvino_runtime = pytest.importorskip("vsr.inference.openvino_runtime")
+    generator = load_network("video-x2")
+    random = torch.Generator().manual_seed(0)
+    pictures = [functional.interpolate(torch.rand(1, 3, 6, 8, generator=random), scale_factor=6) for _ in range(2)]
+    calibration = calibrate(generator, pictures)
+    simplify(generator)
+
+    def shift(calibration: Calibration) -> torch.Tensor:
+        runtime = openvino_runtime.OpenVinoRuntime(generator, "int8", calibration)
+        with torch.no_grad():
+            apart = [(runtime(lr).clamp(0, 1) - generator(lr).clamp(0, 1)).mean((0, 2, 3)) for lr in pictures]
+        return torch.stack(apart).mean(0)
+
+    found = shift(replace(calibration, shift=(0.0, 0.0, 0.0)))
+    assert found.abs().max() > 0.5 / 255
+    assert torch.allclose(found, torch.tensor(calibration.shift), atol=0.05 / 255)
+    assert shift(calibration).abs().max() < 0.05 / 255

@@ -99,8 +99,9 @@ def test_int8_is_near(photograph: np.ndarray, model: str) -> None:
 def test_int8_of_a_blend_takes_what_either_is_given(photograph: np.ndarray) -> None:
     own, other = load_calibration("srgan-x4"), load_calibration("srresnet-x4")
     both = load_calibration("srgan-x4", 0.5)
-    assert own and other and both and own.keys() == other.keys() == both.keys()
-    assert all(both[name] == (min(own[name][0], other[name][0]), max(own[name][1], other[name][1])) for name in own)
+    assert own and other and both and own.ranges.keys() == other.ranges.keys() == both.ranges.keys()
+    for name, (least, greatest) in own.ranges.items():
+        assert both.ranges[name] == (min(least, other.ranges[name][0]), max(greatest, other.ranges[name][1]))
     expected = load_model("srgan-x4", device="cpu", detail=0.5).upscale(photograph)
     codes = load_model("srgan-x4", device="cpu", detail=0.5, precision="int8").upscale(photograph)
     assert psnr(codes, expected) > 40

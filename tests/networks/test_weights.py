@@ -21,7 +21,16 @@ from vsr.networks.discriminator import Discriminator
 from vsr.networks.models import blend, find_weights, load_network, model_covering, models_folder, shipped_models
 from vsr.networks.resampling import Bicubic, Identity
 from vsr.networks.srgan import Generator
-from vsr.networks.weights import FORMAT, load_discriminator, load_shared, read_info, save_discriminator, save_network
+from vsr.networks.weights import (
+    FORMAT,
+    Calibration,
+    load_discriminator,
+    load_shared,
+    read_info,
+    save_calibration,
+    save_discriminator,
+    save_network,
+)
 
 TinyGenerator = Callable[..., Generator]
 LR = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))
@@ -100,12 +109,12 @@ def test_files_from_before_the_variants(tmp_path: Path, tiny_weights: Path, tiny
         assert torch.equal(loaded(LR), load_network(tiny_weights)(LR))
 
 
-def test_the_model_that_ships_is_from_before_the_variants() -> None:
-    path = models_folder() / "srresnet-x4.safetensors"
-    assert read_info(path).config == {"blocks": 16, "channels": 64, "scale": 4}
+@pytest.mark.parametrize("path", sorted(models_folder().glob("*.safetensors")), ids=lambda path: path.stem)
+def test_grey_stays_grey_in_the_models_that_ship(path: Path) -> None:
     with torch.no_grad():
-        sr = load_network(path)(torch.full((1, 3, 8, 8), 0.5))
-    assert (sr - 0.5)[..., 8:-8, 8:-8].abs().max() < 0.02
+        sr = load_network(path)(torch.full((1, 3, 24, 24), 0.5))
+    apart = (sr - 0.5)[..., 16:-16, 16:-16]
+    assert apart.abs().max() < 0.02 and apart.mean((0, 2, 3)).abs().max() < 0.01
 
 
 def discriminator(**config: Any) -> Discriminator:
@@ -523,3 +532,19 @@ def test_generators_that_cannot_be_blended(tiny_generator: Callable[..., Generat
 )  # fmt: skip
 def test_the_model_that_covers_a_factor(model: str, factor: float | None, name: str) -> None:
     assert model_covering(model, factor) == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "null", "[]", '{"head.0": [0, 1]}', '{"ranges": {}, "shift": [0, 0]}', '{"ranges": {}, "shift": [0, 0, NaN]}']
+    + ['{"ranges": {"head.0": [0, 1' + "0" * 400 + ']}, "shift": [0, 0, 0]}'],
+)  # fmt: skip
+def test_a_calibration_that_cannot_be_read_costs_int8_alone(
+    text: str, tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoilt = rewrite(tiny_weights, tmp_path / "spoilt.safetensors", metadata={"calibration": text})
+    assert read_info(spoilt).calibration is None
+    assert f"{spoilt}: its calibration cannot be read; `vsr models calibrate` writes another." in caplog.messages
+    load_network(spoilt)
+    save_calibration(spoilt, Calibration({"head.0": (-0.25, 1.0)}, (0.5, 0.0, -0.001)))
+    assert read_info(spoilt).calibration == Calibration({"head.0": (-0.25, 1.0)}, (0.5, 0.0, -0.001))

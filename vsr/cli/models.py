@@ -61,7 +61,7 @@ def calibrate(model: str, data: Path) -> None:
 
     weights = find_weights(model)
 
-    with tqdm(unit="picture", leave=False, disable=None) as bar:
+    with tqdm(unit="pass", leave=False, disable=None) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total

@@ -1,8 +1,9 @@
-"""What the convolutions of a model are given on pictures, kept in its weights file for int8."""
+"""What int8 has to know of a model, measured on pictures and kept in its weights file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -26,7 +27,7 @@ def calibrate_file(path: Path, data: Path, progress: Callable[[int, int], None] 
     Args:
         path: the weights file; all else in it stays as it is.
         data: a folder of pictures, of which ``PICTURES`` at even distances are taken.
-        progress: called with the pictures done, and how many there are.
+        progress: called with the passes done, and how many there are: two for each picture.
 
     Returns:
         How many pictures were taken.
@@ -39,14 +40,14 @@ def calibrate_file(path: Path, data: Path, progress: Callable[[int, int], None] 
     network = load_generator(path)
     found = find_pictures(data)
     chosen = found[:: -(-len(found) // PICTURES)]
+    done = itertools.count(1)
 
-    def read() -> Iterator[Tensor]:
-        for number, picture in enumerate(chosen):
-            if progress is not None:
-                progress(number, len(chosen))  # its turn comes when the one before is done
-            yield _lr_of(picture, cast(Network, network).scale)
+    def tick() -> None:
+        if progress is not None:
+            progress(next(done), 2 * len(chosen))
 
-    save_calibration(path, calibrate(network, read()))
+    pictures = [_lr_of(picture, cast(Network, network).scale) for picture in chosen]
+    save_calibration(path, calibrate(network, pictures, tick))
     return len(chosen)
 
 

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from vsr.errors import UsageError, VsrError
 from vsr.inference.device import choose_device, free_memory
-from vsr.inference.quantisation import Calibration
 from vsr.inference.runtimes import Precision, RuntimeName, build_runtime
 from vsr.inference.tiling import upscale_tiled
 from vsr.networks.models import DEFAULT_MODEL, load_calibration, load_network
 from vsr.networks.rewrites import simplify
-from vsr.networks.weights import Network
+from vsr.networks.weights import Calibration, Network
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class Engine:
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
         overlap: LR pixels that neighbouring tiles share.
-        calibration: what the network's convolutions are given, which int8 needs.
+        calibration: what int8 needs.
 
     Raises:
         UsageError: a device or a tile size that cannot be, or a precision that they do not have together.
@@ -85,7 +84,7 @@ class Engine:
         self.precision, self._runtime = build_runtime(
             network, self.device, runtime=runtime, precision=precision, calibration=calibration
         )
-        self._digest = f"{weights} {sorted((calibration or {}).items())}" if self.precision == "int8" else weights
+        self._digest = f"{weights} {calibration}" if self.precision == "int8" else weights
         self._exact: Engine | None = None
         self._floats_per_pixel = described.peak_floats_per_pixel
         self.overflowed = 0

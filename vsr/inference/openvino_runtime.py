@@ -18,7 +18,8 @@ import torch
 from openvino import opset13 as ops
 from torch import Tensor, fx, nn
 
-from vsr.inference.quantisation import Calibration, quantise_weights, with_exact_zero
+from vsr.inference.quantisation import is_quantised, quantise_weights, with_exact_zero
+from vsr.networks.weights import Calibration
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """By precision, that of all but the 8-bit convolutions, in OpenVINO's words."""
@@ -38,7 +39,7 @@ class OpenVinoRuntime:
     Args:
         network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), in eval mode, float32, on the CPU.
         precision: a key of ``HINTS``.
-        calibration: what the convolutions are given, for int8.
+        calibration: for int8.
 
     Raises:
         UntranslatableError: the network has an operation that is not known here.
@@ -113,7 +114,7 @@ def translate(network: nn.Module, calibration: Calibration | None = None) -> ope
         UntranslatableError: it has an operation that is not known here.
     """
     try:
-        return _translated(fx.Tracer().trace(network), network, calibration or {})
+        return _translated(fx.Tracer().trace(network), network, calibration or Calibration({}))
     except UntranslatableError:
         raise
     except Exception as exc:  # whatever a network's code makes of a tracer, or OpenVINO of its operations
@@ -123,6 +124,7 @@ def translate(network: nn.Module, calibration: Calibration | None = None) -> ope
 def _translated(graph: fx.Graph, network: nn.Module, calibration: Calibration) -> openvino.Model:
     source = ops.parameter([-1, 3, -1, -1], np.float32)
     results: dict[fx.Node, Any] = {}
+    ranges, shift = calibration.ranges, np.array(calibration.shift, np.float32).reshape(1, 3, 1, 1)
     for node in graph.nodes:
         if node.kwargs:
             raise UntranslatableError(f"{node} is called by keywords")
@@ -134,11 +136,12 @@ def _translated(graph: fx.Graph, network: nn.Module, calibration: Calibration) -
                 results[node] = ops.constant(operator.attrgetter(node.target)(network).numpy())
             case "call_module":
                 layer = network.get_submodule(node.target)
-                results[node] = _entry(LAYERS, type(layer), str(layer))(inputs[0], layer, calibration.get(node.target))
+                results[node] = _entry(LAYERS, type(layer), str(layer))(inputs[0], layer, ranges.get(node.target))
             case "call_function" | "call_method":
                 results[node] = _entry(FUNCTIONS, node.target, str(node))(*inputs)
             case "output":
-                return openvino.Model([ops.result(inputs[0])], [source], type(network).__name__)
+                result = ops.subtract(inputs[0], ops.constant(shift)) if ranges else inputs[0]
+                return openvino.Model([ops.result(result)], [source], type(network).__name__)
     raise UntranslatableError("it has no result")
 
 
@@ -153,8 +156,7 @@ def _convolution(x: Any, layer: nn.Conv2d, measured: tuple[float, float] | None)
     if layer.groups != 1 or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         raise UntranslatableError(f"no translation of {layer}")
     kernel = ops.constant(weight)
-    # What takes the picture itself is a hundredth of the work, and may be given more than 8 bits.
-    if measured is not None and layer.in_channels > 3:
+    if measured is not None and is_quantised(layer):
         integers, unit = quantise_weights(weight)
         kernel = ops.multiply(ops.convert(ops.constant(integers), "f32"), ops.constant(unit))
         least, greatest = (np.float32(value) for value in with_exact_zero(*measured))

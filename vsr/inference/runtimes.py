@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import UnsupportedError
-from vsr.inference.quantisation import Calibration
 from vsr.inference.torch_runtime import DTYPES, CudaRuntime, TorchRuntime
+from vsr.networks.weights import Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def build_runtime(
         device: where it shall run.
         runtime: ``auto``, or the one to take.
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
-        calibration: what the network's convolutions are given, which int8 needs.
+        calibration: what int8 needs.
 
     Returns:
         The precision that ``auto`` has become, and what runs the network.

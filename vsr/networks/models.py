@@ -13,7 +13,7 @@ from torch import nn
 import vsr
 from vsr.errors import UnknownModelError, UnsupportedError, UsageError, WeightsError
 from vsr.networks.resampling import Bicubic, Identity
-from vsr.networks.weights import JUDGES, Network, WeightsInfo, load_generator, read_info
+from vsr.networks.weights import JUDGES, Calibration, Network, WeightsInfo, load_generator, read_info
 
 DEFAULT_MODEL = "video-x4"
 
@@ -132,12 +132,12 @@ def load_network(model: str | os.PathLike[str], *, scale: float | None = None, d
     return network.eval()
 
 
-def load_calibration(model: str | os.PathLike[str], detail: float = 1) -> dict[str, tuple[float, float]] | None:
-    """What the convolutions of a model are given, as its file says; None where it does not.
+def load_calibration(model: str | os.PathLike[str], detail: float = 1) -> Calibration | None:
+    """What int8 has to know of a model, as its file says; None where it does not.
 
     Args:
         model: as in ``load_network``.
-        detail: of a blend with its partner, what either of the two is given.
+        detail: of a blend with its partner, the ranges of both together; what 8 bits shift it by is not known.
 
     Raises:
         UnsupportedError: the partner of a calibrated model is not calibrated.
@@ -150,8 +150,11 @@ def load_calibration(model: str | os.PathLike[str], detail: float = 1) -> dict[s
         return own
     partner = find_partner(model)
     other = read_info(partner).calibration
-    if other is None or other.keys() != own.keys():
+    if other is None or other.ranges.keys() != own.ranges.keys():
         raise UnsupportedError(
             f"int8 with a detail below 1 needs a calibration of the partner too: `vsr models calibrate {partner}`."
         )
-    return {name: (min(own[name][0], other[name][0]), max(own[name][1], other[name][1])) for name in own}
+    if detail == 0:
+        return other
+    pairs = {name: (own.ranges[name], other.ranges[name]) for name in own.ranges}
+    return Calibration({name: (min(a[0], b[0]), max(a[1], b[1])) for name, (a, b) in pairs.items()})

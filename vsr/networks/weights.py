@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -56,6 +58,19 @@ JUDGES: dict[str, type[nn.Module]] = {"discriminator": Discriminator}
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What int8 has to know of a network, measured on pictures (see ``vsr.inference.quantisation``).
+
+    Attributes:
+        ranges: the least and greatest values that the convolutions are given, by their names in the rewritten network.
+        shift: what 8 bits add to the mean of red, green and blue, of 1; measured behind the clipping to [0, 1].
+    """
+
+    ranges: Mapping[str, tuple[float, float]]
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
 class WeightsInfo:
     """What a weights file says about itself.
 
@@ -64,15 +79,14 @@ class WeightsInfo:
         architecture: a key of ``ARCHITECTURES`` or ``JUDGES``.
         config: the keywords of the architecture; of those that upscale, the scale among them.
         about: free text by key: purpose, recipe, licence, data, training.
-        calibration: the least and greatest values that the convolutions are given, by their names in the rewritten
-            network (see ``vsr.inference.quantisation``); None: not measured.
+        calibration: for int8; None: not measured.
     """
 
     path: Path
     architecture: str
     config: dict[str, Any]
     about: dict[str, str] = field(default_factory=dict)
-    calibration: dict[str, tuple[float, float]] | None = None
+    calibration: Calibration | None = None
 
     @property
     def name(self) -> str:
@@ -85,7 +99,7 @@ class WeightsInfo:
         return int(self.config["scale"])
 
 
-def save_calibration(path: Path, calibration: Mapping[str, tuple[float, float]]) -> None:
+def save_calibration(path: Path, calibration: Calibration) -> None:
     """Write a calibration into a weights file, whose tensors stay as they are.
 
     Raises:
@@ -95,8 +109,13 @@ def save_calibration(path: Path, calibration: Mapping[str, tuple[float, float]])
     read_info(path)
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata())
-    rounded = {name: [float(f"{value:.4g}") for value in pair] for name, pair in calibration.items()}
-    write_whole(path, save(load(path.read_bytes()), metadata | {"calibration": json.dumps(rounded)}))
+    ranges = {name: [_rounded(limit) for limit in pair] for name, pair in calibration.ranges.items()}
+    text = json.dumps({"ranges": ranges, "shift": [_rounded(value) for value in calibration.shift]})
+    write_whole(path, save(load(path.read_bytes()), metadata | {"calibration": text}))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def load_generator(path: Path) -> nn.Module:
@@ -220,11 +239,23 @@ def read_info(path: Path) -> WeightsInfo:
     own = ("format", "architecture", "config", "calibration")
     about = {key: text for key, text in metadata.items() if key not in own}
     try:
-        measured = json.loads(metadata.get("calibration", "null"))
-        calibration = measured and {name: (float(least), float(most)) for name, (least, most) in measured.items()}
+        calibration = _calibration(path, metadata["calibration"]) if "calibration" in metadata else None
         return WeightsInfo(path, metadata["architecture"], json.loads(metadata["config"]), about, calibration)
     except (KeyError, ValueError, TypeError, AttributeError) as exc:
         raise WeightsError(f"{path} does not say how its network is built: the metadata are damaged.") from exc
+
+
+def _calibration(path: Path, text: str) -> Calibration | None:
+    try:
+        measured = json.loads(text)
+        red, green, blue = map(float, measured["shift"])
+        ranges = {name: (float(least), float(greatest)) for name, (least, greatest) in measured["ranges"].items()}
+        if not all(map(math.isfinite, (red, green, blue, *chain(*ranges.values())))):
+            raise ValueError("a value is not finite")
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
+        logger.warning("%s: its calibration cannot be read; `vsr models calibrate` writes another.", path)
+        return None
+    return Calibration(ranges, (red, green, blue))
 
 
 def _load_file(path: Path, architectures: Mapping[str, type[nn.Module]]) -> nn.Module:
