@@ -34,7 +34,7 @@ def speed_of(size: tuple[int, int], seconds: float, options: argparse.Namespace)
             precisions=(options.precision,),
             codec="none",
             seconds=seconds,
-        )  # fmt: skip
+        )
     )
     return speed
 

@@ -103,8 +103,7 @@ def test_two_processes_from_python(
         False,
     )
     assert summary.quality is not None
-    # What is measured is centred, by each process on crops of its own.
-    assert found["summary"]["quality"]["psnr_y"] == pytest.approx(summary.quality.psnr_y, abs=5e-2)
+    assert found["summary"]["quality"]["psnr_y"] == pytest.approx(summary.quality.psnr_y, abs=1e-2)
     assert found["processes_left"] == 0
 
     # What the run leaves: the networks that one process trains. Eight updates of 1e-3 could lie 8e-3 and more apart.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
+from copy import copy
 
 import torch
 from lightning_fabric import Fabric
@@ -59,9 +60,6 @@ class Batches:
         options: recipe, seed, cache and workers.
         fabric: device and processes.
 
-    Attributes:
-        size: crops of a batch that are this process's part.
-
     Raises:
         UsageError: a cache on a GPU where there is none, or where the pictures do not fit.
     """
@@ -70,11 +68,16 @@ class Batches:
         self._pictures, self._recipe, self._seed = pictures, options.recipe, options.seed
         self._device, self._workers = fabric.device, options.workers
         share = options.recipe.batch_size // fabric.world_size
-        self.size = share
         self._part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
         self._packed = _packed(pictures, options, fabric.device)
         if self._packed is None:
             pictures.cache_bytes = 0 if options.cache == "none" else available_memory() // (2 * options.devices)
+
+    def whole(self) -> Batches:
+        """The same batches with the parts of all processes."""
+        other = copy(self)
+        other._part = slice(0, self._recipe.batch_size)
+        return other
 
     def stream(self, steps: range) -> Generator[tuple[Tensor, Tensor], None, None]:
         """LR (N, 3, h, w) and HR (N, 3, H, W) of each step in order, float in [0, 1] on the device, channels last."""

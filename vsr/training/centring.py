@@ -28,10 +28,10 @@ def centred(game: Game, batches: Batches) -> Generator:
 
     Args:
         game: the run.
-        batches: what it is trained on; of several processes this one's part.
+        batches: what it is trained on; the crops are the same for any number of processes.
     """
     network = cast(Generator, deepcopy(game.ema.module)).eval()
-    with closing(batches.stream(range(-(-CROPS // batches.size)))) as pairs:
+    with closing(batches.whole().stream(range(-(-CROPS // game.recipe.batch_size)))) as pairs:
         centre(network, pairs)
     return network
 

@@ -110,10 +110,12 @@ class Watch:
         measures, saves = due(options.validate_every), due(options.checkpoint_every) or stopped
         if measures or saves or due(options.log_every):
             row = self._row(learning_rate)
+            tests = measures and game.stage != "discriminator"
             if measures or saves:
                 self._check_weights()
+            if tests or saves:
                 network = centred(game, self._batches)
-            if measures and game.stage != "discriminator":
+            if tests:
                 self._measure(network, row)
             self._log.write(row)
         if saves:
