@@ -22,6 +22,7 @@ from vsr.media.clip import UNSPECIFIED, ClipInfo, StreamInfo
 from vsr.media.containers import TEXT_SUBTITLES, Container, holds
 from vsr.media.encoder import VideoFormat
 from vsr.media.ffmpeg import has_option, run
+from vsr.media.libav import fraction_of, readable
 from vsr.media.probe import open_clip
 
 logger = logging.getLogger(__name__)
@@ -279,13 +280,13 @@ def _chapters(clip: ClipInfo, cut: Cut) -> str:
         return ""
     with open_clip(clip.path) as container:
         for chapter in container.chapters():
-            base = chapter["time_base"] or Fraction(1)
+            base = fraction_of(chapter["time_base"]) or Fraction(1)
             start, end = (at * base for at in (chapter["start"], chapter["end"]))
             start, end = max(start, cut.start or start), min(end, end if cut.end is None else cut.end)
             if start < end:
                 begins, ends = (round((at - cut.shift) * 1000) for at in (start, end))
                 lines += ["[CHAPTER]", "TIMEBASE=1/1000", f"START={begins}", f"END={ends}"]
-                lines += [f"{key}={_escaped(value)}" for key, value in chapter["metadata"].items()]
+                lines += [f"{key}={_escaped(readable(value))}" for key, value in chapter["metadata"].items()]
     return "\n".join([";FFMETADATA1", *lines, ""]) if lines else ""
 
 

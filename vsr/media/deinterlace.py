@@ -9,6 +9,8 @@ from av import VideoFrame
 from av.filter import Graph
 from av.video.stream import VideoStream
 
+from vsr.media.libav import fraction_of
+
 
 class Deinterlacer:
     """Fields -> frames, by libav's bwdif (the BBC's W3FDIF with the edges of YADIF): one for each, at its own time.
@@ -19,7 +21,9 @@ class Deinterlacer:
     """
 
     def __init__(self, stream: VideoStream, *, all_frames: bool = False) -> None:
-        self._stream = stream
+        time_base = fraction_of(stream.time_base)
+        assert time_base is not None
+        self._time_base = time_base
         self._all = all_frames
         self._graph: Graph | None = None
 
@@ -40,7 +44,7 @@ class Deinterlacer:
     def _build(self, frame: VideoFrame) -> Graph:
         graph = Graph()
         source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=self._stream.time_base
+            width=frame.width, height=frame.height, format=frame.format, time_base=self._time_base
         )
         which = "all" if self._all else "interlaced"
         filtered, sink = graph.add("bwdif", f"mode=send_frame:deint={which}"), graph.add("buffersink")
@@ -50,7 +54,7 @@ class Deinterlacer:
         return graph
 
     def _pull(self) -> Iterator[VideoFrame]:
-        assert self._graph is not None and self._stream.time_base is not None
+        assert self._graph is not None
         while True:
             try:
                 frame = self._graph.pull()
@@ -58,8 +62,8 @@ class Deinterlacer:
                 return
             assert isinstance(frame, VideoFrame)
             # The filter's clock ticks twice as fast, for the frames of two fields that are not asked for.
-            if frame.pts is not None and frame.time_base is not None:
-                ticks = frame.time_base / self._stream.time_base
+            if frame.pts is not None and (time_base := fraction_of(frame.time_base)):
+                ticks = time_base / self._time_base
                 frame.pts, frame.duration = round(frame.pts * ticks), round((frame.duration or 0) * ticks)
-                frame.time_base = self._stream.time_base
+                frame.time_base = self._time_base
             yield frame

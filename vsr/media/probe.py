@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from io import SEEK_SET, FileIO
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import av
 import numpy as np
@@ -18,7 +17,6 @@ from av import VideoFrame
 from av.audio.codeccontext import AudioCodecContext
 from av.container import InputContainer
 from av.error import FFmpegError as LibavError
-from av.filter import Graph
 from av.stream import Disposition, Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
@@ -26,6 +24,7 @@ from av.video.stream import VideoStream
 from vsr.errors import InputError
 from vsr.media.clip import CENTRE, UNSPECIFIED, ClipInfo, ColourTags, StreamInfo, VideoInfo
 from vsr.media.hdr import LightLevels, MasteringDisplay
+from vsr.media.libav import chroma_location_of, fraction_of, open_input, readable, side_data_of
 from vsr.media.limits import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
@@ -101,8 +100,7 @@ def _open_container(file: _File, path: Path, max_pixels: int) -> InputContainer:
             raise InputError(f"{path} is empty: the file holds no byte.")
         file.seek(0)
         options = {"protocol_whitelist": "none", "max_pixels": str(max_pixels)}
-        # Old files hold their titles in any encoding; nothing here depends on them.
-        container = av.open(file, "r", options=options, metadata_errors="replace")
+        container = open_input(file, options)
     except (LibavError, OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise InputError(f"{path} is not a video that can be read: {reason}.") from exc
@@ -134,7 +132,8 @@ def probe(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
         start = Fraction(container.start_time or 0, av.time_base)
         if (frame := _first_frame(container, stream)) is not None:
             video = _with_frame(video, frame)
-        return ClipInfo(path, video, others, container.format.name, start, tuple(container.metadata))
+        keys = tuple(readable(key) for key in container.metadata)
+        return ClipInfo(path, video, others, container.format.name, start, keys)
 
 
 def choose_video(container: InputContainer, path: Path) -> VideoStream:
@@ -159,11 +158,12 @@ def choose_video(container: InputContainer, path: Path) -> VideoStream:
 
 def _video_info(stream: VideoStream, container_duration: int | None) -> VideoInfo:
     context = stream.codec_context
-    assert context.pix_fmt is not None and stream.time_base is not None
-    rate = stream.average_rate or stream.guessed_rate
+    time_base = fraction_of(stream.time_base)
+    assert context.pix_fmt is not None and time_base is not None
+    rate = fraction_of(stream.average_rate) or fraction_of(stream.guessed_rate)
     seconds: Fraction | None = None
     if stream.duration is not None:
-        seconds = stream.duration * stream.time_base
+        seconds = stream.duration * time_base
     elif container_duration is not None:
         seconds = Fraction(container_duration, av.time_base)
     estimated = stream.frames or (round(seconds * rate) if seconds and rate else None)
@@ -174,10 +174,10 @@ def _video_info(stream: VideoStream, container_duration: int | None) -> VideoInf
         width=context.width,
         height=context.height,
         pix_fmt=context.pix_fmt,
-        time_base=stream.time_base,
+        time_base=time_base,
         average_rate=rate,
         num_frames_estimated=estimated,
-        sample_aspect_ratio=stream.sample_aspect_ratio or context.sample_aspect_ratio,
+        sample_aspect_ratio=fraction_of(stream.sample_aspect_ratio) or fraction_of(context.sample_aspect_ratio),
         tags=ColourTags(
             context.color_range, context.colorspace, context.color_primaries, context.color_trc,
             CENTRE if codec in CENTRED_CHROMA else 0,
@@ -192,9 +192,10 @@ def _stream_info(stream: Stream) -> StreamInfo:
     context = stream.codec_context
     damaged = isinstance(context, AudioCodecContext) and not context.sample_rate
     codec = context.codec.canonical_name if context is not None and not damaged else ""
+    said = {key: readable(value) for key, value in stream.metadata.items()}
     return StreamInfo(
-        stream.index, stream.type, codec, stream.language, stream.metadata.get("mimetype"),
-        stream.metadata.get("title"), bool(stream.disposition & Disposition.attached_pic),
+        stream.index, stream.type, codec, said.get("language"), said.get("mimetype"),
+        said.get("title"), bool(stream.disposition & Disposition.attached_pic),
         (context.sample_rate or None) if isinstance(context, AudioCodecContext) else None,
     )  # fmt: skip
 
@@ -214,8 +215,7 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame |
 
 def _with_frame(video: VideoInfo, frame: VideoFrame) -> VideoInfo:
     """What the headers did not say, but the first frame does."""
-    # Typed as a dict, but it iterates over its entries. Looked at once: each look makes a cycle that keeps the frame.
-    entries = {entry.type.name: bytes(entry) for entry in cast(Any, frame.side_data)}
+    entries = side_data_of(frame)
     matrix, display, light = (
         entries.get(name) for name in ("DISPLAYMATRIX", "MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
     )
@@ -227,7 +227,7 @@ def _with_frame(video: VideoInfo, frame: VideoFrame) -> VideoInfo:
             tags.matrix if tags.matrix != UNSPECIFIED else frame.colorspace,
             tags.primaries if tags.primaries != UNSPECIFIED else frame.color_primaries,
             tags.transfer if tags.transfer != UNSPECIFIED else frame.color_trc,
-            _chroma_location(frame) or tags.chroma_location,
+            chroma_location_of(frame) or tags.chroma_location,
         ),
         first_pts=frame.pts,
         interlaced=video.interlaced or frame.interlaced_frame,
@@ -236,32 +236,3 @@ def _with_frame(video: VideoInfo, frame: VideoFrame) -> VideoInfo:
         light_levels=LightLevels.from_bytes(light) if light else None,
         lost=tuple(words for name, words in LOST.items() if name in entries),
     )
-
-
-CHROMA_LOCATIONS = ("unspecified", "left", "center", "topleft", "top", "bottomleft", "bottom")
-"""By libav's numbers."""
-
-
-def _chroma_location(frame: VideoFrame) -> int:
-    """Where a frame says that its chroma lies, in libav's numbers: PyAV has no name for it, a filter's report has."""
-    graph = Graph()
-    source = graph.add_buffer(
-        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
-    )
-    report, sink = graph.add("showinfo"), graph.add("buffersink")
-    source.link_to(report)
-    report.link_to(sink)
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)
-    try:
-        graph.configure()
-        with av.logging.Capture() as messages:
-            graph.push(frame)
-            graph.pull()
-    except (LibavError, ValueError) as exc:  # of a damaged frame
-        logger.debug("no filter takes the first frame: %s", exc)
-        return 0
-    finally:
-        av.logging.set_level(level)
-    found = re.search(r"\bcl:(\w+)", "".join(text for _, _, text in messages))
-    return CHROMA_LOCATIONS.index(found[1]) if found and found[1] in CHROMA_LOCATIONS else 0

@@ -21,6 +21,7 @@ from vsr.errors import InputError
 from vsr.imaging.colour import PixelLayout
 from vsr.media.clip import VideoInfo
 from vsr.media.deinterlace import Deinterlacer
+from vsr.media.libav import fraction_of
 from vsr.media.limits import MAX_PIXELS
 from vsr.media.pixels import Plane, layout_of, nearest_format, planes_of
 from vsr.media.probe import open_clip
@@ -178,9 +179,10 @@ class _Packets:
         if self._start is None or begins is None or self._start <= begins:
             yield from self._following()
             return
-        assert self._stream.time_base is not None
+        time_base = fraction_of(self._stream.time_base)
+        assert time_base is not None
         for back in SEEK_BACK_SECONDS:
-            target = self._start - round(back / self._stream.time_base)
+            target = self._start - round(back / time_base)
             packets = self._from(target)
             # Where a container has no index, a seek may end between two keyframes, or behind the one that is wanted.
             keyframe = next((packet for packet in packets if packet.is_keyframe and packet.pts is not None), None)
@@ -204,7 +206,7 @@ class _Packets:
 
     def _following(self) -> Iterator[Packet[Any]]:
         for packet in self._container.demux():
-            if packet.pts is not None and packet.time_base is not None:
+            if packet.pts is not None and packet.time_base:
                 self.latest = max(self.latest, (packet.pts + (packet.duration or 0)) * packet.time_base)
             if packet.stream_index == self._stream.index:
                 yield packet
