@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from vsr.media.ffmpeg import find_program
+from vsr.media.ffmpeg import carried_program
 from vsr.networks.srgan import Generator
 from vsr.networks.weights import save_network
 
@@ -122,10 +122,15 @@ def _encode_tone(container: av.container.OutputContainer, stream: av.AudioStream
 
 @pytest.fixture(scope="session")
 def ffmpeg() -> Callable[..., str]:
-    """Runs the ffmpeg program and returns what it wrote to its standard output: a second opinion on files."""
+    """Runs an ffmpeg program and returns what it wrote to its standard output: a second opinion on files.
+
+    Always the one that imageio-ffmpeg carries, whichever vsr takes.
+    """
+    program = carried_program()
+    assert program is not None, "imageio-ffmpeg carries no program for this system"
 
     def run(*arguments: str | Path) -> str:
-        command = [find_program(), "-nostdin", "-v", "error", "-y", *map(str, arguments)]
+        command = [program, "-nostdin", "-v", "error", "-y", *map(str, arguments)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout

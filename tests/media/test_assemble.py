@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -10,12 +11,22 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
+import vsr
 from vsr.errors import FFmpegError, OutputError, UsageError
-from vsr.media.assemble import StreamPlan, assemble, plan_streams
+from vsr.media.assemble import (
+    Cut,
+    StreamPlan,
+    assemble,
+    check_assembled,
+    count_packets,
+    plan_streams,
+    write_what_can_be,
+)
 from vsr.media.clip import ClipInfo, ColourTags, StreamInfo, VideoInfo
 from vsr.media.codecs import CODECS
 from vsr.media.containers import CONTAINERS, container_of
 from vsr.media.encoder import Encoder, VideoFormat
+from vsr.media.ffmpeg import DiskError, carried_program, the_program
 from vsr.media.probe import probe
 from vsr.media.reader import Frame, read_frames
 
@@ -89,6 +100,14 @@ VIDEO = VideoInfo(0, "h264", 16, 16, "yuv420p", Fraction(1, 1000), Fraction(25),
 )
 def test_plan_for_one_stream(stream: StreamInfo, ending: str, decision: tuple[str, str, str]) -> None:
     assert decisions(ClipInfo(Path("in.mkv"), VIDEO, (stream,)), ending) == {1: decision}
+
+
+def test_without_subtitles() -> None:
+    others = (StreamInfo(1, "audio", "aac", None), StreamInfo(2, "subtitle", "subrip", None))
+    plans = plan_streams(ClipInfo(Path("in.mkv"), VIDEO, others), CONTAINERS[".mkv"], subtitles="none")
+    assert [str(plan) for plan in plans] == [
+        "stream 1, aac audio: copied", "stream 2, subrip subtitle: left out (as asked)",
+    ]  # fmt: skip
 
 
 def test_without_audio() -> None:
@@ -482,8 +501,8 @@ def test_audio_by_another_encoder(full_clip: Path, assembled: Callable[..., Asse
 @pytest.mark.parametrize(
     ("audio", "ending", "message"),
     [
-        ("mp9", ".mkv", "there is no audio encoder 'mp9': take copy, none, aac, libopus or another of libav."),
-        ("libx264", ".mkv", "there is no audio encoder 'libx264': take copy, none, aac"),
+        ("mp9", ".mkv", "ffmpeg has no audio encoder called mp9: take copy, none, aac, libopus or another that"),
+        ("libx264", ".mkv", "ffmpeg has no audio encoder called libx264: take copy, none, aac"),
         ("aac", ".webm", "webm cannot hold aac audio; take libopus."),
         ("aac", ".gif", "gif cannot hold aac audio; take none."),
     ],
@@ -492,3 +511,170 @@ def test_audio_encoders_that_cannot_be(audio: str, ending: str, message: str) ->
     with pytest.raises(UsageError) as caught:
         plan_streams(ClipInfo(Path("in.mkv"), VIDEO, ()), CONTAINERS[ending], audio=audio)
     assert str(caught.value).startswith(message)
+
+
+# What the program can do, and what has arrived
+
+AUDIO, TEXT = StreamInfo(1, "audio", "flac", None), StreamInfo(2, "subtitle", "subrip", "deu")
+BOTH_COPIED = [StreamPlan(AUDIO, "copy"), StreamPlan(TEXT, "copy")]
+
+
+class Attempts:
+    """Stands in for writing an output: fails where one of the plans is among those that cannot be carried out."""
+
+    def __init__(self, *refused: StreamPlan, error: FFmpegError | None = None) -> None:
+        self.refused, self.error = refused, error or FFmpegError("ffmpeg failed with code 1: [mp4 @ 0x1] no; [b] also")
+        self.made: list[list[StreamPlan]] = []
+
+    def __call__(self, plans: Sequence[StreamPlan]) -> None:
+        self.made.append(list(plans))
+        refused = [(plan.stream, plan.action) for plan in self.refused]
+        if any((plan.stream, plan.action) in refused for plan in plans):
+            raise self.error
+
+
+def test_all_streams_at_once_where_they_can_be_written() -> None:
+    attempts = Attempts()
+    assert write_what_can_be(BOTH_COPIED, CONTAINERS[".mp4"], attempts) == BOTH_COPIED
+    assert attempts.made == [BOTH_COPIED]
+
+
+def test_a_stream_that_cannot_be_copied_is_converted() -> None:
+    attempts = Attempts(BOTH_COPIED[0])
+    converted = StreamPlan(AUDIO, "convert", "aac", "ffmpeg cannot copy it into mp4")
+    assert write_what_can_be(BOTH_COPIED, CONTAINERS[".mp4"], attempts) == [converted, BOTH_COPIED[1]]
+    assert attempts.made[-1] == [converted, BOTH_COPIED[1]]
+
+
+def test_a_stream_that_cannot_be_converted_either_is_left_out() -> None:
+    converted = StreamPlan(AUDIO, "convert", "aac", "ffmpeg cannot copy it into mp4")
+    attempts = Attempts(BOTH_COPIED[0], converted)
+    result = write_what_can_be(BOTH_COPIED, CONTAINERS[".mp4"], attempts)
+    assert result == [StreamPlan(AUDIO, "drop", reason="ffmpeg: no"), BOTH_COPIED[1]]
+    assert attempts.made[-1] == result
+
+
+def test_streams_are_not_blamed_for_a_full_disk() -> None:
+    attempts = Attempts(BOTH_COPIED[0], error=DiskError("ffmpeg failed: No space left on device"))
+    with pytest.raises(DiskError):
+        write_what_can_be(BOTH_COPIED, CONTAINERS[".mp4"], attempts)
+    assert len(attempts.made) == 1
+
+
+def test_streams_are_not_blamed_where_the_picture_cannot_be_written() -> None:
+    def refuse(plans: Sequence[StreamPlan]) -> None:
+        raise FFmpegError(f"not with {len(plans)} streams")
+
+    with pytest.raises(FFmpegError, match="not with 0 streams"):
+        write_what_can_be(BOTH_COPIED, CONTAINERS[".mp4"], refuse)
+
+
+@pytest.fixture
+def program_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Puts a program in the place of the carried one that refuses commands with some words, as older ones do."""
+
+    def put(words: str) -> None:
+        script = tmp_path / "ffmpeg"
+        refusal = "echo '[mp4 @ 0x1] flac in MP4 support is experimental' >&2; exit 1"
+        script.write_text(f"""#!/bin/sh\ncase " $* " in {words}) {refusal};; esac\nexec {carried_program()} "$@"\n""")
+        script.chmod(0o700)
+        monkeypatch.setenv("VSR_FFMPEG", str(script))
+        the_program.cache_clear()
+
+    yield put
+    the_program.cache_clear()
+
+
+def test_what_the_program_cannot_write_is_known_before_the_first_frame(
+    program_that_refuses: Callable[[str], None], make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = make_clip("in.mkv", pts=range(0, 320, 40), time_base=MILLISECOND, audio=["flac"])
+    program_that_refuses("*' -c:1 aac '*) ;; *' -map 1:1 '*")
+    said: list[str] = []
+    summary = vsr.upscale(
+        clip, tmp_path / "out.mp4", model="identity", progress=lambda _: said.append(caplog.text)
+    )  # fmt: skip
+    words = "stream 1, flac audio: converted to aac (ffmpeg cannot copy it into mp4)"
+    assert f"in.mkv: {words}" in said[0]
+    assert (summary.streams, summary.damage) == ((words,), "")
+    assert [track.codec for track in tracks_of(summary.target)] == ["h264", "aac"]
+
+
+def test_a_program_that_can_write_nothing_ends_the_job_before_the_first_frame(
+    program_that_refuses: Callable[[str], None], make_clip: MakeClip, tmp_path: Path
+) -> None:
+    clip = make_clip(audio=["aac"])
+    program_that_refuses("*' -map 0:v:0 '*")
+    with pytest.raises(FFmpegError, match=r"^ffmpeg failed with code 1: .* experimental$"):
+        vsr.upscale(clip, tmp_path / "out.mp4", model="identity", progress=lambda _: pytest.fail("a frame"))
+    assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.fixture
+def damaged_streams(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> Path:
+    """Sound that cannot be decoded, and two lines of subtitles, of which one is no UTF-8."""
+    lines, whole, target = tmp_path / "lines.srt", tmp_path / "whole.mkv", tmp_path / "damaged.mkv"
+    lines.write_bytes(
+        b"1\n00:00:00,040 --> 00:00:00,200\nOne \xff\xfe\xfa line\n\n2\n00:00:00,210 --> 00:00:00,300\nTwo\n"
+    )
+    picture = make_clip("inner.mkv", pts=range(0, 400, 40), time_base=MILLISECOND)
+    tone = ("-f", "lavfi", "-i", "sine=r=48000:d=0.4")
+    coded = ("-c", "copy", "-c:a", "truehd", "-strict", "-2", "-ac", "2")
+    ffmpeg("-i", picture, *tone, "-f", "srt", "-i", lines, "-map", "0", "-map", "1", "-map", "2", *coded, whole)
+    noise = random.Random(0)
+    with av.open(str(whole)) as source, av.open(str(target), "w") as garbled:
+        streams = {stream.index: garbled.add_stream_from_template(stream, opaque=True) for stream in source.streams}
+        for packet in source.demux():
+            if packet.stream.type == "audio" and packet.size:
+                content = av.Packet(noise.randbytes(packet.size))
+                content.pts, content.dts, content.time_base = packet.pts, packet.dts, packet.time_base
+                content.is_keyframe, content.stream = True, streams[packet.stream_index]
+                garbled.mux(content)
+            elif packet.size:
+                packet.stream = streams[packet.stream_index]
+                garbled.mux(packet)
+    return target
+
+
+def test_a_stream_that_cannot_be_decoded_costs_itself_alone(
+    damaged_streams: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    summary = vsr.upscale(damaged_streams, tmp_path / "out.mp4", model="identity")
+    assert summary.frames == 10
+    assert [track.codec for track in tracks_of(summary.target)] == ["h264", "mov_text"]
+    sound, lines = summary.damage.split("; ")
+    assert sound.startswith("stream 1, truehd audio: left out (ffmpeg: ")
+    assert lines == "stream 2, subrip subtitle arrived with 1 of 2 packets"
+    assert f"{damaged_streams} is damaged: {summary.damage}. {summary.target} is kept." in caplog.text
+
+
+def test_they_cost_nothing_where_they_are_copied(damaged_streams: Path, tmp_path: Path) -> None:
+    summary = vsr.upscale(damaged_streams, tmp_path / "out.mkv", model="identity")
+    assert summary.damage == ""
+    assert [len(track.packets) for track in tracks_of(summary.target)][2] == 2
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".ts", ".avi"])
+def test_what_does_not_arrive_is_counted(ending: str, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+    source = make_clip(audio=["aac"])
+    clip, whole, short, shorter = probe(source), *(tmp_path / f"{name}{ending}" for name in ("whole", "few", "fewer"))
+    plans = plan_streams(clip, CONTAINERS[".mkv"])
+    ffmpeg("-i", source, "-c", "copy", whole)
+    both = ("-map", "0:v", "-map", "1:a", "-c", "copy")
+    ffmpeg("-i", source, "-t", "0.05", "-i", source, *both, short)
+    ffmpeg("-t", "0.26", "-i", source, "-i", source, *both, shorter)
+    packets, few = count_packets(source)[1].packets, count_packets(short)[1].packets
+    assert 0 < few < packets - 2
+    assert check_assembled(whole, clip, plans, num_frames=8) == []
+    assert check_assembled(short, clip, plans, num_frames=8) == [
+        f"stream 1, aac audio arrived with {few} of {packets} packets"
+    ]
+    with pytest.raises(OutputError, match=rf"^ffmpeg left fewer\{ending} with 7 of 8 frames and 2 of 2 streams"):
+        check_assembled(shorter, clip, plans, num_frames=8)
+
+
+def test_only_what_lies_in_the_part_counts(make_clip: MakeClip) -> None:
+    clip = make_clip(pts=range(0, 50 * 512, 512), audio=["aac"])
+    video, sound = count_packets(clip, Cut(Fraction(1, 2), Fraction(1)))
+    assert video.packets == 12  # at 0.52, 0.56, ... 0.96
+    assert sound.packets == pytest.approx(0.5 * 48000 / 1024, abs=1)

@@ -17,7 +17,7 @@ import imageio_ffmpeg
 import pytest
 
 from vsr.errors import FFmpegError
-from vsr.media.ffmpeg import TAIL_LINES, find_program, run
+from vsr.media.ffmpeg import TAIL_LINES, DiskError, Program, find_program, run, the_program
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="stands scripts in for the program")
 
@@ -26,9 +26,9 @@ MakeClip = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def forgets_the_program() -> Iterator[None]:
-    find_program.cache_clear()
+    the_program.cache_clear()
     yield
-    find_program.cache_clear()
+    the_program.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -43,17 +43,23 @@ def waits_half_a_minute_at_most() -> Iterator[None]:
     signal.signal(signal.SIGALRM, usual)
 
 
+VERSION = """ffmpeg version 7.1.5-0+deb13u1 Copyright (c) 2000-2026 the FFmpeg developers
+libavutil      59. 39.100 / 59. 39.100
+libavformat    61.  7.103 / 61.  7.103"""
+
+
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Puts a shell script in the place of the program on PATH."""
+    """Puts a shell script in the place of the program, by the variable that names one."""
 
-    def put(script: str) -> Path:
+    def put(script: str, version: str = VERSION) -> Path:
         folder = tmp_path / "bin"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         program = folder / "ffmpeg"
-        program.write_text(f"#!/bin/sh\n{script}\n")
+        told = f"case \"$*\" in *-version*) cat <<'END'\n{version}\nEND\nexit;; esac"
+        program.write_text(f"#!/bin/sh\n{told}\n{script}\n")
         program.chmod(stat.S_IRWXU)
-        monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+        monkeypatch.setenv("VSR_FFMPEG", str(program))
         return program
 
     return put
@@ -63,34 +69,101 @@ def command() -> ffmpeg.nodes.OutputStream:
     return ffmpeg.output(ffmpeg.input("file:in.mp4"), "file:out.mp4", c="copy")
 
 
-def test_the_program_on_path_comes_first(stand_in: Callable[[str], Path]) -> None:
+def test_the_program_that_the_variable_names_comes_first(stand_in: Callable[[str], Path]) -> None:
     program = stand_in("exit 0")
     assert find_program() == str(program)
+    assert the_program() == Program(str(program), "7.1.5-0+deb13u1", (61, 7))
+    assert str(the_program()) == f"ffmpeg 7.1.5-0+deb13u1 ({program})"
 
 
-def test_else_the_one_that_imageio_ffmpeg_carries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
+def test_else_the_one_that_imageio_ffmpeg_carries(
+    stand_in: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_path = stand_in("exit 0")
+    monkeypatch.delenv("VSR_FFMPEG")
     monkeypatch.delenv("IMAGEIO_FFMPEG_EXE", raising=False)
+    monkeypatch.setenv("PATH", str(on_path.parent), prepend=os.pathsep)
     program = find_program()
     assert program == imageio_ffmpeg.get_ffmpeg_exe()
     assert "ffmpeg version" in subprocess.run([program, "-version"], capture_output=True, text=True, check=True).stdout
 
 
-def test_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing() -> str:
-        raise RuntimeError("No ffmpeg exe could be found.")
+def test_where_none_is_carried_the_one_on_path(
+    stand_in: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_path = stand_in("exit 0")
+    monkeypatch.delenv("VSR_FFMPEG")
+    monkeypatch.setenv("PATH", str(on_path.parent), prepend=os.pathsep)
+    monkeypatch.setattr("vsr.media.ffmpeg.carried_program", lambda: None)
+    assert find_program() == str(on_path)
 
+
+def test_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", nothing)
+    monkeypatch.setattr("vsr.media.ffmpeg.carried_program", lambda: None)
     with pytest.raises(FFmpegError) as caught:
         run(command())
     assert str(caught.value) == (
-        "no ffmpeg program: it is not on PATH, and imageio-ffmpeg has none for this system. Install ffmpeg."
+        "no ffmpeg program: imageio-ffmpeg carries none for this system, and none is on PATH. Install ffmpeg."
     )
+
+
+def test_a_variable_that_names_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VSR_FFMPEG", "/nowhere/ffmpeg")
+    with pytest.raises(FFmpegError) as caught:
+        find_program()
+    assert str(caught.value) == "VSR_FFMPEG names /nowhere/ffmpeg, which is no program; correct or unset it."
+
+
+def test_a_program_that_is_no_ffmpeg(stand_in: Callable[..., Path]) -> None:
+    program = stand_in("exit 0", version="convert 7")
+    with pytest.raises(FFmpegError) as caught:
+        find_program()
+    assert str(caught.value) == f"{program} is no ffmpeg program: asked for its version, it does not tell one."
+
+
+@pytest.mark.parametrize(
+    ("carried", "way_out"), [("/carried/ffmpeg", "unset VSR_FFMPEG"), (None, "name a newer one by VSR_FFMPEG")]
+)
+def test_an_old_program_is_refused(
+    carried: str | None, way_out: str, stand_in: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = stand_in("exit 0", version="ffmpeg version 5.1.9-0+deb12u1 Copyright\nlibavformat    59. 27.100 / 59. 27")
+    monkeypatch.setattr("vsr.media.ffmpeg.carried_program", lambda: carried)
+    with pytest.raises(FFmpegError) as caught:
+        find_program()
+    assert str(caught.value) == (
+        f"ffmpeg 5.1.9-0+deb12u1 ({program}) is older than 7.0 and would lose parts of clips: {way_out}."
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[out#0/mp4 @ 0x5581] Error writing trailer: Invalid argument",
+        "[out#0/mp4 @ 0x5581] Error closing file: Input/output error",
+        "[aost#0:1/copy @ 0x5581] Error submitting a packet to the muxer: Broken pipe",
+    ],
+)
+def test_a_file_that_is_not_whole_is_a_failure_whatever_the_exit_code(
+    words: str, stand_in: Callable[[str], Path], leaves_nothing: None
+) -> None:
+    stand_in(f"echo '{words}' >&2; exit 0")
+    with pytest.raises(FFmpegError) as caught:
+        run(command())
+    assert str(caught.value) == f"ffmpeg failed: {words}"
+
+
+@pytest.mark.parametrize("code", [0, 228])
+def test_a_full_disk(code: int, stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+    stand_in(f"echo 'Error writing trailer: No space left on device' >&2; exit {code}")
+    with pytest.raises(DiskError, match="^ffmpeg failed: No space left on device$"):
+        run(command())
 
 
 def test_a_program_that_cannot_be_started(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
     program = stand_in("exit 0")
+    find_program()
     program.write_bytes(b"\x7fELF of another machine")
     with pytest.raises(FFmpegError, match=rf"^cannot start {re.escape(str(program))}: "):
         run(command())

@@ -68,6 +68,7 @@ OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures suc
     help="One more option of the encoder; may be repeated.",
 )
 @option("--audio", "copy, none, or the encoder to convert it by.", metavar="copy|none|CODEC")
+@option("--subtitles", "copy, or none to leave them out.", type=click.Choice(["copy", "none"]))
 @click.option(
     "--fps",
     default="25",

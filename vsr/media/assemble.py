@@ -5,23 +5,21 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import av
 import ffmpeg
-from av.codec import Codec as LibavCodec
-from av.codec import codecs_available
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
-from vsr.errors import OutputError, UsageError
+from vsr.errors import FFmpegError, OutputError, UsageError
 from vsr.media.clip import UNSPECIFIED, ClipInfo, StreamInfo
 from vsr.media.containers import TEXT_SUBTITLES, Container, holds
 from vsr.media.encoder import VideoFormat
-from vsr.media.ffmpeg import has_option, run
+from vsr.media.ffmpeg import DiskError, audio_encoders, has_option, run
 from vsr.media.libav import fraction_of, readable
 from vsr.media.probe import open_clip
 
@@ -29,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 BRANDS = ("major_brand", "minor_version", "compatible_brands")
 """What libav tells of an MP4's kind as if it were metadata."""
+
+AS_ASKED = "as asked"
+"""The reason of plans that follow from what the user chose."""
 
 Options = dict[str, str | int]
 """The program's, as ffmpeg-python takes them."""
@@ -55,45 +56,55 @@ class StreamPlan:
         return f"{self.stream}: {what}{f' ({self.reason})' if self.reason else ''}"
 
 
-def plan_streams(clip: ClipInfo, container: Container, *, audio: str = "copy") -> list[StreamPlan]:
+def plan_streams(
+    clip: ClipInfo, container: Container, *, audio: str = "copy", subtitles: Literal["copy", "none"] = "copy"
+) -> list[StreamPlan]:
     """Decide, before any frame is computed, what becomes of each of the source's other streams.
+
+    What is decided here follows from what formats are said to hold; ``rehearse`` shows what the program can do.
 
     Args:
         clip: the source.
         container: what the output can hold.
         audio: ``copy``: as it is, where the container holds it; ``none``: left out; else the encoder to convert it by.
+        subtitles: ``copy``: as they are, or converted where the container demands it; ``none``: left out.
 
     Raises:
         UsageError: there is no such encoder, or the container does not hold what it makes.
     """
     if audio not in ("copy", "none"):
         _check_audio_encoder(audio, container)
-    return [_plan(stream, container, audio) for stream in clip.others]
+    return [_plan(stream, container, audio, subtitles) for stream in clip.others]
 
 
 def _check_audio_encoder(name: str, container: Container) -> None:
-    encoder = LibavCodec(name, "w") if name in codecs_available else None
-    if encoder is None or encoder.type != "audio":
-        raise UsageError(f"there is no audio encoder {name!r}: take copy, none, aac, libopus or another of libav.")
-    if not holds(container, encoder.canonical_name):
+    encoders = audio_encoders()
+    if name not in encoders:
+        raise UsageError(
+            f"ffmpeg has no audio encoder called {name}: take copy, none, aac, libopus or another that "
+            "`ffmpeg -encoders` lists."
+        )
+    if not holds(container, encoders[name]):
         fitting = container.audio or "none"
-        raise UsageError(f"{container.muxer} cannot hold {encoder.canonical_name} audio; take {fitting}.")
+        raise UsageError(f"{container.muxer} cannot hold {encoders[name]} audio; take {fitting}.")
 
 
-def _plan(stream: StreamInfo, container: Container, audio: str) -> StreamPlan:
+def _plan(stream: StreamInfo, container: Container, audio: str, subtitles: str) -> StreamPlan:
     held = holds(container, stream.codec)
     cannot = f"{container.muxer} cannot hold {stream.codec or 'it'}"
     match stream.kind:
         case "audio" if audio == "none":
-            return StreamPlan(stream, "drop", reason="as asked")
+            return StreamPlan(stream, "drop", reason=AS_ASKED)
         case "audio" if not stream.codec:
             return StreamPlan(stream, "drop", reason="it cannot be decoded")
         case "audio" if audio != "copy":
-            return StreamPlan(stream, "convert", audio, "as asked")
+            return StreamPlan(stream, "convert", audio, AS_ASKED)
         case "audio" if held:
             return StreamPlan(stream, "copy")
         case "audio" if container.audio:
             return StreamPlan(stream, "convert", container.audio, cannot)
+        case "subtitle" if subtitles == "none":
+            return StreamPlan(stream, "drop", reason=AS_ASKED)
         case "subtitle" if held:
             return StreamPlan(stream, "copy")
         case "subtitle" if container.subtitle is not None and stream.codec in TEXT_SUBTITLES:
@@ -122,6 +133,10 @@ class Cut:
     end: Fraction | None = None
     shift: Fraction = Fraction(0)
 
+    def holds(self, seconds: Fraction) -> bool:
+        """Whether what begins then is wanted."""
+        return (self.start is None or seconds >= self.start) and (self.end is None or seconds < self.end)
+
     def drop(self, later: Fraction) -> str:
         """The expression of libav's ``noise`` filter that holds for packets to leave out, which come so much later."""
         bounds = [("lt", self.start), ("gte", self.end)]
@@ -140,6 +155,7 @@ def assemble(
     *,
     encoded: VideoFormat | None = None,
     cut: Cut = WHOLE,
+    sample_seconds: float | None = None,
 ) -> None:
     """Join the encoded video with the planned streams of the source, its metadata and chapters.
 
@@ -153,8 +169,10 @@ def assemble(
         container: the target's format.
         encoded: the new video, for what its own file does not tell; None: what that says will do.
         cut: the part of the source that the new video shows.
+        sample_seconds: read no more of the source than this from its beginning; None: all.
 
     Raises:
+        DiskError: the disk takes no more.
         FFmpegError: the program failed.
         OutputError: it left no file.
     """
@@ -177,7 +195,7 @@ def assemble(
     mapped = [new["v:0"]]
     if not clip.pictures:
         shift = encoded.shift * clip.video.time_base if encoded else Fraction(0)
-        mapped += _source_streams(clip, streams, container, cut, options, shift)
+        mapped += _source_streams(clip, streams, container, cut, options, shift, sample_seconds)
     if cut != WHOLE:
         options["output_ts_offset"] = f"{float(-cut.shift):.6f}"
         options["map_chapters"] = -1
@@ -191,13 +209,203 @@ def assemble(
         raise OutputError(f"ffmpeg left no file at {target}.")
 
 
+SAMPLE_SECONDS = 0.5
+"""Of the source, by which it is tried out what the program can write."""
+
+NO_PACKETS = "received no packets"
+"""What the program says where a stream that it converts begins later than the sample ends."""
+
+
+def rehearse(
+    video: Path,
+    clip: ClipInfo,
+    streams: Sequence[StreamPlan],
+    target: Path,
+    container: Container,
+    *,
+    encoded: VideoFormat,
+    cut: Cut = WHOLE,
+) -> list[StreamPlan]:
+    """Try the assembly out on the beginning of the source, before any frame is computed.
+
+    Args:
+        video: a file with a frame or two, encoded as the new video will be.
+        target: a file to write; the caller removes it.
+        clip, streams, container, encoded, cut: as ``assemble``.
+
+    Returns:
+        the plans; what the program cannot write is converted in them, or left out.
+
+    Raises:
+        FFmpegError: not even the video can be written.
+    """
+
+    def attempt(plans: Sequence[StreamPlan]) -> None:
+        try:
+            assemble(
+                video, clip, plans, target, container, encoded=encoded, cut=cut, sample_seconds=SAMPLE_SECONDS
+            )  # fmt: skip
+        except FFmpegError as exc:
+            if NO_PACKETS not in str(exc):
+                raise
+
+    return write_what_can_be(streams, container, attempt)
+
+
+def write_what_can_be(
+    streams: Sequence[StreamPlan], container: Container, attempt: Callable[[Sequence[StreamPlan]], None]
+) -> list[StreamPlan]:
+    """Write an output; where that fails, find the streams that are to blame, and write it without them.
+
+    Args:
+        streams: what shall become of each of the source's other streams.
+        container: what the output can hold.
+        attempt: writes the output with some of the streams.
+
+    Returns:
+        what has become of each: those that were to blame are converted now, or left out.
+
+    Raises:
+        FFmpegError: the streams are not to blame.
+    """
+    try:
+        attempt(streams)
+        return list(streams)
+    except DiskError:
+        raise
+    except FFmpegError as exc:
+        if all(plan.action == "drop" for plan in streams):
+            raise
+        logger.info("not all streams can be written: %s", exc)
+    attempt([])
+    fitting = [plan if plan.action == "drop" else _fitting(plan, container, attempt) for plan in streams]
+    attempt(fitting)
+    return fitting
+
+
+def _fitting(
+    plan: StreamPlan, container: Container, attempt: Callable[[Sequence[StreamPlan]], None]
+) -> StreamPlan:  # fmt: skip
+    """The plan, if it can be carried out for a stream alone; else another that can."""
+    reason = ""
+    for candidate in [plan, *_conversions(plan, container)]:
+        try:
+            attempt([candidate])
+            return candidate
+        except DiskError:
+            raise
+        except FFmpegError as exc:
+            reason = reason or _first_words(exc)
+    return replace(plan, action="drop", codec="", reason=f"ffmpeg: {reason}")
+
+
+def _first_words(error: FFmpegError) -> str:
+    """Of all that the program says, what came first, without the names of its parts."""
+    words = str(error).partition(": ")[2].partition("; ")[0]
+    return re.sub(r"^(\[[^]]*\] )+", "", words)
+
+
+def _conversions(plan: StreamPlan, container: Container) -> list[StreamPlan]:
+    """What a stream that cannot be copied may be converted to."""
+    why = f"ffmpeg cannot copy it into {container.muxer}"
+    if plan.action == "copy" and plan.stream.kind == "audio" and container.audio in audio_encoders():
+        return [replace(plan, action="convert", codec=container.audio, reason=why)]
+    if plan.action == "copy" and plan.stream.codec in TEXT_SUBTITLES and container.subtitle:
+        return [replace(plan, action="convert", codec=container.subtitle, reason=why)]
+    return []
+
+
+class Count(NamedTuple):
+    """Of the packets of a stream that hold something."""
+
+    packets: int
+    num_bytes: int
+
+
+def count_packets(path: Path, cut: Cut = WHOLE) -> list[Count]:
+    """Count the packets of every stream of a file.
+
+    Args:
+        path: the file.
+        cut: the part of it that counts; packets without a timestamp do in any case.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with open_clip(path) as container:
+        counts = [Count(0, 0) for _ in container.streams]
+        # Between two lines of mov_text stands an empty one, which is a length of two bytes.
+        least = [2 if _codec_of(stream) == "mov_text" else 0 for stream in container.streams]
+        for packet in container.demux():
+            time_base = fraction_of(packet.time_base)
+            wanted = packet.pts is None or time_base is None or cut.holds(packet.pts * time_base)
+            if wanted and packet.size > least[packet.stream_index]:
+                packets, num_bytes = counts[packet.stream_index]
+                counts[packet.stream_index] = Count(packets + 1, num_bytes + packet.size)
+        return counts
+
+
+def _codec_of(stream: Stream) -> str:
+    return stream.codec_context.codec.canonical_name if stream.codec_context else ""
+
+
+def check_assembled(
+    target: Path, clip: ClipInfo, streams: Sequence[StreamPlan], *, num_frames: int, cut: Cut = WHOLE
+) -> list[str]:
+    """Count what is in an assembled file against what was to be in it.
+
+    Args:
+        target: the file.
+        clip: the source.
+        streams: what was to become of its other streams.
+        num_frames: packets of the new video.
+        cut: the part of the source that the new video shows.
+
+    Returns:
+        what is missing of the other streams, or too much, in words.
+
+    Raises:
+        OutputError: the video is not whole.
+    """
+    kept = [plan for plan in streams if plan.action != "drop"]
+    found = count_packets(target)
+    if not found or found[0].packets != num_frames or len(found) <= len(kept):
+        raise OutputError(
+            f"ffmpeg left {target.name} with {found[0].packets if found else 0} of {num_frames} frames and "
+            f"{len(found)} of {len(kept) + 1} streams, and no word of it."
+        )
+    if clip.pictures or not kept:
+        return []
+    wanted = count_packets(clip.path, cut)
+    pairs = [(plan, wanted[plan.stream.index], found[number]) for number, plan in enumerate(kept, start=1)]
+    return [
+        f"{plan.stream} arrived with {got.packets} of {want.packets} packets"
+        for plan, want, got in pairs
+        if not _arrived(plan, want, got, slack=int(cut != WHOLE))
+    ]
+
+
+def _arrived(plan: StreamPlan, want: Count, got: Count, slack: int) -> bool:
+    """Whether a stream is whole. Packets at the ends of a part are a matter of rounding."""
+    if plan.stream.kind not in ("audio", "subtitle"):
+        return True
+    if plan.stream.kind == "subtitle":
+        return got.packets >= want.packets - slack
+    if plan.action == "convert":
+        return bool(got.packets or not want.packets)
+    # PCM comes in packets of any size, and AAC with headers or without.
+    return abs(got.packets - want.packets) <= slack or got.num_bytes == want.num_bytes
+
+
 def _source_streams(
-    clip: ClipInfo, streams: Sequence[StreamPlan], container: Container, cut: Cut, options: Options, shift: Fraction
-) -> list[ffmpeg.nodes.FilterableStream]:
+    clip: ClipInfo, streams: Sequence[StreamPlan], container: Container, cut: Cut, options: Options, shift: Fraction,
+    sample_seconds: float | None,
+) -> list[ffmpeg.nodes.FilterableStream]:  # fmt: skip
     """The streams that travel, and into ``options`` what is said of them."""
     demuxer = {"f": clip.format.split(",")[0]} if clip.format else {}  # what was probed, and no list
     later = {"itsoffset": f"{float(shift):.6f}"} if shift else {}
-    source = ffmpeg.input(f"file:{clip.path}", protocol_whitelist="file", **demuxer, **later)
+    sample = {} if sample_seconds is None else {"t": sample_seconds}
+    source = ffmpeg.input(f"file:{clip.path}", protocol_whitelist="file", **demuxer, **later, **sample)
     # One such option turns off what ffmpeg does by itself, so each stream gets its own.
     options |= {"map_metadata": 1, "map_metadata:s:0": f"1:s:{clip.video.index}"}
     options["metadata:s:0"] = "encoder="  # the source's, not that of the new video

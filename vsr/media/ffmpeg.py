@@ -7,43 +7,108 @@ keeps its input. Standard error, the only pipe, is drained into a bounded tail, 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shutil
 import subprocess
 from collections import deque
+from dataclasses import dataclass
 from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 
 import ffmpeg
-import imageio_ffmpeg
 
 from vsr.errors import FFmpegError, UsageError
 
+logger = logging.getLogger(__name__)
+
 TAIL_LINES = 20
+
+VARIABLE = "VSR_FFMPEG"
+"""The environment variable that names a program of the user's own."""
+
+OLDEST, OLDEST_NAME = (61, 0), "7.0"
+"""Version of libavformat, and of the ffmpeg that has it. Older programs lose rotation in Matroska and cut sound wrongly
+without a word (seen with 5.1)."""
+
+WRITE_ERRORS = (
+    "Error writing trailer", "Error closing file", "Error muxing", "Error submitting a packet to the muxer",
+    "av_interleaved_write_frame",
+)  # fmt: skip
+"""Words of the program about a file that is not whole, after which it may still exit with 0."""
+
+DISK_ERRORS = tuple(
+    os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+)  # fmt: skip
+"""Reasons for which nothing can be written, whatever is written."""
+
+
+class DiskError(FFmpegError):
+    """The disk takes no more; nothing is wrong with what was to be written."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """An ffmpeg program.
+
+    Attributes:
+        path: of the executable.
+        version: as it says itself.
+        libavformat: version of its library of formats; (0, 0) where it does not say.
+    """
+
+    path: str
+    version: str
+    libavformat: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"ffmpeg {self.version} ({self.path})"
+
+
+def find_program() -> str:
+    """The path of ``the_program``."""
+    return the_program().path
 
 
 @lru_cache(maxsize=1)
-def find_program() -> str:
-    """The ffmpeg on PATH, else the one that imageio-ffmpeg carries.
+def the_program() -> Program:
+    """The program that ``VSR_FFMPEG`` names, else the one that imageio-ffmpeg carries, else the one on PATH.
 
     Raises:
-        FFmpegError: there is none.
+        FFmpegError: there is none, it does not start, or it is too old.
     """
-    found = shutil.which("ffmpeg") or carried_program()
-    if found is None:
+    named = os.environ.get(VARIABLE)
+    path = shutil.which(named) if named else carried_program() or shutil.which("ffmpeg")
+    if path is None:
         raise FFmpegError(
-            "no ffmpeg program: it is not on PATH, and imageio-ffmpeg has none for this system. Install ffmpeg."
-        )
-    return found
+            f"{VARIABLE} names {named}, which is no program; correct or unset it." if named else
+            "no ffmpeg program: imageio-ffmpeg carries none for this system, and none is on PATH. Install ffmpeg."
+        )  # fmt: skip
+    program = _identify(path)
+    if program.libavformat < OLDEST:
+        instead = f"unset {VARIABLE}" if named and carried_program() else f"name a newer one by {VARIABLE}"
+        raise FFmpegError(f"{program} is older than {OLDEST_NAME} and would lose parts of clips: {instead}.")
+    logger.info("%s writes the files.", program)
+    return program
+
+
+def _identify(path: str) -> Program:
+    said = _ask(path, "-version")
+    version = re.search(r"^ffmpeg version (\S+)", said)
+    library = re.search(r"^libavformat +(\d+)\. *(\d+)", said, re.MULTILINE)
+    if version is None or library is None:
+        raise FFmpegError(f"{path} is no ffmpeg program: asked for its version, it does not tell one.")
+    return Program(path, version[1], (int(library[1]), int(library[2])))
 
 
 def carried_program() -> str | None:
     """The ffmpeg that imageio-ffmpeg carries; None where it has none for this system."""
-    try:
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError:
-        return None
+    # Not by its own search, which goes on to PATH.
+    folder = resources.files("imageio_ffmpeg") / "binaries"
+    found = sorted(str(path) for path in folder.iterdir() if path.name.startswith("ffmpeg-")) if folder.is_dir() else []
+    return found[-1] if found else None
 
 
 def check_names(*paths: Path) -> None:
@@ -62,9 +127,11 @@ def check_names(*paths: Path) -> None:
 def run(output: ffmpeg.nodes.OutputStream) -> None:
     """Run a command that was built with ffmpeg-python, to its end.
 
-    On any exception, Ctrl-C included, the child is killed and reaped before the exception goes on.
+    On any exception, Ctrl-C included, the child is killed and reaped before the exception goes on. A program that
+    complains of the file that it writes has failed, whatever its exit code.
 
     Raises:
+        DiskError: the disk takes no more.
         FFmpegError: the program cannot be started, or fails; the message holds its last words.
     """
     arguments = ffmpeg.compile(output.global_args("-nostdin", "-hide_banner", "-loglevel", "error"), find_program())
@@ -80,29 +147,40 @@ def run(output: ffmpeg.nodes.OutputStream) -> None:
         except BaseException:
             child.kill()
             raise
-    if code != 0:
-        said = "; ".join(line.decode("utf-8", "replace").strip() for line in tail) or "it gave no reason"
-        if (full := os.strerror(errno.ENOSPC)) in said:  # each of its parts says so in its own words
-            raise FFmpegError(f"ffmpeg failed: {full}")
-        raise FFmpegError(f"ffmpeg failed with code {code}: {said}")
+    said = "; ".join(line.decode("utf-8", "replace").strip() for line in tail)
+    if code == 0 and not any(words in said for words in WRITE_ERRORS):
+        if said:
+            logger.info("ffmpeg: %s", said)
+        return
+    # Each of its parts says so in its own words.
+    if reason := next((words for words in DISK_ERRORS if words in said), None):
+        raise DiskError(f"ffmpeg failed: {reason}")
+    raise FFmpegError(f"ffmpeg failed{f' with code {code}' if code else ''}: {said or 'it gave no reason'}")
 
 
 def encoder_options(encoder: str) -> frozenset[str]:
     """The options that an encoder has of its own, as the program lists them; empty where it does not know it."""
-    listing = _answer("-h", f"encoder={encoder}")
+    listing = _ask(find_program(), "-h", f"encoder={encoder}")
     return frozenset(re.findall(r"^  -([\w-]+) +<", listing, re.MULTILINE))
 
 
 def has_option(name: str) -> bool:
     """Whether the program knows an option of its own; those of encoders and muxers are not among them."""
-    return f"-{name}[" in _answer("-h", "long")
+    return f"-{name}[" in _ask(find_program(), "-h", "long")
 
 
-@lru_cache(maxsize=8)
-def _answer(*arguments: str) -> str:
-    command = [find_program(), "-nostdin", "-hide_banner", *arguments]
+def audio_encoders() -> dict[str, str]:
+    """The program's encoders of audio, and the format that each makes, by libav's names."""
+    listed = re.findall(r"^ A\S{5} (\S+) .*?(?:\(codec (\w+)\))?$", _ask(find_program(), "-encoders"), re.MULTILINE)
+    return {name: codec or name for name, codec in listed}
+
+
+@lru_cache(maxsize=16)
+def _ask(program: str, *arguments: str) -> str:
+    """What the program prints."""
+    command = [program, "-nostdin", "-hide_banner", *arguments]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except OSError as exc:
-        raise FFmpegError(f"cannot start {command[0]}: {exc.strerror}") from exc
+        raise FFmpegError(f"cannot start {program}: {exc.strerror}") from exc
     return done.stdout.decode("utf-8", "replace")

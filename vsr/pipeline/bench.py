@@ -240,6 +240,7 @@ class NullOutput:
     def __init__(self, clip: ClipInfo) -> None:
         self._clip = clip
         self.streams: tuple[StreamPlan, ...] = ()
+        self.program = ""
 
     def plan(self, scale: float) -> Conversion:
         """As ``Output``."""
@@ -253,8 +254,12 @@ class NullOutput:
         """As ``Output``."""
         return cast(FrameContext, _NullWriter())
 
-    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> None:
+    def rehearse(self, folder: Path) -> None:
         """As ``Output``."""
+
+    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> list[str]:
+        """As ``Output``."""
+        return []
 
 
 class _NullWriter:

@@ -80,6 +80,8 @@ def estimate_clip(source: Path, target: Path, options: UpscaleOptions, *, folder
     clip = open_source(source, options)
     output = output_for(clip, target, options)
     plan = plan_clip(clip, output, options, {})
+    with TemporaryDirectory(prefix="vsr-") as folder:
+        output.rehearse(Path(folder))
     planned = time.monotonic() - started
     frames = sum(_length(segment, clip.video.num_frames_estimated) for segment in plan.segments)
     sample = _measure(plan, frames)

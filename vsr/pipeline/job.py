@@ -72,11 +72,12 @@ class UpscaleSummary:
         height: of the output, in pixels as coded.
         seconds: wall time in all.
         streams: what became of each of the other streams, in words.
-        damage: what was wrong with the source, in words; empty where nothing was.
+        damage: what was wrong with the source, or what of its streams was lost, in words; empty where nothing was.
         repeated: frames that were equal to the one before, and so were not computed again.
         segments: in how many parts the clip was upscaled.
         resumed: frames that an earlier run had done.
         overflowed: frames that half precision could not hold, and that were computed in float32.
+        ffmpeg: the program that assembled the file, its version and path; empty of pictures.
     """
 
     source: Path
@@ -91,6 +92,7 @@ class UpscaleSummary:
     segments: int = 1
     resumed: int = 0
     overflowed: int = 0
+    ffmpeg: str = ""
 
 
 def upscale(
@@ -142,6 +144,7 @@ def upscale_clip(
             folder.clear()
         if differing := folder.adopt(plan.settings):
             logger.warning("%s was begun otherwise: %s. It begins anew.", folder.path, "; ".join(differing))
+        output.rehearse(folder.path)
         report = _Report(folder, plan.segments, progress)
         left = [segment for segment in plan.segments if segment.number not in folder.finished]
         try:
@@ -152,19 +155,21 @@ def upscale_clip(
                        for segment in plan.segments]  # fmt: skip
             if not any(done.frames for done, _ in results):
                 raise _no_frame(clip, options)
-            output.complete(folder.path, results)
+            lost = output.complete(folder.path, results)
         except VsrError as exc:
             if kept := sum(part.frames for part in folder.finished.values()):
                 said = str(exc).rstrip(".")
                 raise type(exc)(f"{said}. {kept} frames are kept in {folder.path}; run again to go on.") from exc
             raise
     done = [result.done for result in results]
-    if damage := _in_all(done):
+    damage = "; ".join(filter(None, [str(_in_all(done)), *lost]))
+    if damage:
         logger.warning("%s is damaged: %s. %s is kept.", source, damage, target)
     return UpscaleSummary(
         source, target, sum(part.frames for part in done), plan.order.conversion.width, plan.order.conversion.height,
-        time.monotonic() - started, tuple(map(str, output.streams)), str(damage), sum(part.repeated for part in done),
+        time.monotonic() - started, tuple(map(str, output.streams)), damage, sum(part.repeated for part in done),
         len(plan.segments), report.resumed, sum(part.overflowed for part in done),
+        output.program,
     )  # fmt: skip
 
 

@@ -63,6 +63,8 @@ class UpscaleOptions:
     audio: str = "copy"
     """``copy``: as it is, converted only where the container cannot hold it; ``none``: left out; else the encoder of
     libav's to convert it by, such as ``aac``."""
+    subtitles: Literal["copy", "none"] = "copy"
+    """``copy``: as they are, converted only where the container demands it; ``none``: left out."""
     fps: Fraction = Fraction(25)
     """Frames a second of a folder of pictures."""
     max_pixels: int = MAX_PIXELS

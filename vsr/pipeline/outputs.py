@@ -6,18 +6,30 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from vsr.errors import OutputError, UsageError
 from vsr.files import check_target
-from vsr.media.assemble import WHOLE, Cut, StreamPlan, assemble, plan_streams
+from vsr.media.assemble import (
+    WHOLE,
+    Cut,
+    StreamPlan,
+    assemble,
+    check_assembled,
+    plan_streams,
+    rehearse,
+    write_what_can_be,
+)
 from vsr.media.clip import ClipInfo
 from vsr.media.codecs import CODECS, Codec
 from vsr.media.containers import Container, container_of, holds
 from vsr.media.encoder import Encoder, VideoFormat, check_encoder, encoded_suffix
 from vsr.media.encoders import codec_named, format_of
-from vsr.media.ffmpeg import find_program
+from vsr.media.ffmpeg import the_program
 from vsr.media.join import Part, join
 from vsr.media.pictures import (
     PictureWriter,
@@ -29,7 +41,7 @@ from vsr.media.pictures import (
     picture_format,
     written_pictures,
 )
-from vsr.media.pixels import has_alpha, layout_of
+from vsr.media.pixels import Plane, has_alpha, layout_of
 from vsr.media.reader import Frame, decoded_format
 from vsr.media.timing import Timing
 from vsr.pipeline.options import UpscaleOptions
@@ -61,6 +73,8 @@ class Output(Protocol):
 
     streams: tuple[StreamPlan, ...]
     """What becomes of the source's other streams."""
+    program: str
+    """The ffmpeg program that assembles it, in words; empty where none does."""
 
     def plan(self, scale: float) -> Conversion:
         """What the frames become, with an engine of that scale; refuses what cannot be written."""
@@ -71,8 +85,15 @@ class Output(Protocol):
     def writer(self, folder: Path, threads: int) -> FrameContext:
         """Takes the frames of a segment, and keeps them in its folder; the threads are the encoder's."""
 
-    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> None:
-        """The finished output under its name, from what the writers left; ``folder`` is for what lies between."""
+    def rehearse(self, folder: Path) -> None:
+        """Try out what comes after the last frame, before the first; ``folder`` is for what is written for it."""
+
+    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> list[str]:
+        """The finished output under its name, from what the writers left; ``folder`` is for what lies between.
+
+        Returns:
+            what of the source has been lost on the way, in words.
+        """
 
 
 class ClipOutput:
@@ -84,7 +105,7 @@ class ClipOutput:
     """
 
     def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
-        find_program()  # needed last, missed first
+        self.program = str(the_program())  # needed last, missed first
         self._clip, self._target, self._container = clip, target, container_of(target)
         self._options = replace(options, codec=_codec_for(self._container, target, options))
         if self._container.muxer == "gif":  # a palette is made of whole pixels
@@ -93,7 +114,8 @@ class ClipOutput:
         self._codec = codec_named(self._options.codec)
         self._encoded = f"video{encoded_suffix(self._codec)}"
         self._video: VideoFormat | None = None
-        self.streams = tuple(plan_streams(clip, self._container, audio=options.audio))
+        plans = plan_streams(clip, self._container, audio=options.audio, subtitles=options.subtitles)
+        self.streams = tuple(plans)
         for plan in self.streams:
             logger.log(logging.INFO if plan.action == "copy" else logging.WARNING, "%s: %s", clip.path.name, plan)
 
@@ -127,21 +149,60 @@ class ClipOutput:
         video = replace(self._video, threads=min(threads, self._codec.most_threads))
         return Encoder(folder / self._encoded, self._codec, self._encoder_options, video)
 
-    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> None:
+    def rehearse(self, folder: Path) -> None:
+        """As ``Output``: what the program cannot write is known before the first frame."""
+        assert self._video is not None, "plan comes first"
+        encoded, sample = folder / self._encoded, folder / f"assembled{self._target.suffix}"
+        try:
+            with Encoder(encoded, self._codec, self._encoder_options, self._video) as encoder:
+                encoder.write(Frame(_blank(self._video), self._clip.video.first_pts or 0, 0))
+            streams = rehearse(
+                encoded, self._clip, self.streams, sample, self._container,
+                encoded=self._video, cut=cut_of(self._clip, self._options),
+            )  # fmt: skip
+        finally:
+            for path in (encoded, sample):
+                path.unlink(missing_ok=True)
+        for plan in self._changed(streams):
+            logger.warning("%s: %s", self._clip.path.name, plan)
+
+    def _changed(self, streams: Sequence[StreamPlan]) -> list[StreamPlan]:
+        """Keep what becomes of the streams, and tell what is otherwise than it was planned."""
+        changed = [plan for plan, before in zip(streams, self.streams, strict=True) if plan != before]
+        self.streams = tuple(streams)
+        return changed
+
+    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> list[str]:
         """As ``Output``."""
         assert self._video is not None, "plan comes first"
+        video, cut = self._video, cut_of(self._clip, self._options)
         parts = [Part(folder / self._encoded, done.packets) for done, folder in segments if done.frames]
         encoded, assembled = parts[0].path, folder / f"assembled{self._target.suffix}"
         if len(parts) > 1:
             encoded = folder / self._encoded
-            join(parts, encoded, self._video)
-        assemble(
-            encoded, self._clip, self.streams, assembled, self._container,
-            encoded=self._video, cut=cut_of(self._clip, self._options),
-        )  # fmt: skip
+            join(parts, encoded, video)
+
+        def attempt(plans: Sequence[StreamPlan]) -> None:
+            assemble(encoded, self._clip, plans, assembled, self._container, encoded=video, cut=cut)
+
+        lost = list(map(str, self._changed(write_what_can_be(self.streams, self._container, attempt))))
+        num_frames = sum(len(part.packets) for part in parts)
+        lost += check_assembled(assembled, self._clip, self.streams, num_frames=num_frames, cut=cut)
         # Hours may have passed since the first look.
         check_target(self._target, overwrite=self._options.overwrite, inputs=(self._clip.path,))
         publish(assembled, self._target)
+        return lost
+
+
+def _blank(video: VideoFormat) -> tuple[Plane, ...]:
+    """The planes of a frame without a picture."""
+    layout = layout_of(video.planes or video.pix_fmt)
+    assert layout is not None
+    dtype = np.uint8 if layout.bit_depth == 8 else np.uint16
+    across, down = ceil(video.width / (1 << layout.subsampling_x)), ceil(video.height / (1 << layout.subsampling_y))
+    shapes = {"grey": [], "rgb": [(video.height, video.width)] * 2, "yuv": [(down, across)] * 2}[layout.kind]
+    alpha = [(video.height, video.width)] if layout.alpha else []
+    return tuple(np.zeros(shape, dtype) for shape in [(video.height, video.width), *shapes, *alpha])
 
 
 class PictureOutput:
@@ -154,6 +215,7 @@ class PictureOutput:
 
     def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
         self._clip, self._target, self._options = clip, target, options
+        self.program = ""
         part = options.start is not None or options.end is not None
         if not is_pattern(target) and not part and not _one_frame(clip):
             raise UsageError(f"{target} is one picture; for all frames name a pattern such as %06d{target.suffix}.")
@@ -190,7 +252,10 @@ class PictureOutput:
         assert layout is not None
         return PictureWriter(folder, self._target, layout, self._clip.icc)
 
-    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> None:
+    def rehearse(self, folder: Path) -> None:
+        """As ``Output``: pictures need no program."""
+
+    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> list[str]:
         """As ``Output``; where that was interrupted, it goes on."""
         if not self._options.overwrite and (there := next(iter(existing(self._target)), None)):
             raise OutputError(f"{there} exists by now; --overwrite replaces it.")
@@ -203,6 +268,7 @@ class PictureOutput:
                 publish(path, target)
         if left := len(list(existing(self._target))) - len(pictures):
             logger.warning("%s: %d pictures of an earlier run are left behind the last.", self._target, left)
+        return []
 
 
 def output_for(clip: ClipInfo, target: Path, options: UpscaleOptions) -> Output:
