@@ -43,9 +43,9 @@ def waits_half_a_minute_at_most() -> Iterator[None]:
     signal.signal(signal.SIGALRM, usual)
 
 
-VERSION = """ffmpeg version 7.1.5-0+deb13u1 Copyright (c) 2000-2026 the FFmpeg developers
+VERSION = """ffmpeg version 9.0.2-4 Copyright (c) 2000-2026 the FFmpeg developers
 libavutil      59. 39.100 / 59. 39.100
-libavformat    61.  7.103 / 61.  7.103"""
+libavformat    63.  1.102 / 63.  1.102"""
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def command() -> ffmpeg.nodes.OutputStream:
 def test_the_program_that_the_variable_names_comes_first(stand_in: Callable[[str], Path]) -> None:
     program = stand_in("exit 0")
     assert find_program() == str(program)
-    assert the_program() == Program(str(program), "7.1.5-0+deb13u1", (61, 7))
-    assert str(the_program()) == f"ffmpeg 7.1.5-0+deb13u1 ({program})"
+    assert the_program() == Program(str(program), "9.0.2-4", (63, 1))
+    assert str(the_program()) == f"ffmpeg 9.0.2-4 ({program})"
 
 
 def test_else_the_one_that_imageio_ffmpeg_carries(
@@ -133,7 +133,7 @@ def test_an_old_program_is_refused(
     with pytest.raises(FFmpegError) as caught:
         find_program()
     assert str(caught.value) == (
-        f"ffmpeg 5.1.9-0+deb12u1 ({program}) is older than 7.0 and would lose parts of clips: {way_out}."
+        f"ffmpeg 5.1.9-0+deb12u1 ({program}) is older than 9.0 and would lose parts of clips: {way_out}."
     )
 
 

@@ -10,6 +10,7 @@ import vsr
 from vsr.cli.bench import bench
 from vsr.cli.compare import compare
 from vsr.cli.console import ErrorReportingGroup
+from vsr.cli.doctor import doctor
 from vsr.cli.eval import evaluate
 from vsr.cli.models import models
 from vsr.cli.train import train
@@ -32,3 +33,4 @@ main.add_command(evaluate)
 main.add_command(compare)
 main.add_command(models)
 main.add_command(bench)
+main.add_command(doctor)

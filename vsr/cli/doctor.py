@@ -1,0 +1,47 @@
+"""``vsr doctor``: what vsr finds on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from vsr.cli.console import large_imports
+
+if TYPE_CHECKING:
+    from vsr.pipeline.doctor import Diagnosis
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(as_json: bool) -> None:
+    """Show versions, the ffmpeg program, devices and codecs: one screen for a report.
+
+    The line "takes" names the device on which `vsr upscale` computes.
+    """
+    with large_imports():
+        from vsr.pipeline.doctor import diagnose
+
+    found = diagnose()
+    click.echo(json.dumps(asdict(found)) if as_json else _in_words(found))
+
+
+def _in_words(found: Diagnosis) -> str:
+    lacking = [name for name, there in found.codecs.items() if not there]
+    rows = [
+        ("vsr", found.vsr),
+        ("Python", found.python),
+        ("system", found.system),
+        ("ffmpeg", found.ffmpeg),
+        ("libav", found.libav),
+        *(("device", device) for device in found.devices),
+        ("takes", found.takes),
+        ("CPU", ", ".join(found.precisions)),
+        ("codecs", ", ".join(name for name, there in found.codecs.items() if there)),
+        *([("lacking", ", ".join(lacking))] if lacking else []),
+        *((name, version) for name, version in found.packages.items() if version is not None),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {words}" for name, words in rows)
