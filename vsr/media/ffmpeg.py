@@ -30,8 +30,8 @@ VARIABLE = "VSR_FFMPEG"
 """The environment variable that names a program of the user's own."""
 
 OLDEST, OLDEST_NAME = (63, 0), "9.0"
-"""The version of libavformat, and of the ffmpeg that has it, on which the suite was run. Older programs lose rotation in
-Matroska and cut sound wrongly (seen with 5.1), or move all of a Matroska file by what primes AAC (7.1), silently."""
+"""The version of libavformat, and of the ffmpeg that has it, on which the suite was run. Older programs lose rotation
+in Matroska and cut sound wrongly (seen with 5.1), or move all of a Matroska file by what primes AAC (7.1), silently."""
 
 WRITE_ERRORS = (
     "Error writing trailer", "Error closing file", "Error muxing", "Error submitting a packet to the muxer",
