@@ -51,8 +51,8 @@ class OpenVinoRuntime:
     def __init__(self, network: nn.Module, precision: str, calibration: Calibration | None = None) -> None:
         self.bytes_per_float = BYTES_PER_FLOAT[precision]
         self._lock = threading.Lock()
-        model = translate(network, calibration if precision == "int8" else None)
-        self._request = _compiled(model, precision)
+        self._model, self._precision = translate(network, calibration if precision == "int8" else None), precision
+        self._request = _compiled(self._model, precision)
 
     def __call__(self, lr: Tensor) -> Tensor:
         """(N, 3, H, W) float on the CPU -> (N, 3, scale*H, scale*W) float32."""
@@ -64,7 +64,9 @@ class OpenVinoRuntime:
         """Sizes do not matter here."""
 
     def release(self) -> None:
-        """Nothing can be given up."""
+        """Compile anew: after a failure OpenVINO asks for the same memory again, whatever the next size is."""
+        with self._lock:
+            self._request = _compiled(self._model, self._precision)
 
 
 def supports(precision: str) -> bool:
