@@ -7,8 +7,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from vsr.cli.console import ErrorReportingGroup
 from vsr.errors import OutOfMemoryError
 from vsr.pipeline import memory
 from vsr.pipeline.job import open_source, plan_clip
@@ -47,6 +50,18 @@ def test_too_little_memory_is_one_sentence(
     assert done.returncode == 1 and len(said) == 1, done.stderr
     assert "memory" in said[0] and "a bug" not in said[0] and "Traceback" not in done.stderr
     assert not (tmp_path / target).exists()
+
+
+def test_a_command_without_an_explanation_of_its_own() -> None:
+    @click.group(cls=ErrorReportingGroup)
+    def group() -> None: ...
+
+    @group.command()
+    def work() -> None:
+        raise RuntimeError("std::bad_alloc")
+
+    result = CliRunner().invoke(group, ["work"])
+    assert (result.exit_code, result.stderr) == (1, "vsr: memory ran out; take less at once, or smaller pictures.\n")
 
 
 def test_frames_that_cannot_fit_are_refused(
