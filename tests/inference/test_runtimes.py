@@ -266,3 +266,21 @@ def test_openvino_recovers_from_too_little_memory(
 
     monkeypatch.setattr(openvino_runtime.OpenVinoRuntime, "__call__", fail)
     assert engine(lr).shape == expected.shape
+
+
+def test_no_result_of_openvino_is_too_little_memory(
+    tiny_generator: Callable[..., Generator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Empty:
+        data = np.zeros((1, 3, 0, 0), np.float32)
+
+    class Request:
+        def infer(self, inputs: Any) -> None: ...
+
+        def get_output_tensor(self) -> Empty:
+            return Empty()
+
+    runtime = Engine(tiny_generator(), device="cpu", runtime="openvino")._runtime
+    monkeypatch.setattr(runtime, "_request", Request())
+    with pytest.raises(MemoryError, match="no result for"):
+        runtime(torch.rand(1, 3, 8, 8))
