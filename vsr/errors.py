@@ -10,6 +10,7 @@
     ├── OutputError              the output exists already, or cannot be written
     ├── WeightsError             a weights file is damaged, of another kind, or refused
     ├── FFmpegError              the ffmpeg program is missing or failed
+    ├── OutOfMemoryError         the work does not fit into the memory of the machine or of a device
     ├── TrainingDataError        the training pictures cannot be used
     ├── TrainingError            a training run has diverged
     └── CheckpointError          a training run cannot be continued
@@ -20,6 +21,9 @@ Each message says what happened, with which file, and what to do next. A mistake
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -59,6 +63,10 @@ class FFmpegError(VsrError):
     """The ffmpeg program is missing or failed."""
 
 
+class OutOfMemoryError(VsrError):
+    """The work does not fit into the memory of the machine or of a device."""
+
+
 class TrainingDataError(VsrError):
     """The training pictures cannot be used."""
 
@@ -69,6 +77,63 @@ class TrainingError(VsrError):
 
 class CheckpointError(VsrError):
     """A training run cannot be continued."""
+
+
+OUT_OF_MEMORY_WORDS = (
+    "can't alloc",  # torch on the CPU, Linux and macOS; oneDNN within OpenVINO
+    "cannot allocate memory",  # strerror(ENOMEM)
+    "not enough memory",  # torch on the CPU, Windows
+    "out of memory",  # CUDA, HIP, MPS; Pillow, in an OSError
+    "invalid buffer size",  # MPS, of a buffer that Metal never gives
+    "bad_alloc", "bad allocation",  # C++
+    "failed to allocate",  # OpenVINO
+    "failed to map segment from shared object",  # the same, of its own parts, which it loads late
+    "insufficient memory",  # OpenCV
+    "status_alloc_failed",  # cuDNN, cuBLAS and their kin
+)  # fmt: skip
+"""What a ``RuntimeError``, or an ``OSError`` without a number, has in its text for want of memory, in lower case."""
+
+CV_NO_MEMORY = -4
+"""``cv::Error::StsNoMem``."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception of any library says that memory ran out, on the machine or on a device.
+
+    Only some have a class for it; ``MemoryError`` is Python's, NumPy's, Pillow's and PyAV's. The others are known by a
+    number or by their words, so that none of these libraries need be imported here.
+    """
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):  # torch's, and the one above
+        return True
+    if type(error).__module__.partition(".")[0] == "cv2":
+        return getattr(error, "code", None) == CV_NO_MEMORY
+    # With a number, an error of the system says of which file it is, whose name is free.
+    tells = isinstance(error, RuntimeError) or (isinstance(error, OSError) and error.errno is None)
+    words = str(error).lower()
+    return tells and any(sign in words for sign in OUT_OF_MEMORY_WORDS)
+
+
+@contextmanager
+def memory_explained(doing: str, advice: str) -> Iterator[None]:
+    """Raise what says that memory ran out, whatever its class, as one sentence.
+
+    Args:
+        doing: what is done here, to which file: "decoding a.mp4".
+        advice: what takes less memory, in the imperative.
+
+    Raises:
+        OutOfMemoryError: memory ran out within the block.
+    """
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except Exception as exc:  # of any library
+        if not is_out_of_memory(exc):
+            raise
+        raise OutOfMemoryError(f"memory ran out while {doing}; {advice}.") from exc
 
 
 def unknown_choices(options: Any) -> list[str]:

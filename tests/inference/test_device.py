@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,3 +117,54 @@ def test_available_memory_where_nothing_tells(monkeypatch: pytest.MonkeyPatch) -
 
 def test_this_machine_has_memory() -> None:
     assert 2**24 < available_memory() < 2**50
+
+
+def control_groups(folder: Path, membership: str, files: Mapping[str, object]) -> float:
+    """What is left, with these files below the mount."""
+    (folder / "membership").write_text(membership)
+    for name, content in files.items():
+        (folder / "mount" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "mount" / name).write_text(f"{content}\n")
+    return module._container_memory(folder / "membership", folder / "mount")
+
+
+def second(limit: object, used: int, cache: int = 0, at: str = "") -> dict[str, object]:
+    stat = f"anon 5\ninactive_file {cache}\nactive_file 7"
+    return {f"{at}memory.max": limit, f"{at}memory.current": used, f"{at}memory.stat": stat}
+
+
+def first(limit: int, used: int, cache: int = 0, at: str = "") -> dict[str, object]:
+    names = ("limit_in_bytes", "usage_in_bytes", "stat")
+    contents = (limit, used, f"inactive_file 1\ntotal_inactive_file {cache}")
+    return {f"memory/{at}memory.{name}": content for name, content in zip(names, contents, strict=True)}
+
+
+NONE = 2**63 - 4096
+OLD = "5:cpu,cpuacct:/else\n4:memory:/a/b\n1:name=systemd:/\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "left"),
+    [
+        ("0::/\n", second(1000, 300), 700),
+        ("0::/\n", second(1000, 900, cache=600), 700),
+        ("0::/\n", second(1000, 1200), 0),
+        ("0::/\n", second("max", 300), math.inf),
+        ("0::/\n", {"memory.max": 1000, "memory.current": 300}, 700),
+        ("0::/a/b\n", second("max", 10, at="a/b/") | second(1000, 600, at="a/"), 400),
+        ("0::/a/b\n", second(500, 200, at="a/b/") | second(1000, 600, at="a/"), 300),
+        ("0::/hidden/by/the/namespace\n", second(1000, 300), 700),
+        ("0::/../b\n", second(1000, 300) | second(50, 0, at="b/"), 700),
+        (OLD, first(1000, 900, 600, at="a/b/") | first(2000, 1500, at="a/") | first(NONE, 7), 500),
+        (OLD, first(NONE, 900, at="a/b/") | first(NONE, 7), math.inf),
+        (OLD, first(1000, 300), 700),
+        ("", second(1000, 300), 700),
+        ("nonsense\n", {}, math.inf),
+    ],
+)
+def test_memory_of_control_groups(tmp_path: Path, membership: str, files: dict[str, object], left: float) -> None:
+    assert control_groups(tmp_path, membership, files) == left
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert module._container_memory(tmp_path / "membership", tmp_path / "mount") == math.inf

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vsr.errors import UnknownModelError, UsageError, VsrError
+from vsr.errors import OutOfMemoryError, UnknownModelError, UsageError, VsrError
 from vsr.imaging.resize import resize_bicubic
 from vsr.inference import engine as module
 from vsr.inference.engine import Engine, load_model
@@ -298,6 +298,17 @@ def test_a_batch_shares_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(network.sizes) > 2
 
 
+def test_engines_that_share_a_device_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_free(monkeypatch, 4 * 50 * 50)
+    quarter = Engine(Repeat(), device="cpu", sharing=4).tile_for(1, 70, 100)
+    has_free(monkeypatch, 50 * 50)
+    assert quarter == Engine(Repeat(), device="cpu").tile_for(1, 70, 100) == 50
+    engine = Engine(Repeat(), device="cpu", sharing=2)
+    engine.device = torch.device("cuda")  # nothing is run
+    has_free(monkeypatch, 600)
+    assert engine.batch_size(10, 10) == 3
+
+
 def test_a_tile_size_of_zero_never_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     has_free(monkeypatch, 10)
     network = Repeat()
@@ -365,7 +376,7 @@ def test_not_even_the_least_tile_fits(size: tuple[int, int], tried: int) -> None
     network = Repeat(limit=10)
     with pytest.raises(VsrError, match=f"cpu has too little free memory for a tile of {tried} pixels") as caught:
         Engine(network, device="cpu", overlap=8)(noise(1, 3, *size))
-    assert type(caught.value) is VsrError and isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert type(caught.value) is OutOfMemoryError and isinstance(caught.value.__cause__, torch.OutOfMemoryError)
     # Tried it was: the message names the last tile.
     assert max(network.sizes[-1]) <= tried
 

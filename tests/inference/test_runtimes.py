@@ -248,3 +248,39 @@ def test_recalibrated_is_another_model(tiny_generator: TinyGenerator) -> None:
 def test_a_calibration_of_nothing(tiny_generator: TinyGenerator) -> None:
     with pytest.raises(ValueError, match="at least one picture"):
         calibrate(tiny_generator(), [])
+
+
+def test_openvino_recovers_from_too_little_memory(
+    tiny_generator: Callable[..., Generator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What failed once asks for the same memory again, whatever the size, until it is compiled anew."""
+    engine = Engine(tiny_generator(), device="cpu", runtime="openvino", overlap=8)
+    lr = torch.rand(1, 3, 64, 80)
+    expected = engine(lr)
+    failed, run = [engine._runtime._request], openvino_runtime.OpenVinoRuntime.__call__
+
+    def fail(self: openvino_runtime.OpenVinoRuntime, lr: torch.Tensor) -> torch.Tensor:
+        if self._request in failed:
+            raise RuntimeError("Failed to allocate 4096000000 bytes of memory")
+        return run(self, lr)
+
+    monkeypatch.setattr(openvino_runtime.OpenVinoRuntime, "__call__", fail)
+    assert engine(lr).shape == expected.shape
+
+
+def test_no_result_of_openvino_is_too_little_memory(
+    tiny_generator: Callable[..., Generator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Empty:
+        data = np.zeros((1, 3, 0, 0), np.float32)
+
+    class Request:
+        def infer(self, inputs: Any) -> None: ...
+
+        def get_output_tensor(self) -> Empty:
+            return Empty()
+
+    runtime = Engine(tiny_generator(), device="cpu", runtime="openvino")._runtime
+    monkeypatch.setattr(runtime, "_request", Request())
+    with pytest.raises(MemoryError, match="no result for"):
+        runtime(torch.rand(1, 3, 8, 8))

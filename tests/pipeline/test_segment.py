@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,10 +19,12 @@ from vsr.errors import InputError, OutputError
 from vsr.imaging.colour import ColourSpec, PixelLayout
 from vsr.inference.engine import Engine
 from vsr.inference.lanes import Landing, Lanes
+from vsr.media.clip import ClipInfo, ColourTags, VideoInfo
 from vsr.media.reader import Damage, Frame
 from vsr.media.timing import Timing
 from vsr.networks.resampling import Identity
 from vsr.pipeline.job_folder import RECORD
+from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import Conversion
 from vsr.pipeline.segment import upscale_segments
 from vsr.pipeline.segments import Finished, Segment
@@ -30,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 GREY = PixelLayout("grey")
 FULL = ColourSpec("bt709", full_range=True)
+VIDEO = VideoInfo(0, "ffv1", 6, 4, "gray", Fraction(1, 1000), None, None, None, ColourTags())
 
 
 class Writer:
@@ -79,6 +83,8 @@ class Clip:
     batch_size: int = 2
     threads: int = 1
     output: Output = field(default_factory=Output)
+    options: UpscaleOptions = field(default_factory=UpscaleOptions)
+    clip: ClipInfo = field(default_factory=lambda: ClipInfo(Path("clip.mp4"), VIDEO, ()))
     conversion: Conversion = field(default_factory=lambda: Conversion(GREY, FULL, GREY, FULL, 6, 4))
 
     def frames(self, segment: Segment, damage: Damage) -> Generator[Frame, None, None]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
-from vsr.errors import VsrError
+from vsr.errors import VsrError, is_out_of_memory
 
 INTERRUPTED = 130
 
@@ -39,6 +39,9 @@ class ErrorReportingGroup(click.Group):
             raise
         except Exception as exc:  # whatever it is, a user is told in one line
             logging.getLogger(__name__).info("the error in full", exc_info=True)
+            if is_out_of_memory(exc):
+                click.echo("vsr: memory ran out; take less at once, or smaller pictures.", err=True)
+                ctx.exit(1)
             click.echo(f"vsr: a bug, please report it: {type(exc).__name__}: {exc} (-v shows where)", err=True)
             ctx.exit(1)
 

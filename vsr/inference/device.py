@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import torch
 
 from vsr.errors import UsageError
+
+MEMBERSHIP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+"""Of Linux: cgroups(7)."""
+
+NO_LIMIT = 1 << 62
+"""Bytes. Version 1 says 2**63 rounded down to pages where there is no limit."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -45,25 +53,83 @@ def free_memory(device: torch.device) -> int:
 def available_memory() -> int:
     """Bytes of main memory to be had without swapping; where the system does not tell, half of all, or 4 GiB.
 
-    Inside a container it is what the container may still take.
+    Inside a container it is what the container may still take. Files that the system keeps in memory count as free.
     """
     return int(min(_system_memory(), _container_memory()))
 
 
-def _container_memory() -> float:
-    group = Path("/sys/fs/cgroup")
+def _container_memory(membership: Path = MEMBERSHIP, root: Path = GROUPS) -> float:
+    """What the control groups of this process leave of their memory: the least of them all; infinite without a limit.
+
+    Args:
+        membership: the file that names the groups of this process, as in cgroups(7).
+        root: where the groups are mounted.
+    """
+    folders = _groups(membership, root)
+    return min((_left_in(folder, files) for folder, files in folders), default=math.inf)
+
+
+class _GroupFiles(NamedTuple):
+    """How a version of control groups calls what it tells of memory."""
+
+    limit: str
+    used: str
+    cache: str  # of memory.stat: read from files and not lately used, given up before memory runs out
+
+
+_VERSION_1 = _GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = _GroupFiles("memory.max", "memory.current", "inactive_file")
+
+
+def _groups(membership: Path, root: Path) -> Iterator[tuple[Path, _GroupFiles]]:
+    """The folders of this process's groups that count memory, each with those that it lies in.
+
+    Where a container sees its own group as the root, the path that it is told may lead nowhere: the root is taken.
+    """
     try:
-        most, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        return max(0, most - used)
-    except (OSError, ValueError):  # no such file, or "max": no limit
+        entries = [line.split(":", 2) for line in membership.read_text(errors="surrogateescape").splitlines()]
+    except OSError:
+        entries = []
+    paths = {controllers: path for _, controllers, path in (entry for entry in entries if len(entry) == 3)}
+    first = next((path for names, path in paths.items() if "memory" in names.split(",")), "/")
+    for top, path, files in ((root, paths.get("", "/"), _VERSION_2), (root / "memory", first, _VERSION_1)):
+        parts = PurePosixPath(path).parts[1:]
+        for depth in range(0 if ".." in parts else len(parts), -1, -1):
+            yield top.joinpath(*parts[:depth]), files
+
+
+def _left_in(group: Path, files: _GroupFiles) -> float:
+    try:
+        limit, used = (int((group / name).read_text()) for name in (files.limit, files.used))
+    except (OSError, ValueError):  # no such file, or "max"
         return math.inf
+    if limit >= NO_LIMIT:
+        return math.inf
+    try:
+        entries = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used -= int(entries[files.cache])
+    except (OSError, ValueError, KeyError):
+        pass
+    return max(0, limit - max(0, used))
+
+
+def free_swap() -> int:
+    """Bytes that the system can move out of main memory; 0 where it does not tell."""
+    try:
+        return _meminfo("SwapFree")
+    except (OSError, KeyError, ValueError):
+        return 0
+
+
+def _meminfo(entry: str) -> int:
+    with open("/proc/meminfo", encoding="ascii") as file:
+        entries = dict(line.split(":", 1) for line in file)
+    return int(entries[entry].split()[0]) * 1024
 
 
 def _system_memory() -> int:
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            entries = dict(line.split(":", 1) for line in file)
-        return int(entries["MemAvailable"].split()[0]) * 1024
+        return _meminfo("MemAvailable")
     except (OSError, KeyError, ValueError):
         pass
     try:

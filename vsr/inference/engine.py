@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vsr.errors import UsageError, VsrError
+from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory
 from vsr.inference.device import choose_device, free_memory
 from vsr.inference.runtimes import Precision, RuntimeName, build_runtime
 from vsr.inference.tiling import upscale_tiled
@@ -51,6 +51,7 @@ class Engine:
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
         overlap: LR pixels that neighbouring tiles share.
         calibration: what int8 needs.
+        sharing: how many engines, this one among them, share the device's memory.
 
     Raises:
         UsageError: a device or a tile size that cannot be, or a precision that they do not have together.
@@ -66,6 +67,7 @@ class Engine:
         tile_size: int | None = None,
         overlap: int = OVERLAP,
         calibration: Calibration | None = None,
+        sharing: int = 1,
     ) -> None:
         if tile_size and tile_size <= overlap:
             raise UsageError(f"tiles share {overlap} pixels, so a tile of {tile_size} is too small.")
@@ -75,6 +77,7 @@ class Engine:
         self.overlap = overlap
         self._least_tile = overlap + LEAST_STEP
         self._tile_size = tile_size
+        self._sharing = sharing
         self._clips = described.wants_unit_range
         self._tiles: dict[tuple[int, int], int] = {}  # by height and width: the tile ...
         self._counts: dict[tuple[int, int], int] = {}  # ... and the largest batch that it was chosen for
@@ -111,7 +114,7 @@ class Engine:
             (N, 3, round(scale*H), round(scale*W)) float32 on the same device, not clipped.
 
         Raises:
-            VsrError: not even the smallest tile fits into memory.
+            OutOfMemoryError: not even the smallest tile fits into memory.
         """
         sr = self.run(lr)
         finite = self.finite(sr)
@@ -135,11 +138,11 @@ class Engine:
                     return runtime(lr)
                 return upscale_tiled(runtime, lr, scale=int(self.scale), tile_size=tile_size, overlap=self.overlap)
             except (RuntimeError, MemoryError) as exc:
-                if not _is_out_of_memory(exc):
+                if not is_out_of_memory(exc):
                     raise
                 self._shrink_tile(min(tile_size, max(height, width)), height, width, exc)
-            if self.device.type == "cuda":  # outside of the handler, whose traceback holds the activations
-                runtime.release()
+            runtime.release()  # outside of the handler, whose traceback holds the activations
+            if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def finite(self, sr: Tensor) -> Tensor:
@@ -155,7 +158,7 @@ class Engine:
             logger.warning("half precision cannot hold all frames; such are done again in float32")
             self._exact = Engine(
                 deepcopy(self._network), device=str(self.device), runtime="torch", precision="fp32",
-                tile_size=self._tile_size, overlap=self.overlap,
+                tile_size=self._tile_size, overlap=self.overlap, sharing=self._sharing,
             )  # fmt: skip
         self.overflowed += len(lr)
         return self._exact.run(lr)
@@ -166,9 +169,10 @@ class Engine:
 
     def _shrink_tile(self, tried: int, height: int, width: int, cause: RuntimeError | MemoryError) -> None:
         if tried <= self._least_tile or self.scale != int(self.scale):
-            raise VsrError(
-                f"{self.device} has too little free memory for a tile of {tried} pixels; "
-                "close what else uses it, or take --device cpu."
+            elsewhere = "" if self.device.type == "cpu" else " or --device cpu"
+            raise OutOfMemoryError(
+                f"{self.device} has too little free memory for a tile of {tried} pixels, "
+                f"of frames of {width}x{height}; close what else uses it, or take --batch 1, fewer --jobs{elsewhere}."
             ) from cause
         self._tiles[height, width] = max(tried // 2, self._least_tile)
         logger.warning("out of memory on %s: going on with tiles of %d pixels", self.device, self._tiles[height, width])
@@ -227,19 +231,12 @@ class Engine:
 
     def _fitting_pixels(self) -> int:
         """How many LR pixels can be upscaled at once."""
-        budget = int(MEMORY_SHARE * free_memory(self.device))
+        budget = int(MEMORY_SHARE * free_memory(self.device) / self._sharing)
         if self.device.type == "cpu":
             budget = min(budget, MOST_ON_CPU)
         # Convolutions on CUDA index with 32 bits, and no activation holds more than half of the peak.
         elements = 2**31 * 2 if self.device.type == "cuda" else budget
         return int(min(budget / self._runtime.bytes_per_float, elements) / self._floats_per_pixel)
-
-
-def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    # Only CUDA has a class of its own for it; the CPU's allocator and MPS say it in words.
-    words = str(error)
-    signs = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in words for sign in signs)
 
 
 def _digest_of(network: nn.Module) -> str:
@@ -258,6 +255,7 @@ def load_model(
     tile_size: int | None = None,
     detail: float = 1,
     engine: RuntimeName = "auto",
+    sharing: int = 1,
 ) -> Engine:
     """Load a shipped model by name, a built-in one (``bicubic``, ``identity``), or a weights file by path.
 
@@ -270,6 +268,7 @@ def load_model(
         detail: of an adversarial model, from 0, faithful, to 1, sharp.
         engine: ``torch``, ``inductor`` (torch.compile), ``openvino``, or ``auto``: OpenVINO on the CPU where it can,
             torch elsewhere.
+        sharing: how many engines, this one among them, share the device's memory.
 
     Raises:
         UnknownModelError: no such model.
@@ -279,5 +278,6 @@ def load_model(
     network = load_network(model, scale=scale, detail=detail)
     calibration = load_calibration(model, detail) if precision == "int8" else None
     return Engine(
-        network, device=device, runtime=engine, precision=precision, tile_size=tile_size, calibration=calibration
-    )
+        network, device=device, runtime=engine, precision=precision, tile_size=tile_size, calibration=calibration,
+        sharing=sharing,
+    )  # fmt: skip

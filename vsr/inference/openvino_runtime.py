@@ -51,20 +51,27 @@ class OpenVinoRuntime:
     def __init__(self, network: nn.Module, precision: str, calibration: Calibration | None = None) -> None:
         self.bytes_per_float = BYTES_PER_FLOAT[precision]
         self._lock = threading.Lock()
-        model = translate(network, calibration if precision == "int8" else None)
-        self._request = _compiled(model, precision)
+        self._model, self._precision = translate(network, calibration if precision == "int8" else None), precision
+        self._request: openvino.InferRequest | None = _compiled(self._model, precision)
 
     def __call__(self, lr: Tensor) -> Tensor:
         """(N, 3, H, W) float on the CPU -> (N, 3, scale*H, scale*W) float32."""
         with self._lock:
+            if self._request is None:
+                self._request = _compiled(self._model, self._precision)
             self._request.infer([openvino.Tensor(lr.float().contiguous().numpy(), shared_memory=True)])
-            return torch.from_numpy(self._request.get_output_tensor().data.copy())
+            sr = torch.from_numpy(self._request.get_output_tensor().data.copy())
+        if not sr.numel():  # seen where memory ran out within, and no error was raised
+            raise MemoryError(f"OpenVINO has no result for {tuple(lr.shape)}")
+        return sr
 
     def record(self) -> None:
         """Sizes do not matter here."""
 
     def release(self) -> None:
-        """Nothing can be given up."""
+        """Compile anew for the next frame: what has failed keeps its memory, and asks for as much at any other size."""
+        with self._lock:
+            self._request = None
 
 
 def supports(precision: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from vsr.errors import InputError
+from vsr.errors import InputError, is_out_of_memory
 from vsr.media.clip import FULL, ClipInfo, ColourTags, VideoInfo
 from vsr.media.limits import MAX_PIXELS
 from vsr.media.reader import Frame
@@ -68,4 +68,6 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except UnidentifiedImageError as exc:
         raise InputError(f"{path} is not an animation that can be read.") from exc
     except (OSError, EOFError, ValueError) as exc:
+        if is_out_of_memory(exc):
+            raise
         raise InputError(f"{path} is a damaged animation: {exc}.") from exc

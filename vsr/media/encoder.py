@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -11,11 +12,12 @@ from typing import Any
 
 import av
 from av.codec import CodecContext
+from av.error import ExternalError
 from av.error import FFmpegError as LibavError
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
-from vsr.errors import OutputError, UsageError, VsrError
+from vsr.errors import OutputError, UsageError, VsrError, is_out_of_memory
 from vsr.media.clip import ColourTags
 from vsr.media.codecs import Codec
 from vsr.media.containers import CONTAINERS, holds
@@ -25,6 +27,9 @@ from vsr.media.hdr import LightLevels, MasteringDisplay
 from vsr.media.pixels import frame_of
 from vsr.media.reader import Frame
 from vsr.media.timing import Timing, decoding_times
+
+ROOM_FRAMES, BYTES_PER_PIXEL = 32, 2
+"""What an encoder that looks ahead takes at the least, as a round figure: x264 took 40 frames and more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +99,8 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
     try:
         context.open()
     except (LibavError, ValueError) as exc:
+        if is_out_of_memory(exc) or (isinstance(exc, ExternalError) and not _has_room(video)):
+            raise MemoryError(f"{codec.encoder}: {exc}") from exc
         raise OutputError(
             f"the encoder {codec.encoder} refuses {video.width}x{video.height} {video.pix_fmt} "
             f"with {options or 'its defaults'}: {getattr(exc, 'strerror', None) or exc}."
@@ -101,6 +108,15 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
     if unknown := set(context.options):  # what nobody took
         known = ", ".join(sorted(encoder_options(codec.encoder))) or "those that ffmpeg lists"
         raise UsageError(f"the encoder {codec.encoder} has no option {', '.join(sorted(unknown))}: take {known}.")
+
+
+def _has_room(video: VideoFormat) -> bool:
+    """Whether memory for some frames is to be had; of x264 and its kin libav only learns that they failed."""
+    try:
+        mmap.mmap(-1, ROOM_FRAMES * BYTES_PER_PIXEL * video.width * video.height).close()
+    except OSError as exc:
+        return not is_out_of_memory(exc)
+    return True
 
 
 def _encoder_options(codec: Codec, options: dict[str, str], video: VideoFormat) -> dict[str, str]:
@@ -154,7 +170,7 @@ class Encoder:
             stream.time_base = video.time_base
             if video.display_matrix is not None:
                 stream.set_display_matrix(video.display_matrix)
-        except (VsrError, LibavError, ValueError):
+        except (VsrError, LibavError, ValueError, MemoryError):
             self._close()
             raise
 
@@ -188,6 +204,8 @@ class Encoder:
                 self.packets.append(Timing(packet.pts, packet.duration or 0))
                 self._container.mux(packet)
         except (LibavError, OSError) as exc:
+            if is_out_of_memory(exc) or (isinstance(exc, ExternalError) and not _has_room(self._video)):
+                raise MemoryError(f"{self._stream.codec_context.name}: {exc}") from exc
             raise OutputError(f"encoding failed after {self.num_frames} frames: {exc.strerror}.") from exc
 
     def _restore_duration(self, packet: Packet[Any]) -> None:
@@ -208,6 +226,8 @@ class Encoder:
             try:
                 self._close()
             except (LibavError, OSError) as exc:
+                if kind is None and is_out_of_memory(exc):
+                    raise
                 if kind is None:
                     raise OutputError(f"cannot finish the encoded video: {exc.strerror}.") from exc
 

@@ -21,7 +21,7 @@ from av.stream import Disposition, Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from vsr.errors import InputError
+from vsr.errors import InputError, is_out_of_memory
 from vsr.media.clip import CENTRE, UNSPECIFIED, ClipInfo, ColourTags, StreamInfo, VideoInfo
 from vsr.media.hdr import LightLevels, MasteringDisplay
 from vsr.media.libav import chroma_location_of, fraction_of, open_input, readable, side_data_of
@@ -102,6 +102,8 @@ def _open_container(file: _File, path: Path, max_pixels: int) -> InputContainer:
         options = {"protocol_whitelist": "none", "max_pixels": str(max_pixels)}
         container = open_input(file, options)
     except (LibavError, OSError, ValueError) as exc:
+        if is_out_of_memory(exc):
+            raise
         reason = getattr(exc, "strerror", None) or exc
         raise InputError(f"{path} is not a video that can be read: {reason}.") from exc
     if lists := LISTS & set(container.format.name.split(",")):
@@ -207,6 +209,8 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame |
             for frame in packet.decode():
                 return frame
         except (LibavError, OSError) as exc:
+            if is_out_of_memory(exc):
+                raise
             logger.debug("%s: %s", container.name, exc)
         if number >= MOST_PACKETS:
             break

@@ -17,7 +17,7 @@ from av.error import FFmpegError as LibavError
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from vsr.errors import InputError
+from vsr.errors import InputError, is_out_of_memory
 from vsr.imaging.colour import PixelLayout
 from vsr.media.clip import VideoInfo
 from vsr.media.deinterlace import Deinterlacer
@@ -243,6 +243,8 @@ def _decode(
         except (StopIteration, EOFError):  # drained already
             return
         except (LibavError, OSError) as exc:
+            if is_out_of_memory(exc):
+                raise
             logger.debug("%s: %s", stream, exc)
             damage.undecodable += _lies_within(packet, start, end)
             continue

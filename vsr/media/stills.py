@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
 
-from vsr.errors import InputError, OutputError
+from vsr.errors import InputError, OutputError, is_out_of_memory
 from vsr.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -123,6 +123,8 @@ def read_still(path: Path, *, max_pixels: int) -> Still:
                 return still
             return _read_with_pillow(path, file, opener, max_pixels)
     except _DAMAGE as exc:
+        if is_out_of_memory(exc):
+            raise
         if isinstance(exc, OSError) and exc.errno is not None:
             raise InputError(f"cannot read {path}: {exc.strerror}.") from exc
         if isinstance(exc, Image.DecompressionBombError):  # in WebP and compressed TIFF, Pillow's own limit holds, too
@@ -171,6 +173,8 @@ def write_still(path: Path, still: Still) -> None:
             image.save(buffer, name, **_SAVE_OPTIONS.get(name, {}), **profile)
             content = buffer.getvalue()
     except (OSError, ValueError, struct.error) as exc:
+        if is_out_of_memory(exc):
+            raise
         raise OutputError(f"cannot write {path}: {exc}; choose another format or a smaller size.") from exc
     write_whole(path, content)
 

@@ -17,6 +17,7 @@ from vsr.media.ffmpeg import check_names
 from vsr.media.reader import Damage, Frame
 from vsr.pipeline.job import ClipPlan, open_source, plan_clip
 from vsr.pipeline.job_folder import RECORD
+from vsr.pipeline.memory import names_what_lacks_memory
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.order import Order
 from vsr.pipeline.outputs import output_for
@@ -61,6 +62,7 @@ class Estimate:
     streams: tuple[str, ...]
 
 
+@names_what_lacks_memory
 def estimate_clip(source: Path, target: Path, options: UpscaleOptions, *, folder_is_made: bool = False) -> Estimate:
     """Estimate a job and write nothing; a few frames of the clip are upscaled for it.
 

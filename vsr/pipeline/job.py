@@ -20,6 +20,7 @@ import torch
 from vsr import __version__
 from vsr.errors import InputError, VsrError
 from vsr.files import check_target
+from vsr.inference.device import choose_device
 from vsr.inference.engine import Engine
 from vsr.inference.runtimes import RuntimeName
 from vsr.media import animation
@@ -33,6 +34,7 @@ from vsr.media.stills import is_animated
 from vsr.networks.models import model_covering
 from vsr.pipeline.executors import Executor, executor_for
 from vsr.pipeline.job_folder import JobFolder, Settings, job_folder, remove_remains
+from vsr.pipeline.memory import check_frame_fits, names_what_lacks_memory
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.order import EngineSpec, Order
 from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
@@ -124,6 +126,7 @@ def upscale(
     return upscale_clip(Path(source), Path(target), UpscaleOptions(**options), progress)
 
 
+@names_what_lacks_memory
 def upscale_clip(
     source: Path,
     target: Path,
@@ -233,9 +236,11 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
     spec = EngineSpec(
         model_covering(options.model, factor), factor if options.model == "bicubic" else None, options.devices[0],
         _engine_of_all(options), options.precision, options.tile_size, options.detail,
+        options.workers_sharing(choose_device(options.devices[0]).type),
     )  # fmt: skip
     engine = spec.load()
     conversion = output.plan(engine.scale)
+    check_frame_fits(clip, engine, conversion, 1 if clip.video.num_frames_estimated == 1 else spec.sharing)
     if engine.precision == "int8" and conversion.source.bit_depth > 8:
         logger.warning("%s: int8 keeps about 8 of its %d bits.", clip.path.name, conversion.source.bit_depth)
     segments, digest, video_bytes = _cut(clip, options)

@@ -115,6 +115,16 @@ class UpscaleOptions:
         """Processes that share the work on this machine."""
         return self.jobs or len(self.devices)
 
+    def workers_sharing(self, kind: str) -> int:
+        """How many workers of this machine share the memory of a device.
+
+        Args:
+            kind: of the device: a GPU's memory is shared by the workers on it, main memory by all.
+        """
+        if self.cluster:
+            return 1  # each actor has a node or a GPU, if there are as many
+        return math.ceil(self.num_workers / len(self.devices)) if kind == "cuda" else self.num_workers
+
     def _wrong_sizes(self) -> list[str]:
         wrong = []
         if sum(chosen is not None for chosen in (self.scale, self.size, self.height)) > 1:

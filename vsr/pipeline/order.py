@@ -28,12 +28,13 @@ class EngineSpec:
     precision: Precision
     tile_size: int | None
     detail: float
+    sharing: int = 1
 
     def load(self) -> Engine:
         """The engine, on its device."""
         engine = load_model(
             self.model, scale=self.scale, device=self.device, engine=self.engine, precision=self.precision,
-            tile_size=self.tile_size, detail=self.detail,
+            tile_size=self.tile_size, detail=self.detail, sharing=self.sharing,
         )  # fmt: skip
         engine.record()
         return engine

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
-from vsr.errors import OutputError
+from vsr.errors import OutputError, memory_explained
 from vsr.inference.engine import Engine
 from vsr.media.reader import Damage, Frame
 from vsr.pipeline.flow import Ahead, Behind
 from vsr.pipeline.job_folder import RECORD, seal
+from vsr.pipeline.memory import LESS_MEMORY, queue_bytes
 from vsr.pipeline.order import Order
 from vsr.pipeline.outputs import FrameContext
 from vsr.pipeline.segments import Finished, Segment
@@ -24,7 +25,7 @@ from vsr.pipeline.stopwatch import NoStopwatch, Stopwatch, each
 from vsr.pipeline.upscaler import Upscaler
 
 QUEUE_BYTES = 128 << 20
-"""What may wait on either side of the network: about forty frames of 1080p."""
+"""What may wait on either side of the network at most: about forty frames of 1080p."""
 
 
 def upscale_segments(
@@ -59,10 +60,12 @@ def upscale_segments(
     """
     watch = watch or NoStopwatch()
     upscaler = Upscaler(engine, order.conversion, watch)
+    max_bytes = queue_bytes(order.options, QUEUE_BYTES)
     with (
+        memory_explained(f"upscaling {_described(order)} on {engine.device}", LESS_MEMORY),
         _Sink(order, folder, on_finished, watch) as sink,
-        Ahead(_decoded(order, segments, watch), max_bytes=QUEUE_BYTES, name="vsr-decode") as decoded,
-        Behind(sink.take, max_bytes=QUEUE_BYTES, name="vsr-encode") as encoded,
+        Ahead(_decoded(order, segments, watch), max_bytes=max_bytes, name="vsr-decode") as decoded,
+        Behind(sink.take, max_bytes=max_bytes, name="vsr-encode") as encoded,
         ExitStack() as leaving,  # the first to be left
     ):
         leaving.callback(on_leave)
@@ -73,6 +76,11 @@ def upscale_segments(
                     encoded.put(item)
             if count := sum(item.frame is not None for item in batch) - batch[0].discarded:
                 on_frames(count)
+
+
+def _described(order: Order) -> str:
+    video, conversion = order.clip.video, order.conversion
+    return f"{order.clip.path}, {video.width}x{video.height} to {conversion.width}x{conversion.height},"
 
 
 @dataclass(frozen=True)
@@ -96,14 +104,15 @@ class _Item:
 
 
 def _decoded(order: Order, segments: Iterable[Segment], watch: Stopwatch) -> Generator[_Item, None, None]:
-    for segment in segments:
-        begins_again = segment.earlier_entry is not None
-        frames, damage = yield from _frames_of(order, segment, watch, until_damage=begins_again)
-        if _is_visible(damage) and begins_again:
-            if frames:
-                yield _Item(segment, None, discarded=frames)
-            _, damage = yield from _frames_of(order, replace(segment, entry=segment.earlier_entry), watch)
-        yield _Item(segment, None, damage)
+    with memory_explained(f"decoding {_described(order)}", LESS_MEMORY):
+        for segment in segments:
+            begins_again = segment.earlier_entry is not None
+            frames, damage = yield from _frames_of(order, segment, watch, until_damage=begins_again)
+            if _is_visible(damage) and begins_again:
+                if frames:
+                    yield _Item(segment, None, discarded=frames)
+                _, damage = yield from _frames_of(order, replace(segment, entry=segment.earlier_entry), watch)
+            yield _Item(segment, None, damage)
 
 
 def _frames_of(
@@ -176,7 +185,7 @@ class _Sink:
 
     def take(self, item: _Item) -> None:
         """The next frame, or the end of a segment."""
-        with self._watch("encode"):
+        with memory_explained(f"encoding {_described(self._order)}", LESS_MEMORY), self._watch("encode"):
             self._take(item)
 
     def _take(self, item: _Item) -> None:
