@@ -19,6 +19,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from vsr.errors import FFmpegError, UsageError
+from vsr.signals import shielded, signals_held_back
 
 TAIL_LINES = 20
 
@@ -68,23 +69,35 @@ def run(output: ffmpeg.nodes.OutputStream) -> None:
         FFmpegError: the program cannot be started, or fails; the message holds its last words.
     """
     arguments = ffmpeg.compile(output.global_args("-nostdin", "-hide_banner", "-loglevel", "error"), find_program())
+    child: subprocess.Popen[bytes] | None = None
     try:
-        child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    except OSError as exc:
-        raise FFmpegError(f"cannot start {arguments[0]}: {exc.strerror}") from exc
-    with child:  # reaps it
-        try:
-            assert child.stderr is not None
-            tail = deque(child.stderr, TAIL_LINES)
-            code = child.wait()
-        except BaseException:
-            child.kill()
-            raise
+        with signals_held_back():  # until the child has an owner
+            child = _start(arguments)
+        assert child.stderr is not None
+        tail = deque(child.stderr, TAIL_LINES)
+        code = child.wait()
+    finally:
+        if child is not None:
+            _end(child)
     if code != 0:
         said = "; ".join(line.decode("utf-8", "replace").strip() for line in tail) or "it gave no reason"
         if (full := os.strerror(errno.ENOSPC)) in said:  # each of its parts says so in its own words
             raise FFmpegError(f"ffmpeg failed: {full}")
         raise FFmpegError(f"ffmpeg failed with code {code}: {said}")
+
+
+def _start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    except OSError as exc:
+        raise FFmpegError(f"cannot start {arguments[0]}: {exc.strerror}") from exc
+
+
+@shielded
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill a child that has not ended, and reap it."""
+    with child:
+        child.kill()
 
 
 def encoder_options(encoder: str) -> frozenset[str]:
