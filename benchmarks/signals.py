@@ -126,7 +126,8 @@ def judge(code: int | None, said: str, number: signal.Signals, left: list[int]) 
     if left:
         return f"left {len(left)} processes: {said!r}"
     traceback = "Traceback" in said or "Exception ignored" in said or "Fatal Python error" in said
-    if "vsr" not in said and (code == -number or traceback):
+    ours = "/vsr/" in said or "vsr: " in said
+    if not ours and (code == -number or traceback):
         return "interpreter, traceback" if traceback else "interpreter"
     if traceback or code not in (0, 130):
         return f"exit code {code}: {said!r}"

@@ -16,6 +16,7 @@ import pytest
 from vsr.cli.console import clean_end_on_signals
 from vsr.media.index import index_packets
 from vsr.media.probe import _File, probe
+from vsr.signals import shielded
 
 pytestmark = [
     pytest.mark.usefixtures("leaves_nothing"),
@@ -276,6 +277,17 @@ def test_an_interrupt_in_a_finaliser_is_not_lost(capfd: pytest.CaptureFixture[st
         Interrupted()
         time.sleep(5)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_interrupt_that_waits_when_the_work_is_done_does_no_harm() -> None:
+    @shielded
+    def last() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with clean_end_on_signals():
+        last()
+    time.sleep(0.1)  # by SIGALRM it would have ended this process
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_second_interrupt_disturbs_no_cleaning_up() -> None:

@@ -151,14 +151,13 @@ def large_imports() -> Iterator[None]:
     A signal ends the process at once: nothing has to be cleaned up yet, and a library that is half imported can answer
     an exception by one of its own.
     """
-    interrupt = signal.getsignal(signal.SIGINT)
-    if isinstance(interrupt, _Interrupt):
+    for interrupt in _at_work:
         interrupt.at_once = True
     gc.disable()
     try:
         yield
     finally:
-        if isinstance(interrupt, _Interrupt):
+        for interrupt in _at_work:
             interrupt.at_once = False
         gc.freeze()
         gc.enable()
@@ -194,13 +193,14 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 def clean_end_on_signals() -> Iterator[None]:
     """Let SIGTERM and a closed terminal end the work as Ctrl-C does, and no second signal disturb the cleaning up."""
     in_main_thread = threading.current_thread() is threading.main_thread()  # the only one that handles signals
-    if not in_main_thread or isinstance(signal.getsignal(signal.SIGINT), _Interrupt):
+    if not in_main_thread or _at_work:
         yield
         return
     watched = [number for number in ending_signals() if signal.getsignal(number) is not signal.SIG_IGN]
     interrupt = _Interrupt()
     before = {number: signal.getsignal(number) for number in [*watched, *([ALARM] if ALARM else [])]}
     sys.unraisablehook = interrupt.unraisable
+    _at_work.append(interrupt)
     try:
         for number in before:
             signal.signal(number, interrupt)
@@ -211,15 +211,22 @@ def clean_end_on_signals() -> Iterator[None]:
         raise
     finally:
         interrupt.raised = True  # by whatever it is left
+        if ALARM:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # else it would end the process behind this
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = interrupt.hook
+        _at_work.remove(interrupt)
 
 
 def ending_signals() -> list[signal.Signals]:
     """Those that ask a program to end."""
     known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
     return [number for number in known if number is not None]
+
+
+_at_work: list[_Interrupt] = []
+"""The one that handles the signals of this process, if any."""
 
 
 class _Interrupt:
