@@ -55,6 +55,8 @@ class ErrorReportingGroup(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as exc:  # whatever it is, a user is told in one line
+            if isinstance(exc, OSError) and _is_of_click(exc):
+                raise
             logging.getLogger(__name__).info("the error in full", exc_info=True)
             complain(f"vsr: a bug, please report it: {type(exc).__name__}: {exc} (-v shows where)")
             ctx.exit(1)
@@ -85,6 +87,14 @@ def complain(text: str) -> None:
         click.echo(text, err=True)
     except OSError:
         _discard(sys.stderr)
+
+
+def _is_of_click(error: BaseException) -> bool:
+    """Whether a function of click has raised it, as where it prints a help text."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") == "click.utils"
 
 
 def _discard(stream: TextIO) -> None:
