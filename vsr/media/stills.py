@@ -117,8 +117,7 @@ def read_still(path: Path, *, max_pixels: int) -> Still:
     """
     try:
         with open(path, "rb", opener=files_only) as file:
-            opener = _opener(file)
-            if opener is None:
+            if (opener := _opener(file)) is None:
                 raise InputError(f"{path} is not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can.")
             if opener is TiffImagePlugin.TiffImageFile and (still := _read_tiff16(path, file, max_pixels)):
                 return still
