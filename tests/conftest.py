@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -154,15 +158,61 @@ def frame_listing(ffmpeg: Callable[..., str]) -> Callable[..., Listing]:
     return frames
 
 
+@dataclass(frozen=True)
+class Possessions:
+    """What this process has: threads of vsr's, child processes with the time of their start, open files by number."""
+
+    threads: frozenset[threading.Thread]
+    children: frozenset[tuple[int, str]]
+    files: frozenset[tuple[int, str]]
+
+    @classmethod
+    def now(cls) -> Possessions:
+        """Those of this moment."""
+        threads = (thread for thread in threading.enumerate() if thread.is_alive() and thread.name.startswith("vsr-"))
+        return cls(frozenset(threads), frozenset(_children()), frozenset(_open_files()))
+
+
+def _children() -> Iterator[tuple[int, str]]:
+    for listing in Path("/proc/self/task").glob("*/children"):
+        for pid in listing.read_text().split() if listing.exists() else ():
+            with suppress(OSError):
+                yield int(pid), Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
+
+
+def _open_files() -> Iterator[tuple[int, str]]:
+    for link in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError):
+            yield int(link.name), os.readlink(link)
+
+
+def _end_children(children: Iterable[tuple[int, str]]) -> None:
+    for pid, _ in children:
+        with suppress(OSError):  # it has ended, or been reaped, meanwhile
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
 @pytest.fixture
 def leaves_nothing(tmp_path: Path) -> Iterator[None]:
-    """Fails where a test leaves a thread of vsr's, a child process, an open file of ``tmp_path``, or a job folder."""
+    """Fails where a test leaves a thread of vsr's, a child process, an open file of ``tmp_path``, or a job folder.
+
+    What was there before is not its fault. The children that it leaves are ended, and its files closed, so that the
+    next test begins clean.
+    """
+    before = Possessions.now()
     yield
-    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("vsr-")]
+    after = Possessions.now()
+    children = after.children - before.children
+    files = [(number, name) for number, name in after.files - before.files if name.startswith(str(tmp_path))]
+    threads = [thread.name for thread in after.threads - before.threads]
+    temporary = [path for path in tmp_path.rglob("*") if ".vsr-" in path.name]
+    _end_children(children)
+    for number, _ in files:
+        os.close(number)
+    for path in temporary:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     assert not threads, f"threads left: {threads}"
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    if children.exists():
-        assert not children.read_text().split(), "child processes left"
-        opened = {os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.exists()}
-        assert not [name for name in opened if name.startswith(str(tmp_path))], "open files left"
-    assert not [path for path in tmp_path.rglob("*") if ".vsr-" in path.name], "temporary files left"
+    assert not children, f"child processes left: {sorted(pid for pid, _ in children)}"
+    assert not files, f"open files left: {files}"
+    assert not temporary, f"temporary files left: {temporary}"

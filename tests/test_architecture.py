@@ -16,6 +16,7 @@ PROJECT = Path(__file__).parent.parent
 
 FLOORS = {
     "errors": 0,
+    "signals": 0,
     "imaging": 0,
     "files": 1,
     "networks": 2,

@@ -18,11 +18,21 @@ from click.testing import CliRunner
 
 from vsr.cli import main
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def start(*arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vsr", *map(str, arguments)]
-    # A session of its own, so that the signal can be sent to the whole group, as a terminal does.
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # A session of its own, so that the signal can be sent to the whole group, as a terminal does. A program keeps to
+    # ignore what is ignored here, as nohup does SIGHUP; a handler that is set here is not inherited.
+    before = {number: signal.signal(number, signal.default_int_handler) for number in SIGNALS}
+    try:
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -33,7 +43,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_upscale_half_way(make_clip: Callable[..., Path], tmp_path: Path, number: signal.Signals) -> None:
     clip = make_clip(size=(96, 64), pts=range(0, 2000 * 512, 512), audio=["aac"])
     command = ["upscale", clip, "-o", tmp_path / "out.mp4", "--model", "bicubic", "--no-resume"]
@@ -41,7 +51,10 @@ def test_upscale_half_way(make_clip: Callable[..., Path], tmp_path: Path, number
     folder = tmp_path / "out.mp4.vsr-job"
     try:
         wait_for(folder / "000001", process)
+        process.send_signal(signal.SIGSTOP)  # so that it is still half way when the other signal is sent
+        assert not (folder / "000015").exists(), "it was faster than this test"
         process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
         stdout, stderr = process.communicate(timeout=30)
     finally:
         process.kill()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from vsr.pipeline.flow import Ahead, Behind
+from vsr.signals import interruptible, is_shielded, shielded, signals_held_back
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -152,3 +156,108 @@ def test_an_exception_of_the_producer_drops_what_waits() -> None:
     with pytest.raises(KeyboardInterrupt):
         produce()
     assert seen == [0]
+
+
+STARTS = """
+import sys, threading
+from vsr.pipeline.flow import Ahead, Behind
+
+start, kind, when = threading.Thread.start, *sys.argv[1:]
+
+def interrupted(thread):
+    if when == "begun":
+        start(thread)
+    if when == "begins later":
+        late = threading.Timer(0.3, start, [thread])
+        late.daemon = True
+        start(late)
+    raise KeyboardInterrupt
+
+threading.Thread.start = interrupted
+
+def endless():
+    print("made", file=sys.stderr) if when == "begins later" else None
+    while True:
+        yield memoryview(b"1")
+
+context = (
+    Ahead(endless(), max_bytes=3, name="vsr-test") if kind == "Ahead" else Behind(print, max_bytes=3, name="vsr-test")
+)
+try:
+    with context:
+        pass
+except KeyboardInterrupt:
+    threading.Event().wait(1.0 if when == "begins later" else 0.0)
+    sys.exit(7)
+"""
+"""A context whose entering is interrupted, at a point of the start of its thread."""
+
+
+@pytest.mark.parametrize("when", ["never begins", "begun", "begins later"])
+@pytest.mark.parametrize("kind", ["Ahead", "Behind"])
+def test_an_interrupt_in_the_start_of_a_thread_holds_up_no_end(kind: str, when: str) -> None:
+    done = subprocess.run([sys.executable, "-c", STARTS, kind, when], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
+
+
+@pytest.mark.parametrize("kind", ["Ahead", "Behind"])
+def test_an_interrupt_in_the_start_of_a_thread_ends_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    def endless() -> Generator[Item, None, None]:
+        while True:
+            yield Item(0)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        if kind == "Ahead":
+            Ahead(endless(), max_bytes=30, name="vsr-test").__enter__()
+        else:
+            Behind(lambda item: None, max_bytes=30, name="vsr-test").__enter__()
+    wait_until(lambda: threading.active_count() == before)
+
+
+@pytest.fixture
+def interrupts_are_heard() -> Iterator[None]:
+    """In the background of a shell they are ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts_are_heard")
+def test_signals_wait_until_what_they_would_orphan_has_an_owner() -> None:
+    went_on = False
+    with pytest.raises(KeyboardInterrupt), signals_held_back():
+        signal.raise_signal(signal.SIGINT)
+        went_on = True
+    assert went_on
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("interrupts_are_heard")
+def test_a_signal_that_was_held_back_is_not_lost_by_an_error() -> None:
+    with pytest.raises(KeyboardInterrupt), signals_held_back():
+        signal.raise_signal(signal.SIGINT)
+        raise OSError("no more processes")
+
+
+def test_what_is_shielded() -> None:
+    def here() -> bool:
+        return is_shielded(sys._getframe())
+
+    @interruptible
+    def waiting() -> bool:
+        return here()
+
+    @shielded
+    def cleaning() -> tuple[bool, bool]:
+        return here(), waiting()
+
+    assert not here()
+    assert cleaning() == (True, False)

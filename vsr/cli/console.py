@@ -5,19 +5,28 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
-from vsr.errors import VsrError, is_out_of_memory
+from vsr.errors import OutputError, VsrError, is_out_of_memory
+from vsr.signals import is_shielded, shielded
 
 INTERRUPTED = 130
+
+ALARM = getattr(signal, "SIGALRM", None)
+"""By which an interrupt comes again that could not be raised; Windows has none."""
+
+AGAIN_SECONDS = 0.005
+"""How soon."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -25,25 +34,76 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class ErrorReportingGroup(click.Group):
     """Prints a ``VsrError`` as one line and exits with its code; an interrupt exits with 130."""
 
+    def main(self, *args: Any, **keywords: Any) -> Any:
+        try:
+            return super().main(*args, **keywords)
+        except OSError as exc:  # of click's own words, as by --help
+            complain(f"vsr: {_unwritable(exc)}")
+            raise SystemExit(1) from exc
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with clean_end_on_signals():
+                return super().invoke(ctx)
         except VsrError as exc:
             logging.getLogger(__name__).info("the error in full", exc_info=True)
-            click.echo(f"vsr: {exc}", err=True)
+            complain(f"vsr: {exc}")
             ctx.exit(exc.exit_code)
         except KeyboardInterrupt:
-            click.echo("vsr: interrupted.", err=True)
+            complain("vsr: interrupted.")
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as exc:  # whatever it is, a user is told in one line
+            if isinstance(exc, OSError) and _is_of_click(exc):
+                raise
             logging.getLogger(__name__).info("the error in full", exc_info=True)
             if is_out_of_memory(exc):
-                click.echo("vsr: memory ran out; take less at once, or smaller pictures.", err=True)
+                complain("vsr: memory ran out; take less at once, or smaller pictures.")
                 ctx.exit(1)
-            click.echo(f"vsr: a bug, please report it: {type(exc).__name__}: {exc} (-v shows where)", err=True)
+            complain(f"vsr: a bug, please report it: {type(exc).__name__}: {exc} (-v shows where)")
             ctx.exit(1)
+
+
+def say(text: str) -> None:
+    """Print a result.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError:  # nobody reads on, which is no failure
+        raise
+    except OSError as exc:
+        raise OutputError(_unwritable(exc)) from exc
+
+
+def _unwritable(error: OSError) -> str:
+    _discard(sys.stdout)
+    return f"cannot write to the standard output: {error.strerror}."
+
+
+def complain(text: str) -> None:
+    """Print to stderr what has gone wrong; where that cannot be written either, the exit code says it."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        _discard(sys.stderr)
+
+
+def _is_of_click(error: BaseException) -> bool:
+    """Whether a function of click has raised it, as where it prints a help text."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") == "click.utils"
+
+
+def _discard(stream: TextIO) -> None:
+    """Throw away what waits to be written, which Python would try once more at its end, and complain of."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def option_of(options: type[Any]) -> Callable[..., Callable[[Command], Command]]:
@@ -99,11 +159,19 @@ class _Once(logging.Filter):
 @contextmanager
 def large_imports() -> Iterator[None]:
     """Importing torch makes many objects and no garbage: they are kept from the collector, which would walk over
-    them again and again, and once more at the end. It saves 0.5 to 0.9 s."""
+    them again and again, and once more at the end. It saves 0.5 to 0.9 s.
+
+    A signal ends the process at once: nothing has to be cleaned up yet, and a library that is half imported can answer
+    an exception by one of its own.
+    """
+    for interrupt in _at_work:
+        interrupt.at_once = True
     gc.disable()
     try:
         yield
     finally:
+        for interrupt in _at_work:
+            interrupt.at_once = False
         gc.freeze()
         gc.enable()
         atexit.register(_thaw_for_triton)
@@ -137,17 +205,74 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def clean_end_on_signals() -> Iterator[None]:
     """Let SIGTERM and a closed terminal end the work as Ctrl-C does, and no second signal disturb the cleaning up."""
-    known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
-    watched = [number for number in known if number is not None and signal.getsignal(number) is not signal.SIG_IGN]
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for other in watched:
-            signal.signal(other, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in watched}
-    try:
+    in_main_thread = threading.current_thread() is threading.main_thread()  # the only one that handles signals
+    if not in_main_thread or _at_work:
         yield
+        return
+    watched = [number for number in ending_signals() if signal.getsignal(number) is not signal.SIG_IGN]
+    interrupt = _Interrupt()
+    before = {number: signal.getsignal(number) for number in [*watched, *([ALARM] if ALARM else [])]}
+    sys.unraisablehook = interrupt.unraisable
+    _at_work.append(interrupt)
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+        yield
+    except Exception as exc:
+        if interrupt.raised:  # a consequence of it
+            raise KeyboardInterrupt from exc
+        raise
     finally:
+        interrupt.raised = True  # by whatever it is left
+        if ALARM:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # else it would end the process behind this
         for number, handler in before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = interrupt.hook
+        _at_work.remove(interrupt)
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Those that ask a program to end."""
+    known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    return [number for number in known if number is not None]
+
+
+_at_work: list[_Interrupt] = []
+"""The one that handles the signals of this process, if any."""
+
+
+class _Interrupt:
+    """Raises ``KeyboardInterrupt`` for the first signal, once, as soon as it can be caught.
+
+    Attributes:
+        raised: it has been; what comes later is ignored.
+        at_once: there is nothing to clean up yet.
+        hook: of Python's, for what else is lost.
+    """
+
+    def __init__(self) -> None:
+        self.raised = self.at_once = False
+        self.hook = sys.unraisablehook
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.at_once:
+            with suppress(OSError):
+                os.write(2, b"vsr: interrupted.\n")
+            os._exit(INTERRUPTED)
+        if self.raised:
+            return
+        if is_shielded(frame) and ALARM:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+            return
+        self.raised = True
+        raise KeyboardInterrupt
+
+    @shielded
+    def unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        """It came out where Python drops exceptions, as in a finaliser: raise it again a little later."""
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            self.hook(lost)
+        elif ALARM:
+            self.raised = False
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)

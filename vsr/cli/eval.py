@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from vsr.cli.console import clean_end_on_signals, large_imports, start_logging, verbosity_options
+from vsr.cli.console import clean_end_on_signals, large_imports, say, start_logging, verbosity_options
 from vsr.cli.fields import Command, SectionedCommand, SectionedOption
 from vsr.cli.parsers import ENGINES, PRECISIONS, auto_or
 from vsr.errors import UsageError
@@ -100,9 +100,9 @@ def evaluate(
             _write_frames(report, per_frame, plot)
     finally:  # also where a file cannot be written: hours of work may lie behind
         if as_json:
-            click.echo(to_json(table))
+            say(to_json(table))
         elif not quiet:
-            click.echo(to_text(table))
+            say(to_text(table))
 
 
 def _check_kind(clips: tuple[Path, ...]) -> None:

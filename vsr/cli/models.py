@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from vsr.cli.console import say
+
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as one JSON object.")
@@ -20,17 +22,17 @@ def models(as_json: bool) -> None:
     if as_json:
         listed = [{"name": info.name, "scale": info.scale, "path": str(info.path), **info.about} for info in shipped]
         built_in = [{"name": name, "purpose": purpose} for name, purpose in BUILT_IN_PURPOSE.items()]
-        click.echo(json.dumps({"models": listed + built_in}))
+        say(json.dumps({"models": listed + built_in}))
         return
     wide = max(len(name) for name in (*(info.name for info in shipped), *BUILT_IN_PURPOSE))
     for info in shipped:
         size = info.path.stat().st_size / 1e6
-        click.echo(f"{info.name:{wide}} x{info.scale}  {size:.1f} MB  {info.about.get('purpose', '')}")
+        say(f"{info.name:{wide}} x{info.scale}  {size:.1f} MB  {info.about.get('purpose', '')}")
         for key in ("figures", "licence"):
             if key in info.about:
-                click.echo(f"{'':{wide}} {key}: {info.about[key]}")
+                say(f"{'':{wide}} {key}: {info.about[key]}")
     for name, purpose in BUILT_IN_PURPOSE.items():
-        click.echo(f"{name:{wide}} {purpose}")
+        say(f"{name:{wide}} {purpose}")
 
 
 @models.command()
@@ -41,12 +43,12 @@ def show(name: str) -> None:
     from vsr.networks.weights import read_info
 
     if name in BUILT_IN_PURPOSE:
-        click.echo(f"{name}: {BUILT_IN_PURPOSE[name]}")
+        say(f"{name}: {BUILT_IN_PURPOSE[name]}")
         return
     info = read_info(find_weights(name))
-    click.echo(f"{info.name}: {info.architecture} {json.dumps(info.config)}\n{info.path}")
+    say(f"{info.name}: {info.architecture} {json.dumps(info.config)}\n{info.path}")
     for key, text in sorted(info.about.items()):
-        click.echo(f"\n{key}\n  {text}")
+        say(f"\n{key}\n  {text}")
 
 
 @models.command()
@@ -68,4 +70,4 @@ def calibrate(model: str, data: Path) -> None:
             bar.update(done - bar.n)
 
         taken = calibrate_file(weights, data, show)
-    click.echo(f"{weights}: calibrated on {taken} pictures of {data}; --precision int8 upscales with it.")
+    say(f"{weights}: calibrated on {taken} pictures of {data}; --precision int8 upscales with it.")

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from vsr.cli.console import INTERRUPTED, start_logging, stop_on_signal, verbosity_options
+from vsr.cli.console import INTERRUPTED, say, start_logging, stop_on_signal, verbosity_options
 from vsr.cli.fields import SectionedCommand, option_for_field
 from vsr.training.options import TrainOptions
 from vsr.training.recipe import STAGES, Recipe, Stage, VideoDegradation, lasting, override
@@ -99,11 +99,11 @@ def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bo
 
         summary = run_training(options, progress=show, should_stop=stop)
     if as_json:
-        click.echo(json.dumps(asdict(summary), default=str))
+        say(json.dumps(asdict(summary), default=str))
     elif not quiet:
-        click.echo(summary_table(summary.losses))
+        say(summary_table(summary.losses))
         measured = "" if summary.quality is None else f", PSNR-Y {summary.quality.psnr_y:.2f} dB on held-out pictures"
-        click.echo(f"{summary.weights}: {summary.steps} steps{measured}")
+        say(f"{summary.weights}: {summary.steps} steps{measured}")
     if summary.stopped:
         click.echo(f"vsr: stopped after step {summary.steps}; the same command with --resume goes on.", err=True)
         click.get_current_context().exit(INTERRUPTED)

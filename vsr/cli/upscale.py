@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.console import clean_end_on_signals, large_imports, option_of, start_logging, verbosity_options
+from vsr.cli.console import clean_end_on_signals, large_imports, option_of, say, start_logging, verbosity_options
 from vsr.cli.parsers import ENGINES, PRECISIONS, auto_or, parse_pairs, parse_rate, parse_size, parse_time
 from vsr.cli.progress import progress_shown
 from vsr.pipeline.options import UpscaleOptions
@@ -150,9 +150,9 @@ def _upscale_one(pair: Pair, options: UpscaleOptions, as_json: bool, quiet: bool
     with progress_shown(as_json, quiet) as shown:
         summary = upscale_clip(pair.source, pair.target, options, shown.clip)
     if as_json:
-        click.echo(json.dumps(asdict(summary), default=str))
+        say(json.dumps(asdict(summary), default=str))
     elif not quiet:
-        click.echo(f"{summary.target}: {_in_words(summary)}")
+        say(f"{summary.target}: {_in_words(summary)}")
     if summary.damage and not options.tolerant:
         click.get_current_context().exit(FAILED)
 
@@ -175,9 +175,9 @@ def _upscale_many(pairs: list[Pair], options: UpscaleOptions, as_json: bool, qui
     states = [outcome.state for outcome in outcomes]
     if as_json:
         counts = {state: states.count(state) for state in ("done", "damaged", "there", "failed")}
-        click.echo(json.dumps({"clips": [_as_dict(outcome) for outcome in outcomes], **counts}, default=str))
+        say(json.dumps({"clips": [_as_dict(outcome) for outcome in outcomes], **counts}, default=str))
     elif not quiet:
-        click.echo(_table_of(outcomes))
+        say(_table_of(outcomes))
     if "failed" in states or "damaged" in states:
         click.get_current_context().exit(FAILED)
 
@@ -228,11 +228,11 @@ def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: b
     if as_json:
         total = {name: sum(getattr(one, name) for one in estimates) for name in ("frames", "seconds", "output_bytes")}
         clips = [asdict(one) for one in estimates]
-        click.echo(json.dumps({"clips": clips, **total, "errors": failed}, default=str))
+        say(json.dumps({"clips": clips, **total, "errors": failed}, default=str))
     else:
-        click.echo("\n".join(map(_would_take, estimates)))
+        say("\n".join(map(_would_take, estimates)))
         if many:
-            click.echo(f"{len(estimates)} clips: about {_duration(sum(one.seconds for one in estimates))} in all.")
+            say(f"{len(estimates)} clips: about {_duration(sum(one.seconds for one in estimates))} in all.")
     if failed:
         click.get_current_context().exit(FAILED)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import ffmpeg
 
 from vsr.errors import FFmpegError, UsageError
+from vsr.signals import shielded, signals_held_back
 
 logger = logging.getLogger(__name__)
 
@@ -135,18 +136,16 @@ def run(output: ffmpeg.nodes.OutputStream) -> None:
         FFmpegError: the program cannot be started, or fails; the message holds its last words.
     """
     arguments = ffmpeg.compile(output.global_args("-nostdin", "-hide_banner", "-loglevel", "error"), find_program())
+    child: subprocess.Popen[bytes] | None = None
     try:
-        child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    except OSError as exc:
-        raise FFmpegError(f"cannot start {arguments[0]}: {exc.strerror}") from exc
-    with child:  # reaps it
-        try:
-            assert child.stderr is not None
-            tail = deque(child.stderr, TAIL_LINES)
-            code = child.wait()
-        except BaseException:
-            child.kill()
-            raise
+        with signals_held_back():  # until the child has an owner
+            child = _start(arguments)
+        assert child.stderr is not None
+        tail = deque(child.stderr, TAIL_LINES)
+        code = child.wait()
+    finally:
+        if child is not None:
+            _end(child)
     said = "; ".join(line.decode("utf-8", "replace").strip() for line in tail)
     if code == 0 and not any(words in said for words in WRITE_ERRORS):
         if said:
@@ -156,6 +155,20 @@ def run(output: ffmpeg.nodes.OutputStream) -> None:
     if reason := next((words for words in DISK_ERRORS if words in said), None):
         raise DiskError(f"ffmpeg failed: {reason}")
     raise FFmpegError(f"ffmpeg failed{f' with code {code}' if code else ''}: {said or 'it gave no reason'}")
+
+
+def _start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    except OSError as exc:
+        raise FFmpegError(f"cannot start {arguments[0]}: {exc.strerror}") from exc
+
+
+@shielded
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill a child that has not ended, and reap it."""
+    with child:
+        child.kill()
 
 
 def encoder_options(encoder: str) -> frozenset[str]:

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPIm
 
 from vsr.errors import InputError
 from vsr.files import write_whole
+from vsr.media.opening import files_only
 
 Picture = npt.NDArray[np.uint8]
 """(H, W, 3) RGB."""
@@ -47,7 +48,8 @@ def read_picture(path: Path) -> Picture:
         InputError: the file cannot be read or is no picture.
     """
     try:
-        encoded = path.read_bytes()
+        with open(path, "rb", opener=files_only) as file:
+            encoded = file.read()
     except OSError as exc:
         raise InputError(f"cannot read {path}: {exc.strerror}") from exc
     return decode_picture(encoded, str(path))
@@ -90,7 +92,7 @@ def picture_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
     name = str(source) if isinstance(source, Path) else name
     try:
         # Opened here, as Pillow leaves a file open that it fails on.
-        with open(source, "rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+        with open(source, "rb", opener=files_only) if isinstance(source, Path) else io.BytesIO(source) as file:
             return _size_in_header(file)
     except Image.DecompressionBombError as exc:
         raise InputError(f"{name} is too large a picture: {exc}") from exc

@@ -26,6 +26,8 @@ from vsr.media.clip import CENTRE, UNSPECIFIED, ClipInfo, ColourTags, StreamInfo
 from vsr.media.hdr import LightLevels, MasteringDisplay
 from vsr.media.libav import chroma_location_of, fraction_of, open_input, readable, side_data_of
 from vsr.media.limits import MAX_PIXELS
+from vsr.media.opening import files_only
+from vsr.signals import shielded
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ def open_clip(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[InputContain
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder, not a video.")
-        file = _File(path)
+        file = _File(path, opener=files_only)
     except OSError as exc:
         raise InputError(f"cannot read {path}: {exc.strerror}.") from exc
     with file, _open_container(file, path, max_pixels) as container:
@@ -80,6 +82,7 @@ class _File(FileIO):
 
     error: OSError | None = None
 
+    @shielded  # for libav calls it, and PyAV loses what is raised here but an Exception
     def read(self, size: int | None = -1, /) -> bytes:
         try:
             return super().read(size) or b""
@@ -87,6 +90,7 @@ class _File(FileIO):
             self.error = exc
             return b""
 
+    @shielded
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
         try:
             return super().seek(offset, whence)

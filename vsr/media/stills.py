@@ -24,6 +24,7 @@ from PIL.ImageFile import ImageFile
 
 from vsr.errors import InputError, OutputError, is_out_of_memory
 from vsr.files import write_whole
+from vsr.media.opening import files_only
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +116,8 @@ def read_still(path: Path, *, max_pixels: int) -> Still:
         InputError: it is missing, unreadable, damaged, no such picture, too large, or of neither 8 nor 16 bits.
     """
     try:
-        with open(path, "rb") as file:
-            opener = _opener(file)
-            if opener is None:
+        with open(path, "rb", opener=files_only) as file:
+            if (opener := _opener(file)) is None:
                 raise InputError(f"{path} is not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can.")
             if opener is TiffImagePlugin.TiffImageFile and (still := _read_tiff16(path, file, max_pixels)):
                 return still
@@ -136,7 +136,7 @@ def read_still(path: Path, *, max_pixels: int) -> Still:
 def is_animated(path: Path) -> bool:
     """Whether it is a GIF, WebP or PNG of more than one frame; False for all else, what cannot be read among it."""
     try:
-        with open(path, "rb") as file, _without_warnings():
+        with open(path, "rb", opener=files_only) as file, _without_warnings():
             opener = _opener(file)
             return opener not in (None, TiffImagePlugin.TiffImageFile) and getattr(opener(file), "is_animated", False)
     except _DAMAGE:

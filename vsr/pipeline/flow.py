@@ -7,12 +7,14 @@ in either thread comes out in the thread that uses them, and leaving the context
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
+
+from vsr.errors import VsrError
+from vsr.signals import interruptible, shielded
 
 
 class Sized(Protocol):
@@ -31,67 +33,96 @@ class _Cancelled(Exception):
 
 
 class ByteQueue(Generic[T]):
-    """A queue between two threads that holds at most ``max_bytes``, or a single larger item."""
+    """A queue from one thread to another that holds at most ``max_bytes``, or a single larger item.
+
+    Made of ``SimpleQueue``, whose calls are atomic: an exception that a signal raises in between leaves no lock held,
+    as it can with a ``Condition``.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._items: deque[T] = deque()
-        self._bytes = 0
-        self._closed = self._cancelled = False
-        self._changed = threading.Condition()
+        self._items: SimpleQueue[T | None] = SimpleQueue()
+        self._freed: SimpleQueue[int] = SimpleQueue()
+        self._bytes = 0  # known to the putting thread only
+        self.cancelled = False
 
     def put(self, item: T) -> None:
         """Add an item; waits while it does not fit. Raises ``_Cancelled`` once the queue is cancelled."""
-        with self._changed:
-            while not self._cancelled and self._items and self._bytes + item.nbytes > self._max_bytes:
-                self._changed.wait()
-            if self._cancelled:
-                raise _Cancelled
-            self._items.append(item)
-            self._bytes += item.nbytes
-            self._changed.notify_all()
+        while not self.cancelled and self._bytes and self._bytes + item.nbytes > self._max_bytes:
+            self._bytes -= self._freed.get()
+        if self.cancelled:
+            raise _Cancelled
+        self._bytes += item.nbytes
+        self._items.put(item)
 
     def get(self) -> T | None:
         """The next item, None at the end; waits for it. Raises ``_Cancelled`` once the queue is cancelled."""
-        with self._changed:
-            while not (self._items or self._closed or self._cancelled):
-                self._changed.wait()
-            if self._cancelled:
-                raise _Cancelled
-            if not self._items:
-                return None
-            item = self._items.popleft()
-            self._bytes -= item.nbytes
-            self._changed.notify_all()
-            return item
+        item = None if self.cancelled else self._items.get()
+        if self.cancelled:
+            raise _Cancelled
+        if item is not None:
+            self._freed.put(item.nbytes)
+        return item
 
     def close(self) -> None:
         """Nothing more is put."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._items.put(None)
 
     def cancel(self) -> None:
         """Nobody wants what is in the queue: both sides wake up and stop."""
-        with self._changed:
-            self._cancelled = True
-            self._items.clear()
-            self._changed.notify_all()
+        self.cancelled = True
+        self._items.put(None)
+        self._freed.put(0)
 
 
 class _Worker(Generic[T]):
-    """A thread with a queue, for the length of a context."""
+    """A thread with a queue, for the length of a context.
+
+    It holds up nobody's end: it is a daemon, and one that comes to life after its queue was cancelled does nothing.
+    """
 
     def __init__(self, *, max_bytes: int, name: str) -> None:
         self._queue: ByteQueue[T] = ByteQueue(max_bytes)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._begun = False
+        self._error: BaseException | None = None
+        self._at_work = threading.Lock()  # not Thread.join, which believes a thread ended once a signal interrupts it
+        self._at_work.acquire()
 
-    def _start(self, work: Callable[[], None]) -> None:
-        self._done: Future[None] = self._pool.submit(work)
+    def _run(self) -> None:
+        self._begun = True  # before it looks at the queue: see _end
+        try:
+            if not self._queue.cancelled:
+                self._work()
+        except BaseException as exc:  # raised again in the thread that uses this one
+            self._error = exc
+        finally:
+            self._at_work.release()
 
+    def _work(self) -> None:
+        raise NotImplementedError
+
+    def _start(self) -> None:
+        try:
+            self._thread.start()
+        except RuntimeError as exc:
+            raise VsrError(f"cannot start a thread: {exc}; the system allows no more of them.") from exc
+
+    @interruptible
+    def _wait(self) -> None:
+        """Wait until the work is done, and raise what ended it early."""
+        with self._at_work:
+            pass
+        if self._error is not None:
+            raise self._error
+
+    @shielded
     def _end(self) -> None:
         self._queue.cancel()
-        self._pool.shutdown()
+        if self._begun:  # else it sees that it is not wanted, should it still come
+            with self._at_work:
+                pass
+            self._thread.join()
 
 
 class Ahead(_Worker[T]):
@@ -114,12 +145,17 @@ class Ahead(_Worker[T]):
     def _items(self) -> Iterator[T]:
         while (item := self._queue.get()) is not None:
             yield item
-        self._done.result()  # raises what ended the source early
+        self._wait()
 
     def __enter__(self) -> Iterator[T]:
-        self._start(self._work)
-        return self._items()
+        try:
+            self._start()
+            return self._items()
+        except BaseException:  # nobody leaves what was not entered
+            self._end()
+            raise
 
+    @shielded
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -150,19 +186,24 @@ class Behind(_Worker[T]):
         try:
             self._queue.put(item)
         except _Cancelled:
-            self._done.result()
+            self._wait()
             raise
 
     def __enter__(self) -> Behind[T]:
-        self._start(self._work)
-        return self
+        try:
+            self._start()
+            return self
+        except BaseException:  # nobody leaves what was not entered
+            self._end()
+            raise
 
+    @shielded
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if kind is None:
                 self._queue.close()
-                self._done.result()
+                self._wait()
         finally:
             self._end()

@@ -16,7 +16,9 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.order import EngineSpec, Order
 from vsr.pipeline.segment import upscale_segments
 from vsr.pipeline.segments import Segment
+from vsr.signals import shielded, signals_held_back
 
 if TYPE_CHECKING:
     from vsr.pipeline.executors import Report
@@ -35,6 +38,9 @@ ATTEMPTS = 3
 
 STOP_SECONDS = 0.1
 """How soon a worker that waits for a segment hears that nobody wants it."""
+
+PATIENCE_SECONDS = 2.0
+"""How long a worker that was told to end may take, before it is killed."""
 
 AT_ONCE = 2
 """Segments that a worker has: one to compute and the next to decode."""
@@ -55,26 +61,33 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end()
+
+    @shielded
+    def _end(self) -> None:
+        for worker in self._workers:
+            worker.dismiss()
         for worker in self._workers:
             worker.end()
+        self._workers = []
 
     def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
         """As ``Executor``."""
-        if not self._workers:
-            threads = max(1, (os.cpu_count() or 1) // len(self._devices))
-            self._workers = [_Worker(device, threads) for device in self._devices]
-        work = _Work(order, segments, folder, report)
-        for worker in self._workers:
-            work.begin(worker)
         try:
+            if not self._workers:
+                threads = max(1, (os.cpu_count() or 1) // len(self._devices))
+                self._workers = [_Worker(device, threads) for device in self._devices]
+                for worker in self._workers:
+                    worker.start()
+            work = _Work(order, segments, folder, report)
+            for worker in self._workers:
+                work.begin(worker)
             while any(worker.busy for worker in self._workers):
                 ready = wait([worker.connection for worker in self._workers if worker.busy])
                 for worker in [worker for worker in self._workers if worker.connection in ready]:
                     work.hear(worker)
         except BaseException:
-            for worker in self._workers:  # whatever they are at, nobody wants it
-                worker.end()
-            self._workers = []
+            self._end()  # whatever they are at, nobody wants it
             raise
 
 
@@ -89,49 +102,81 @@ class _Worker:
         busy: it has not yet heard that there is no more.
     """
 
+    connection: Connection
+
     def __init__(self, device: str, threads: int) -> None:
         self._device, self._threads = device, threads
-        self.start()
+        self._process: BaseProcess | None = None
 
     def start(self) -> None:
-        """Start the process, or another in its place."""
+        """Start the process, or another in its place.
+
+        Raises:
+            VsrError: the system refuses.
+        """
         context = multiprocessing.get_context("spawn")
-        self.connection, other = context.Pipe()
-        level = logging.getLogger("vsr").getEffectiveLevel()
-        self._process = context.Process(target=_serve, args=(other, self._device, self._threads, level), daemon=True)
-        with _deaf_to_interrupts():
-            self._process.start()
-        other.close()
         self.segments: dict[int, Segment] = {}
         self.computed = 0
         self.waiting = self.busy = False
+        level = logging.getLogger("vsr").getEffectiveLevel()
+        try:
+            with signals_held_back():  # until the process has an owner, and has been told what it is
+                self.connection, other = context.Pipe()
+                with other:
+                    arguments = (other, self._device, self._threads, level)
+                    self._process = context.Process(target=_serve, args=arguments, daemon=True)
+                    with _deaf_to_interrupts():
+                        self._process.start()
+        except BrokenPipeError:
+            """It died before it had heard what it is: its connection tells."""
+        except OSError as exc:
+            raise VsrError(f"cannot start a worker: {exc.strerror or exc}.") from exc
 
-    def end(self) -> None:
-        """End the process, at once where it is at work."""
+    def dismiss(self) -> None:
+        """Tell the process to end: at once where it is at work."""
+        if self._process is None or self._process.pid is None:
+            return
         if self.busy:
             self._process.terminate()
         self.connection.close()
-        self._process.join()
-        self._process.close()
+
+    def end(self) -> None:
+        """Wait until the process has ended, but not for one that is stopped or hangs."""
+        if self._process is not None and self._process.pid is not None:
+            self._reap(self._process)
+            self._process.close()
+        self._process = None
+
+    def _reap(self, process: BaseProcess) -> int | None:
+        process.join(PATIENCE_SECONDS)
+        if process.is_alive():
+            process.kill()  # which ends a stopped one too
+            process.join()
+        return process.exitcode
 
     def death(self) -> str:
         """How it ended, in words."""
-        self._process.join()
-        code = self._process.exitcode
+        if self._process is None or self._process.pid is None:
+            return "no word"
+        code = self._reap(self._process)
         return f"signal {-code}" if code is not None and code < 0 else f"code {code}"
 
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """What is started here never hears Ctrl-C, which reaches all processes of a terminal: the master decides."""
-    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody choose
+    """What is started here never hears Ctrl-C, which reaches all processes of a terminal: the master decides.
+
+    It inherits that SIGINT is blocked. Were it ignored instead, one that comes meanwhile would be lost for the master.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # Process.start would, and unblock SIGINT thereby
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Work:

@@ -23,6 +23,7 @@ from vsr.pipeline.outputs import FrameContext
 from vsr.pipeline.segments import Finished, Segment
 from vsr.pipeline.stopwatch import NoStopwatch, Stopwatch, each
 from vsr.pipeline.upscaler import Upscaler
+from vsr.signals import shielded
 
 QUEUE_BYTES = 128 << 20
 """What may wait on either side of the network at most: about forty frames of 1080p."""
@@ -218,6 +219,7 @@ class _Sink:
     def __enter__(self) -> _Sink:
         return self
 
+    @shielded
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
