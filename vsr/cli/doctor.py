@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vsr.cli.console import large_imports
+from vsr.cli.console import large_imports, say
 
 if TYPE_CHECKING:
     from vsr.pipeline.doctor import Diagnosis
@@ -25,7 +25,7 @@ def doctor(as_json: bool) -> None:
         from vsr.pipeline.doctor import diagnose
 
     found = diagnose()
-    click.echo(json.dumps(asdict(found)) if as_json else _in_words(found))
+    say(json.dumps(asdict(found)) if as_json else _in_words(found))
 
 
 def _in_words(found: Diagnosis) -> str:
