@@ -231,7 +231,8 @@ def test_an_encoder_that_fails_half_way_ends_the_job(
 def test_a_job_folder_of_a_killed_job_is_no_obstacle(make_clip: MakeClip, tmp_path: Path) -> None:
     stale = tmp_path / "out.mp4.vsr-job"
     stale.mkdir()
-    (stale / "video.mp4").write_bytes(b"half")
+    (stale / "lock").touch()
+    (stale / ".vsr-4711-manifest.json").write_bytes(b"half")
     assert vsr.upscale(make_clip(), tmp_path / "out.mp4", model="bicubic").frames == 8
 
 

@@ -12,6 +12,7 @@ from vsr.cli.compare import compare
 from vsr.cli.console import ErrorReportingGroup
 from vsr.cli.eval import evaluate
 from vsr.cli.models import models
+from vsr.cli.resume import resume
 from vsr.cli.train import train
 from vsr.cli.upscale import upscale
 
@@ -27,6 +28,7 @@ def main() -> None:
 
 
 main.add_command(upscale)
+main.add_command(resume)
 main.add_command(train)
 main.add_command(evaluate)
 main.add_command(compare)

@@ -79,6 +79,8 @@ def estimate_clip(source: Path, target: Path, options: UpscaleOptions, *, folder
         check_target(target, overwrite=options.overwrite, inputs=(source,))
     clip = open_source(source, options)
     output = output_for(clip, target, options)
+    if target.parent.is_dir():
+        output.check()
     plan = plan_clip(clip, output, options, {})
     planned = time.monotonic() - started
     frames = sum(_length(segment, clip.video.num_frames_estimated) for segment in plan.segments)

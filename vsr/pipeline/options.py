@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from vsr.errors import UsageError, unknown_choices
 from vsr.media.codecs import CODECS
@@ -112,6 +114,25 @@ class UpscaleOptions:
     def num_workers(self) -> int:
         """Processes that share the work on this machine."""
         return self.jobs or len(self.devices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; relative paths are made absolute."""
+        values = vars(self) | {"size": self.size and list(self.size), "encoder": dict(self.encoder)}
+        if Path(self.model).is_file():
+            values["model"] = os.path.abspath(self.model)
+        return {name: str(value) if isinstance(value, Fraction) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> UpscaleOptions:
+        """What ``to_dict`` made.
+
+        Raises:
+            TypeError, ValueError: it is something else.
+            UsageError: its values are out of their range.
+        """
+        times = {name: values[name] and Fraction(values[name]) for name in ("start", "end", "fps") if name in values}
+        size = values.get("size")
+        return cls(**{**values, **times, "size": size and tuple(size)})
 
     def _wrong_sizes(self) -> list[str]:
         wrong = []
