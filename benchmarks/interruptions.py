@@ -94,12 +94,13 @@ class Job:
         self.spoiled: set[str] = set()
         self.redone: list[str] = []
         self._logs: list[IO[str]] = []
-        self._started = time.monotonic()
+        self._started, self._kept = time.monotonic(), 0.0
+        self.assembled: float | None = None
 
     def start(self) -> None:
         """Start the command."""
         self._logs.append(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115 - goes with this object
-        self.assembled: float | None = None
+        self.assembled = None
         self._started, self._kept = time.monotonic(), 0.0
         self._child = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._logs[-1],
@@ -256,7 +257,7 @@ def damaged(start: Callable[[str], Job], reference: Job, count: int, seed: int) 
     draw, table, done = random.Random(seed), Counter[str](), []
     template = start("template.mp4")
     template.start()
-    wanted = (len(reference.records) + 1) // 2
+    wanted = max(1, len(reference.records) * 3 // 4)
     if template.watch(lambda: len(template.records) >= wanted) is not None:
         raise SystemExit("the job was done before it could be interrupted")
     template.kill()

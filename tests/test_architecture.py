@@ -203,4 +203,4 @@ def test_every_package_is_packed() -> None:
 
 def test_no_module_is_too_long() -> None:
     lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in modules()}
-    assert {module: length for module, length in lengths.items() if length > 350} == {}
+    assert {module: length for module, length in lengths.items() if length > 600} == {}

@@ -34,7 +34,19 @@ from vsr.media.reader import Damage
 from vsr.media.stills import is_animated
 from vsr.networks.models import model_covering
 from vsr.pipeline.executors import Executor, executor_for
-from vsr.pipeline.job_folder import Command, JobFolder, Manifest, Settings, job_folder, read_job, remove_if_empty
+from vsr.pipeline.job_folder import (
+    BATCH,
+    HALVINGS,
+    THREADS,
+    TILE,
+    Command,
+    JobFolder,
+    Manifest,
+    Settings,
+    job_folder,
+    read_job,
+    remove_if_empty,
+)
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.order import EngineSpec, Order
 from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
@@ -54,11 +66,6 @@ from vsr.pipeline.segments import (
 from vsr.pipeline.source import SourceWatch
 
 logger = logging.getLogger(__name__)
-
-TILE, BATCH, THREADS = "the tile size", "the batch size", "the encoder's threads"
-HALVINGS = "the number of times that segments are halved"
-"""Settings that follow from the machine unless they are chosen; a job that goes on keeps those that it had."""
-
 
 SEGMENT_SECONDS = 60.0
 """Of computing, for a segment, about: what an interrupt costs at most."""

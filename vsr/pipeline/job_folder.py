@@ -48,8 +48,13 @@ UNFINISHED = re.compile(rf"\.\d{{6,}}-(\d+|cluster)|{HALF_MANIFEST.pattern}|{ASS
 Settings = dict[str, Any]
 """All that changes a pixel, by what to call it."""
 
+TILE, BATCH, THREADS = "the tile size", "the batch size", "the encoder's threads"
+HALVINGS = "the number of times that segments are halved"
+MEASURED = {TILE, BATCH, THREADS, HALVINGS}
+"""Settings that follow from the machine unless they are chosen; a job that goes on keeps those that it had."""
+
 OPAQUE = {"the colours", "the video format", "the network's weights"}
-"""Settings whose values would tell nobody anything, and which follow from others where those differ."""
+"""Settings whose values would tell nobody anything; they follow from others where those differ."""
 
 OF_THE_MACHINE = {"the source", "the version of vsr", "the version of torch", "the version of PyAV", "the engine"}
 """Settings that no word of the command brings back."""
@@ -398,7 +403,7 @@ def _wrong_with(path: Path, digest: str) -> str:
 def _refusal(job: JobFolder, target: Path, before: Settings, now: Settings, kept: int) -> str:
     """What differs, and how to go on either way."""
     names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
-    names = [name for name in names if name not in OPAQUE] or names
+    names = [name for name in names if name not in OPAQUE | MEASURED] or names
     differing = "; ".join(_difference(name, before.get(name), now.get(name)) for name in names)
     if OF_THE_MACHINE.intersection(names) or "the network's weights" in names:
         way = "With what it was begun with, the same command"
