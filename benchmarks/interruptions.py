@@ -1,12 +1,18 @@
 """Jobs that are killed at random moments, or run out of disk: is what they end with the same, and nothing done twice?
 
-    python benchmarks/interruptions.py CLIP [--kills 30] [--seed 0] [--jobs N] [--model bicubic] [--whole] [--disk]
+    python benchmarks/interruptions.py CLIP [--kills 30 | --damage N | --disk] [--seed 0] [--jobs N] [--model bicubic]
+                                            [--whole]
 
 CLIP is looped to 45 seconds, or taken as it is with ``--whole``, and upscaled once undisturbed. Then the same job is
 started, killed by SIGKILL at a moment drawn from the time that the undisturbed one took, and started again at once,
 until all kills are spent and the job is done; one that is done earlier is followed by another. Every fifth kill waits
-for the assembly, which a drawn moment would seldom meet. With ``--jobs`` every second kill hits a worker instead, whose
-master must finish alone. The moments are the seed's, what they meet is the machine's.
+for the assembly, and every fifth strikes when the output has got its name: drawn moments would seldom meet them. With
+``--jobs`` every second kill hits a worker instead, whose master must finish alone. The moments are the seed's, what
+they meet is the machine's.
+
+``--damage`` interrupts one job instead, and for each of N copies of what it left flips a bit of a file, cuts it short
+or deletes it, in a finished segment or the manifest, and starts the command again. The damaged segment alone must be
+done again; a job without its manifest must be refused in one sentence and left as it is.
 
 ``--disk`` fills a small tmpfs instead (needs root): among the segments, while they are joined, and while the output is
 assembled. The job must end with exit code 1 and one sentence, keep what is finished, and go on when there is room.
@@ -22,6 +28,7 @@ import filecmp
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +76,8 @@ class Job:
         assembly_seconds: from the last segment until the output had its name.
         seconds: that the last run took which was not killed.
         sessions: the process of each run.
+        spoiled: segments that have to be done again.
+        redone: segments that were.
     """
 
     def __init__(
@@ -82,12 +91,16 @@ class Job:
         self.records: dict[str, tuple[int, int]] = {}
         self.segment_bytes, self.assembly_seconds, self.seconds = 0, 0.0, 0.0
         self.sessions: list[int] = []
+        self.spoiled: set[str] = set()
+        self.redone: list[str] = []
         self._logs: list[IO[str]] = []
+        self._started, self._kept = time.monotonic(), 0.0
+        self.assembled: float | None = None
 
     def start(self) -> None:
         """Start the command."""
         self._logs.append(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115 - goes with this object
-        self.assembled: float | None = None
+        self.assembled = None
         self._started, self._kept = time.monotonic(), 0.0
         self._child = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._logs[-1],
@@ -100,18 +113,19 @@ class Job:
         """Seconds since the start."""
         return time.monotonic() - self._started
 
-    def watch(self, until: Callable[[], bool] = lambda: False) -> int | None:
+    def watch(self, until: Callable[[], bool] = lambda: False, *, tick: float = TICK_SECONDS) -> int | None:
         """Look on until something is the case, or the command ends: its exit code."""
         while (code := self._child.poll()) is None:
-            self._look()
             if until():
                 return None
-            time.sleep(TICK_SECONDS)
-        self._look()
+            self.look()
+            time.sleep(tick)
+        self.look()
         self.seconds = self.elapsed
         return code
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Note what is finished."""
         size, found = 0, {}
         with suppress(FileNotFoundError):  # the folder goes
             for path in self.folder.glob("[0-9]*/*"):
@@ -123,7 +137,9 @@ class Job:
             self._kept = self.elapsed
         for name, stamp in found.items():
             if self.records.setdefault(name, stamp) != stamp:
-                self.complaints.append(f"segment {name} was done twice")
+                self.redone.append(name)
+                if name not in self.spoiled:
+                    self.complaints.append(f"segment {name} was done twice")
                 self.records[name] = stamp
         self.segment_bytes = max(self.segment_bytes, size)
         if self.assembled is None and (self.target.exists() or len(found) == self.segments):
@@ -216,12 +232,15 @@ def _interrupted(
 ) -> int | None:
     """One run of the command; None: it was killed, and there is more to do."""
     number = hits.total()
-    worker, late = jobs > 1 and number % 2 == 1, number % 5 == 4
+    worker, late, named = jobs > 1 and number % 2 == 1, number % 5 == 4, number % 5 == 2
     delay = draw.uniform(0, reference.assembly_seconds if late else reference.seconds)
     job.start()
     if number == kills:
         return job.watch()
-    code = job.watch(lambda: job.reached(delay, late) and (not worker or bool(job.workers())))
+    if named and not worker:
+        code = job.watch(job.target.exists, tick=0)
+    else:
+        code = job.watch(lambda: job.reached(delay, late) and (not worker or bool(job.workers())))
     if code is not None:
         return code
     hits[f"{'a worker' if worker else 'the command'}, {job.where()}"] += 1
@@ -231,6 +250,64 @@ def _interrupted(
         return job.watch()
     job.kill()
     return 0 if job.target.exists() and not job.folder.exists() else None
+
+
+def damaged(start: Callable[[str], Job], reference: Job, count: int, seed: int) -> list[Job]:
+    """Damage copies of what one job left, and print what that cost."""
+    draw, table, done = random.Random(seed), Counter[str](), []
+    template = start("template.mp4")
+    template.start()
+    wanted = max(1, len(reference.records) * 3 // 4)
+    if template.watch(lambda: len(template.records) >= wanted) is not None:
+        raise SystemExit("the job was done before it could be interrupted")
+    template.kill()
+    for number in range(count):
+        job = start(f"damaged-{number}.mp4")
+        done.append(job)
+        shutil.copytree(template.folder, job.folder)
+        victims = [*sorted(job.folder.glob("[0-9]*/*")), job.folder / "manifest.json"]
+        victim, how = draw.choice(victims), draw.choice(("flipped", "cut", "deleted"))
+        _damage(victim, how, draw)
+        job.look()
+        if victim.parent != job.folder:
+            job.spoiled.add(victim.parent.name)
+            if victim.name == "record.json":  # another by now, or none
+                job.records.setdefault(victim.parent.name, (0, 0))
+        before = _contents(job.folder)
+        job.start()
+        code = job.watch()
+        kind = victim.name if victim.suffix == ".json" else "video"
+        if kind == "manifest.json":
+            table[f"{how}, {kind}: refused"] += code == 1
+            if code != 1 or len(job.said()) != 1 or _contents(job.folder) != before or job.target.exists():
+                job.complaints.append(f"not refused in one sentence, untouched: {code} {job.said()}")
+            shutil.rmtree(job.folder)
+            continue
+        job.judge(code, reference.target)
+        again = {name for name in job.redone if name == victim.parent.name}
+        if not again:
+            job.complaints.append(f"{victim.parent.name} was {how} and not done again")
+        table[f"{how}, {kind}: done again alone"] += not job.complaints
+    shutil.rmtree(template.folder)
+    print(
+        "| damage | times |\n|---|---|", *(f"| {kind} | {times} |" for kind, times in sorted(table.items())), sep="\n"
+    )
+    return [template, *done]
+
+
+def _damage(path: Path, how: str, draw: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "deleted":
+        path.unlink()
+    elif how == "cut":
+        os.truncate(path, draw.randrange(len(content)))
+    else:
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def filled(start: Callable[[str], Job], reference: Job, disk: Path) -> list[Job]:
@@ -304,6 +381,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--model", default="bicubic")
     parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--damage", type=int, default=0, metavar="N")
     parser.add_argument("--disk", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="interruptions-") as name:
@@ -322,7 +400,9 @@ def main() -> None:
             raise SystemExit(f"the undisturbed run ended with exit code {code}: {reference.said()}")
         print(f"undisturbed: {len(reference.records)} segments in {reference.seconds:.1f} s, "
               f"{reference.assembly_seconds:.2f} s of it for the assembly\n")  # fmt: skip
-        if options.disk:
+        if options.damage:
+            done = damaged(start, reference, options.damage, options.seed)
+        elif options.disk:
             done = filled(start, reference, folder / "disk")
         else:
             done = killed(start, reference, options.kills, options.seed, options.jobs)

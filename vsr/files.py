@@ -1,14 +1,24 @@
-"""Outputs: seen to before the work begins, and written whole or not at all."""
+"""Outputs: checked before the work begins, written whole or not at all, and on the disk before anything is removed."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from vsr.errors import OutputError
+
+LONGEST_NAME = 255
+"""Bytes of a file name, on all filesystems in use."""
+
+_NO_SUCH_SYNC = {errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+"""What folders answer that cannot be synced: not readable, or on a filesystem that does it by itself."""
 
 
 def check_target(target: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
@@ -20,19 +30,22 @@ def check_target(target: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) 
         inputs: files that it must not be, however they are called.
 
     Raises:
-        OutputError: it exists already, is a folder or an input, or its folder does not exist.
+        OutputError: it exists already, is a folder or an input, its folder does not exist, or its name is too long.
     """
     try:
         if target.is_dir():
             raise OutputError(f"{target} is a folder; name a file in it.")
-        if target.exists():
+        if os.path.lexists(target) and target.exists():
             if any(source.exists() and target.samefile(source) for source in inputs):
                 raise OutputError(f"{target} is one of the inputs; give the output another name.")
             if not overwrite:
                 raise OutputError(f"{target} exists already; --overwrite replaces it.")
         elif not target.parent.is_dir():
             raise OutputError(f"the folder {target.parent} does not exist; create it first.")
-    except OSError as exc:  # a name too long, say
+        else:
+            with suppress(FileNotFoundError):
+                os.lstat(target)  # newer Pythons answer the questions above with no where a name is too long
+    except OSError as exc:
         raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
 
 
@@ -42,22 +55,49 @@ def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
     Args:
         path: the file.
         content: of it.
-        durable: wait until the disk has it, so that not even a power cut leaves an empty file.
+        durable: wait until the disk has it under its name, so that not even a power cut leaves an empty file.
 
     Raises:
         OutputError: it cannot be written; what stood there before still does.
     """
-    temporary = path.with_name(f".vsr-{os.getpid()}-{path.name}")
+    temporary = path.with_name(name_of_at_most(LONGEST_NAME, f".vsr-{os.getpid()}-", path.name))
     try:
         temporary.write_bytes(content)
         if durable:
-            sync(temporary)
-        temporary.replace(path)
+            publish(temporary, path)
+        else:
+            temporary.replace(path)
     except OSError as exc:
         raise OutputError(f"cannot write {path}: {exc.strerror}.") from exc
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def publish(path: Path, target: Path) -> None:
+    """As ``publish_all``, of one file.
+
+    Raises:
+        OSError: the disk refuses, or the name cannot be written.
+    """
+    publish_all([(path, target)])
+
+
+def publish_all(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Give finished files their names, durably: contents are on the disk before they have them, names on return.
+
+    Args:
+        moves: files and their names, which are in the same filesystem.
+
+    Raises:
+        OSError: the disk refuses, or a name cannot be written.
+    """
+    for path, _ in moves:
+        sync(path)
+    for path, target in moves:
+        path.replace(target)
+    for folder in {target.parent for _, target in moves}:
+        sync(folder)
 
 
 def sync(path: Path) -> None:
@@ -66,10 +106,78 @@ def sync(path: Path) -> None:
     Raises:
         OSError: the disk refuses.
     """
-    if path.is_dir() and sys.platform == "win32":  # knows no such thing
+    is_folder = path.is_dir()
+    if is_folder and sys.platform == "win32":  # knows no such thing
         return
-    file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        os.fsync(file)
-    finally:
+        file = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as exc:
+        if not is_folder or exc.errno not in _NO_SUCH_SYNC:
+            raise
+
+
+def read_regular(path: Path) -> bytes:
+    """Read a file that is one: no link is followed, no pipe or device waited for.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+    """
+    with _open_regular(path) as file:
+        return file.read()
+
+
+def digest_of(path: Path) -> str:
+    """A digest of a regular file's content, in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    with _open_regular(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _open_regular(path: Path) -> IO[bytes]:
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(file, "rb")
+
+
+Stamp = tuple[int, int, int]
+"""Size, time of the last change in nanoseconds, and inode of a file: they stay as long as nobody writes to it, renamed
+or not."""
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Which file a name stands for, and in which state.
+
+    Raises:
+        OSError: there is none.
+    """
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def name_of_at_most(length: int, prefix: str, name: str, suffix: str = "") -> str:
+    """A name between two others, or where that is too long a digest of it, which is as much its own.
+
+    Args:
+        length: bytes that the result has at most.
+        prefix: kept.
+        name: of a file.
+        suffix: kept.
+    """
+    whole = f"{prefix}{name}{suffix}"
+    if len(os.fsencode(whole)) <= length:
+        return whole
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
+    return f"{prefix}{digest}{suffix}"

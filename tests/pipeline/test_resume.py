@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,9 +20,9 @@ import pytest
 from torch import Tensor
 
 import vsr
-from vsr.errors import FFmpegError, OutputError, VsrError
+from vsr.errors import FFmpegError, InputError, OutputError, VsrError
 from vsr.inference.engine import Engine
-from vsr.pipeline.job_folder import MANIFEST, RECORD, job_folder_of
+from vsr.pipeline.job_folder import MANIFEST, RECORD, JobFolder, job_folder_of
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -149,30 +152,55 @@ def test_a_part_is_resumed(make_clip: MakeClip, tmp_path: Path) -> None:
 
 
 CHANGES = {
-    "crf": ({"crf": 30}, r"its options was preset=ultrafast, now crf=30 preset=ultrafast"),
-    "codec": ({"codec": "ffv1", "preset": None}, r"the encoder was libx264, now ffv1"),
-    "size": ({"scale": 3}, r"the size was 96x64, now 144x96"),
-    "model": ({"model": "identity", "scale": None}, r"the model was bicubic \(\w+\), now identity \(\w+\)"),
-    "part": ({"end": Fraction(20)}, r"the part was None to None, now None to 20"),
+    "crf": ({"crf": 30}, r"the encoder's options were preset=ultrafast and are now crf=30 preset=ultrafast"),
+    "codec": ({"codec": "ffv1", "preset": None}, r"the encoder was libx264 and is now ffv1"),
+    "size": ({"scale": 3}, r"the size was 96x64 and is now 144x96\."),
+    "model": ({"model": "identity", "scale": None}, r"the model was bicubic and is now identity"),
+    "part": ({"end": Fraction(20)}, r"the part was all of it and is now 0 s to 20 s\."),
+    "batch": ({"batch_size": 2}, r"the batch size was 3 and is now 2\."),
 }
 
 
-@pytest.mark.usefixtures("slow")
+@pytest.mark.usefixtures("slow", "tidied")
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_changes_a_pixel_begins_anew(
-    change: str, make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_changes_a_pixel_is_refused(change: str, make_clip: MakeClip, tmp_path: Path) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
     options, said = CHANGES[change]
     interrupt(clip, target, 1)
-    with caplog.at_level(logging.WARNING):
-        summary = vsr.upscale(clip, target, **{**ASKED, **options})
-    assert summary.resumed == 0
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith(f"{job_folder_of(target)} was begun otherwise: ")
-    assert message.endswith(". It begins anew.")
+    before = state(target)
+    with pytest.raises(OutputError) as caught:
+        vsr.upscale(clip, target, **{**ASKED, **options})
+    message = str(caught.value)
     assert re.search(said, message), message
-    assert len(content(target)) == summary.frames
+    assert f"`vsr resume {target}`" in message and "--no-resume begins anew" in message
+    assert not re.search(r"\w\(|None|Fraction|\{", message), "no repr of Python's"
+    assert state(target) == before
+    summary = vsr.upscale(clip, target, resume=False, **{**ASKED, **options})
+    assert summary.resumed == 0 and len(content(target)) == summary.frames
+
+
+@pytest.mark.usefixtures("slow", "tidied")
+@pytest.mark.parametrize("module", ["vsr.pipeline.job.__version__", "av.__version__"])
+def test_another_version_is_refused(
+    module: str, make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, target = make_clip(**LONG), tmp_path / "out.mp4"
+    interrupt(clip, target, 1)
+    before = state(target)
+    monkeypatch.setattr(module, "99.1")
+    with pytest.raises(
+        OutputError, match=r"the version of \w+ was \S+ and is now 99\.1\. With what it was begun with,"
+    ):
+        vsr.upscale(clip, target, **ASKED)
+    assert state(target) == before
+
+
+@pytest.fixture
+def tidied(tmp_path: Path, leaves_nothing: None) -> Iterator[None]:
+    """What these tests leave on purpose, where the job is to wait, is no leak."""
+    yield
+    for folder in tmp_path.rglob("*.vsr-job"):
+        shutil.rmtree(folder)
 
 
 @pytest.mark.usefixtures("slow")
@@ -192,13 +220,14 @@ def test_what_changes_no_pixel_goes_on(
 
 
 @pytest.mark.usefixtures("slow")
-def test_another_source_begins_anew(make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_source_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
     interrupt(clip, target)
     make_clip(**LONG, options={"crf": "35"})
-    summary = vsr.upscale(clip, target, **ASKED)
+    with pytest.raises(OutputError, match="begun otherwise: the source is not the same. With what it was begun with"):
+        vsr.upscale(clip, target, **ASKED)
+    summary = vsr.upscale(clip, target, resume=False, **ASKED)
     assert summary.resumed == 0
-    assert "the source was " in caplog.text
     assert content(target) == content(vsr.upscale(clip, tmp_path / "whole.mp4", **ASKED).target)
 
 
@@ -228,25 +257,77 @@ def test_what_the_machine_chose_stays_as_it_was(make_clip: MakeClip, tmp_path: P
 
 
 @pytest.mark.usefixtures("slow")
-@pytest.mark.parametrize(
-    "change", [{"resume": False}, {"model": "bicubic", "scale": 3}], ids=["no resume", "other model"]
-)
-def test_what_the_machine_chose_goes_with_the_rest(
-    change: dict[str, object], make_clip: MakeClip, tmp_path: Path
-) -> None:
+def test_what_the_machine_chose_goes_with_the_rest(make_clip: MakeClip, tmp_path: Path) -> None:
     """A batch or a tile that fits one network may be far too large, or far too small, for another."""
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
-    seen: list[dict[str, object]] = []
+    seen: list[object] = []
     interrupt(clip, target, 1, tile_size=24, batch_size=1)
     for to in (target, tmp_path / "anew.mp4"):
 
         def look(_: object, to: Path = to) -> None:
-            seen.append(json.loads((job_folder_of(to) / MANIFEST).read_bytes()))
+            seen.append(json.loads((job_folder_of(to) / MANIFEST).read_bytes())["job"]["settings"])
             raise Stop
 
         with pytest.raises(Stop):
-            vsr.upscale(clip, to, progress=look, **{**ASKED, "batch_size": None, **change})
+            vsr.upscale(clip, to, progress=look, resume=False, **{**ASKED, "batch_size": None})
     assert seen[0] == seen[1]
+
+
+# How long a segment is
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What each timing of the network is told, one after the other; the last again and again."""
+    told = [0.5]
+    monkeypatch.setattr("vsr.pipeline.job._seconds_of", lambda *_: told.pop(0) if len(told) > 1 else told[0])
+    return told
+
+
+def test_segments_are_bounded_by_work(
+    make_clip: MakeClip, tmp_path: Path, tiny_weights: Path, timed: list[float]
+) -> None:
+    """Of 2 frames a second there are too few in a segment of 4.5 s to halve it; of 25 they are halved."""
+    asked = {"model": str(tiny_weights), "device": "cpu", "engine": "torch", "preset": "ultrafast"}
+    timed[:] = [100, 9]
+    clip = make_clip("slow.mp4", **LONG)
+    assert vsr.upscale(clip, tmp_path / "slow.mkv", **asked).segments == 5
+    assert timed == [9], "timed twice"
+    clip = make_clip("quick.mp4", pts=range(0, 400 * 40, 40), time_base=Fraction(1, 1000))
+    counts = {}
+    for seconds in (0.1, 0.5, 1.9, 50):
+        timed[:] = [100, seconds]
+        target = tmp_path / f"{seconds}.mkv"
+        counts[seconds] = vsr.upscale(clip, target, **asked).segments
+        assert len(content(target)) == 400
+    assert counts == {0.1: 3, 0.5: 7, 1.9: 27, 50: 50}
+
+
+def test_a_resumed_job_keeps_its_segments(
+    make_clip: MakeClip, tmp_path: Path, tiny_weights: Path, timed: list[float], slow: None
+) -> None:
+    asked = {"model": str(tiny_weights), "device": "cpu", "engine": "torch", "preset": "ultrafast"}
+    clip, target = make_clip(pts=range(0, 200 * 40, 40), time_base=Fraction(1, 1000)), tmp_path / "out.mkv"
+    timed[:] = [100, 1.9]
+    with pytest.raises(Stop):
+        vsr.upscale(clip, target, progress=stop_after(2, target), **asked)
+    timed[:] = [0]
+    summary = vsr.upscale(clip, target, **asked)
+    assert summary.segments > 10 and summary.resumed > 0
+    timed[:] = [100, 1.9]
+    assert content(target) == content(vsr.upscale(clip, tmp_path / "whole.mkv", **asked).target)
+
+
+@pytest.mark.parametrize(("frames", "model", "times"), [(15, None, 0), (48, "bicubic", 0), (48, None, 1)])
+def test_short_clips_are_hardly_timed(
+    frames: int, model: str | None, times: int, make_clip: MakeClip, tmp_path: Path, tiny_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    calls: list[object] = []
+    monkeypatch.setattr("vsr.pipeline.job._seconds_of", lambda *given: calls.append(given) or 1.2)
+    clip = make_clip(pts=range(0, frames * 500, 500), time_base=Fraction(1, 1000))
+    vsr.upscale(clip, tmp_path / "out.mp4", model=model or str(tiny_weights), device="cpu", engine="torch")
+    assert len(calls) == times
 
 
 def test_the_output_can_be_made_again(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -333,25 +414,40 @@ def test_pictures_are_resumed(make_clip: MakeClip, tmp_path: Path, computed: lis
     assert not job_folder_of(target).exists()
 
 
+@pytest.fixture
+def stop_renaming(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], AbstractContextManager[None]]:
+    """Lets no more than some files of an ending be renamed out of the job's folder."""
+
+    @contextmanager
+    def until(suffix: str, count: int) -> Iterator[None]:
+        rename, moved = Path.replace, []
+
+        def renamed(self: Path, to: Path) -> Path:
+            if to.suffix == suffix and to.parent.suffix != ".vsr-job" and not self.name.startswith(".vsr"):
+                if len(moved) == count:
+                    raise Stop
+                moved.append(to)
+            return rename(self, to)
+
+        with monkeypatch.context() as context:
+            context.setattr(Path, "replace", renamed)
+            yield
+
+    return until
+
+
+Until = Callable[[str, int], AbstractContextManager[None]]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("moved", [0, 1, 20, 47])
 def test_giving_pictures_their_names_goes_on_where_it_stopped(
-    make_clip: MakeClip, tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+    moved: int, overwrite: bool, make_clip: MakeClip, tmp_path: Path, computed: list[int], stop_renaming: Until
 ) -> None:
-    from vsr.pipeline import outputs
-
-    clip, target, asked = make_clip(**LONG), tmp_path / "%02d.png", {"model": "identity", "overwrite": True}
-    publish, moved = outputs.publish, []
-
-    def fails(path: Path, to: Path) -> None:
-        if len(moved) == 20:
-            raise OutputError("no space left on device.")
-        publish(path, to)
-        moved.append(to)
-
-    with monkeypatch.context() as context:
-        context.setattr("vsr.pipeline.outputs.publish", fails)
-        with pytest.raises(OutputError, match="no space left on device. 48 frames are kept"):
-            vsr.upscale(clip, target, **asked)
-    assert len(pictures_in(tmp_path)) == 20
+    clip, target, asked = make_clip(**LONG), tmp_path / "%02d.png", {"model": "identity", "overwrite": overwrite}
+    with stop_renaming(".png", moved), pytest.raises(Stop):
+        vsr.upscale(clip, target, **asked)
+    assert len(pictures_in(tmp_path)) == moved
     computed.clear()
     assert vsr.upscale(clip, target, **asked).resumed == 48
     assert computed == []
@@ -360,10 +456,205 @@ def test_giving_pictures_their_names_goes_on_where_it_stopped(
     assert pictures_in(tmp_path) == pictures_in(tmp_path / "whole")
 
 
-@pytest.mark.usefixtures("slow")
-def test_a_sequence_of_pictures_is_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_picture_that_another_put_there_is_not_replaced(
+    make_clip: MakeClip, tmp_path: Path, stop_renaming: Until
 ) -> None:
+    """Not even where publishing has begun: one in the place of ours, and one where ours is to come."""
+    clip, target = make_clip(**LONG), tmp_path / "%02d.png"
+    for number in (3, 30):
+        with stop_renaming(".png", 20), pytest.raises(Stop):
+            vsr.upscale(clip, target, model="identity")
+        there = tmp_path / f"{number:02}.png"
+        there.write_bytes(b"precious")
+        with pytest.raises(
+            OutputError, match=rf"{there.name} exists by now; --overwrite replaces it\. 48 frames are kept"
+        ):
+            vsr.upscale(clip, target, model="identity")
+        assert there.read_bytes() == b"precious"
+        there.unlink()
+        assert vsr.upscale(clip, target, model="identity").frames == 48
+        assert len(pictures_in(tmp_path)) == 48 and len(set(pictures_in(tmp_path).values())) == 48
+        for path in tmp_path.glob("*.png"):
+            path.unlink()
+
+
+class Killed(BaseException):
+    """Ends a job without its having time for anything."""
+
+
+@pytest.fixture
+def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], AbstractContextManager[None]]:
+    """Ends a job at the n-th call of a method of the job folder, as SIGKILL would: nothing is tidied up."""
+
+    @contextmanager
+    def at(method: str, after: int) -> Iterator[None]:
+        call, calls = getattr(JobFolder, method), []
+
+        def killed(self: JobFolder, *arguments: object) -> object:
+            if len(calls) == after:
+                raise Killed
+            calls.append(arguments)
+            return call(self, *arguments)
+
+        with monkeypatch.context() as context:
+            context.setattr(JobFolder, method, killed)
+            context.setattr(JobFolder, "leave", lambda self: None)
+            with pytest.raises(Killed):
+                yield
+
+    return at
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "%02d.png"])
+@pytest.mark.parametrize("method", ["end_publishing", "remove", "clear"])
+def test_killed_between_publishing_and_cleaning(
+    method: str, name: str, make_clip: MakeClip, tmp_path: Path, computed: list[int], kill_at: Until
+) -> None:
+    """The next run tidies up and says what the one before would have said."""
+    clip, target, asked = make_clip(**LONG), tmp_path / name, {"model": "identity"}
+    with kill_at(method, 0):
+        vsr.upscale(clip, target, **asked)
+    assert job_folder_of(target).is_dir()
+    there = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.is_file()}
+    computed.clear()
+    summary = vsr.upscale(clip, target, **asked)
+    assert computed == []
+    assert (summary.frames, summary.resumed, summary.segments, summary.width) == (48, 48, 5, 48)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == there, "nothing was written again"
+    with pytest.raises(OutputError, match="exists already"):
+        vsr.upscale(clip, target, **asked)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "%02d.png"])
+def test_what_another_put_in_the_place_of_a_published_output_is_refused(
+    name: str, make_clip: MakeClip, tmp_path: Path, kill_at: Until
+) -> None:
+    clip, target = make_clip(**LONG), tmp_path / name
+    for method in ("end_publishing", "remove"):
+        with kill_at(method, 0):
+            vsr.upscale(clip, target, model="identity")
+        there = tmp_path / (name if name == "out.mp4" else "07.png")
+        there.unlink()
+        there.write_bytes(b"precious")
+        with pytest.raises(OutputError, match=r"exists (already|by now); --overwrite replaces it"):
+            vsr.upscale(clip, target, model="identity")
+        assert there.read_bytes() == b"precious"
+        vsr.upscale(clip, target, model="identity", overwrite=True, resume=False)
+        for path in tmp_path.glob("*" + target.suffix):
+            if path != clip:
+                path.unlink()
+
+
+def test_killed_while_segments_are_removed(make_clip: MakeClip, tmp_path: Path, kill_at: Until) -> None:
+    clip, target = make_clip(**LONG), tmp_path / "out.mp4"
+    with kill_at("remove", 0):
+        vsr.upscale(clip, target, model="identity")
+    for number in (0, 3):
+        shutil.rmtree(job_folder_of(target) / f"{number:06}")
+    assert vsr.upscale(clip, target, model="identity").frames == 48
+    assert not job_folder_of(target).exists()
+
+
+# Damage to what is finished, and to the source
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("what", ["flip", "cut", "delete"])
+def test_a_damaged_segment_alone_is_computed_again(
+    what: str, make_clip: MakeClip, tmp_path: Path, computed: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    clip, target = make_clip(**LONG), tmp_path / "out.mp4"
+    left = interrupt(clip, target)
+    (video,) = (path for path in (job_folder_of(target) / left[0]).iterdir() if path.name != RECORD)
+    content_before = video.read_bytes()
+    if what == "delete":
+        video.unlink()
+    else:
+        spoiled = bytearray(content_before)
+        spoiled[len(spoiled) // 2] ^= 16
+        video.write_bytes(spoiled if what == "flip" else spoiled[:-1])
+    computed.clear()
+    summary = vsr.upscale(clip, target, **ASKED)
+    assert summary.resumed == 9 * (len(left) - 1) and sum(computed) == 48 - summary.resumed
+    (message,) = caplog.messages
+    assert f"{left[0]} is damaged: {video.name} is " in message and "Its 9 frames are computed again." in message
+    assert content(target) == content(vsr.upscale(clip, tmp_path / "whole.mp4", **ASKED).target)
+
+
+@pytest.mark.usefixtures("slow", "tidied")
+@pytest.mark.parametrize("how", ["written to", "touched", "replaced", "removed"])
+def test_a_source_that_changes_ends_the_job(how: str, make_clip: MakeClip, tmp_path: Path) -> None:
+    clip, target = make_clip(**LONG, audio=["aac"]), tmp_path / "out.mp4"
+    copy = tmp_path / "copy"
+
+    def progress(_: object) -> None:
+        if segments_in(target) and not copy.exists():
+            shutil.copy2(clip, copy)
+            if how == "written to":
+                with clip.open("ab") as file:
+                    file.write(b"more")
+            elif how == "touched":
+                os.utime(clip)
+            else:
+                clip.unlink()
+                if how == "replaced":
+                    shutil.copy2(copy, clip)
+
+    with pytest.raises(InputError) as caught:
+        vsr.upscale(clip, target, progress=progress, **ASKED)
+    assert str(caught.value) == (
+        f"{clip} was changed while it was being upscaled, and the output would mix both: put the old one back to go on "
+        "from what is finished, or begin anew with --no-resume."
+    )
+    assert segments_in(target) == ["000000"] and not target.exists()
+    shutil.copy2(copy, clip)
+    assert vsr.upscale(clip, target, **ASKED).resumed == 9
+
+
+def test_a_source_that_changes_during_the_assembly(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No old picture with new sound."""
+    from vsr.pipeline import outputs
+
+    clip, target, assemble = make_clip(**LONG, audio=["aac"]), tmp_path / "out.mp4", outputs.assemble
+
+    def exchanged(*arguments: object, **keywords: object) -> None:
+        os.utime(clip)
+        assemble(*arguments, **keywords)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as context:
+        context.setattr("vsr.pipeline.outputs.assemble", exchanged)
+        with pytest.raises(InputError, match="was changed while it was being upscaled"):
+            vsr.upscale(clip, target, **ASKED)
+    assert not target.exists()
+    assert vsr.upscale(clip, target, **ASKED).resumed == 48
+
+
+@pytest.mark.usefixtures("slow", "tidied")
+@pytest.mark.parametrize("changed", [1, 9])
+def test_a_picture_of_a_sequence_that_changes_ends_the_job(
+    changed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is in the segment at hand at once, one of another at the end."""
+    monkeypatch.setattr("vsr.pipeline.segments.PICTURES", 4)
+    source, target = tmp_path / "in", tmp_path / "out.mkv"
+    source.mkdir()
+    for number in range(10):
+        assert cv2.imwrite(str(source / f"{number}.png"), np.full((32, 48, 3), 20 * number, np.uint8))
+
+    def progress(_: object) -> None:
+        if segments_in(target):
+            os.utime(source / f"{changed}.png")
+
+    with pytest.raises(InputError, match=rf"in/{changed}\.png was changed while it was being upscaled"):
+        vsr.upscale(source, target, progress=progress, **ASKED)
+    assert not target.exists()
+    assert segments_in(target) == ["000000", "000001", "000002"][: 3 if changed == 1 else 2]
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_sequence_of_pictures_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vsr.pipeline.segments.PICTURES", 4)
     source, target = tmp_path / "in", tmp_path / "out.mkv"
     source.mkdir()
@@ -378,8 +669,9 @@ def test_a_sequence_of_pictures_is_resumed(
     with pytest.raises(Stop):
         vsr.upscale(source, target, progress=stop_after(1, target), **ASKED)
     assert cv2.imwrite(str(source / "9.png"), np.zeros((32, 48, 3), np.uint8))
-    assert vsr.upscale(source, target, **ASKED).resumed == 0
-    assert "the source was " in caplog.text
+    with pytest.raises(OutputError, match="the source is not the same"):
+        vsr.upscale(source, target, **ASKED)
+    assert vsr.upscale(source, target, resume=False, **ASKED).resumed == 0
 
 
 # What is equal
@@ -402,13 +694,35 @@ def test_equal_frames_count_across_segments(make_clip: MakeClip, tmp_path: Path,
     assert len(content(summary.target)) == 48
 
 
-def test_a_job_that_was_killed_while_it_tidied_up(make_clip: MakeClip, tmp_path: Path) -> None:
-    """Its output stands; what is left of its folder goes."""
+def test_a_job_that_was_killed_when_only_its_lock_was_left(make_clip: MakeClip, tmp_path: Path) -> None:
     clip, target = make_clip(), tmp_path / "out.mp4"
     vsr.upscale(clip, target, model="bicubic")
-    left = job_folder_of(target) / "000001"
-    left.mkdir(parents=True)
-    (left / RECORD).touch()
+    job_folder_of(target).mkdir()
+    (job_folder_of(target) / "lock").touch()
     with pytest.raises(OutputError, match="exists already"):
         vsr.upscale(clip, target, model="bicubic")
     assert not job_folder_of(target).exists()
+
+
+def test_a_folder_that_is_not_ours_is_no_job(make_clip: MakeClip, tmp_path: Path) -> None:
+    """Whether the source is there or not."""
+    clip, target = make_clip(), tmp_path / "out.mp4"
+    job_folder_of(target).mkdir()
+    (job_folder_of(target) / "notes.txt").write_text("mine")
+    for source in (clip, tmp_path / "missing.mp4"):
+        with pytest.raises(OutputError, match=r"is no job folder .* \(it holds notes\.txt\); move it away"):
+            vsr.upscale(source, target, model="bicubic")
+    assert [path.name for path in job_folder_of(target).iterdir()] == ["notes.txt"]
+    shutil.rmtree(job_folder_of(target))
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_missing_source_costs_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip, target = make_clip(**LONG), tmp_path / "out.mp4"
+    interrupt(clip, target)
+    before = state(target)
+    away = clip.rename(tmp_path / "away.mp4")
+    with pytest.raises(InputError):
+        vsr.upscale(clip, target, resume=False, **ASKED)
+    assert state(target) == before
+    assert vsr.upscale(away, target, **ASKED).resumed >= 18

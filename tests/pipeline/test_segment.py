@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +22,7 @@ from vsr.media.clip import ClipInfo, ColourTags, VideoInfo
 from vsr.media.reader import Damage, Frame
 from vsr.media.timing import Timing
 from vsr.networks.resampling import Identity
-from vsr.pipeline.job_folder import RECORD
+from vsr.pipeline.job_folder import RECORD, read_record
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import Conversion
 from vsr.pipeline.segment import upscale_segments
@@ -147,7 +146,7 @@ def upscale(tmp_path: Path, depth: int) -> Callable[..., tuple[list[Finished], l
         network, finished, counts = Counting(), [], []
 
         def take(done: Finished, folder: Path) -> None:
-            assert json.loads((folder / RECORD).read_bytes()) == json.loads(json.dumps(asdict(done)))
+            assert read_record(folder) == done
             assert (folder / "video").read_bytes() == b"whole"
             assert folder.parent == tmp_path and folder.name.startswith(f".{done.number:06}-")
             finished.append(done)

@@ -18,7 +18,7 @@ from vsr.media.index import PacketIndex, index_packets
 from vsr.media.probe import probe
 from vsr.media.reader import Damage, Frame, read_frames
 from vsr.media.timing import Timing
-from vsr.pipeline.segments import PICTURES, Finished, Segment, cut_by_number, cut_by_time
+from vsr.pipeline.segments import FEWEST_FRAMES, PICTURES, Finished, Segment, cut_by_number, cut_by_time, halvings
 
 Ffmpeg = Callable[..., str]
 
@@ -148,6 +148,23 @@ def test_pictures(count: int, start: int | None, end: int | None, expected: list
 
 def test_pictures_beyond_the_last() -> None:
     assert [segment.num_frames for segment in cut_by_number(5, start=20)] == [0]
+
+
+@pytest.mark.parametrize(("halved", "lengths"), [(0, [100, 100, 50]), (1, [50] * 5), (3, [12] * 20 + [10])])
+def test_pictures_in_halves(halved: int, lengths: list[int]) -> None:
+    assert [segment.num_frames for segment in cut_by_number(250, halved=halved)] == lengths
+
+
+@pytest.mark.parametrize(
+    ("frames", "frame_seconds", "expected"),
+    [(150, 0.1, 0), (150, 0.4, 0), (150, 0.41, 1), (150, 0.8, 1), (150, 1.0, 2), (150, 3.0, 3), (150, 1000, 4),
+     (100, 10, 3), (16, 1000, 1), (15, 1000, 0)],
+)  # fmt: skip
+def test_a_segment_takes_about_a_minute_and_has_some_frames(frames: int, frame_seconds: float, expected: int) -> None:
+    halved = halvings(frames, frame_seconds, 60)
+    assert halved == expected
+    assert frames * frame_seconds / 2**halved <= 60 or frames / 2**halved < 2 * FEWEST_FRAMES
+    assert halved == 0 or frames / 2**halved >= FEWEST_FRAMES
 
 
 def test_what_became_of_a_segment_survives_json() -> None:

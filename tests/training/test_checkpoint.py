@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import resource
 import signal
@@ -453,6 +454,29 @@ def largest_file(size: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, old)
+
+
+def test_the_disk_has_a_checkpoint_before_it_gets_its_name(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the name before the next update: a power cut costs no more than a kill."""
+    calls: list[str] = []
+    sync, rename = os.fsync, Path.replace
+
+    def synced(file: int) -> None:
+        calls.append(f"sync {Path(os.readlink(f'/proc/self/fd/{file}')).name}")
+        sync(file)
+
+    def renamed(self: Path, to: Path) -> Path:
+        calls.append(f"rename {self.name} {to.name}")
+        return rename(self, to)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    run_until(options, 2)
+    temporary = f".vsr-{os.getpid()}-checkpoint.pt"
+    at = calls.index(f"rename {temporary} checkpoint.pt")
+    assert calls[at - 1] == f"sync {temporary}" and calls[at + 1] == f"sync {options.output.name}"
 
 
 def test_a_checkpoint_that_finds_no_room(options: TrainOptions) -> None:

@@ -13,6 +13,7 @@ from vsr.cli.console import ErrorReportingGroup
 from vsr.cli.doctor import doctor
 from vsr.cli.eval import evaluate
 from vsr.cli.models import models
+from vsr.cli.resume import resume
 from vsr.cli.train import train
 from vsr.cli.upscale import upscale
 
@@ -28,6 +29,7 @@ def main() -> None:
 
 
 main.add_command(upscale)
+main.add_command(resume)
 main.add_command(train)
 main.add_command(evaluate)
 main.add_command(compare)

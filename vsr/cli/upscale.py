@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from vsr.pipeline.estimate import Estimate
     from vsr.pipeline.folder import Outcome, Pair
     from vsr.pipeline.job import UpscaleSummary
+    from vsr.pipeline.job_folder import Command
 
 FAILED = 1
 """Exit code where something failed, or where an input was damaged but an output was made."""
@@ -113,42 +115,73 @@ def upscale(
     vsr upscale clips/ -o out/
     """
     start_logging(verbose, quiet)
-    options = UpscaleOptions(**values)
+    upscale_all(sources, target, UpscaleOptions(**values), recursive, as_json, quiet, dry_run=dry_run)
 
+
+def upscale_all(
+    sources: tuple[Path, ...],
+    target: Path,
+    options: UpscaleOptions,
+    recursive: bool,
+    as_json: bool,
+    quiet: bool,
+    *,
+    dry_run: bool = False,
+) -> None:
+    """Upscale one input or many, as the words of the command say; ends the process with an exit code of its own."""
     with large_imports():
         from vsr.pipeline.folder import Pair, is_many, pair_up
+    from vsr.pipeline.job_folder import Command
 
     into_folder = is_many(sources, target)
     pairs = pair_up(sources, target, recursive=recursive) if into_folder else [Pair(sources[0], target)]
     many = into_folder and sources != (pairs[0].source,)  # one file is one clip wherever it goes
-    with clean_end_on_signals(), _way_to_go_on(pairs):
+    command = Command.of(sources, target, recursive)
+    with clean_end_on_signals(), nullcontext() if dry_run else _way_to_go_on(pairs):
         if dry_run:
             _estimate(pairs, many, options, as_json)
         elif many:
-            _upscale_many(pairs, options, as_json, quiet)
+            _upscale_many(pairs, options, command, as_json, quiet)
         else:
-            _upscale_one(pairs[0], options, as_json, quiet)
+            _upscale_one(pairs[0], options, command, as_json, quiet)
 
 
 @contextmanager
 def _way_to_go_on(pairs: list[Pair]) -> Iterator[None]:
-    """After an interrupt, the command that goes on from what is finished."""
-    from vsr.pipeline.job_folder import job_folder_of
-
+    """After an interrupt, how much is finished, and the command that goes on from there."""
     try:
         yield
     except KeyboardInterrupt:
-        if any(job_folder_of(pair.target).is_dir() or pair.target.exists() for pair in pairs):
+        if kept := _kept(pairs):
             words = [word for word in sys.argv[1:] if word != "--no-resume"]
-            click.echo(f"vsr: what is finished is kept; this goes on: {shlex.join(['vsr', *words])}", err=True)
+            click.echo(f"vsr: {kept}; this goes on: {shlex.join(['vsr', *words])}", err=True)
         raise
 
 
-def _upscale_one(pair: Pair, options: UpscaleOptions, as_json: bool, quiet: bool) -> None:
+def _kept(pairs: list[Pair]) -> str:
+    """How much is finished, in words; empty where nothing is."""
+    from vsr.errors import VsrError
+    from vsr.pipeline.job_folder import read_job
+
+    parts = []
+    if len(pairs) > 1 and (done := sum(os.path.exists(pair.target) for pair in pairs)):
+        parts.append(f"{done} of {len(pairs)} clips are done")
+    for pair in pairs:
+        with suppress(VsrError):
+            job = read_job(pair.target)
+            if job is None or job.manifest is None or not (frames := job.frames_kept()):
+                continue
+            total = "" if job.manifest.num_frames is None else f" of {job.manifest.num_frames}"
+            of = f" of {pair.target.name}" if len(pairs) > 1 else ""
+            parts.append(f"{frames}{total} frames{of} are kept")
+    return ", ".join(parts)
+
+
+def _upscale_one(pair: Pair, options: UpscaleOptions, command: Command, as_json: bool, quiet: bool) -> None:
     from vsr.pipeline.job import upscale_clip
 
     with progress_shown(as_json, quiet) as shown:
-        summary = upscale_clip(pair.source, pair.target, options, shown.clip)
+        summary = upscale_clip(pair.source, pair.target, options, shown.clip, command=command)
     if as_json:
         say(json.dumps(asdict(summary), default=str))
     elif not quiet:
@@ -167,11 +200,11 @@ def _in_words(summary: UpscaleSummary) -> str:
     )
 
 
-def _upscale_many(pairs: list[Pair], options: UpscaleOptions, as_json: bool, quiet: bool) -> None:
+def _upscale_many(pairs: list[Pair], options: UpscaleOptions, command: Command, as_json: bool, quiet: bool) -> None:
     from vsr.pipeline.folder import upscale_folder
 
     with progress_shown(as_json, quiet, of=len(pairs)) as shown:
-        outcomes = upscale_folder(pairs, options, progress=shown.folder, on_outcome=shown.outcome)
+        outcomes = upscale_folder(pairs, options, progress=shown.folder, on_outcome=shown.outcome, command=command)
     states = [outcome.state for outcome in outcomes]
     if as_json:
         counts = {state: states.count(state) for state in ("done", "damaged", "there", "failed")}
@@ -216,9 +249,9 @@ def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: b
 
     estimates, failed = [], []
     for pair in pairs:
-        if many and there_already(pair, options):
-            continue
         try:
+            if many and there_already(pair, options):
+                continue
             estimates.append(estimate_clip(pair.source, pair.target, options, folder_is_made=many))
         except VsrError as exc:
             if not many:

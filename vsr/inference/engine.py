@@ -79,6 +79,8 @@ class Engine:
         self._tile_size = tile_size
         self._sharing = sharing
         self._clips = described.wants_unit_range
+        self.has_weights = any(True for _ in network.parameters())
+        """Whether there is something learnt to compute."""
         self._tiles: dict[tuple[int, int], int] = {}  # by height and width: the tile ...
         self._counts: dict[tuple[int, int], int] = {}  # ... and the largest batch that it was chosen for
         simplify(network.eval().requires_grad_(False))

@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import ffmpeg
 import torch
@@ -29,7 +29,7 @@ from vsr.media.timing import Timing
 from vsr.networks.models import load_network
 from vsr.pipeline.job import ClipPlan, plan_clip
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.outputs import ClipOutput, FrameContext, Output, SegmentResult
+from vsr.pipeline.outputs import ClipOutput, FrameContext, Output, Publication, SegmentResult
 from vsr.pipeline.plan import Conversion, plan_video
 from vsr.pipeline.segment import upscale_segments
 from vsr.pipeline.stopwatch import STAGES, Stopwatch
@@ -254,12 +254,23 @@ class NullOutput:
         """As ``Output``."""
         return cast(FrameContext, _NullWriter())
 
+    def check(self) -> None:
+        """As ``Output``."""
+
     def rehearse(self, folder: Path) -> None:
         """As ``Output``."""
 
-    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> list[str]:
+    def complete(self, folder: Path, segments: Sequence[SegmentResult], publication: Publication) -> list[str]:
         """As ``Output``."""
         return []
+
+    def is_published(self, begun: Mapping[str, Any]) -> bool:
+        """As ``Output``."""
+        return False
+
+    def published(self, begun: Mapping[str, Any], segment: int, name: str) -> Path | None:
+        """As ``Output``."""
+        return None
 
 
 class _NullWriter:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsr.errors import OutputError, UsageError, VsrError
 from vsr.inference.engine import Engine
-from vsr.pipeline.job_folder import seal
+from vsr.pipeline.job_folder import RECORD, seal
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.order import EngineSpec, Order
 from vsr.pipeline.segment import upscale_segments
@@ -223,9 +223,11 @@ class _Work:
         folder = self._folder / f".{done.number:06}-cluster"
         try:
             folder.mkdir()
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
         except OSError as exc:
             raise OutputError(f"cannot write to {self._folder}: {exc.strerror}.") from exc
-        seal(folder, files)
+        done = seal(folder, done)
         self._report.frames(done.frames)
         self._report.finished(done, folder)
 
@@ -295,7 +297,7 @@ class SegmentActor:
         results: list[tuple[Finished, Files]] = []
 
         def keep(done: Finished, at: Path) -> None:
-            results.append((done, {path.name: path.read_bytes() for path in at.iterdir()}))
+            results.append((done, {path.name: path.read_bytes() for path in at.iterdir() if path.name != RECORD}))
 
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             upscale_segments(

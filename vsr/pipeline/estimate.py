@@ -81,6 +81,8 @@ def estimate_clip(source: Path, target: Path, options: UpscaleOptions, *, folder
         check_target(target, overwrite=options.overwrite, inputs=(source,))
     clip = open_source(source, options)
     output = output_for(clip, target, options)
+    if target.parent.is_dir():
+        output.check()
     plan = plan_clip(clip, output, options, {})
     with TemporaryDirectory(prefix="vsr-") as folder:
         output.rehearse(Path(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from vsr.media.pictures import is_pattern, is_picture_name, natural_order
 from vsr.media.probe import probe
 from vsr.pipeline.executors import executor_for
 from vsr.pipeline.job import UpscaleProgress, UpscaleSummary, upscale_clip
-from vsr.pipeline.job_folder import remove_remains
+from vsr.pipeline.job_folder import Command, read_job, remove_if_empty
 from vsr.pipeline.options import UpscaleOptions
 
 logger = logging.getLogger(__name__)
@@ -80,9 +81,11 @@ def is_many(sources: Sequence[Path], target: Path) -> bool:
     A name without an ending is one where the input is more than one file, or the folder is there already.
 
     Raises:
-        UsageError: there are several inputs, or a folder of clips, and the output is a file.
+        UsageError: there are several inputs, or a folder of clips, and the output is a file; a name is too long.
     """
     first = sources[0]
+    for path in (*sources, target):
+        _check_length(path)
     several = len(sources) > 1 or first.is_dir() or (not first.exists() and glob.has_magic(str(first)))
     if target.is_dir() or (several and not target.suffix and not is_pattern(target)):
         return True
@@ -91,6 +94,14 @@ def is_many(sources: Sequence[Path], target: Path) -> bool:
     if first.is_dir() and not any(map(is_picture_name, first.iterdir())) and any(_inputs_in(first, False)):
         raise UsageError(f"{first} holds clips, and {target} is one file; name a folder for the outputs.")
     return False
+
+
+def _check_length(path: Path) -> None:
+    try:
+        path.lstat()
+    except OSError as exc:
+        if exc.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"the name {path} is too long for this system; take a shorter one.") from exc
 
 
 def pair_up(sources: Sequence[Path], folder: Path, *, recursive: bool = False) -> list[Pair]:
@@ -158,6 +169,7 @@ def upscale_folder(
     *,
     progress: Callable[[FolderProgress], None] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
+    command: Command | None = None,
 ) -> list[Outcome]:
     """Upscale every input; one that fails does not stop the rest.
 
@@ -166,6 +178,7 @@ def upscale_folder(
         options: for all of them; without ``overwrite`` an output that stands already is left alone.
         progress: called as ``upscale``'s.
         on_outcome: called with each input's end.
+        command: that the inputs are part of; None: each is one of its own.
 
     Raises:
         UnknownModelError: there is no such model, for any of them.
@@ -175,20 +188,19 @@ def upscale_folder(
     tally = _Tally(pairs, options, progress) if progress is not None else None
     with executor_for(options) as executor:
         for number, pair in enumerate(pairs, start=1):
-            remove_remains(pair.target)
-            outcome = there_already(pair, options)
-            if outcome is None:
-                try:
+            try:
+                outcome = there_already(pair, options)
+                if outcome is None:
                     _make_folder(pair.target.parent)
                     shown = None if tally is None else tally.of(number)
-                    summary = upscale_clip(pair.source, pair.target, options, shown, executor)
+                    summary = upscale_clip(pair.source, pair.target, options, shown, executor, command)
                     damaged = summary.damage and not options.tolerant
                     outcome = Outcome(pair, "damaged" if damaged else "done", summary.damage, summary)
-                except UnknownModelError:
-                    raise
-                except VsrError as exc:
-                    logger.info("the error in full", exc_info=True)
-                    outcome = Outcome(pair, "failed", str(exc))
+            except UnknownModelError:
+                raise
+            except VsrError as exc:
+                logger.info("the error in full", exc_info=True)
+                outcome = Outcome(pair, "failed", str(exc))
             outcomes.append(outcome)
             if on_outcome is not None:
                 on_outcome(outcome)
@@ -196,9 +208,19 @@ def upscale_folder(
 
 
 def there_already(pair: Pair, options: UpscaleOptions) -> Outcome | None:
-    """An output that stands already is whole, since it gets its name at the end."""
-    if options.overwrite or not pair.target.exists() or pair.target.resolve() == pair.source.resolve():
-        return None
+    """An output that stands already is whole, since it gets its name at the end.
+
+    Raises:
+        OutputError: its name is too long, or what stands in the place of its job's folder is another's.
+    """
+    try:
+        if options.overwrite or not pair.target.exists() or pair.target.resolve() == pair.source.resolve():
+            return None
+    except OSError as exc:
+        raise OutputError(f"cannot write {pair.target}: {exc.strerror}.") from exc
+    if (job := read_job(pair.target)) is not None and job.is_publishing:
+        return None  # an earlier run had no time to say so
+    remove_if_empty(pair.target)
     return Outcome(pair, "there", "exists already; --overwrite replaces it")
 
 
@@ -216,7 +238,7 @@ class _Tally:
         self, pairs: Sequence[Pair], options: UpscaleOptions, progress: Callable[[FolderProgress], None]
     ) -> None:
         self._pairs, self._progress = pairs, progress
-        self._frames = [0 if there_already(pair, options) else _count_frames(pair.source, options) for pair in pairs]
+        self._frames = [_count_frames(pair, options) for pair in pairs]
 
     def of(self, number: int) -> Callable[[UpscaleProgress], None]:
         """What to call with the progress of an input."""
@@ -229,11 +251,14 @@ class _Tally:
         return show
 
 
-def _count_frames(source: Path, options: UpscaleOptions) -> int:
-    if is_picture_name(source):
-        return 1
+def _count_frames(pair: Pair, options: UpscaleOptions) -> int:
+    """Of what is to be done."""
     try:
-        clip = probe(source, max_pixels=options.max_pixels)
-        return index_packets(source, clip.video, max_pixels=options.max_pixels).num_frames
+        if there_already(pair, options):
+            return 0
+        if is_picture_name(pair.source):
+            return 1
+        clip = probe(pair.source, max_pixels=options.max_pixels)
+        return index_packets(pair.source, clip.video, max_pixels=options.max_pixels).num_frames
     except VsrError:  # its turn comes, and then it is told
         return 0

@@ -7,18 +7,20 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
 import av
 import torch
+from torch import Tensor
 
 from vsr import __version__
-from vsr.errors import InputError, VsrError
+from vsr.errors import InputError, OutputError, VsrError
 from vsr.files import check_target
 from vsr.inference.device import choose_device
 from vsr.inference.engine import Engine
@@ -26,25 +28,49 @@ from vsr.inference.runtimes import RuntimeName
 from vsr.media import animation
 from vsr.media.clip import ClipInfo
 from vsr.media.ffmpeg import check_names
-from vsr.media.index import index_packets
+from vsr.media.index import PacketIndex, index_packets
 from vsr.media.pictures import find_pictures, is_picture_name, natural_order, probe_pictures
 from vsr.media.probe import probe
 from vsr.media.reader import Damage
 from vsr.media.stills import is_animated
 from vsr.networks.models import model_covering
 from vsr.pipeline.executors import Executor, executor_for
-from vsr.pipeline.job_folder import JobFolder, Settings, job_folder, remove_remains
+from vsr.pipeline.job_folder import (
+    BATCH,
+    HALVINGS,
+    THREADS,
+    TILE,
+    Command,
+    JobFolder,
+    Manifest,
+    Settings,
+    job_folder,
+    read_job,
+    remove_if_empty,
+)
 from vsr.pipeline.memory import check_frame_fits, names_what_lacks_memory
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.order import EngineSpec, Order
 from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
 from vsr.pipeline.plan import factor_of
-from vsr.pipeline.segments import LEAD_IN, Finished, Segment, cut_by_number, cut_by_time
+from vsr.pipeline.segments import (
+    FEWEST_FRAMES,
+    LEAD_IN,
+    LEAST_SECONDS,
+    MOST_SECONDS,
+    PICTURES,
+    Finished,
+    Segment,
+    cut_by_number,
+    cut_by_time,
+    halvings,
+)
+from vsr.pipeline.source import SourceWatch
 
 logger = logging.getLogger(__name__)
 
-TILE, BATCH, THREADS = "the tile size", "the batch size", "the encoder's threads"
-"""Settings that follow from the machine unless they are chosen; a job that goes on keeps those that it had."""
+SEGMENT_SECONDS = 60.0
+"""Of computing, for a segment, about: what an interrupt costs at most."""
 
 
 @dataclass(frozen=True)
@@ -133,47 +159,105 @@ def upscale_clip(
     options: UpscaleOptions,
     progress: Callable[[UpscaleProgress], None] | None = None,
     executor: Executor | None = None,
+    command: Command | None = None,
 ) -> UpscaleSummary:
-    """As ``upscale``, with the options built, and where wanted an executor that is open already."""
+    """As ``upscale``, with the options built.
+
+    Args:
+        source: as ``upscale``.
+        target: as ``upscale``.
+        options: as ``upscale``.
+        progress: as ``upscale``.
+        executor: one that is open already; None: one for this clip alone.
+        command: that this clip is part of; None: it is all of it.
+    """
     started = time.monotonic()
     check_names(source, target)
-    remove_remains(target)
-    check_target(target, overwrite=options.overwrite, inputs=(source,))
+    earlier = read_job(target)
+    publishing = earlier is not None and earlier.is_publishing
+    if not publishing:
+        try:
+            check_target(target, overwrite=options.overwrite, inputs=(source,))
+        except OutputError:
+            remove_if_empty(target)
+            raise
     clip = open_source(source, options)
+    watch = SourceWatch(clip)
     output = output_for(clip, target, options)
+    if not publishing:
+        output.check()
     with job_folder(target) as folder:
         plan = plan_clip(clip, output, options, folder.earlier() if options.resume else {})
-        if not options.resume:
+        manifest = _manifest(plan, source, target, options, command or Command.of((source,), target))
+        before = folder.summary_of(manifest, output.is_published) if options.resume else None
+        if before is not None:
+            return _done_before(before, source, target, time.monotonic() - started)
+        if not options.resume or folder.is_done:
             folder.clear()
-        if differing := folder.adopt(plan.settings):
-            logger.warning("%s was begun otherwise: %s. It begins anew.", folder.path, "; ".join(differing))
-        output.rehearse(folder.path)
-        report = _Report(folder, plan.segments, progress)
-        left = [segment for segment in plan.segments if segment.number not in folder.finished]
-        try:
-            if left:
-                with executor_for(options) if executor is None else nullcontext(executor) as open_executor:
-                    open_executor.run(plan.order, left, folder.path, report, plan.engine)
-            results = [SegmentResult(folder.finished[segment.number], folder.segment(segment.number))
-                       for segment in plan.segments]  # fmt: skip
-            if not any(done.frames for done, _ in results):
-                raise _no_frame(clip, options)
-            lost = output.complete(folder.path, results)
-        except VsrError as exc:
-            if kept := sum(part.frames for part in folder.finished.values()):
-                said = str(exc).rstrip(".")
-                raise type(exc)(f"{said}. {kept} frames are kept in {folder.path}; run again to go on.") from exc
-            raise
-    done = [result.done for result in results]
-    damage = "; ".join(filter(None, [str(_in_all(done)), *lost]))
+        if publishing and not folder.is_publishing:
+            output.check()
+        folder.adopt(manifest, output.published)
+        done, resumed, lost = _work(plan, folder, watch, options, progress, executor)
+        damage = "; ".join(filter(None, [str(_in_all(done)), *lost]))
+        summary = UpscaleSummary(
+            source, target, sum(part.frames for part in done), plan.order.conversion.width,
+            plan.order.conversion.height, time.monotonic() - started, tuple(map(str, output.streams)),
+            damage, sum(part.repeated for part in done), len(plan.segments), resumed,
+            sum(part.overflowed for part in done), output.program,
+        )  # fmt: skip
+        folder.end_publishing({name: value for name, value in vars(summary).items() if name not in NOT_KEPT})
     if damage:
         logger.warning("%s is damaged: %s. %s is kept.", source, damage, target)
-    return UpscaleSummary(
-        source, target, sum(part.frames for part in done), plan.order.conversion.width, plan.order.conversion.height,
-        time.monotonic() - started, tuple(map(str, output.streams)), damage, sum(part.repeated for part in done),
-        len(plan.segments), report.resumed, sum(part.overflowed for part in done),
-        output.program,
-    )  # fmt: skip
+    return summary
+
+
+def _work(
+    plan: ClipPlan, folder: JobFolder, watch: SourceWatch, options: UpscaleOptions,
+    progress: Callable[[UpscaleProgress], None] | None, executor: Executor | None,
+) -> tuple[list[Finished], int, list[str]]:  # fmt: skip
+    """Upscale what is left to do and give the output its name.
+
+    Returns:
+        what became of each segment, frames done before, and what of the source was lost on the way.
+    """
+    report = _Report(folder, plan.segments, watch, progress)
+    left = [segment for segment in plan.segments if segment.number not in folder.finished]
+    try:
+        if left:
+            plan.order.output.rehearse(folder.assembly())
+            with executor_for(options) if executor is None else nullcontext(executor) as open_executor:
+                open_executor.run(plan.order, left, folder.path, report, plan.engine)
+        results = [SegmentResult(folder.finished[segment.number], folder.segment(segment.number))
+                   for segment in plan.segments]  # fmt: skip
+        if not any(done.frames for done, _ in results):
+            raise _no_frame(plan.order.clip, options)
+        watch.check()
+        lost = plan.order.output.complete(folder.assembly(), results, _Publication(folder, watch))
+    except VsrError as exc:
+        watch.check()  # a file that somebody writes to fails in many ways
+        if kept := sum(part.frames for part in folder.finished.values()):
+            said = str(exc).rstrip(".")
+            raise type(exc)(f"{said}. {kept} frames are kept in {folder.path}; run again to go on.") from exc
+        raise
+    return [result.done for result in results], report.resumed, lost
+
+
+def _manifest(plan: ClipPlan, source: Path, target: Path, options: UpscaleOptions, command: Command) -> Manifest:
+    counts = [segment.num_frames for segment in plan.segments]
+    num_frames = None if None in counts else sum(count or 0 for count in counts)
+    return Manifest(
+        os.path.abspath(source), os.path.abspath(target), command, options.to_dict(), plan.settings, num_frames
+    )
+
+
+NOT_KEPT = frozenset({"source", "target", "seconds", "resumed"})
+"""Of a summary, what belongs to one run."""
+
+
+def _done_before(summary: Mapping[str, Any], source: Path, target: Path, seconds: float) -> UpscaleSummary:
+    """Of a job that was killed when all was done but the removal of its folder."""
+    kept = {**summary, "streams": tuple(summary["streams"])}
+    return UpscaleSummary(source, target, **kept, seconds=seconds, resumed=kept["frames"])
 
 
 def open_source(source: Path, options: UpscaleOptions) -> ClipInfo:
@@ -243,17 +327,20 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
     check_frame_fits(clip, engine, conversion, 1 if clip.video.num_frames_estimated == 1 else spec.sharing)
     if engine.precision == "int8" and conversion.source.bit_depth > 8:
         logger.warning("%s: int8 keeps about 8 of its %d bits.", clip.path.name, conversion.source.bit_depth)
-    segments, digest, video_bytes = _cut(clip, options)
+    index, digest = _index(clip, options)
     settings: Settings = {
-        "the version": f"vsr {__version__}, torch {torch.__version__}, libav by av {av.__version__}",
+        "the version of vsr": __version__,
+        "the version of torch": str(torch.__version__),
+        "the version of PyAV": av.__version__,
         "the source": digest,
-        "the model": f"{options.model} ({engine.digest()})",
+        "the model": Path(options.model).name,
+        "the network's weights": engine.digest(),
         "the engine": engine.version,
         "the precision": engine.precision,
-        "the part": f"{options.start} to {options.end}",
+        "the part": _part_in_words(options),
         "the deinterlacing": options.deinterlace,
         **output.settings(),
-        "the conversion": str(conversion),
+        "the colours": str(conversion),
     }
     kept = earlier if settings.items() <= earlier.items() else {}
     batch = options.batch_size or kept.get(BATCH) or engine.batch_size(video.height, video.width)
@@ -262,10 +349,20 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
     tile = engine.tile_for(batch, video.height, video.width)
     tile = 0 if tile >= max(video.height, video.width) else tile
     threads = kept.get(THREADS, os.cpu_count() or 1)
-    settings |= {TILE: tile, BATCH: batch, THREADS: threads}
+    halved = kept.get(HALVINGS)
+    if halved is None:
+        halved = _halvings(engine, batch, clip, index, options)
+    settings |= {TILE: tile, BATCH: batch, THREADS: threads, HALVINGS: halved}
+    segments = _cut(clip, index, options, halved)
     spec = replace(spec, engine=cast(RuntimeName, engine.runtime), precision=engine.precision, tile_size=tile)
     order = Order(clip, options, output, conversion, spec, batch, threads)
-    return ClipPlan(order, segments, settings, engine, video_bytes)
+    return ClipPlan(order, segments, settings, engine, index.num_bytes if index else 0)
+
+
+def _part_in_words(options: UpscaleOptions) -> str:
+    if options.start is None and options.end is None:
+        return "all of it"
+    return f"{options.start or 0} s to {'the end' if options.end is None else f'{options.end} s'}"
 
 
 def _engine_of_all(options: UpscaleOptions) -> RuntimeName:
@@ -274,33 +371,68 @@ def _engine_of_all(options: UpscaleOptions) -> RuntimeName:
     return "torch" if len(kinds) > 1 and options.engine == "auto" and options.precision != "int8" else options.engine
 
 
-def _cut(clip: ClipInfo, options: UpscaleOptions) -> tuple[list[Segment], str, int]:
-    """The segments, a digest of the source, and the bytes of its video."""
+def _index(clip: ClipInfo, options: UpscaleOptions) -> tuple[PacketIndex | None, str]:
+    """The packets of a video, None of pictures; and a digest of the source."""
+    if not clip.pictures:
+        index = index_packets(clip.path, clip.video, max_pixels=options.max_pixels)
+        return index, index.digest
+    digest = hashlib.blake2b(digest_size=16)
+    for path in clip.pictures:
+        status = path.stat()
+        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return None, digest.hexdigest()
+
+
+def _halvings(engine: Engine, batch: int, clip: ClipInfo, index: PacketIndex | None, options: UpscaleOptions) -> int:
+    """How often segments have to be halved so that one is computed in about ``SEGMENT_SECONDS``.
+
+    The network is timed on a batch or two, unless it has no weights or there would be nothing to cut.
+    """
+    video, total = clip.video, index.num_frames if index else len(clip.pictures)
+    uncut = clip.format == animation.FORMAT or (index is not None and not len(index.timestamps))
+    if uncut or total < 2 * FEWEST_FRAMES or not engine.has_weights:
+        return 0
+    sharing = max(1, options.num_workers // len(options.devices))  # processes on one device share what it can do
+    lr = torch.zeros(batch, 3, video.height, video.width, device=engine.device)
+    frame_seconds = sharing * _seconds_of(engine, lr) / batch  # with all that is done once
+    if total * frame_seconds <= SEGMENT_SECONDS:
+        return 0
+    frame_seconds = sharing * _seconds_of(engine, lr) / batch
+    frames = PICTURES
+    if index is not None:
+        duration = float((index.timestamps[-1] - index.timestamps[0]) * video.time_base)
+        frames = round(total * MOST_SECONDS / duration)
+    return halvings(frames, frame_seconds, SEGMENT_SECONDS)
+
+
+def _seconds_of(engine: Engine, lr: Tensor) -> float:
+    started = time.perf_counter()
+    engine.run(lr).flatten()[0].item()  # waits for the device
+    return time.perf_counter() - started
+
+
+def _cut(clip: ClipInfo, index: PacketIndex | None, options: UpscaleOptions, halved: int) -> list[Segment]:
     cut = cut_of(clip, options)
     start, end = (None if at is None else ceil(at / clip.video.time_base) for at in (cut.start, cut.end))
-    if clip.pictures:
-        digest = hashlib.blake2b(digest_size=16)
-        for path in clip.pictures:
-            status = path.stat()
-            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-        if clip.format == animation.FORMAT:
-            return [Segment(0, start, end)], digest.hexdigest(), 0
-        return cut_by_number(len(clip.pictures), start=start, end=end), digest.hexdigest(), 0
-    index = index_packets(clip.path, clip.video, max_pixels=options.max_pixels)
+    if clip.format == animation.FORMAT:
+        return [Segment(0, start, end)]
+    if index is None:
+        return cut_by_number(len(clip.pictures), start=start, end=end, halved=halved)
     lead_in = LEAD_IN if clip.video.interlaced or options.deinterlace == "yes" else 0
-    segments = cut_by_time(index, clip.video.time_base, start=start, end=end, lead_in=lead_in)
-    return segments, index.digest, index.num_bytes
+    seconds = (Fraction(LEAST_SECONDS, 2**halved), Fraction(MOST_SECONDS, 2**halved))
+    return cut_by_time(index, clip.video.time_base, start=start, end=end, lead_in=lead_in, seconds=seconds)
 
 
 class _Report:
     """Keeps what is finished, and tells the caller how far the work is."""
 
     def __init__(
-        self, folder: JobFolder, segments: Sequence[Segment], progress: Callable[[UpscaleProgress], None] | None
-    ) -> None:
-        self._folder, self._progress = folder, progress
-        counts = [segment.num_frames for segment in segments]
-        self._total = None if None in counts else sum(count or 0 for count in counts)
+        self, folder: JobFolder, segments: Sequence[Segment], watch: SourceWatch,
+        progress: Callable[[UpscaleProgress], None] | None,
+    ) -> None:  # fmt: skip
+        self._folder, self._watch, self._progress = folder, watch, progress
+        self._segments = {segment.number: segment for segment in segments}
+        self._total = None if folder.manifest is None else folder.manifest.num_frames
         self.resumed = self._frames = sum(done.frames for done in folder.finished.values())
         self.frames(0)
 
@@ -312,7 +444,22 @@ class _Report:
 
     def finished(self, done: Finished, folder: Path) -> None:
         """A segment stands in a folder, safely on the disk."""
+        self._watch.check(self._segments[done.number])
         self._folder.commit(done, folder)
+
+
+class _Publication:
+    """As ``outputs.Publication``, kept in the job's folder."""
+
+    def __init__(self, folder: JobFolder, watch: SourceWatch) -> None:
+        assert folder.manifest is not None
+        self.begun = folder.manifest.publishing
+        self._folder, self._watch = folder, watch
+
+    def begin(self, what: Mapping[str, Any]) -> None:
+        """As ``outputs.Publication``."""
+        self._watch.check()  # its sound has been read until now
+        self._folder.begin_publishing(what)
 
 
 def _in_all(segments: Sequence[Finished]) -> Damage:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from vsr.errors import UsageError, unknown_choices
 from vsr.media.codecs import CODECS
@@ -124,6 +126,25 @@ class UpscaleOptions:
         if self.cluster:
             return 1  # each actor has a node or a GPU, if there are as many
         return math.ceil(self.num_workers / len(self.devices)) if kind == "cuda" else self.num_workers
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; relative paths are made absolute."""
+        values = vars(self) | {"size": self.size and list(self.size), "encoder": dict(self.encoder)}
+        if Path(self.model).is_file():
+            values["model"] = os.path.abspath(self.model)
+        return {name: str(value) if isinstance(value, Fraction) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> UpscaleOptions:
+        """What ``to_dict`` made.
+
+        Raises:
+            TypeError, ValueError: it is something else.
+            UsageError: its values are out of their range.
+        """
+        times = {name: values[name] and Fraction(values[name]) for name in ("start", "end", "fps") if name in values}
+        size = values.get("size")
+        return cls(**{**values, **times, "size": size and tuple(size)})
 
     def _wrong_sizes(self) -> list[str]:
         wrong = []

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from vsr.errors import OutputError, UsageError
-from vsr.files import check_target
+from vsr.files import check_target, digest_of, publish_all, stamp_of
 from vsr.media.assemble import (
     WHOLE,
     Cut,
@@ -68,6 +69,20 @@ class SegmentResult(NamedTuple):
     folder: Path
 
 
+class Publication(Protocol):
+    """How far an output is on its way to its name; it outlives the process."""
+
+    begun: Mapping[str, Any] | None
+    """What an earlier run said that began to give the output its name; None: none did."""
+
+    def begin(self, what: Mapping[str, Any]) -> None:
+        """Remember that the output is about to get its name, and by what it can be told from another's file.
+
+        Raises:
+            VsrError: it must not, as the source is another by now.
+        """
+
+
 class Output(Protocol):
     """What a job has to know of the thing it makes."""
 
@@ -75,6 +90,9 @@ class Output(Protocol):
     """What becomes of the source's other streams."""
     program: str
     """The ffmpeg program that assembles it, in words; empty where none does."""
+
+    def check(self) -> None:
+        """See to it that nothing stands where the output is to be; an ``OutputError`` says what does."""
 
     def plan(self, scale: float) -> Conversion:
         """What the frames become, with an engine of that scale; refuses what cannot be written."""
@@ -88,12 +106,20 @@ class Output(Protocol):
     def rehearse(self, folder: Path) -> None:
         """Try out what comes after the last frame, before the first; ``folder`` is for what is written for it."""
 
-    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> list[str]:
+    def complete(self, folder: Path, segments: Sequence[SegmentResult], publication: Publication) -> list[str]:
         """The finished output under its name, from what the writers left; ``folder`` is for what lies between.
+
+        On return it is on the disk, and so is its name.
 
         Returns:
             what of the source has been lost on the way, in words.
         """
+
+    def is_published(self, begun: Mapping[str, Any]) -> bool:
+        """Whether what stands under the output's name is what a run put there that said this when it began."""
+
+    def published(self, begun: Mapping[str, Any], segment: int, name: str) -> Path | None:
+        """Where a file that a writer left has moved to, if publishing has come so far."""
 
 
 class ClipOutput:
@@ -119,6 +145,10 @@ class ClipOutput:
         for plan in self.streams:
             logger.log(logging.INFO if plan.action == "copy" else logging.WARNING, "%s: %s", clip.path.name, plan)
 
+    def check(self) -> None:
+        """As ``Output``."""
+        check_target(self._target, overwrite=self._options.overwrite, inputs=(self._clip.path,))
+
     def plan(self, scale: float) -> Conversion:
         """As ``Output``; the encoder is tried out."""
         video, conversion = plan_video(self._clip, self._codec, self._options, scale, turns=self._container.turns)
@@ -138,7 +168,8 @@ class ClipOutput:
         return {
             "the size": f"{video.width}x{video.height}",
             "the encoder": self._codec.encoder,
-            "its options": " ".join(f"{key}={value}" for key, value in self._encoder_options.items()) or "the defaults",
+            "the encoder's options": " ".join(f"{key}={value}" for key, value in self._encoder_options.items())
+            or "the defaults",
             "the pixel format": video.pix_fmt,
             "the video format": str(video),
         }
@@ -172,9 +203,11 @@ class ClipOutput:
         self.streams = tuple(streams)
         return changed
 
-    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> list[str]:
+    def complete(self, folder: Path, segments: Sequence[SegmentResult], publication: Publication) -> list[str]:
         """As ``Output``."""
         assert self._video is not None, "plan comes first"
+        if publication.begun is not None and self.is_published(publication.begun):
+            return list(map(str, publication.begun["lost"]))
         video, cut = self._video, cut_of(self._clip, self._options)
         parts = [Part(folder / self._encoded, done.packets) for done, folder in segments if done.frames]
         encoded, assembled = parts[0].path, folder / f"assembled{self._target.suffix}"
@@ -188,10 +221,18 @@ class ClipOutput:
         lost = list(map(str, self._changed(write_what_can_be(self.streams, self._container, attempt))))
         num_frames = sum(len(part.packets) for part in parts)
         lost += check_assembled(assembled, self._clip, self.streams, num_frames=num_frames, cut=cut)
-        # Hours may have passed since the first look.
-        check_target(self._target, overwrite=self._options.overwrite, inputs=(self._clip.path,))
-        publish(assembled, self._target)
+        self.check()  # hours may have passed since the first look
+        publication.begin({"stamp": _stamp_of_all([assembled]), "lost": lost})
+        publish([(assembled, self._target)])
         return lost
+
+    def published(self, begun: Mapping[str, Any], segment: int, name: str) -> Path | None:
+        """As ``Output``."""
+        return None
+
+    def is_published(self, begun: Mapping[str, Any]) -> bool:
+        """As ``Output``."""
+        return _stamp_of_all([self._target]) == str(begun["stamp"])
 
 
 def _blank(video: VideoFormat) -> tuple[Plane, ...]:
@@ -220,11 +261,8 @@ class PictureOutput:
         if not is_pattern(target) and not part and not _one_frame(clip):
             raise UsageError(f"{target} is one picture; for all frames name a pattern such as %06d{target.suffix}.")
         inputs = {picture.resolve() for picture in clip.pictures}
-        for there in existing(target):
-            if there.resolve() in inputs:
-                raise OutputError(f"{there} is one of the inputs; give the output another name.")
-            if not options.overwrite:
-                raise OutputError(f"{there} exists already; --overwrite replaces it.")
+        if there := next((path for path in existing(target) if path.resolve() in inputs), None):
+            raise OutputError(f"{there} is one of the inputs; give the output another name.")
         _, layout = decoded_format(clip.video)
         self._format = picture_format(layout, target)
         # Pictures are as large as memory allows; a codec of that name has no limits of its own.
@@ -234,6 +272,11 @@ class PictureOutput:
             logger.warning("%s: %s", clip.path.name, plan)
         if clip.video.sample_aspect_ratio not in (None, 1):
             logger.warning("%s: pictures keep no pixel aspect; --size makes the pixels square.", clip.path.name)
+
+    def check(self) -> None:
+        """As ``Output``."""
+        if not self._options.overwrite and (there := next(iter(existing(self._target)), None)):
+            raise OutputError(f"{there} exists already; --overwrite replaces it.")
 
     def plan(self, scale: float) -> Conversion:
         """As ``Output``."""
@@ -255,20 +298,41 @@ class PictureOutput:
     def rehearse(self, folder: Path) -> None:
         """As ``Output``: pictures need no program."""
 
-    def complete(self, folder: Path, segments: Sequence[SegmentResult]) -> list[str]:
+    def complete(self, folder: Path, segments: Sequence[SegmentResult], publication: Publication) -> list[str]:
         """As ``Output``; where that was interrupted, it goes on."""
-        if not self._options.overwrite and (there := next(iter(existing(self._target)), None)):
-            raise OutputError(f"{there} exists by now; --overwrite replaces it.")
-        pictures = [path for done, folder in segments for path in written_pictures(folder, self._target, done.frames)]
+        pictures = [
+            (path, done.files.get(path.name))
+            for done, folder in segments
+            for path in written_pictures(folder, self._target, done.frames)
+        ]
         if len(pictures) > 1 and not is_pattern(self._target):
             raise one_name_for_many(self._target)
-        for number, path in enumerate(pictures, start=1):
-            target = numbered(self._target, number)
-            if path.exists() or not target.exists():  # else it has moved there already
-                publish(path, target)
-        if left := len(list(existing(self._target))) - len(pictures):
+        targets = [numbered(self._target, number) for number in range(1, len(pictures) + 1)]
+        own = {} if publication.begun is None else dict(zip(targets, (digest for _, digest in pictures), strict=True))
+        there = list(existing(self._target))
+        for path in [] if self._options.overwrite else there:
+            if path not in own or not _is(path, own[path]):
+                raise OutputError(f"{path} exists by now; --overwrite replaces it.")
+        moves = [(path, target) for (path, _), target in zip(pictures, targets, strict=True)]
+        left_to_move = [
+            (path, target) for path, target in moves if path.exists()
+        ]  # the others have moved there already
+        stamp = _stamp_of_all([path if path.exists() else target for path, target in moves])
+        publication.begin({"frames": [done.frames for done, _ in segments], "stamp": stamp})
+        publish(left_to_move)
+        if left := len({*there, *targets}) - len(targets):
             logger.warning("%s: %d pictures of an earlier run are left behind the last.", self._target, left)
         return []
+
+    def published(self, begun: Mapping[str, Any], segment: int, name: str) -> Path | None:
+        """As ``Output``."""
+        before = sum(begun["frames"][:segment])
+        return numbered(self._target, before + int(Path(name).stem))
+
+    def is_published(self, begun: Mapping[str, Any]) -> bool:
+        """As ``Output``."""
+        numbers = range(1, sum(begun["frames"]) + 1)
+        return _stamp_of_all([numbered(self._target, number) for number in numbers]) == str(begun["stamp"])
 
 
 def output_for(clip: ClipInfo, target: Path, options: UpscaleOptions) -> Output:
@@ -288,16 +352,36 @@ def cut_of(clip: ClipInfo, options: UpscaleOptions) -> Cut:
     )
 
 
-def publish(path: Path, target: Path) -> None:
-    """Give a finished file its name.
+def publish(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Give finished files their names, and see both to the disk.
 
     Raises:
-        OutputError: the name cannot be written.
+        OutputError: a name cannot be written, or the disk refuses.
     """
     try:
-        path.replace(target)
+        publish_all(moves)
     except OSError as exc:
-        raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
+        named = exc.filename2 or (moves[0][1] if len(moves) == 1 else moves[0][1].parent)
+        raise OutputError(f"cannot write {named}: {exc.strerror}.") from exc
+
+
+def _stamp_of_all(paths: Sequence[Path]) -> str:
+    """A digest of which files these are; it stays when they are renamed. Empty where one is missing."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        for path in paths:
+            digest.update(f"{stamp_of(path)}\n".encode())
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def _is(path: Path, digest: str | None) -> bool:
+    """Whether a file is the one that a record speaks of."""
+    try:
+        return digest_of(path) == digest
+    except OSError:
+        return False
 
 
 def _one_frame(clip: ClipInfo) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -16,7 +15,7 @@ from vsr.errors import OutputError, memory_explained
 from vsr.inference.engine import Engine
 from vsr.media.reader import Damage, Frame
 from vsr.pipeline.flow import Ahead, Behind
-from vsr.pipeline.job_folder import RECORD, seal
+from vsr.pipeline.job_folder import seal
 from vsr.pipeline.memory import LESS_MEMORY, queue_bytes
 from vsr.pipeline.order import Order
 from vsr.pipeline.outputs import FrameContext
@@ -213,8 +212,7 @@ class _Sink:
         done = Finished(
             item.segment.number, self._frames, item.repeated, item.damage, tuple(writer.packets), item.overflowed
         )
-        seal(folder, {RECORD: json.dumps(asdict(done)).encode()})
-        self._on_finished(done, folder)
+        self._on_finished(seal(folder, done), folder)
 
     def __enter__(self) -> _Sink:
         return self

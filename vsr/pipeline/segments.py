@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,9 @@ LEAST_SECONDS, MOST_SECONDS = 3, 6
 
 PICTURES = 100
 """In a segment of a sequence of pictures."""
+
+FEWEST_FRAMES = 8
+"""In a segment, however long they take: each begins with a keyframe, which is large."""
 
 LEAD_IN = 4
 """Frames that a deinterlacer has to see before the first that it is asked for."""
@@ -56,6 +60,7 @@ class Finished:
         damage: what was wrong with its part of the source.
         packets: of the encoded file, in the order of decoding.
         overflowed: how many frames half precision could not hold, and were computed in float32.
+        files: the digest of each file in its folder, by name; empty until the folder is sealed.
     """
 
     number: int
@@ -64,6 +69,7 @@ class Finished:
     damage: Damage
     packets: tuple[Timing, ...] = ()
     overflowed: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Finished:
@@ -113,6 +119,20 @@ def cut_by_time(
     return segments
 
 
+def halvings(frames: int, frame_seconds: float, most_seconds: float) -> int:
+    """How often a segment has to be halved so that it takes about so long, and no less than ``FEWEST_FRAMES``.
+
+    Args:
+        frames: in a segment that is not halved.
+        frame_seconds: of computing, for each of them.
+        most_seconds: of computing, for a segment.
+    """
+    count = 0
+    while frames * frame_seconds > most_seconds * 2**count and frames >= 2 * FEWEST_FRAMES * 2**count:
+        count += 1
+    return count
+
+
 def _next_cut(stamps: Timestamps, keyframes: Timestamps, place: int, least: int, most: int) -> int | None:
     """Where the segment that begins at a place ends: the place of the first frame behind it; None: with the clip."""
     begins = stamps[place]
@@ -130,10 +150,11 @@ def _earlier(index: PacketIndex, timestamp: int, frames: int) -> int:
     return int(index.timestamps[max(0, place - frames)])
 
 
-def cut_by_number(count: int, *, start: int | None = None, end: int | None = None) -> list[Segment]:
-    """Segments of pictures, whose timestamps are their numbers."""
+def cut_by_number(count: int, *, start: int | None = None, end: int | None = None, halved: int = 0) -> list[Segment]:
+    """Segments of pictures, whose timestamps are their numbers; of ``PICTURES``, halved so often."""
+    pictures = max(1, PICTURES >> halved)
     first = start or 0
     behind = max(first, count if end is None else min(end, count))
-    begins = range(first, max(behind, first + 1), PICTURES)
-    ends = (min(at + PICTURES, behind) for at in begins)
+    begins = range(first, max(behind, first + 1), pictures)
+    ends = (min(at + pictures, behind) for at in begins)
     return [Segment(number, at, to, None, to - at) for number, (at, to) in enumerate(zip(begins, ends, strict=True))]

@@ -18,6 +18,7 @@ from zipfile import ZipFile
 import torch
 
 from vsr.errors import CheckpointError, OutputError
+from vsr.files import publish
 from vsr.training.card import CARD
 from vsr.training.game import prepare_stage
 from vsr.training.log import LOG, TENSORBOARD
@@ -91,7 +92,7 @@ def remove_old_run(output: Path) -> None:
 
 
 def save_checkpoint(game: Game, output: Path, *, fingerprint: str, lengths: Mapping[StageName, int]) -> None:
-    """Write the whole state of a run, under a temporary name first.
+    """Write the whole state of a run, under a temporary name first; on return the disk has it.
 
     Args:
         game: the run.
@@ -125,7 +126,7 @@ def save_checkpoint(game: Game, output: Path, *, fingerprint: str, lengths: Mapp
     temporary = target.with_name(f".vsr-{os.getpid()}-{CHECKPOINT}")
     try:
         torch.save(state, temporary)
-        temporary.replace(target)
+        publish(temporary, target)
     except (OSError, RuntimeError) as exc:  # torch's writer reports a full disk as RuntimeError
         raise OutputError(
             f"cannot write the checkpoint {target}: {exc}. Make room, then --resume goes on from the one before."
