@@ -229,7 +229,7 @@ class JobFolder:
         earlier = self.manifest
         if earlier is None or earlier.publishing is None or earlier.settings != manifest.settings:
             return None
-        same = earlier.options["audio"] == manifest.options["audio"]
+        same = all(earlier.options.get(name) == manifest.options[name] for name in ("audio", "subtitles"))
         return earlier.done if same and is_published(earlier.publishing) else None
 
     def earlier(self) -> Settings:
