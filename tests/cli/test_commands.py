@@ -279,7 +279,7 @@ def test_outputs_that_cannot_be(make_clip: MakeClip, tmp_path: Path) -> None:
         (tmp_path, 1, "clip.mp4 is one of the inputs"),
         (tmp_path / "no" / "out.mp4", 1, "does not exist; create it first"),
         (tmp_path / "out", 2, "its name must end in .mp4"),
-        (tmp_path / ("x" * 300 + ".mp4"), 1, "File name too long"),
+        (tmp_path / ("x" * 300 + ".mp4"), 2, "is too long for this system; take a shorter one"),
         (tmp_path / "o\udcff.mp4", 2, "is no valid UTF-8"),
         (Path("/proc/out.mp4"), 1, "cannot write to the folder /proc"),
     ]:
