@@ -316,8 +316,9 @@ def _conversions(plan: StreamPlan, container: Container) -> list[StreamPlan]:
 
 
 class Count(NamedTuple):
-    """Of the packets of a stream that hold something."""
+    """Of the packets of a stream that hold something; its kind by libav's name."""
 
+    kind: str
     packets: int
     num_bytes: int
 
@@ -333,15 +334,15 @@ def count_packets(path: Path, cut: Cut = WHOLE) -> list[Count]:
         InputError: it cannot be read.
     """
     with open_clip(path) as container:
-        counts = [Count(0, 0) for _ in container.streams]
+        counts = [Count(stream.type, 0, 0) for stream in container.streams]
         # Between two lines of mov_text stands an empty one, which is a length of two bytes.
         least = [2 if _codec_of(stream) == "mov_text" else 0 for stream in container.streams]
         for packet in container.demux():
             time_base = fraction_of(packet.time_base)
             wanted = packet.pts is None or time_base is None or cut.holds(packet.pts * time_base)
             if wanted and packet.size > least[packet.stream_index]:
-                packets, num_bytes = counts[packet.stream_index]
-                counts[packet.stream_index] = Count(packets + 1, num_bytes + packet.size)
+                kind, packets, num_bytes = counts[packet.stream_index]
+                counts[packet.stream_index] = Count(kind, packets + 1, num_bytes + packet.size)
         return counts
 
 
@@ -367,28 +368,25 @@ def check_assembled(
     Raises:
         OutputError: the video is not whole.
     """
-    kept = [plan for plan in streams if plan.action != "drop"]
-    found = count_packets(target)
-    if not found or found[0].packets != num_frames or len(found) <= len(kept):
-        raise OutputError(
-            f"ffmpeg left {target.name} with {found[0].packets if found else 0} of {num_frames} frames and "
-            f"{len(found)} of {len(kept) + 1} streams, and no word of it."
-        )
-    if clip.pictures or not kept:
-        return []
-    wanted = count_packets(clip.path, cut)
-    pairs = [(plan, wanted[plan.stream.index], found[number]) for number, plan in enumerate(kept, start=1)]
-    return [
-        f"{plan.stream} arrived with {got.packets} of {want.packets} packets"
-        for plan, want, got in pairs
-        if not _arrived(plan, want, got, slack=int(cut != WHOLE))
-    ]
+    kept = [plan for plan in streams if plan.action != "drop" and plan.stream.kind in ("audio", "subtitle")]
+    video, *others = count_packets(target) or [Count("none", 0, 0)]
+    if video.packets != num_frames:
+        raise OutputError(f"ffmpeg left {target.name} with {video.packets} of {num_frames} frames, and no word of it.")
+    wanted = count_packets(clip.path, cut) if kept else []
+    lost, slack = [], int(cut != WHOLE)
+    for number, plan in enumerate(kept):
+        want, kind = wanted[plan.stream.index], plan.stream.kind
+        places = [place for place, count in enumerate(others) if count.kind == kind]
+        if not want.packets and len(places) < sum(later.stream.kind == kind for later in kept[number:]):
+            continue  # where a part has nothing of a stream, some formats leave it out
+        got = others.pop(places[0]) if places else Count(kind, 0, 0)
+        if not _arrived(plan, want, got, slack):
+            lost.append(f"{plan.stream} arrived with {got.packets} of {want.packets} packets")
+    return lost
 
 
 def _arrived(plan: StreamPlan, want: Count, got: Count, slack: int) -> bool:
     """Whether a stream is whole. Packets at the ends of a part are a matter of rounding."""
-    if plan.stream.kind not in ("audio", "subtitle"):
-        return True
     if plan.stream.kind == "subtitle":
         return got.packets >= want.packets - slack
     if plan.action == "convert":
