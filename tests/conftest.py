@@ -25,6 +25,9 @@ from vsr.networks.weights import save_network
 
 Listing = list[tuple[int, int, str]]
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a shell starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 torch.set_num_threads(1)  # tiny networks lose more by waiting for a second thread than they gain
 
 
