@@ -12,6 +12,7 @@ from av import VideoFrame
 from av.container import InputContainer
 from av.error import FFmpegError as LibavError
 from av.filter import Graph
+from av.video.codeccontext import VideoCodecContext
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,14 @@ def fraction_of(value: Any) -> Fraction | None:
     PyAV 18 and earlier have a ``Fraction`` or None; 19 has an ``AVRational``, which may be 0/1, 0/0 or 1/0.
     """
     return Fraction(int(value.numerator), int(value.denominator)) if value else None
+
+
+def field_order_of(context: VideoCodecContext) -> int:
+    """What the header says of interlacing, in libav's numbers: 0 unknown, 1 progressive, else the order of the fields.
+
+    PyAV 17 does not tell; what the first frame says of itself is all there is then.
+    """
+    return int(cast(Any, context).field_order) if MAJOR >= 18 else 0
 
 
 def side_data_of(frame: VideoFrame) -> dict[str, bytes]:

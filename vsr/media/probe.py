@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 from vsr.errors import InputError, is_out_of_memory
 from vsr.media.clip import CENTRE, UNSPECIFIED, ClipInfo, ColourTags, StreamInfo, VideoInfo
 from vsr.media.hdr import LightLevels, MasteringDisplay
-from vsr.media.libav import chroma_location_of, fraction_of, open_input, readable, side_data_of
+from vsr.media.libav import chroma_location_of, field_order_of, fraction_of, open_input, readable, side_data_of
 from vsr.media.limits import MAX_PIXELS
 from vsr.media.opening import files_only
 from vsr.signals import shielded
@@ -189,7 +189,7 @@ def _video_info(stream: VideoStream, container_duration: int | None) -> VideoInf
             CENTRE if codec in CENTRED_CHROMA else 0,
         ),
         duration=stream.duration,
-        interlaced=context.field_order in INTERLACED,
+        interlaced=field_order_of(context) in INTERLACED,
         disposition=int(stream.disposition),
     )  # fmt: skip
 
