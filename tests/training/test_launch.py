@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor, multiprocessing
 
 from vsr.errors import TrainingError, UsageError
-from vsr.training.launch import _fabric, _Relay, launch
+from vsr.training.launch import _fabric, _meet_on_loopback, _Relay, launch
 from vsr.training.log import read_log
 from vsr.training.options import TrainOptions
 from vsr.training.recipe import override
@@ -346,3 +346,15 @@ def test_precision_of_the_networks(options: TrainOptions, precision: Any, dtype:
     fabric = _fabric(replace(options, precision=precision))
     with fabric.autocast():
         assert torch.nn.Linear(2, 2)(torch.rand(1, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize(("name", "interface"), [("localhost", None), ("nowhere.invalid", "lo")])
+def test_processes_meet_where_the_name_of_the_machine_leads_nowhere(
+    name: str, interface: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")  # so that it is removed at the end
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setattr("socket.gethostname", lambda: name)
+    monkeypatch.setattr("sys.platform", "linux")
+    _meet_on_loopback()
+    assert os.environ.get("GLOO_SOCKET_IFNAME") == interface

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -186,6 +188,8 @@ def _fabric(options: TrainOptions) -> Fabric:
     if device.index is not None and several:
         raise UsageError(f"--device {options.device} names one device, and --devices asks for {options.devices}.")
     method: Any = "popen" if _started_by_others() else "spawn"
+    if several and options.nodes == 1:
+        _meet_on_loopback()
     return Fabric(
         accelerator=device.type,
         devices=[device.index] if device.index is not None else options.devices,
@@ -193,6 +197,15 @@ def _fabric(options: TrainOptions) -> Fabric:
         precision=PRECISIONS[precision],
         strategy=DDPStrategy(start_method=method) if several else "auto",
     )
+
+
+def _meet_on_loopback() -> None:
+    """Let the processes of a machine meet on its loopback where its own name leads to none of its addresses, as in a
+    bare container; torch does so too, and each process warns of it."""
+    try:
+        socket.create_server((socket.gethostname(), 0)).close()
+    except OSError:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
 
 
 def _precision(options: TrainOptions, device: torch.device) -> str:
