@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -25,12 +24,10 @@ from vsr.media.containers import CONTAINERS, holds
 from vsr.media.encoders import format_of
 from vsr.media.ffmpeg import encoder_options
 from vsr.media.hdr import LightLevels, MasteringDisplay
+from vsr.media.limits import has_room
 from vsr.media.pixels import frame_of
 from vsr.media.reader import Frame
 from vsr.media.timing import Timing, decoding_times
-
-ROOM_FRAMES, BYTES_PER_PIXEL = 32, 2
-"""What an encoder that looks ahead takes at the least, as a round figure: x264 took 40 frames and more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +97,7 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
     try:
         context.open()
     except (LibavError, ValueError) as exc:
-        if is_out_of_memory(exc) or (isinstance(exc, ExternalError) and not _has_room(video)):
+        if is_out_of_memory(exc) or (isinstance(exc, ExternalError) and not has_room(video.width, video.height)):
             raise MemoryError(f"{codec.encoder}: {exc}") from exc
         raise OutputError(
             f"the encoder {codec.encoder} refuses {video.width}x{video.height} {video.pix_fmt} "
@@ -109,15 +106,6 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
     if unknown := set(context.options):  # what nobody took
         known = ", ".join(sorted(encoder_options(codec.encoder))) or "those that ffmpeg lists"
         raise UsageError(f"the encoder {codec.encoder} has no option {', '.join(sorted(unknown))}: take {known}.")
-
-
-def _has_room(video: VideoFormat) -> bool:
-    """Whether memory for some frames is to be had; of x264 and its kin libav only learns that they failed."""
-    try:
-        mmap.mmap(-1, ROOM_FRAMES * BYTES_PER_PIXEL * video.width * video.height).close()
-    except OSError as exc:
-        return not is_out_of_memory(exc)
-    return True
 
 
 CPU_AVX_512F = 13
@@ -219,7 +207,9 @@ class Encoder:
                 self.packets.append(Timing(packet.pts, packet.duration or 0))
                 self._container.mux(packet)
         except (LibavError, OSError) as exc:
-            if is_out_of_memory(exc) or (isinstance(exc, ExternalError) and not _has_room(self._video)):
+            if is_out_of_memory(exc) or (
+                isinstance(exc, ExternalError) and not has_room(self._video.width, self._video.height)
+            ):
                 raise MemoryError(f"{self._stream.codec_context.name}: {exc}") from exc
             raise OutputError(f"encoding failed after {self.num_frames} frames: {exc.strerror}.") from exc
 

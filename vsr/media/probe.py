@@ -25,7 +25,7 @@ from vsr.errors import InputError, is_out_of_memory
 from vsr.media.clip import CENTRE, UNSPECIFIED, ClipInfo, ColourTags, StreamInfo, VideoInfo
 from vsr.media.hdr import LightLevels, MasteringDisplay
 from vsr.media.libav import chroma_location_of, field_order_of, fraction_of, open_input, readable, side_data_of
-from vsr.media.limits import MAX_PIXELS
+from vsr.media.limits import MAX_PIXELS, has_room
 from vsr.media.opening import files_only
 from vsr.signals import shielded
 
@@ -213,7 +213,7 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame |
             for frame in packet.decode():
                 return frame
         except (LibavError, OSError) as exc:
-            if is_out_of_memory(exc):
+            if is_out_of_memory(exc) and not has_room(stream.codec_context.width, stream.codec_context.height):
                 raise
             logger.debug("%s: %s", container.name, exc)
         if number >= MOST_PACKETS:

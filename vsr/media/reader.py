@@ -22,7 +22,7 @@ from vsr.imaging.colour import PixelLayout
 from vsr.media.clip import VideoInfo
 from vsr.media.deinterlace import Deinterlacer
 from vsr.media.libav import fraction_of
-from vsr.media.limits import MAX_PIXELS
+from vsr.media.limits import MAX_PIXELS, has_room
 from vsr.media.pixels import Plane, layout_of, nearest_format, planes_of
 from vsr.media.probe import open_clip
 
@@ -243,7 +243,8 @@ def _decode(
         except (StopIteration, EOFError):  # drained already
             return
         except (LibavError, OSError) as exc:
-            if is_out_of_memory(exc):
+            context = stream.codec_context
+            if is_out_of_memory(exc) and not has_room(context.width, context.height):
                 raise
             logger.debug("%s: %s", stream, exc)
             damage.undecodable += _lies_within(packet, start, end)

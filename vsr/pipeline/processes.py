@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vsr.errors import VsrError
+from vsr.errors import VsrError, is_out_of_memory
 from vsr.inference.engine import Engine
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.order import EngineSpec, Order
@@ -333,5 +333,6 @@ def _portable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # whatever another's exception class does
-        return VsrError(f"{type(error).__name__}: {error}")
+        kind = MemoryError if is_out_of_memory(error) else VsrError
+        return kind(f"{type(error).__name__}: {error}")
     return error

@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from vsr.errors import CheckpointError, TrainingError, UsageError, WeightsError
+from vsr.errors import CheckpointError, TrainingError, UsageError, WeightsError, is_out_of_memory
 from vsr.networks.lpips import load_lpips
 from vsr.training.batches import Batches, load_pictures, updates_of
 from vsr.training.card import Facts, hardware
@@ -148,8 +148,7 @@ def _out_of_memory_explained(fabric: Fabric, options: TrainOptions) -> Iterator[
     try:
         yield
     except (MemoryError, RuntimeError) as exc:  # torch.OutOfMemoryError is a RuntimeError; the CPU has no name for it
-        known = isinstance(exc, (MemoryError, torch.OutOfMemoryError))
-        if not known and "can't allocate memory" not in str(exc) and "out of memory" not in str(exc):
+        if not is_out_of_memory(exc):
             raise
         raise TrainingError(
             f"{fabric.device} has no memory for batches of {options.recipe.batch_size} crops of "
