@@ -12,9 +12,10 @@ The public names are loaded on first use, so that ``import vsr`` costs nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers know it; importing it would be work before the command handles signals
 if TYPE_CHECKING:
+    from typing import Any
+
     from vsr.errors import VsrError
     from vsr.evaluation.compare import CompareOptions, CompareSummary, compare
     from vsr.evaluation.images import evaluate_images

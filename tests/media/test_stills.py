@@ -539,7 +539,7 @@ def test_bombs(name: str, tmp_path: Path, leaves_nothing: None) -> None:
 
 
 def test_the_canvas_of_a_webp(tmp_path: Path) -> None:
-    """It says twice how large it is. Pillow refuses by itself what is beyond its limit."""
+    """It says twice how large it is. Pillow refuses what is beyond its limit, and Pillow 12 what contradicts itself."""
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
     content = bytearray((tmp_path / "a.webp").read_bytes())
@@ -547,7 +547,9 @@ def test_the_canvas_of_a_webp(tmp_path: Path) -> None:
     for side in (1000, 100_000):
         content[24:30] = (side - 1).to_bytes(3, "little") * 2
         (tmp_path / "a.webp").write_bytes(content)
-        with pytest.raises(InputError, match=r"a\.webp has (1000x1000 pixels, more than|more pixels than can be read)"):
+        with pytest.raises(
+            InputError, match=r"a\.webp (has (1000x1000 pixels, more than|more pixels than can)|is a damaged)"
+        ):
             read_still(tmp_path / "a.webp", max_pixels=999_999)
 
 
