@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory
 from vsr.inference.device import choose_device, free_memory
-from vsr.inference.runtimes import Precision, RuntimeName, build_runtime
+from vsr.inference.runtimes import Precision, RuntimeName, build_runtime, has_weights
 from vsr.inference.tiling import upscale_tiled
 from vsr.networks.models import DEFAULT_MODEL, load_calibration, load_network
 from vsr.networks.rewrites import simplify
@@ -79,7 +79,7 @@ class Engine:
         self._tile_size = tile_size
         self._sharing = sharing
         self._clips = described.wants_unit_range
-        self.has_weights = any(True for _ in network.parameters())
+        self.has_weights = has_weights(network)
         """Whether there is something learnt to compute."""
         self._tiles: dict[tuple[int, int], int] = {}  # by height and width: the tile ...
         self._counts: dict[tuple[int, int], int] = {}  # ... and the largest batch that it was chosen for

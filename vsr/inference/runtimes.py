@@ -66,7 +66,7 @@ def build_runtime(
         if runtime in ("torch", "inductor"):
             raise UnsupportedError("torch does not compute in int8 here: leave --engine out.")
         return _by_openvino(network, device, precision, calibration)
-    learnt = _has_weights(network)
+    learnt = has_weights(network)
     if runtime == "auto" and device.type == "cpu" and learnt and precision != "fp16":
         try:
             return _by_openvino(network, device, precision, calibration)
@@ -86,7 +86,7 @@ def _by_openvino(
 ) -> tuple[Precision, Runtime]:
     if device.type != "cpu":
         raise UnsupportedError(f"OpenVINO and int8 compute on the CPU, not on {device}: add --device cpu.")
-    if not _has_weights(network):
+    if not has_weights(network):
         raise UnsupportedError("what has no weights, as bicubic and identity, runs in torch and in fp32.")
     if precision == "fp16":
         raise UnsupportedError("OpenVINO has fp32, bf16 and int8 on the CPU, not fp16.")
@@ -105,5 +105,6 @@ def _by_openvino(
         raise UnsupportedError(f"OpenVINO cannot run this network: {exc}.") from exc
 
 
-def _has_weights(network: nn.Module) -> bool:
+def has_weights(network: nn.Module) -> bool:
+    """Whether there is something learnt to compute."""
     return any(True for _ in network.parameters())

@@ -112,8 +112,8 @@ CPU_AVX_512F = 13
 """OpenCV's number of a feature of processors."""
 
 X264_REPRODUCIBLE = "asm=AVX2"
-"""With AVX-512, x264's macroblock tree reads memory that nobody wrote (seen with build 165 at widths of 720, 854 and
-1440): the same frames gave other bits from run to run. AVX2 costs nothing that could be measured."""
+"""With AVX-512, x264's macroblock tree reads memory that nobody wrote (seen with build 165 at widths of 704, 720, 864
+and 1440): the same frames gave other bits from run to run. AVX2 costs nothing that could be measured."""
 
 
 def _encoder_options(codec: Codec, options: dict[str, str], video: VideoFormat) -> dict[str, str]:
