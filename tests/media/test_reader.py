@@ -252,7 +252,7 @@ def test_the_decoder_is_drained_where_the_file_breaks_off(
     assert frames == frame_listing(path, 0, "yuv420p")
     assert len(frames) == 16
     assert warnings_in(caplog) == [
-        f"{path} is damaged: packets that could not be decoded: 1; missing at the end: 0.32 s; 16 frames could be read."
+        f"{path} is damaged: packets that could not be decoded: 1; missing at the end: 0.24 s; 16 frames could be read."
     ]
 
 
@@ -341,19 +341,80 @@ def test_closing_half_way_releases_the_file(make_clip: MakeClip, leaves_nothing:
     assert str(path) not in open_files()
 
 
-def test_change_of_size(make_clip: MakeClip, tmp_path: Path, leaves_nothing: None) -> None:
+def test_frames_of_another_size_are_resized_to_the_first(
+    make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture, leaves_nothing: None
+) -> None:
     joined = tmp_path / "joined.h264"
-    parts = [make_clip("small.h264"), make_clip("large.h264", size=(64, 48))]
+    parts = [make_clip("small.h264"), make_clip("large.h264", size=(96, 64))]
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
-    video = replace(probe(parts[0]).video)
-    seen = []
-    with pytest.raises(InputError) as caught:
-        for frame in read_frames(joined, video):
-            seen.append(frame.planes[0].shape)
-    assert seen == [(32, 48)] * 8
-    assert str(caught.value) == (
-        f"{joined} changes its size from 48x32 to 64x48 after 8 frames; cut it there and upscale the parts."
-    )
+    frames = list(read_frames(joined, probe(joined).video))
+    assert [[plane.shape for plane in frame.planes] for frame in frames] == [[(32, 48), (16, 24), (16, 24)]] * 16
+    said = f"{joined} changes its size: 8 frames were resized to the 48x32 of the first."
+    assert warnings_in(caplog)[0] == said
+    large = next(read_frames(parts[1], probe(parts[1]).video)).planes[0]
+    halved = large.reshape(32, 2, 48, 2).mean((1, 3))
+    assert np.abs(frames[8].planes[0] - halved).mean() < 2
+
+
+@pytest.mark.parametrize("all_frames", [False, True])
+def test_interlaced_frames_of_another_size(all_frames: bool, make_clip: MakeClip, tmp_path: Path) -> None:
+    joined = tmp_path / "joined.h264"
+    fields = {"options": {"flags": "+ildct", "x264-params": "tff=1"}}
+    parts = [make_clip("small.h264", **fields), make_clip("large.h264", size=(64, 48), **fields)]
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames = list(read_frames(joined, probe(joined).video, deinterlace="yes" if all_frames else "auto"))
+    assert [frame.planes[0].shape for frame in frames] == [(32, 48)] * 16
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize(("left", "top"), [(2, 0), (0, 2), (6, 10)])
+def test_a_window_that_the_header_cuts_out(
+    codec: str, left: int, top: int, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path
+) -> None:
+    whole = make_clip("whole.mp4", codec=codec, size=(96, 64))
+    filtered = {"libx264": "h264_metadata", "libx265": "hevc_metadata"}[codec]
+    window = tmp_path / "window.mp4"
+    ffmpeg("-i", whole, "-c", "copy", "-bsf:v", f"{filtered}=crop_left={left}:crop_top={top}:crop_right=4", window)
+    shape = (64 - top, 96 - left - 4)
+    video = probe(window).video
+    assert (video.height, video.width) == shape
+    for cut, uncut in zip(frames_of(window), frames_of(whole), strict=True):
+        assert np.array_equal(cut.planes[0], uncut.planes[0][top:, left:-4])
+        assert np.array_equal(cut.planes[1], uncut.planes[1][top // 2 :, left // 2 : -2])
+
+
+WHOLE_CLIPS = {
+    "fragmented.mp4": ("-movflags", "frag_keyframe+empty_moov"),
+    "fragmented.mov": ("-movflags", "frag_keyframe+empty_moov+default_base_moof"),
+    "late.mp4": (),
+    "late.mkv": (),
+    "late.flv": (),
+    "late.ts": (),
+    "late.nut": (),
+}
+
+
+@pytest.mark.parametrize("offset", [0, 0.4, 1000])
+@pytest.mark.parametrize("name", WHOLE_CLIPS)
+def test_a_whole_clip_is_not_called_damaged(
+    name: str, offset: float, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, clip = make_clip("source.mp4", audio=["aac"]), tmp_path / name
+    ffmpeg("-itsoffset", offset, "-i", source, "-c", "copy", "-copyts", *WHOLE_CLIPS[name], clip)
+    assert len(frames_of(clip)) == 8
+    assert not warnings_in(caplog)
+
+
+@pytest.mark.parametrize("name", ["late.mkv", "late.flv", "fragmented.mp4"])
+def test_a_late_clip_that_was_cut_off_is_called_damaged(
+    name: str, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, clip = make_clip("source.mp4", pts=range(0, 250 * 512, 512), size=(160, 90)), tmp_path / name
+    options = ("-movflags", "+faststart") if name == "fragmented.mp4" else ()
+    ffmpeg("-itsoffset", 0.4, "-i", source, "-c", "copy", "-copyts", *options, clip)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])
+    assert len(frames_of(clip)) < 200
+    assert any("missing at the end" in warning for warning in warnings_in(caplog))
 
 
 def test_change_of_pixel_format(make_clip: MakeClip, tmp_path: Path) -> None:

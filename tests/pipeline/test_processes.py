@@ -15,6 +15,7 @@ from pathlib import Path
 
 import av
 import pytest
+from PIL import Image
 
 import vsr
 from vsr.errors import InputError, OutputError, VsrError
@@ -115,11 +116,12 @@ def test_one_pair_of_workers_for_several_clips(
         assert len({process.pid for process in multiprocessing.active_children()} & workers) == 1
 
         # An error is raised here as what it is, and ends them; the next clip gets others.
-        joined = tmp_path / "joined.h264"
-        sizes = [make_clip("small.h264"), make_clip("large.h264", size=(64, 48))]
-        joined.write_bytes(b"".join(part.read_bytes() for part in sizes))
-        with pytest.raises(InputError, match=r"changes its size from 48x32 to 64x48 after 8 frames"):
-            upscale_clip(joined, tmp_path / "joined.mp4", options, executor=executor)
+        pictures = tmp_path / "pictures"
+        pictures.mkdir()
+        for number, size in enumerate([(48, 32), (64, 48)]):
+            Image.new("RGB", size).save(pictures / f"{number}.png")
+        with pytest.raises(InputError, match=r"pictures of one sequence have one size"):
+            upscale_clip(pictures, tmp_path / "joined.mp4", options, executor=executor)
         assert not (tmp_path / "joined.mp4").exists()
         assert multiprocessing.active_children() == []
 

@@ -26,10 +26,13 @@ class Deinterlacer:
         self._time_base = time_base
         self._all = all_frames
         self._graph: Graph | None = None
+        self._shape = (0, 0, "")
 
     def apply(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
         """As many frames as come in; progressive ones are unchanged."""
         for frame in frames:
+            if self._graph is not None and self._shape != _shape(frame):  # which the filter does not take half-way
+                yield from self._drain()
             if self._graph is None and (self._all or frame.interlaced_frame):
                 self._graph = self._build(frame)
             if self._graph is None:
@@ -38,8 +41,13 @@ class Deinterlacer:
             self._graph.push(frame)
             yield from self._pull()
         if self._graph is not None:
-            self._graph.push(None)
-            yield from self._pull()
+            yield from self._drain()
+
+    def _drain(self) -> Iterator[VideoFrame]:
+        assert self._graph is not None
+        self._graph.push(None)
+        yield from self._pull()
+        self._graph = None
 
     def _build(self, frame: VideoFrame) -> Graph:
         graph = Graph()
@@ -51,6 +59,7 @@ class Deinterlacer:
         source.link_to(filtered)
         filtered.link_to(sink)
         graph.configure()
+        self._shape = _shape(frame)
         return graph
 
     def _pull(self) -> Iterator[VideoFrame]:
@@ -67,3 +76,7 @@ class Deinterlacer:
                 frame.pts, frame.duration = round(frame.pts * ticks), round((frame.duration or 0) * ticks)
                 frame.time_base = self._time_base
             yield frame
+
+
+def _shape(frame: VideoFrame) -> tuple[int, int, str]:
+    return frame.width, frame.height, frame.format.name

@@ -183,7 +183,7 @@ class Encoder:
         Raises:
             OutputError: the encoder or the disk refuses.
         """
-        raw = frame_of(frame.planes, self._video.planes or self._video.pix_fmt)
+        raw = frame_of(frame.planes, self._video.planes or self._video.pix_fmt, frame.extras)
         if raw.format.name != self._video.pix_fmt:
             raw = raw.reformat(format=self._video.pix_fmt)
         pts = frame.pts + self._video.shift

@@ -1,18 +1,23 @@
-"""What PyAV calls differently in two of its majors (17 to 19), in one place."""
+"""What PyAV calls differently in two of its majors (17 to 19), or hides, in one place."""
 
 from __future__ import annotations
 
 import logging
 import re
 from fractions import Fraction
+from threading import local
 from typing import Any, cast
 
 import av
 from av import VideoFrame
+from av.codec.context import Flags
 from av.container import InputContainer
 from av.error import FFmpegError as LibavError
 from av.filter import Graph
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType
+from av.video.reformatter import VideoReformatter
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +51,70 @@ def field_order_of(context: VideoCodecContext) -> int:
     return int(cast(Any, context).field_order) if MAJOR >= 18 else 0
 
 
+def crop_exactly(context: VideoCodecContext) -> None:
+    """Have a decoder crop as the stream says; by itself it leaves what would lie at odd addresses of the memory."""
+    context.flags |= Flags.unaligned
+
+
 def side_data_of(frame: VideoFrame) -> dict[str, bytes]:
-    """What a frame carries beside its pixels, by libav's names of the types."""
+    """What a frame carries beside its pixels, by libav's names of the types; not what PyAV has no name for."""
+    try:
+        return _side_data(frame)
+    except ValueError:  # one of its types is unknown, and PyAV tells of none
+        return _side_data(_without_unknown_side_data(frame))
+
+
+def _side_data(frame: VideoFrame) -> dict[str, bytes]:
     # Asked for once: each call makes a cycle that keeps the frame.
     container = cast(Any, frame.side_data)
     entries = container.values() if MAJOR >= 19 else container  # which iterated over its values
     return {entry.type.name: bytes(entry) for entry in entries}
+
+
+MOST_SIDE_DATA_TYPES = 48
+"""libav 63 has 33."""
+
+
+def _without_unknown_side_data(frame: VideoFrame) -> VideoFrame:
+    known = {kind.value for kind in SideDataType}
+    graph = Graph()
+    last = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+    )
+    for number in range(MOST_SIDE_DATA_TYPES):
+        if number not in known:
+            following = graph.add("sidedata", f"mode=delete:type={number}")
+            last.link_to(following)
+            last = following
+    sink = graph.add("buffersink")
+    last.link_to(sink)
+    graph.configure()
+    graph.push(frame)
+    return cast(VideoFrame, graph.pull())
+
+
+WRITABLE_SIDE_DATA = frozenset({"A53_CC", "STEREO3D"})
+"""What encoders of libav write into the stream, if a frame carries it."""
+
+EXTRAS_SIZE = 16
+
+_reformatter = local()
+
+
+def extras_of(frame: VideoFrame) -> VideoFrame | None:
+    """A frame of a few pixels with the side data of another; None where no encoder would write any of them."""
+    if not hasattr(_reformatter, "of_thread"):
+        _reformatter.of_thread = VideoReformatter()
+    # PyAV cannot make side data, but its reformatter copies them. The large frame would be kept by asking it.
+    small = _reformatter.of_thread.reformat(frame, EXTRAS_SIZE, EXTRAS_SIZE, interpolation="POINT")
+    return small if WRITABLE_SIDE_DATA & side_data_of(small).keys() else None
+
+
+def with_extras(extras: VideoFrame, width: int, height: int, pix_fmt: str) -> VideoFrame:
+    """A new frame with the side data of ``extras``, whose pixels are to be filled."""
+    frame = extras.reformat(width, height, pix_fmt, interpolation="POINT")
+    frame.pict_type = PictureType.NONE  # that of the source would be forced upon the encoder
+    return frame
 
 
 def readable(text: str) -> str:

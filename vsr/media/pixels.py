@@ -13,6 +13,7 @@ from av.codec import find_best_pix_fmt_of_list
 from av.video.plane import VideoPlane
 
 from vsr.imaging.colour import PixelLayout
+from vsr.media.libav import with_extras
 
 Plane = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """(rows, columns) code values."""
@@ -103,10 +104,16 @@ def planes_of(frame: VideoFrame, layout: PixelLayout) -> tuple[Plane, ...]:
     return tuple(_view(plane, dtype) for plane in frame.planes)
 
 
-def frame_of(planes: Sequence[Plane], pix_fmt: str) -> VideoFrame:
-    """A libav frame that holds copies of the planes, in a format for which ``layout_of`` knows the layout."""
+def frame_of(planes: Sequence[Plane], pix_fmt: str, extras: VideoFrame | None = None) -> VideoFrame:
+    """A libav frame that holds copies of the planes, in a format for which ``layout_of`` knows the layout.
+
+    Args:
+        planes: code values.
+        pix_fmt: the format.
+        extras: a frame whose side data it shall have.
+    """
     height, width = planes[0].shape
-    frame = VideoFrame(width, height, pix_fmt)
+    frame = VideoFrame(width, height, pix_fmt) if extras is None else with_extras(extras, width, height, pix_fmt)
     for target, plane in zip(frame.planes, planes, strict=True):
         _view(target, plane.dtype)[:] = plane
     return frame

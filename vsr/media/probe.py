@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 from vsr.errors import InputError, is_out_of_memory
 from vsr.media.clip import CENTRE, UNSPECIFIED, ClipInfo, ColourTags, StreamInfo, VideoInfo
 from vsr.media.hdr import LightLevels, MasteringDisplay
-from vsr.media.libav import chroma_location_of, field_order_of, fraction_of, open_input, readable, side_data_of
+from vsr.media.libav import chroma_location_of, crop_exactly, field_order_of, fraction_of, open_input, readable, side_data_of
 from vsr.media.limits import MAX_PIXELS, has_room
 from vsr.media.opening import files_only
 from vsr.signals import shielded
@@ -208,6 +208,7 @@ def _stream_info(stream: Stream) -> StreamInfo:
 
 def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
     """A frame from the beginning of a stream; None where that is damaged."""
+    crop_exactly(stream.codec_context)
     for number, packet in enumerate(container.demux(stream)):
         try:
             for frame in packet.decode():
@@ -222,7 +223,7 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame |
 
 
 def _with_frame(video: VideoInfo, frame: VideoFrame) -> VideoInfo:
-    """What the headers did not say, but the first frame does."""
+    """What the headers did not say, or said otherwise, and the first frame does."""
     entries = side_data_of(frame)
     matrix, display, light = (
         entries.get(name) for name in ("DISPLAYMATRIX", "MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
@@ -230,11 +231,13 @@ def _with_frame(video: VideoInfo, frame: VideoFrame) -> VideoInfo:
     tags = video.tags
     return replace(
         video,
+        width=frame.width,
+        height=frame.height,
         tags=ColourTags(
-            tags.range or frame.color_range,
-            tags.matrix if tags.matrix != UNSPECIFIED else frame.colorspace,
-            tags.primaries if tags.primaries != UNSPECIFIED else frame.color_primaries,
-            tags.transfer if tags.transfer != UNSPECIFIED else frame.color_trc,
+            frame.color_range or tags.range,
+            frame.colorspace if frame.colorspace != UNSPECIFIED else tags.matrix,
+            frame.color_primaries if frame.color_primaries != UNSPECIFIED else tags.primaries,
+            frame.color_trc if frame.color_trc != UNSPECIFIED else tags.transfer,
             chroma_location_of(frame) or tags.chroma_location,
         ),
         first_pts=frame.pts,

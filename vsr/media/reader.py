@@ -21,7 +21,7 @@ from vsr.errors import InputError, is_out_of_memory
 from vsr.imaging.colour import PixelLayout
 from vsr.media.clip import VideoInfo
 from vsr.media.deinterlace import Deinterlacer
-from vsr.media.libav import fraction_of
+from vsr.media.libav import crop_exactly, extras_of, fraction_of
 from vsr.media.limits import MAX_PIXELS, has_room
 from vsr.media.pixels import Plane, layout_of, nearest_format, planes_of
 from vsr.media.probe import open_clip
@@ -31,12 +31,15 @@ logger = logging.getLogger(__name__)
 WITHOUT_PTS = frozenset({"avi"})
 """Containers whose presentation timestamps are libav's guesses."""
 
-SHORT_FRAMES = Fraction(3, 2)
-"""A video that ends more than this before its header says has lost its end. Of whole clips none came to more than half
-a frame."""
+WITH_EXTRAS = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vc1", "av1"})
+"""Codecs whose frames can carry captions or the arrangement of a stereoscopic picture."""
 
-SHORT_SECONDS = Fraction(1, 2)
-"""The same, where no rate is known."""
+SHORT_FRAMES = Fraction(3, 2)
+"""A video that ends more frames than this before its header says has lost its end. Of whole clips none came to more
+than half a frame."""
+
+SHORT_SECONDS = Fraction(1, 3)
+"""How long a frame lasts where nothing tells."""
 
 
 SEEK_BACK_SECONDS = (0, 2, 10, 60)
@@ -51,11 +54,14 @@ class Frame:
         planes: the code values, as the layout of the reader says.
         pts: presentation timestamp in ticks of the stream's time base.
         duration: in the same ticks; 0 where the source does not say.
+        extras: a frame of a few pixels with the side data of the source's: captions, the arrangement of a stereoscopic
+            picture. None where it has none that an encoder could write.
     """
 
     planes: tuple[Plane, ...]
     pts: int
     duration: int
+    extras: VideoFrame | None = None
 
     @property
     def nbytes(self) -> int:
@@ -71,11 +77,14 @@ class Damage:
         undecodable: packets of which nothing could be decoded.
         concealed: frames of which libav says that parts are missing or made up.
         missing_seconds: by how much the video ends before its header says.
+        resized: frames that had another size than the first, and were brought to that. This is no damage, and does not
+            count in ``bool(damage)``.
     """
 
     undecodable: int = 0
     concealed: int = 0
     missing_seconds: float = 0.0
+    resized: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.undecodable or self.concealed or self.missing_seconds)
@@ -115,6 +124,8 @@ def read_frames(
 ) -> Generator[Frame, None, None]:
     """The frames of a stream in the order of presentation, the decoder drained at the end.
 
+    All have the size of the stream's first frame; others are resized to it.
+
     Args:
         path: the file.
         video: the stream, as ``probe`` tells of it.
@@ -129,7 +140,7 @@ def read_frames(
     Frames without a usable timestamp are counted in a warning.
 
     Raises:
-        InputError: not one frame of the whole can be decoded, or frames change their size half-way.
+        InputError: not one frame of the whole can be decoded.
     """
     pix_fmt, layout = decoded_format(video)
     frames, counted = 0, Damage() if damage is None else damage
@@ -142,11 +153,6 @@ def read_frames(
         if deinterlace != "no":
             decoded = Deinterlacer(stream, all_frames=deinterlace == "yes").apply(decoded)
         for raw, following in _with_following(decoded):
-            if (raw.width, raw.height) != (video.width, video.height):
-                raise InputError(
-                    f"{path} changes its size from {video.width}x{video.height} to {raw.width}x{raw.height} after "
-                    f"{frames} frames; cut it there and upscale the parts."
-                )
             pts = clock.time_of(raw, following)
             frames += 1
             if start is not None and pts < start:
@@ -155,14 +161,22 @@ def read_frames(
             if end is not None and pts >= end:
                 break
             counted.concealed += raw.is_corrupt
-            plain = raw.reformat(format=pix_fmt) if raw.format.name.replace("yuvj", "yuv") != pix_fmt else raw
-            yield Frame(planes_of(plain, layout), pts, raw.duration or 0)
+            extras = extras_of(raw) if video.codec in WITH_EXTRAS else None
+            plain = raw
+            if (raw.width, raw.height) != (video.width, video.height):
+                counted.resized += 1
+                plain = raw.reformat(width=video.width, height=video.height)
+            if plain.format.name.replace("yuvj", "yuv") != pix_fmt:
+                plain = plain.reformat(format=pix_fmt)
+            yield Frame(planes_of(plain, layout), pts, raw.duration or 0, extras)
         else:
-            counted.missing_seconds = _missing(packets, video, container, clock.end) if frames else 0.0
+            counted.missing_seconds = _missing(packets, video, container, clock) if frames else 0.0
     if not frames and start is None and end is None:
         raise InputError(f"{path} is damaged: not one frame of its video can be decoded.")
     if damage is None and counted:
         logger.warning("%s is damaged: %s; %d frames could be read.", path, counted, frames)
+    if damage is None and counted.resized:
+        logger.warning("%s", said_of_resized(path, video, counted.resized))
     if clock.retimed:
         logger.warning("%s: %d frames had no usable timestamp and got the next free one.", path, clock.retimed)
 
@@ -212,17 +226,25 @@ class _Packets:
                 yield packet
 
 
-def _missing(packets: _Packets, video: VideoInfo, container: InputContainer, end: int) -> float:
-    """Seconds by which a video ends before its header says; 0 where that says nothing, or nearly what is there."""
+def said_of_resized(path: Path, video: VideoInfo, count: int) -> str:
+    """Say that a clip changes its size half-way, and what became of it."""
+    return f"{path} changes its size: {count} frames were resized to the {video.width}x{video.height} of the first."
+
+
+def _missing(packets: _Packets, video: VideoInfo, container: InputContainer, clock: _Clock) -> float:
+    """Seconds by which a video ends before its header says; 0 where that says nothing, or nearly what is there.
+
+    Some muxers count a duration from the first frame, others from zero: the earlier of the two ends is believed.
+    """
     if video.duration is not None:
-        stated = ((container.streams[video.index].start_time or 0) + video.duration) * video.time_base
-        missing = stated - end * video.time_base
+        begins = min(container.streams[video.index].start_time or 0, 0)
+        missing = (begins + video.duration - clock.end) * video.time_base
     elif container.duration is not None:  # of the longest stream
-        missing = Fraction(container.duration + (container.start_time or 0), av.time_base) - packets.latest
+        begins = min(container.start_time or 0, 0)
+        missing = Fraction(begins + container.duration, av.time_base) - packets.latest
     else:
         return 0.0
-    tolerated = SHORT_FRAMES / video.average_rate if video.average_rate else SHORT_SECONDS
-    return float(missing) if missing > tolerated else 0.0
+    return float(missing) if missing > SHORT_FRAMES * clock.frame_seconds else 0.0
 
 
 def _decode(
@@ -231,6 +253,7 @@ def _decode(
     # Not several frames at a time: such a decoder may tell of a damaged packet only while it is drained, where PyAV
     # then drops all frames that follow, up to one for each core. A network is slower than one core decodes.
     stream.thread_type = "SLICE"
+    crop_exactly(stream.codec_context)
     if stream.codec_context.name == "h264":  # else no damage is concealed where several threads decode
         stream.codec_context.options = {"enable_er": "1"}
     # A demuxer that fails half-way sends no packet that drains the decoder: None does.
@@ -282,8 +305,11 @@ class _Clock:
     def __init__(self, video: VideoInfo, container_format: str) -> None:
         self._order = ("dts", "pts") if container_format in WITHOUT_PTS else ("pts", "dts")
         self.retimed = 0
+        self._time_base = video.time_base
+        self._first: int | None = None
         self._last: int | None = None
         self._next = 0
+        self._count = 0
         self._seen: dict[str, int] = {}
         self._backwards = {"pts": 0, "dts": 0}
         self._step = round(1 / (video.average_rate * video.time_base)) if video.average_rate else 0
@@ -292,6 +318,14 @@ class _Clock:
     def end(self) -> int:
         """Where the last frame ends, in ticks."""
         return self._next
+
+    @property
+    def frame_seconds(self) -> Fraction:
+        """How long a frame lasts: by the header, which some fill with their clock's rate, or on average."""
+        stated, average = self._step * self._time_base, Fraction(0)
+        if self._count > 1 and self._first is not None and self._last is not None:
+            average = Fraction(self._last - self._first, self._count - 1) * self._time_base
+        return max(stated, average) or SHORT_SECONDS
 
     def time_of(self, frame: VideoFrame, following: VideoFrame | None) -> int:
         """The timestamp of the next frame in the order of presentation, in ticks."""
@@ -308,6 +342,8 @@ class _Clock:
             time = self._free_before(after)
             self.retimed += 1
         self._last, self._next = time, time + (frame.duration or self._step or 1)
+        self._first = time if self._first is None else self._first
+        self._count += 1
         return time
 
     def _runs_ahead(self, time: int, after: int | None) -> bool:

@@ -31,7 +31,7 @@ from vsr.media.ffmpeg import check_names
 from vsr.media.index import PacketIndex, index_packets
 from vsr.media.pictures import find_pictures, is_picture_name, natural_order, probe_pictures
 from vsr.media.probe import probe
-from vsr.media.reader import Damage
+from vsr.media.reader import Damage, said_of_resized
 from vsr.media.stills import is_animated
 from vsr.networks.models import model_covering
 from vsr.pipeline.executors import Executor, executor_for
@@ -198,7 +198,10 @@ def upscale_clip(
             output.check()
         folder.adopt(manifest, output.published)
         done, resumed, lost = _work(plan, folder, watch, options, progress, executor)
-        damage = "; ".join(filter(None, [str(_in_all(done)), *lost]))
+        found = _in_all(done)
+        if found.resized:
+            logger.warning("%s", said_of_resized(source, clip.video, found.resized))
+        damage = "; ".join(filter(None, [str(found), *lost]))
         summary = UpscaleSummary(
             source, target, sum(part.frames for part in done), plan.order.conversion.width,
             plan.order.conversion.height, time.monotonic() - started, tuple(map(str, output.streams)),
@@ -467,6 +470,7 @@ def _in_all(segments: Sequence[Finished]) -> Damage:
         sum(done.damage.undecodable for done in segments),
         sum(done.damage.concealed for done in segments),
         max((done.damage.missing_seconds for done in segments), default=0.0),
+        sum(done.damage.resized for done in segments),
     )
 
 
