@@ -9,8 +9,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av import VideoFrame
+from PIL import Image
 
 import vsr
+from vsr.media.libav import side_data_of
 from vsr.media.pixels import nearest_format
 from vsr.media.probe import probe
 
@@ -191,6 +194,37 @@ def test_hlg_of_a_real_clip(shared_data: Path, tmp_path: Path) -> None:
     assert (tags.range, tags.matrix, tags.primaries, tags.transfer) == (1, 9, 9, 18)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_a_transfer_of_the_bitstream_goes_before_the_containers(codec: str, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+    stream, clip = tmp_path / f"in.{codec[-3:]}.nut", tmp_path / "in.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.12", "-c:v", codec, "-pix_fmt", "yuv420p10le",
+           f"-{codec.removeprefix('lib')}-params", "colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc", stream)
+    ffmpeg("-i", stream, "-c", "copy", "-color_trc", "bt2020-10", "-color_primaries", "bt709", clip)
+    assert b"colrnclx\0\x01\0\x0e" in clip.read_bytes(), "the box says otherwise than the bitstream"
+    assert (probe(clip).video.tags.primaries, probe(clip).video.tags.transfer) == (9, 18)
+    target = vsr.upscale(clip, tmp_path / "out.mp4", model="identity", codec="hevc").target
+    assert (probe(target).video.tags.primaries, probe(target).video.tags.transfer) == (9, 18)
+    assert b"colrnclx\0\x09\0\x12" in target.read_bytes()
+
+
+@pytest.mark.parametrize(("height", "stated"), [(360, 2), (719, 2), (720, 1), (1080, 1)])
+@pytest.mark.parametrize("codec", ["h264", "ffv1"])
+def test_red_stays_red_where_players_change_their_guess(
+    height: int, stated: int, codec: str, ffmpeg: Ffmpeg, tmp_path: Path
+) -> None:
+    """An untagged clip of few lines is BT.601; what it grows to is read as it was written, tags heeded or not."""
+    clip = tmp_path / "in.mkv"
+    red = "color=0xde1e10:s=64x48:r=25:d=0.04,scale=out_color_matrix=smpte170m,format=yuv444p"
+    ffmpeg("-f", "lavfi", "-i", f"{red},setparams=colorspace=unknown", "-c:v", "ffv1", "-pix_fmt", "yuv444p", clip)
+    assert probe(clip).video.tags.matrix == 2
+    target = vsr.upscale(clip, tmp_path / "out.mkv", model="bicubic", size=(64, height), codec=codec).target
+    assert probe(target).video.tags.matrix == stated
+    matrix = "bt709" if height >= 720 else "smpte170m"  # by what it says, and by the rule of thumb
+    read = f"scale=in_color_matrix={matrix},format=gbrp"
+    ffmpeg("-i", target, "-vf", read, "-frames:v", "1", tmp_path / "seen.png")
+    assert np.abs(np.asarray(Image.open(tmp_path / "seen.png"))[0, 0].astype(int) - (222, 30, 16)).max() <= 2
+
+
 def test_rgb_into_h264_is_what_players_see(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     clip = tmp_path / "in.mkv"
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.12,format=gbrp", "-c:v", "ffv1", clip)
@@ -203,3 +237,76 @@ def test_rgb_into_h264_is_what_players_see(ffmpeg: Ffmpeg, tmp_path: Path) -> No
     assert np.abs(pictures[0] - pictures[1]).mean() < 2
     tags = probe(target).video.tags
     assert (tags.range, tags.matrix) == (1, 1)
+
+
+def captions_of(path: Path) -> list[bytes]:
+    """The closed captions of each frame that has some."""
+    with av.open(str(path)) as container:
+        data = [side_data_of(frame) for frame in container.decode(video=0)]
+    return [entries["A53_CC"] for entries in data if "A53_CC" in entries]
+
+
+def write_captioned(path: Path) -> None:
+    """H.264 of twelve frames, each with two letters of CEA-608 in a message of ATSC A/53."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        frames = [VideoFrame.from_ndarray(np.full((72, 64), 9 * index, np.uint8), "yuv420p") for index in range(12)]
+        for index, frame in enumerate(frames):
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+        for packet in [packet for frame in [*frames, None] for packet in stream.encode(frame)]:
+            unit = bytes(packet)
+            at = next(at for at in range(len(unit)) if unit[at : at + 3] == b"\0\0\1" and unit[at + 3] & 31 in (1, 5))
+            letters = bytes([0x41 + round(packet.pts * packet.time_base * 25), 0x42])
+            message = b"\xb5\0\x31GA94\x03\xc1\xff\xfc" + letters + b"\xff"
+            new = av.Packet(unit[:at] + b"\0\0\1\6\4" + bytes([len(message)]) + message + b"\x80" + unit[at:])
+            new.stream, new.time_base, new.pts, new.dts = stream, packet.time_base, packet.pts, packet.dts
+            new.is_keyframe = packet.is_keyframe
+            container.mux(new)
+
+
+@pytest.mark.parametrize(
+    ("codec", "kept"), [("h264", True), ("hevc", True), ("libx264rgb", True), ("av1", False), ("ffv1", False)]
+)
+def test_closed_captions_are_kept_or_it_is_said(
+    codec: str, kept: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = tmp_path / "in.ts"
+    write_captioned(clip)
+    captions = captions_of(clip)
+    assert len(set(captions)) == 12
+    target = vsr.upscale(clip, tmp_path / "out.mkv", model="bicubic", scale=2, codec=codec).target
+    assert captions_of(target) == (captions if kept else [])
+    said = "in.ts: closed captions inside of the video cannot be kept." in caplog.text
+    assert said is not kept
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "codec", "kept"),
+    [
+        (".mkv", ".mkv", "h264", True), (".mkv", ".mp4", "h264", True), (".mkv", ".mkv", "hevc", True),
+        (".mkv", ".mp4", "hevc", False), (".mp4", ".mkv", "h264", True), (".mp4", ".ts", "h264", True),
+    ],
+)  # fmt: skip
+def test_the_arrangement_of_a_stereoscopic_picture_is_kept_or_it_is_said(
+    source: str, target: str, codec: str, kept: bool, ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = tmp_path / f"in{source}"
+    tagged = {".mkv": ("-metadata:s:v", "stereo_mode=left_right"), ".mp4": ("-x264-params", "frame-packing=3")}
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.12", "-c:v", "libx264", *tagged[source], clip)
+    assert "STEREO3D" in probe(clip).video.side_data
+    out = vsr.upscale(clip, tmp_path / f"out{target}", model="identity", codec=codec).target
+    assert ("STEREO3D" in probe(out).video.side_data) is kept
+    said = f"in{source}: the arrangement of a stereoscopic picture cannot be kept." in caplog.text
+    assert said is not kept
+
+
+def test_side_data_that_pyav_does_not_know_hides_no_other(tmp_path: Path) -> None:
+    """A JPEG with EXIF: libav tells of that and of the orientation in it, PyAV knows only the latter."""
+    described = Image.Exif()
+    described[0x010E], described[0x0112] = "a picture", 6
+    clip = tmp_path / "in.mjpeg"
+    Image.new("RGB", (64, 48), (200, 10, 10)).save(clip, "JPEG", exif=described)
+    assert "DISPLAYMATRIX" in probe(clip).video.side_data
+    vsr.upscale(clip, tmp_path / "out.mp4", model="identity")
+    assert probe(tmp_path / "out.mp4").video.display_matrix == probe(clip).video.display_matrix

@@ -171,7 +171,7 @@ def test_colour(pix_fmt: str, tags: ColourTags, codec: str, written: ColourTags,
 
 
 @pytest.mark.parametrize(
-    ("pix_fmt", "codec", "lost", "words"),
+    ("pix_fmt", "codec", "side_data", "words"),
     [
         ("yuva420p", "h264", (), ["a.mp4: its alpha channel is left out, as yuv420p holds none."]),
         ("bgra", "h264", (), ["a.mp4: its alpha channel is left out, as yuv444p holds none."]),
@@ -179,14 +179,18 @@ def test_colour(pix_fmt: str, tags: ColourTags, codec: str, written: ColourTags,
         ("yuva420p", "ffv1", (), []),
         ("yuv422p12le", "h264", (), ["a.mp4: of its 12 bits yuv422p10le keeps 10."]),
         ("gray16le", "av1", (), ["a.mp4: of its 16 bits yuv420p10le keeps 10."]),
-        ("yuv420p", "h264", ("HDR10+ metadata",), ["a.mp4: HDR10+ metadata cannot be kept."]),
+        ("yuv420p", "h264", ("DYNAMIC_HDR_PLUS",), ["a.mp4: HDR10+ metadata cannot be kept."]),
+        ("yuv420p", "h264", ("ICC_PROFILE",), ["a.mp4: the colour profile (ICC) cannot be kept."]),
+        ("yuv420p", "h264", ("PANSCAN",), ["a.mp4: pan and scan windows cannot be kept."]),
+        ("yuv420p", "h264", ("S12M_TIMECODE",), ["a.mp4: the time code inside of the video cannot be kept."]),
+        ("yuv420p", "h264", ("SEI_UNREGISTERED", "MOTION_VECTORS"), []),
         ("yuv420p", "h264", (), []),
     ],
 )
 def test_what_is_lost_is_named(
-    pix_fmt: str, codec: str, lost: tuple[str, ...], words: list[str], caplog: pytest.LogCaptureFixture
+    pix_fmt: str, codec: str, side_data: tuple[str, ...], words: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    clip = ClipInfo(Path("a.mp4"), replace(PLAIN, pix_fmt=pix_fmt, lost=lost), ())
+    clip = ClipInfo(Path("a.mp4"), replace(PLAIN, pix_fmt=pix_fmt, side_data=side_data), ())
     with caplog.at_level(logging.WARNING):
         plan_video(clip, codec_named(codec), UpscaleOptions(codec=codec), 1)
     assert [record.getMessage() for record in caplog.records] == words

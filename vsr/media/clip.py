@@ -65,7 +65,8 @@ class VideoInfo:
         mastering_display: of HDR10, None where unstated.
         light_levels: of HDR10, None where unstated.
         disposition: libav's flags.
-        lost: other things that the first frame carries and that cannot be kept, in words.
+        side_data: what the first frame carries beside its pixels, by libav's names.
+        metadata: the keys of what the file says of the stream.
     """
 
     index: int
@@ -85,7 +86,8 @@ class VideoInfo:
     mastering_display: MasteringDisplay | None = None
     light_levels: LightLevels | None = None
     disposition: int = 0
-    lost: tuple[str, ...] = ()
+    side_data: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
 
 
 def colour_of(video: VideoInfo, height: int) -> ColourSpec:

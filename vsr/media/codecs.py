@@ -48,6 +48,7 @@ class Codec:
         most_threads: more would cost compression, or be refused.
         parameters: what is passed on to the encoder's library in any case, under ``hdr.option``.
         environment: variables by which the encoder's library is told to keep silent.
+        side_data: what it writes of the frames' side data, by libav's names.
     """
 
     encoder: str
@@ -63,6 +64,7 @@ class Codec:
     most_threads: int = 16
     parameters: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    side_data: frozenset[str] = frozenset()
 
 
 _X26_PRESETS = (
@@ -73,11 +75,11 @@ CODECS = {
     # CRF 18 is visually lossless for most material, by the guide of x264's wiki.
     "h264": Codec(
         "libx264", (0, 51), _X26_PRESETS, defaults={"crf": "18", "preset": "medium"},
-        hdr=HdrOptions("x264-params", "mastering-display", "cll"),
+        hdr=HdrOptions("x264-params", "mastering-display", "cll"), side_data=frozenset({"A53_CC", "STEREO3D"}),
     ),
     "hevc": Codec(
-        "libx265", (0, 51), _X26_PRESETS, defaults={"crf": "20", "preset": "medium"}, sizes="even",
-        hdr=HdrOptions("x265-params", "master-display", "max-cll"), parameters="log-level=error",
+        "libx265", (0, 51), _X26_PRESETS, defaults={"crf": "20", "preset": "medium", "a53cc": "1"}, sizes="even",
+        side_data=frozenset({"A53_CC"}), hdr=HdrOptions("x265-params", "master-display", "max-cll"), parameters="log-level=error",
         most_threads=4,  # frames at a time; what is in a frame takes all cores in any case
         narrowest=64,  # of frames of 48 columns or less it writes beyond its memory
     ),

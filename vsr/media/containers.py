@@ -28,6 +28,7 @@ class Container:
         turns: whether it holds a display matrix; where not, the pixels are turned instead.
         chapters: whether it holds chapters.
         one_rate: all frames last equally long.
+        stereo_mode: its metadata say how the pictures of the two eyes are arranged.
         refused: codecs that the muxer says it takes, but turns down when it writes the header.
         held: the codecs that it holds, where its muxer does not tell.
         options: libav's options of the muxer.
@@ -42,6 +43,7 @@ class Container:
     turns: bool = True
     chapters: bool = True
     one_rate: bool = False
+    stereo_mode: bool = False
     refused: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()
     options: tuple[tuple[str, str], ...] = ()
@@ -62,8 +64,8 @@ CONTAINERS = {
     ".mov": Container(
         "mov", "h264", "aac", "mov_text", refused=frozenset({"flac", "opus", "truehd", "vp8", "vp9", "av1"}),
     ),
-    ".mkv": Container("matroska", "h264", "flac", "srt", attachments=True),
-    ".webm": Container("webm", "vp9", "libopus", "webvtt"),
+    ".mkv": Container("matroska", "h264", "flac", "srt", attachments=True, stereo_mode=True),
+    ".webm": Container("webm", "vp9", "libopus", "webvtt", stereo_mode=True),
     ".ts": Container(
         "mpegts", "h264", "aac", None, turns=False, chapters=False, held=_TS,
         options=(("muxdelay", "0"), ("muxpreload", "0")),  # else everything comes 1.4 s later

@@ -8,7 +8,11 @@ from av.codec.codec import UnknownCodecError
 
 from vsr.errors import UsageError
 from vsr.media.codecs import CODECS, Codec
+from vsr.media.ffmpeg import encoder_options
 from vsr.media.pixels import has_alpha, planes_like
+
+CAPTIONS_OPTION = "a53cc"
+"""libav's, of encoders that write closed captions into the video."""
 
 UNCODED = frozenset({"rawvideo", "wrapped_avframe"})
 """Encoders of libav's that encode nothing, and that few containers hold."""
@@ -20,7 +24,7 @@ def codec_named(name: str) -> Codec:
     Raises:
         UsageError: neither, or an entry whose encoder this build lacks.
     """
-    codec = CODECS.get(name) or Codec(name)
+    codec = CODECS.get(name) or _plain(name)
     try:
         if name not in UNCODED and LibavCodec(codec.encoder, "w").type == "video":
             return codec
@@ -30,6 +34,13 @@ def codec_named(name: str) -> Codec:
     raise UsageError(
         f"this build of libav has no video encoder {codec.encoder!r}: take {', '.join(there)}, or an encoder's name."
     )
+
+
+def _plain(name: str) -> Codec:
+    """An encoder of which nothing is known but that it may take captions."""
+    if CAPTIONS_OPTION in encoder_options(name):
+        return Codec(name, defaults={CAPTIONS_OPTION: "1"}, side_data=frozenset({"A53_CC"}))
+    return Codec(name)
 
 
 def format_of(codec: Codec) -> str:

@@ -76,7 +76,7 @@ MOST_SIDE_DATA_TYPES = 48
 
 
 def _without_unknown_side_data(frame: VideoFrame) -> VideoFrame:
-    known = {kind.value for kind in SideDataType}
+    known = {int(cast(Any, kind).value) for kind in SideDataType}
     graph = Graph()
     last = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)

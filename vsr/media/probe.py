@@ -24,7 +24,15 @@ from av.video.stream import VideoStream
 from vsr.errors import InputError, is_out_of_memory
 from vsr.media.clip import CENTRE, UNSPECIFIED, ClipInfo, ColourTags, StreamInfo, VideoInfo
 from vsr.media.hdr import LightLevels, MasteringDisplay
-from vsr.media.libav import chroma_location_of, crop_exactly, field_order_of, fraction_of, open_input, readable, side_data_of
+from vsr.media.libav import (
+    chroma_location_of,
+    crop_exactly,
+    field_order_of,
+    fraction_of,
+    open_input,
+    readable,
+    side_data_of,
+)
 from vsr.media.limits import MAX_PIXELS, has_room
 from vsr.media.opening import files_only
 from vsr.signals import shielded
@@ -43,16 +51,8 @@ INTERLACED = (2, 3, 4, 5)
 MOST_PACKETS = 100
 """Packets that are searched for a first frame."""
 
-LOST = {
-    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
-    "DYNAMIC_HDR_VIVID": "HDR Vivid metadata",
-    "DOVI_METADATA": "Dolby Vision metadata",
-    "A53_CC": "closed captions inside of the video",
-    "STEREO3D": "the arrangement of a stereoscopic picture",
-    "SPHERICAL": "the projection of a spherical picture",
-    "FILM_GRAIN_PARAMS": "the parameters of synthetic film grain",
-}
-"""What a frame can carry and vsr does not write back, by libav's names."""
+DOLBY_VISION_TAGS = frozenset({"dvh1", "dvhe", "dva1", "dvav", "dav1"})
+"""Codec tags of MP4 that stand for a video with a record of Dolby Vision."""
 
 
 @contextmanager
@@ -191,6 +191,8 @@ def _video_info(stream: VideoStream, container_duration: int | None) -> VideoInf
         duration=stream.duration,
         interlaced=field_order_of(context) in INTERLACED,
         disposition=int(stream.disposition),
+        side_data=("DOVI_METADATA",) if context.codec_tag in DOLBY_VISION_TAGS else (),
+        metadata=tuple(map(readable, stream.metadata)),
     )  # fmt: skip
 
 
@@ -245,5 +247,5 @@ def _with_frame(video: VideoInfo, frame: VideoFrame) -> VideoInfo:
         display_matrix=tuple(np.frombuffer(matrix, "<i4").tolist()) if matrix else None,
         mastering_display=MasteringDisplay.from_bytes(display) if display else None,
         light_levels=LightLevels.from_bytes(light) if light else None,
-        lost=tuple(words for name, words in LOST.items() if name in entries),
+        side_data=tuple(sorted({*video.side_data, *entries})),
     )

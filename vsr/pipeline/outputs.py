@@ -151,7 +151,9 @@ class ClipOutput:
 
     def plan(self, scale: float) -> Conversion:
         """As ``Output``; the encoder is tried out."""
-        video, conversion = plan_video(self._clip, self._codec, self._options, scale, turns=self._container.turns)
+        video, conversion = plan_video(
+            self._clip, self._codec, self._options, scale, turns=self._container.turns, kept=self._kept_side_data()
+        )
         if self._container.one_rate:
             logger.warning("%s: an AVI has one frame rate; frames at other times come at the next tick.", self._target)
         self._encoder_options = self._options.encoder_options(self._codec.preset_option)
@@ -160,6 +162,11 @@ class ClipOutput:
         check_encoder(self._codec, self._encoder_options, video)
         self._video = video
         return conversion
+
+    def _kept_side_data(self) -> frozenset[str]:
+        """What of the frames' side data the encoder or the container keeps."""
+        tagged = self._container.stereo_mode and "stereo_mode" in self._clip.video.metadata
+        return self._codec.side_data | (frozenset({"STEREO3D"}) if tagged else frozenset())
 
     def settings(self) -> dict[str, str]:
         """As ``Output``."""

@@ -24,6 +24,23 @@ RGB_MATRIX, BT709, BT2020 = 0, 1, 9
 """Codes of H.273, of matrices and of primaries alike but for the first."""
 
 
+SIDE_DATA = {
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid metadata",
+    "DOVI_METADATA": "Dolby Vision metadata",
+    "AMBIENT_VIEWING_ENVIRONMENT": "the description of the viewing environment",
+    "A53_CC": "closed captions inside of the video",
+    "STEREO3D": "the arrangement of a stereoscopic picture",
+    "SPHERICAL": "the projection of a spherical picture",
+    "FILM_GRAIN_PARAMS": "the parameters of synthetic film grain",
+    "ICC_PROFILE": "the colour profile (ICC)",
+    "PANSCAN": "pan and scan windows",
+    "AFD": "the active format description",
+    "S12M_TIMECODE": "the time code inside of the video",
+}
+"""What a frame can carry and the new video may have no place for, by libav's names."""
+
+
 @dataclass(frozen=True)
 class Conversion:
     """How the code values change on their way: as decoded, to RGB, and as the encoder takes them.
@@ -113,6 +130,7 @@ def plan_video(
     *,
     turns: bool = True,
     planes: str | None = None,
+    kept: frozenset[str] = frozenset(),
 ) -> tuple[VideoFormat, Conversion]:
     """Everything that the encoder and the conversion have to know.
 
@@ -123,6 +141,7 @@ def plan_video(
         scale: of the engine.
         turns: as ``plan_geometry``.
         planes: the pixel format to write; None: the one in which the encoder loses least.
+        kept: of the frames' side data, what the output has, by libav's names.
 
     Raises:
         UsageError: a size that cannot be written, a pixel format that the encoder does not take, or a size that the
@@ -134,7 +153,7 @@ def plan_video(
     encoded, planes = (planes, planes) if planes else encoded_format(codec, decoded, asked=options.pix_fmt)
     target_layout = layout_of(planes)
     assert target_layout is not None
-    _name_what_is_lost(clip, source_layout, encoded, target_layout)
+    _name_what_is_lost(clip, source_layout, encoded, target_layout, kept)
     asked = plan_geometry(video, options, scale, turns=turns)
     geometry = asked.rounded_up(*_steps(codec, target_layout))
     _check_size(clip, codec, options, asked, geometry, scale)
@@ -204,7 +223,11 @@ def _check_size(
 def _plan_colour(
     video: VideoInfo, height: int, source: PixelLayout, target: PixelLayout
 ) -> tuple[ColourTags, ColourSpec]:
-    """The tags of the output, and what its code values mean: as in the source, but for what the format forces."""
+    """The tags of the output, and what its code values mean: as in the source, but for what the format forces.
+
+    A matrix that nobody stated is written where the clip grows past the height at which players change their guess:
+    they agree on 720 lines no more than on what to do there.
+    """
     location = _chroma_location(video, source, target)
     tags = replace(video.tags, chroma_location=location)
     colour = replace(colour_of(replace(video, tags=tags), height))
@@ -214,6 +237,8 @@ def _plan_colour(
         wide = tags.primaries == BT2020
         colour = replace(colour, matrix="bt2020" if wide else "bt709", full_range=False)
         tags = replace(tags, matrix=BT2020 if wide else BT709, range=LIMITED)
+    elif target.kind == "yuv" and tags.matrix == UNSPECIFIED and colour.matrix != colour_of(video, video.height).matrix:
+        tags = replace(tags, matrix=BT709)
     elif target.kind == "rgb":
         colour = replace(colour, full_range=True)
         known = tags.matrix != UNSPECIFIED or source.kind == "rgb"
@@ -230,12 +255,15 @@ def _chroma_location(video: VideoInfo, source: PixelLayout, target: PixelLayout)
     return {5: LEFT, 6: CENTRE}.get(stated, stated)  # those at the bottom, which nobody writes
 
 
-def _name_what_is_lost(clip: ClipInfo, source: PixelLayout, encoded: str, target: PixelLayout) -> None:
+def _name_what_is_lost(
+    clip: ClipInfo, source: PixelLayout, encoded: str, target: PixelLayout, kept: frozenset[str]
+) -> None:
     """Nothing of a clip is dropped in silence."""
     name = clip.path.name
     if has_alpha(clip.video.pix_fmt) and not target.alpha and not clip.video.pix_fmt.startswith("pal"):
         logger.warning("%s: its alpha channel is left out, as %s holds none.", name, encoded)
     if source.bit_depth > target.bit_depth:
         logger.warning("%s: of its %d bits %s keeps %d.", name, source.bit_depth, encoded, target.bit_depth)
-    for lost in clip.video.lost:
-        logger.warning("%s: %s cannot be kept.", name, lost)
+    for kind, words in SIDE_DATA.items():
+        if kind in clip.video.side_data and kind not in kept:
+            logger.warning("%s: %s cannot be kept.", name, words)
