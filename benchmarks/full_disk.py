@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsr.errors import VsrError
-from vsr.media.assemble import Count, count_packets
 from vsr.media.ffmpeg import carried_program
+from vsr.media.verify import Count, count_packets
 
 SECONDS, RATE = 30, 25
 

@@ -13,22 +13,15 @@ from av.stream import Disposition
 
 import vsr
 from vsr.errors import FFmpegError, OutputError, UsageError
-from vsr.media.assemble import (
-    Cut,
-    StreamPlan,
-    assemble,
-    check_assembled,
-    count_packets,
-    plan_streams,
-    write_what_can_be,
-)
-from vsr.media.clip import ClipInfo, ColourTags, StreamInfo, VideoInfo
+from vsr.media.assemble import StreamPlan, assemble, plan_streams, write_what_can_be
+from vsr.media.clip import ClipInfo, ColourTags, Cut, StreamInfo, VideoInfo
 from vsr.media.codecs import CODECS
 from vsr.media.containers import CONTAINERS, container_of
 from vsr.media.encoder import Encoder, VideoFormat
 from vsr.media.ffmpeg import DiskError, carried_program, the_program
 from vsr.media.probe import probe
 from vsr.media.reader import Frame, read_frames
+from vsr.media.verify import check_assembled, count_packets
 
 MakeClip = Callable[..., Path]
 Ffmpeg = Callable[..., str]

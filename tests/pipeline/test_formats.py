@@ -198,7 +198,7 @@ def test_hlg_of_a_real_clip(shared_data: Path, tmp_path: Path) -> None:
 def test_a_transfer_of_the_bitstream_goes_before_the_containers(codec: str, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     stream, clip = tmp_path / f"in.{codec[-3:]}.nut", tmp_path / "in.mp4"
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.12", "-c:v", codec, "-pix_fmt", "yuv420p10le",
-           f"-{codec.removeprefix('lib')}-params", "colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc", stream)
+           f"-{codec[3:]}-params", "colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc", stream)  # fmt: skip
     ffmpeg("-i", stream, "-c", "copy", "-color_trc", "bt2020-10", "-color_primaries", "bt709", clip)
     assert b"colrnclx\0\x01\0\x0e" in clip.read_bytes(), "the box says otherwise than the bitstream"
     assert (probe(clip).video.tags.primaries, probe(clip).video.tags.transfer) == (9, 18)

@@ -204,7 +204,7 @@ def _join_sound(encoded: Path, clips: Sequence[ClipInfo], path: Path, container:
     clip = (heard or clips)[0]
     streams = [plan for plan in plan_streams(clip, container) if plan.stream.kind == "audio"]
     for plan in streams:
-        logger.log(logging.INFO if plan.action == "copy" else logging.WARNING, "%s: %s", clip.path.name, plan)
+        logger.log(logging.INFO if plan.is_kept else logging.WARNING, "%s: %s", clip.path.name, plan)
     # The clock of the output is that of the clip that gave the timestamps, which need not be the one with the sound.
     clock = replace(clip, video=replace(clip.video, time_base=clips[0].video.time_base))
     assemble(encoded, clock, streams, path, container)

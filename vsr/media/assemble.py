@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import av
 import ffmpeg
-from av.stream import Disposition, Stream
+from av.stream import Disposition
 
 from vsr.errors import FFmpegError, OutputError, UsageError
-from vsr.media.clip import UNSPECIFIED, ClipInfo, StreamInfo
+from vsr.media.clip import UNSPECIFIED, WHOLE, ClipInfo, Cut, StreamInfo
 from vsr.media.containers import TEXT_SUBTITLES, Container, holds
 from vsr.media.encoder import VideoFormat
 from vsr.media.ffmpeg import DiskError, audio_encoders, has_option, run
@@ -27,6 +27,15 @@ logger = logging.getLogger(__name__)
 
 BRANDS = ("major_brand", "minor_version", "compatible_brands")
 """What libav tells of an MP4's kind as if it were metadata."""
+
+TIMECODE = "timecode"
+"""The key of the metadata from which muxers make a track of time codes."""
+
+BROADCASTS, LATE_CLOCK_SECONDS = frozenset({"mpegts", "mpeg", "wtv"}), 10
+"""Formats whose clock is the sender's, and a beginning by it that nobody meant."""
+
+LATE_SECONDS = Fraction(1, 20)
+"""By how much sound may begin later than the picture before silence is put there: about two of its packets."""
 
 AS_ASKED = "as asked"
 """The reason of plans that follow from what the user chose."""
@@ -41,23 +50,42 @@ class StreamPlan:
 
     Attributes:
         stream: the stream.
-        action: ``copy`` leaves every packet as it is.
+        action: ``copy`` leaves every packet as it is; ``rewrite`` takes none, as the muxer makes the stream anew.
         codec: what it is converted to, empty unless ``action`` is ``convert``.
         reason: why it is not copied, for the user.
+        filled: silence is put where it begins late or has gaps.
     """
 
     stream: StreamInfo
-    action: Literal["copy", "convert", "drop"]
+    action: Literal["copy", "convert", "rewrite", "drop"]
     codec: str = ""
     reason: str = ""
+    filled: bool = False
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the output takes packets of the source's stream."""
+        return self.action in ("copy", "convert")
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the output has all that the stream says, as it said it."""
+        return self.action in ("copy", "rewrite")
 
     def __str__(self) -> str:
-        what = {"copy": "copied", "convert": f"converted to {self.codec}", "drop": "left out"}[self.action]
+        what = {
+            "copy": "copied", "convert": f"converted to {self.codec}", "rewrite": "written anew", "drop": "left out",
+        }[self.action]  # fmt: skip
         return f"{self.stream}: {what}{f' ({self.reason})' if self.reason else ''}"
 
 
 def plan_streams(
-    clip: ClipInfo, container: Container, *, audio: str = "copy", subtitles: Literal["copy", "none"] = "copy"
+    clip: ClipInfo,
+    container: Container,
+    *,
+    audio: str = "copy",
+    subtitles: Literal["copy", "none"] = "copy",
+    cut: Cut = WHOLE,
 ) -> list[StreamPlan]:
     """Decide, before any frame is computed, what becomes of each of the source's other streams.
 
@@ -68,13 +96,46 @@ def plan_streams(
         container: what the output can hold.
         audio: ``copy``: as it is, where the container holds it; ``none``: left out; else the encoder to convert it by.
         subtitles: ``copy``: as they are, or converted where the container demands it; ``none``: left out.
+        cut: the part of the source that is wanted.
 
     Raises:
         UsageError: there is no such encoder, or the container does not hold what it makes.
     """
     if audio not in ("copy", "none"):
         _check_audio_encoder(audio, container)
-    return [_plan(stream, container, audio, subtitles) for stream in clip.others]
+    plans = [_plan(stream, container, audio, subtitles) for stream in clip.others]
+    if TIMECODE in (*clip.metadata, *clip.video.metadata) and container.timecode and cut.start is None:
+        plans = [replace(plan, action="rewrite", reason="") if _is_timecode(plan) else plan for plan in plans]
+    return plans if container.timestamps else [_filled(plan, plans, clip, container, cut) for plan in plans]
+
+
+def _is_timecode(plan: StreamPlan) -> bool:
+    return plan.stream.kind == "data" and plan.stream.has_timecode
+
+
+def _filled(
+    plan: StreamPlan, plans: Sequence[StreamPlan], clip: ClipInfo, container: Container, cut: Cut
+) -> StreamPlan:
+    """The plan with silence at the beginning where the container cannot say that a stream begins late."""
+    if plan.stream.kind != "audio" or not plan.is_read or not plan.stream.sample_rate:
+        return plan
+    if beginning_of(plan.stream, cut) - earliest_beginning(clip, plans, cut) <= LATE_SECONDS:
+        return plan
+    codec = plan.codec or container.audio
+    return replace(plan, action="convert", codec=codec, reason=f"in {container.muxer} all begins at once", filled=True)
+
+
+def beginning_of(stream: StreamInfo, cut: Cut) -> Fraction:
+    """When what is wanted of a stream begins, in seconds of the source's clock."""
+    start = stream.start or Fraction(0)
+    return start if cut.start is None else max(start, cut.start)
+
+
+def earliest_beginning(clip: ClipInfo, plans: Sequence[StreamPlan], cut: Cut) -> Fraction:
+    """When the first of the streams that are kept begins, in seconds of the source's clock."""
+    video = (clip.video.first_pts or 0) * clip.video.time_base
+    begins = video if cut.start is None else max(video, cut.start)
+    return min([begins, *(beginning_of(plan.stream, cut) for plan in plans if plan.is_read and plan.stream.is_timed)])
 
 
 def _check_audio_encoder(name: str, container: Container) -> None:
@@ -119,33 +180,6 @@ def _plan(stream: StreamInfo, container: Container, audio: str, subtitles: str) 
             return StreamPlan(stream, "drop", reason=cannot)
 
 
-@dataclass(frozen=True)
-class Cut:
-    """The part of a clip that is wanted, in seconds of the source's own timestamps.
-
-    Attributes:
-        start: packets that begin earlier are left out; None keeps all.
-        end: packets that begin then or later are left out; None keeps all.
-        shift: how much earlier everything comes, so that the part begins where the clip began.
-    """
-
-    start: Fraction | None = None
-    end: Fraction | None = None
-    shift: Fraction = Fraction(0)
-
-    def holds(self, seconds: Fraction) -> bool:
-        """Whether what begins then is wanted."""
-        return (self.start is None or seconds >= self.start) and (self.end is None or seconds < self.end)
-
-    def drop(self, later: Fraction) -> str:
-        """The expression of libav's ``noise`` filter that holds for packets to leave out, which come so much later."""
-        bounds = [("lt", self.start), ("gte", self.end)]
-        return "+".join(f"{name}(pts*tb,{float(at + later):.6f})" for name, at in bounds if at is not None)
-
-
-WHOLE = Cut()
-
-
 def assemble(
     video: Path,
     clip: ClipInfo,
@@ -188,16 +222,17 @@ def assemble(
         # One clock for track and edit list, so that no timestamp is rounded.
         options["video_track_timescale"] = clip.video.time_base.denominator
         options["movie_timescale"] = _common_clock(clip, streams)
-        if any("." in key for key in clip.metadata):  # com.android.version: iTunes' list of keys has no such
+        if _has_keys_of_its_own(clip, container):
             options["movflags"] = "use_metadata_tags"
     if container.one_rate and clip.video.average_rate:
         options["r:0"] = str(clip.video.average_rate)  # else 600 a second, nearly all of them fillers
     mapped = [new["v:0"]]
+    shift = encoded.shift * clip.video.time_base if encoded else Fraction(0)
     if not clip.pictures:
-        shift = encoded.shift * clip.video.time_base if encoded else Fraction(0)
         mapped += _source_streams(clip, streams, container, cut, options, shift, sample_seconds)
+    if later := -cut.shift - _offset(clip, container, streams, cut, shift):
+        options["output_ts_offset"] = f"{float(later):.6f}"
     if cut != WHOLE:
-        options["output_ts_offset"] = f"{float(-cut.shift):.6f}"
         options["map_chapters"] = -1
         if container.chapters and (chapters := _chapters(clip, cut)):
             listing = video.with_name("chapters.txt")
@@ -274,11 +309,11 @@ def write_what_can_be(
     except DiskError:
         raise
     except FFmpegError as exc:
-        if all(plan.action == "drop" for plan in streams):
+        if not any(plan.is_read for plan in streams):
             raise
         logger.info("not all streams can be written: %s", exc)
     attempt([])
-    fitting = [plan if plan.action == "drop" else _fitting(plan, container, attempt) for plan in streams]
+    fitting = [_fitting(plan, container, attempt) if plan.is_read else plan for plan in streams]
     attempt(fitting)
     return fitting
 
@@ -315,86 +350,6 @@ def _conversions(plan: StreamPlan, container: Container) -> list[StreamPlan]:
     return []
 
 
-class Count(NamedTuple):
-    """Of the packets of a stream that hold something; its kind by libav's name."""
-
-    kind: str
-    packets: int
-    num_bytes: int
-
-
-def count_packets(path: Path, cut: Cut = WHOLE) -> list[Count]:
-    """Count the packets of every stream of a file.
-
-    Args:
-        path: the file.
-        cut: the part of it that counts; packets without a timestamp do in any case.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    with open_clip(path) as container:
-        counts = [Count(stream.type, 0, 0) for stream in container.streams]
-        # Between two lines of mov_text stands an empty one, which is a length of two bytes.
-        least = [2 if _codec_of(stream) == "mov_text" else 0 for stream in container.streams]
-        for packet in container.demux():
-            time_base = fraction_of(packet.time_base)
-            wanted = packet.pts is None or time_base is None or cut.holds(packet.pts * time_base)
-            if wanted and packet.size > least[packet.stream_index]:
-                kind, packets, num_bytes = counts[packet.stream_index]
-                counts[packet.stream_index] = Count(kind, packets + 1, num_bytes + packet.size)
-        return counts
-
-
-def _codec_of(stream: Stream) -> str:
-    return stream.codec_context.codec.canonical_name if stream.codec_context else ""
-
-
-def check_assembled(
-    target: Path, clip: ClipInfo, streams: Sequence[StreamPlan], *, num_frames: int, cut: Cut = WHOLE
-) -> list[str]:
-    """Count what is in an assembled file against what was to be in it.
-
-    Args:
-        target: the file.
-        clip: the source.
-        streams: what was to become of its other streams.
-        num_frames: packets of the new video.
-        cut: the part of the source that the new video shows.
-
-    Returns:
-        what is missing of the other streams, or too much, in words.
-
-    Raises:
-        OutputError: the video is not whole.
-    """
-    kept = [plan for plan in streams if plan.action != "drop" and plan.stream.kind in ("audio", "subtitle")]
-    video, *others = count_packets(target) or [Count("none", 0, 0)]
-    if video.packets != num_frames:
-        raise OutputError(f"ffmpeg left {target.name} with {video.packets} of {num_frames} frames, and no word of it.")
-    wanted = count_packets(clip.path, cut) if kept else []
-    lost, slack = [], int(cut != WHOLE)
-    for number, plan in enumerate(kept):
-        want, kind = wanted[plan.stream.index], plan.stream.kind
-        places = [place for place, count in enumerate(others) if count.kind == kind]
-        if not want.packets and len(places) < sum(later.stream.kind == kind for later in kept[number:]):
-            continue  # where a part has nothing of a stream, some formats leave it out
-        got = others.pop(places[0]) if places else Count(kind, 0, 0)
-        if not _arrived(plan, want, got, slack):
-            lost.append(f"{plan.stream} arrived with {got.packets} of {want.packets} packets")
-    return lost
-
-
-def _arrived(plan: StreamPlan, want: Count, got: Count, slack: int) -> bool:
-    """Whether a stream is whole. Packets at the ends of a part are a matter of rounding."""
-    if plan.stream.kind == "subtitle":
-        return got.packets >= want.packets - slack
-    if plan.action == "convert":
-        return bool(got.packets or not want.packets)
-    # PCM comes in packets of any size, and AAC with headers or without.
-    return abs(got.packets - want.packets) <= slack or got.num_bytes == want.num_bytes
-
-
 def _source_streams(
     clip: ClipInfo, streams: Sequence[StreamPlan], container: Container, cut: Cut, options: Options, shift: Fraction,
     sample_seconds: float | None,
@@ -406,21 +361,54 @@ def _source_streams(
     source = ffmpeg.input(f"file:{clip.path}", protocol_whitelist="file", **demuxer, **later, **sample)
     # One such option turns off what ffmpeg does by itself, so each stream gets its own.
     options |= {"map_metadata": 1, "map_metadata:s:0": f"1:s:{clip.video.index}"}
-    options["metadata:s:0"] = "encoder="  # the source's, not that of the new video
+    said = ["encoder="]  # the source's, not that of the new video
+    if cut.start is not None:
+        said.append(f"{TIMECODE}=")  # that of another frame
+        options["metadata"] = f"{TIMECODE}="
+    options |= _metadata(0, said)
     # They describe the file that was. The number is there to make the options differ.
     options |= {f"metadata:g:{number}": f"{key}=" for number, key in enumerate(BRANDS) if key in clip.metadata}
     options["map_chapters"] = 1 if container.chapters else -1
-    kept = [plan for plan in streams if plan.action != "drop"]
+    kept = [plan for plan in streams if plan.is_read]
     for number, plan in enumerate(kept, start=1):  # output stream 0 is the video
         options |= _stream_options(number, plan, container, cut.drop(shift))
+        if plan.filled and plan.stream.sample_rate:
+            begins = earliest_beginning(clip, streams, cut) + shift
+            first = round(begins * plan.stream.sample_rate)
+            options[f"filter:{number}"] = f"aresample=async=1:min_hard_comp=0.01:first_pts={first}"
     # ffmpeg-python passes on only inputs that are mapped, and the metadata need the source even where no stream does:
     # the question mark lets a stream be missing, and there is none of that number.
     return [*(source[str(plan.stream.index)] for plan in kept), source[f"{len(clip.others) + 1}?"]]
 
 
+def _has_keys_of_its_own(clip: ClipInfo, container: Container) -> bool:
+    """Whether metadata are better written under their own names than in the list that players know.
+
+    That list has no ``com.android.version``; where names are free, a player finds no title, and no cover art.
+    """
+    keys = {key for key in clip.metadata if key not in (*BRANDS, "encoder", "creation_time", "location")}
+    own = {key for key in keys if "." in key}
+    return bool(own) and (container.muxer == "mov" or own == keys)
+
+
+def _offset(
+    clip: ClipInfo, container: Container, streams: Sequence[StreamPlan], cut: Cut, shift: Fraction
+) -> Fraction:
+    """By how much earlier everything comes than the source's clock says, a part's shift apart.
+
+    They are whole ticks of the video. A container without timestamps has no clock, and players of MP4 and Matroska wait
+    for hours where that of a broadcast began long ago.
+    """
+    begins = earliest_beginning(clip, streams, cut) + shift - cut.shift
+    of_sender = clip.format in BROADCASTS and container.muxer not in BROADCASTS and begins > LATE_CLOCK_SECONDS
+    if container.timestamps and not of_sender:
+        return Fraction(0)
+    return math.floor(begins / clip.video.time_base) * clip.video.time_base
+
+
 def _common_clock(clip: ClipInfo, streams: Sequence[StreamPlan]) -> int:
     """Ticks in a second at which every stream that is kept can begin; the video's alone where they are too many."""
-    rates = [plan.stream.sample_rate for plan in streams if plan.action != "drop"]
+    rates = [plan.stream.sample_rate for plan in streams if plan.is_read]
     ticks = clip.video.time_base.denominator
     common = math.lcm(ticks, *(rate for rate in rates if rate))
     return common if common < 2**31 else ticks
@@ -437,7 +425,7 @@ def _light(encoded: VideoFormat | None) -> dict[str, str]:
     return display | ({"content_light:v:0": str(encoded.light_levels)} if encoded.light_levels else {})
 
 
-def _video_options(video: Path, container: Container, encoded: VideoFormat | None) -> dict[str, str | int]:
+def _video_options(video: Path, container: Container, encoded: VideoFormat | None) -> Options:
     """What the container is told of the new video: its tags, and what players want."""
     if container.muxer == "gif":
         # A palette for each frame. What shows through needs a colour of its own.
@@ -461,18 +449,23 @@ def _video_options(video: Path, container: Container, encoded: VideoFormat | Non
 
 def _stream_options(number: int, plan: StreamPlan, container: Container, drop: str) -> Options:
     options: Options = {f"map_metadata:s:{number}": f"1:s:{plan.stream.index}"}
-    said = ""
+    said = [f"title={plan.stream.title}"] if plan.stream.title else []  # which MP4 calls the name
     if plan.action == "convert":
         options[f"c:{number}"] = plan.codec
     if plan.stream.kind == "attachment" and plan.stream.mimetype is None:
-        said = "mimetype=application/octet-stream"  # Matroska demands one
+        said.append("mimetype=application/octet-stream")  # Matroska demands one
     if plan.stream.title and container.muxer in ("mp4", "mov"):
-        said = f"handler_name={plan.stream.title}"  # where players of these look for a title
+        said.append(f"handler_name={plan.stream.title}")  # where players of these look for a title
     if plan.stream.cover_art:
         options[f"disposition:{number}"] = "attached_pic"
     elif drop and plan.stream.kind in ("audio", "subtitle"):
         options[f"bsf:{number}"] = f"noise=drop='{drop}'"
-    return options | ({f"metadata:s:{number}": said} if said else {})
+    return options | _metadata(number, said)
+
+
+def _metadata(number: int, said: Sequence[str]) -> Options:
+    """Options that say ``key=value`` of an output stream; zeros before its number make them differ."""
+    return {f"metadata:s:{'0' * place}{number}": pair for place, pair in enumerate(said)}
 
 
 def _disposition(flags: int) -> str:

@@ -124,6 +124,8 @@ class StreamInfo:
         title: its name for the viewer, None where unstated.
         cover_art: a video that is a picture of what the file is about.
         sample_rate: of audio, None of all else.
+        start: seconds of the clip's clock at which it begins, None where unknown.
+        has_timecode: its metadata have a time code.
     """
 
     index: int
@@ -134,6 +136,13 @@ class StreamInfo:
     title: str | None = None
     cover_art: bool = False
     sample_rate: int | None = None
+    start: Fraction | None = None
+    has_timecode: bool = False
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it plays along with the picture."""
+        return self.kind in ("audio", "subtitle")
 
     def __str__(self) -> str:
         language = f" ({self.language})" if self.language and self.language != "und" else ""
@@ -152,6 +161,7 @@ class ClipInfo:
         format: libav's name of the file's format; empty for pictures.
         start: seconds at which the earliest stream begins.
         metadata: the keys of what the file says of itself.
+        num_chapters: how many chapters it has.
         pictures: the files whose sequence the clip is; empty for a video file.
         icc: the colour profile of the first picture, None where it has none.
     """
@@ -162,5 +172,33 @@ class ClipInfo:
     format: str = ""
     start: Fraction = Fraction(0)
     metadata: tuple[str, ...] = ()
+    num_chapters: int = 0
     pictures: tuple[Path, ...] = ()
     icc: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The part of a clip that is wanted, in seconds of the source's own timestamps.
+
+    Attributes:
+        start: packets that begin earlier are left out; None keeps all.
+        end: packets that begin then or later are left out; None keeps all.
+        shift: how much earlier everything comes, so that the part begins where the clip began.
+    """
+
+    start: Fraction | None = None
+    end: Fraction | None = None
+    shift: Fraction = Fraction(0)
+
+    def holds(self, seconds: Fraction) -> bool:
+        """Whether what begins then is wanted."""
+        return (self.start is None or seconds >= self.start) and (self.end is None or seconds < self.end)
+
+    def drop(self, later: Fraction) -> str:
+        """The expression of libav's ``noise`` filter that holds for packets to leave out, which come so much later."""
+        bounds = [("lt", self.start), ("gte", self.end)]
+        return "+".join(f"{name}(pts*tb,{float(at + later):.6f})" for name, at in bounds if at is not None)
+
+
+WHOLE = Cut()

@@ -79,7 +79,8 @@ CODECS = {
     ),
     "hevc": Codec(
         "libx265", (0, 51), _X26_PRESETS, defaults={"crf": "20", "preset": "medium", "a53cc": "1"}, sizes="even",
-        side_data=frozenset({"A53_CC"}), hdr=HdrOptions("x265-params", "master-display", "max-cll"), parameters="log-level=error",
+        hdr=HdrOptions("x265-params", "master-display", "max-cll"), parameters="log-level=error",
+        side_data=frozenset({"A53_CC"}),
         most_threads=4,  # frames at a time; what is in a frame takes all cores in any case
         narrowest=64,  # of frames of 48 columns or less it writes beyond its memory
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +28,8 @@ class Container:
         turns: whether it holds a display matrix; where not, the pixels are turned instead.
         chapters: whether it holds chapters.
         one_rate: all frames last equally long.
+        timestamps: packets say when they are shown; else all streams begin at once.
+        timecode: whether it keeps a time code that the metadata tell.
         stereo_mode: its metadata say how the pictures of the two eyes are arranged.
         refused: codecs that the muxer says it takes, but turns down when it writes the header.
         held: the codecs that it holds, where its muxer does not tell.
@@ -43,6 +45,8 @@ class Container:
     turns: bool = True
     chapters: bool = True
     one_rate: bool = False
+    timestamps: bool = True
+    timecode: bool = False
     stereo_mode: bool = False
     refused: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()
@@ -51,7 +55,7 @@ class Container:
 
 # There is a standard for PCM in MP4 (ISO/IEC 23003-5), but few players know it.
 _PCM = frozenset(name for name in av.codecs_available if name.startswith("pcm_"))
-_MP4 = Container("mp4", "h264", "aac", "mov_text", cover_art=True, refused=_PCM | {"truehd"})
+_MP4 = Container("mp4", "h264", "aac", "mov_text", cover_art=True, timecode=True, refused=_PCM | {"truehd"})
 # The standard of MPEG-2 systems and its registrations, as players of broadcasts know them.
 _TS = frozenset({
     "h264", "hevc", "mpeg1video", "mpeg2video", "aac", "mp2", "mp3", "ac3", "eac3", "dts", "opus", "truehd",
@@ -62,20 +66,22 @@ CONTAINERS = {
     ".mp4": _MP4,
     ".m4v": _MP4,
     ".mov": Container(
-        "mov", "h264", "aac", "mov_text", refused=frozenset({"flac", "opus", "truehd", "vp8", "vp9", "av1"}),
+        "mov", "h264", "aac", "mov_text", timecode=True,
+        refused=frozenset({"flac", "opus", "truehd", "vp8", "vp9", "av1"}),
     ),
-    ".mkv": Container("matroska", "h264", "flac", "srt", attachments=True, stereo_mode=True),
-    ".webm": Container("webm", "vp9", "libopus", "webvtt", stereo_mode=True),
+    ".mkv": Container("matroska", "h264", "flac", "srt", attachments=True, stereo_mode=True, timecode=True),
+    ".webm": Container("webm", "vp9", "libopus", "webvtt", stereo_mode=True, timecode=True),
     ".ts": Container(
         "mpegts", "h264", "aac", None, turns=False, chapters=False, held=_TS,
         options=(("muxdelay", "0"), ("muxpreload", "0")),  # else everything comes 1.4 s later
     ),
-    ".avi": Container("avi", "h264", "libmp3lame", None, turns=False, chapters=False, one_rate=True),
+    ".avi": Container("avi", "h264", "libmp3lame", None, turns=False, chapters=False, one_rate=True, timestamps=False),
     ".gif": Container("gif", "ffv1", "", None, turns=False, chapters=False),
 }  # fmt: skip
 """By the ending of the output's name."""
 
-CONTAINERS[".m2ts"] = CONTAINERS[".mts"] = CONTAINERS[".ts"]
+CONTAINERS[".mts"] = CONTAINERS[".ts"]
+CONTAINERS[".m2ts"] = replace(CONTAINERS[".ts"], held=_TS | {"hdmv_pgs_subtitle", "pcm_bluray"})  # Blu-ray's own
 
 TEXT_SUBTITLES = frozenset({"subrip", "ass", "ssa", "mov_text", "webvtt", "text"})
 

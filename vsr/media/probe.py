@@ -139,7 +139,7 @@ def probe(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
         if (frame := _first_frame(container, stream)) is not None:
             video = _with_frame(video, frame)
         keys = tuple(readable(key) for key in container.metadata)
-        return ClipInfo(path, video, others, container.format.name, start, keys)
+        return ClipInfo(path, video, others, container.format.name, start, keys, len(container.chapters()))
 
 
 def choose_video(container: InputContainer, path: Path) -> VideoStream:
@@ -201,10 +201,13 @@ def _stream_info(stream: Stream) -> StreamInfo:
     damaged = isinstance(context, AudioCodecContext) and not context.sample_rate
     codec = context.codec.canonical_name if context is not None and not damaged else ""
     said = {key: readable(value) for key, value in stream.metadata.items()}
+    time_base = fraction_of(stream.time_base)
     return StreamInfo(
         stream.index, stream.type, codec, said.get("language"), said.get("mimetype"),
-        said.get("title"), bool(stream.disposition & Disposition.attached_pic),
+        said.get("title") or said.get("name"), bool(stream.disposition & Disposition.attached_pic),
         (context.sample_rate or None) if isinstance(context, AudioCodecContext) else None,
+        stream.start_time * time_base if stream.start_time is not None and time_base else None,
+        "timecode" in said,
     )  # fmt: skip
 
 

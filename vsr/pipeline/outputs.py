@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,16 +17,15 @@ import numpy as np
 from vsr.errors import OutputError, UsageError
 from vsr.files import check_target, digest_of, publish_all, stamp_of
 from vsr.media.assemble import (
-    WHOLE,
-    Cut,
+    LATE_SECONDS,
     StreamPlan,
     assemble,
-    check_assembled,
+    earliest_beginning,
     plan_streams,
     rehearse,
     write_what_can_be,
 )
-from vsr.media.clip import ClipInfo
+from vsr.media.clip import WHOLE, ClipInfo, Cut
 from vsr.media.codecs import CODECS, Codec
 from vsr.media.containers import Container, container_of, holds
 from vsr.media.encoder import Encoder, VideoFormat, check_encoder, encoded_suffix
@@ -45,6 +45,7 @@ from vsr.media.pictures import (
 from vsr.media.pixels import Plane, has_alpha, layout_of
 from vsr.media.reader import Frame, decoded_format
 from vsr.media.timing import Timing
+from vsr.media.verify import check_assembled, cues_overlap, missing_metadata
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import Conversion, plan_video
 from vsr.pipeline.segments import Finished
@@ -140,10 +141,12 @@ class ClipOutput:
         self._codec = codec_named(self._options.codec)
         self._encoded = f"video{encoded_suffix(self._codec)}"
         self._video: VideoFormat | None = None
-        plans = plan_streams(clip, self._container, audio=options.audio, subtitles=options.subtitles)
+        plans = plan_streams(
+            clip, self._container, audio=options.audio, subtitles=options.subtitles, cut=cut_of(clip, options)
+        )
         self.streams = tuple(plans)
         for plan in self.streams:
-            logger.log(logging.INFO if plan.action == "copy" else logging.WARNING, "%s: %s", clip.path.name, plan)
+            logger.log(logging.INFO if plan.is_kept else logging.WARNING, "%s: %s", clip.path.name, plan)
 
     def check(self) -> None:
         """As ``Output``."""
@@ -156,12 +159,23 @@ class ClipOutput:
         )
         if self._container.one_rate:
             logger.warning("%s: an AVI has one frame rate; frames at other times come at the next tick.", self._target)
+            self._say_that_the_picture_is_late()
         self._encoder_options = self._options.encoder_options(self._codec.preset_option)
         if self._container.one_rate:
             self._encoder_options.setdefault("bf", "0")  # its frames have no timestamps to be reordered by
         check_encoder(self._codec, self._encoder_options, video)
         self._video = video
         return conversion
+
+    def _say_that_the_picture_is_late(self) -> None:
+        clip, cut = self._clip, cut_of(self._clip, self._options)
+        begins = max((clip.video.first_pts or 0) * clip.video.time_base, cut.start or Fraction(0))
+        late = begins - earliest_beginning(clip, self.streams, cut)
+        if late > LATE_SECONDS:
+            logger.warning(
+                "%s: its picture begins %.2f s after its sound, and so much too early in an AVI; an .mkv keeps it.",
+                clip.path.name, float(late),
+            )  # fmt: skip
 
     def _kept_side_data(self) -> frozenset[str]:
         """What of the frames' side data the encoder or the container keeps."""
@@ -198,11 +212,20 @@ class ClipOutput:
                 encoded, self._clip, self.streams, sample, self._container,
                 encoded=self._video, cut=cut_of(self._clip, self._options),
             )  # fmt: skip
+            missing = missing_metadata(sample, self._clip, streams, self._container)
         finally:
             for path in (encoded, sample):
                 path.unlink(missing_ok=True)
         for plan in self._changed(streams):
             logger.warning("%s: %s", self._clip.path.name, plan)
+        for lost in missing:
+            logger.warning("%s: %s cannot be kept in %s.", self._clip.path.name, lost, self._container.muxer)
+        for plan in self.streams:
+            if plan.codec == "mov_text" and cues_overlap(self._clip.path, plan.stream.index):
+                logger.warning(
+                    "%s: %s: some lines overlap; mov_text shows one at a time, so that the earlier ends there.",
+                    self._clip.path.name, plan.stream,
+                )  # fmt: skip
 
     def _changed(self, streams: Sequence[StreamPlan]) -> list[StreamPlan]:
         """Keep what becomes of the streams, and tell what is otherwise than it was planned."""
