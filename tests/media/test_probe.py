@@ -94,7 +94,8 @@ FIRST = {
 
 @pytest.mark.parametrize("name", REAL)
 def test_video_of_real_clips(shared_data: Path, name: str) -> None:
-    assert probe(shared_data / "clips" / name).video == replace(REAL[name], first_pts=FIRST.get(name, 0))
+    found = replace(probe(shared_data / "clips" / name).video, side_data=(), metadata=())
+    assert found == replace(REAL[name], first_pts=FIRST.get(name, 0))
 
 
 OTHERS = {
@@ -129,7 +130,7 @@ def test_a_made_clip(make_clip: MakeClip, leaves_nothing: None) -> None:
     path = make_clip(size=(64, 48), pts=range(0, 5 * 3600, 3600), time_base=Fraction(1, 90000), audio=["aac", "ac3"])
     clip = probe(path)
     assert clip.path == path
-    assert clip.video == VideoInfo(
+    assert replace(clip.video, side_data=(), metadata=()) == VideoInfo(
         0, "h264", 64, 48, "yuv420p", Fraction(1, 90000), Fraction(25), 5, None, LEFT, duration=18000, first_pts=0,
         disposition=SHOWN,
     )  # fmt: skip
@@ -296,7 +297,49 @@ def test_a_list_opens_no_other_file(name: str, make_clip: MakeClip, tmp_path: Pa
     listed.write_text(LISTS[name])
     with pytest.raises(InputError) as caught:
         probe(listed)
-    assert str(caught.value).startswith(f"{listed} is not a video that can be read: ")
+    said = str(caught.value)
+    other = f"{listed} is a list of other files (hls); name the files themselves."
+    assert said == other if name.endswith("m3u8") else said.startswith(f"{listed} is not a video that can be read: ")
+
+
+def test_an_encrypted_video_is_called_so(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+    clip = tmp_path / "in.mp4"
+    ffmpeg("-i", make_clip("source.mp4", audio=["aac"]), "-c", "copy", "-encryption_scheme", "cenc-aes-ctr",
+           "-encryption_key", "76a6c65c5ea762046bd749a2e632ccbb",
+           "-encryption_kid", "a7e61c373e219033c21091fa607bf3b8", clip)  # fmt: skip
+    with pytest.raises(InputError) as caught:
+        probe(clip)
+    assert str(caught.value).startswith(f"{clip} is encrypted: without the key no frame of it can be decoded")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "ffv1", "prores_ks"])
+def test_a_segment_and_its_header_are_told_apart(
+    codec: str, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path
+) -> None:
+    whole, source = tmp_path / "whole.mov", make_clip("source.mov")
+    pix_fmt = "yuv422p10le" if codec == "prores_ks" else "yuv420p"
+    ffmpeg("-i", source, "-c:v", codec, "-pix_fmt", pix_fmt, "-movflags", "frag_keyframe+empty_moov", whole)
+    content = whole.read_bytes()
+    at = content.index(b"moof") - 4
+    header, segment = tmp_path / "header.mp4", tmp_path / "segment.m4s"
+    header.write_bytes(content[:at])
+    segment.write_bytes(content[at:])
+    with pytest.raises(InputError) as caught:
+        probe(header)
+    said = "is a header without a frame, such as the first part of a stream in segments."
+    assert str(caught.value) == f"{header} {said}"
+    with pytest.raises(InputError) as caught:
+        probe(segment)
+    said = "is a segment of a stream without its header; join it to its initialisation segment."
+    assert str(caught.value) == f"{segment} {said}"
+
+
+def test_mng_is_called_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "in.mng"
+    path.write_bytes(b"\x8aMNG\r\n\x1a\n" + bytes(100))
+    with pytest.raises(InputError) as caught:
+        probe(path)
+    assert str(caught.value).startswith(f"{path} is an MNG animation, which libav cannot decode")
 
 
 @pytest.mark.parametrize(

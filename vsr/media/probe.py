@@ -48,6 +48,10 @@ CENTRED_CHROMA = frozenset({"mpeg1video", "mjpeg", "h263", "h263p", "h261", "flv
 INTERLACED = (2, 3, 4, 5)
 """libav's field orders that are not progressive or unknown."""
 
+ENCRYPTED = "{} is encrypted: without the key no frame of it can be decoded; take a copy that is not."
+
+ONLY_HEADER = "{} is a header without a frame, such as the first part of a stream in segments."
+
 MOST_PACKETS = 100
 """Packets that are searched for a first frame."""
 
@@ -108,12 +112,35 @@ def _open_container(file: _File, path: Path, max_pixels: int) -> InputContainer:
     except (LibavError, OSError, ValueError) as exc:
         if is_out_of_memory(exc):
             raise
-        reason = getattr(exc, "strerror", None) or exc
-        raise InputError(f"{path} is not a video that can be read: {reason}.") from exc
+        reason = _known_by_its_beginning(path) or (
+            f"{path} is not a video that can be read: {getattr(exc, 'strerror', None) or exc}."
+        )
+        raise InputError(reason) from exc
     if lists := LISTS & set(container.format.name.split(",")):
         container.close()
-        raise InputError(f"{path} is a list of other files ({', '.join(lists)}); name the files themselves.")
+        reason = f"{path} is a list of other files ({', '.join(lists)}); name the files themselves."
+        raise InputError(_known_by_its_beginning(path) or reason)
     return container
+
+
+BEGINNINGS = {
+    b"\x8aMNG\r\n\x1a\n": "is an MNG animation, which libav cannot decode; make an APNG or pictures of it.",
+    b"#EXTM3U": "is a list of other files (hls); name the files themselves.",
+    b"<?xml": "is a text in XML, such as a list of other files; name the files themselves.",
+}
+"""What files that libav refuses, or takes for something else, begin with."""
+
+SEGMENT_BOXES = (b"styp", b"moof", b"sidx", b"emsg", b"prft")
+"""What a media segment of MP4 begins with (ISO/IEC 14496-12), behind a length."""
+
+
+def _known_by_its_beginning(path: Path) -> str:
+    """What a file is that cannot be opened, in a sentence; empty where nothing tells."""
+    with open(path, "rb", opener=files_only) as file:
+        head = file.read(64)
+    if head[4:8] in SEGMENT_BOXES:
+        return f"{path} is a segment of a stream without its header; join it to its initialisation segment."
+    return next((f"{path} {words}" for start, words in BEGINNINGS.items() if head.lstrip().startswith(start)), "")
 
 
 def probe(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
@@ -136,7 +163,7 @@ def probe(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
             )
         others = tuple(_stream_info(other) for other in container.streams if other.index != video.index)
         start = Fraction(container.start_time or 0, av.time_base)
-        if (frame := _first_frame(container, stream)) is not None:
+        if (frame := _first_frame(container, stream, path)) is not None:
             video = _with_frame(video, frame)
         keys = tuple(readable(key) for key in container.metadata)
         return ClipInfo(path, video, others, container.format.name, start, keys, len(container.chapters()))
@@ -157,7 +184,10 @@ def choose_video(container: InputContainer, path: Path) -> VideoStream:
     context = cast("VideoCodecContext | None", chosen.codec_context)  # None where libav has no decoder
     if context is None:
         raise InputError(f"the video of {path} is of a format that this build of libav cannot decode.")
-    if not context.width or not context.height or context.pix_fmt is None:
+    # Not pix_fmt, by which PyAV 17 crashes where there is none.
+    if not context.width or not context.height or context.format is None:
+        if not any(packet.size for packet in container.demux(chosen)):
+            raise InputError(ONLY_HEADER.format(path))
         raise InputError(f"{path} is damaged: its video stream does not say how large its frames are.")
     return chosen
 
@@ -165,7 +195,7 @@ def choose_video(container: InputContainer, path: Path) -> VideoStream:
 def _video_info(stream: VideoStream, container_duration: int | None) -> VideoInfo:
     context = stream.codec_context
     time_base = fraction_of(stream.time_base)
-    assert context.pix_fmt is not None and time_base is not None
+    assert context.format is not None and context.pix_fmt is not None and time_base is not None
     rate = fraction_of(stream.average_rate) or fraction_of(stream.guessed_rate)
     seconds: Fraction | None = None
     if stream.duration is not None:
@@ -211,10 +241,20 @@ def _stream_info(stream: Stream) -> StreamInfo:
     )  # fmt: skip
 
 
-def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
-    """A frame from the beginning of a stream; None where that is damaged."""
+def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> VideoFrame | None:
+    """A frame from the beginning of a stream; None where that is damaged.
+
+    Raises:
+        InputError: the stream is encrypted, or has no packet.
+    """
+    if "enc_key_id" in stream.metadata:
+        raise InputError(ENCRYPTED.format(path))
     crop_exactly(stream.codec_context)
+    empty = True
     for number, packet in enumerate(container.demux(stream)):
+        if packet.has_sidedata("encryption_info"):
+            raise InputError(ENCRYPTED.format(path))
+        empty &= not packet.size
         try:
             for frame in packet.decode():
                 return frame
@@ -224,6 +264,8 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame |
             logger.debug("%s: %s", container.name, exc)
         if number >= MOST_PACKETS:
             break
+    if empty:
+        raise InputError(ONLY_HEADER.format(path))
     return None
 
 
