@@ -2,11 +2,11 @@
 
     python benchmarks/damage.py CLIPS [--count 300] [--seed 1] [--only K ...] [--show COLUMN ...]
 
-CLIPS is the folder ``clips`` of the test data. Five of its clips, each of another container and codec, are damaged in
-turn in nine ways; the damaged clips of the folder follow. A damaged clip must give all frames that can be decoded, or
-be refused in one sentence, and nothing else may happen: exit code 0 or 1, no traceback, no hang over 20 s, less than
-2 GiB of memory, no thread, process or file left, the clip untouched. What can be decoded is what the ffmpeg program
-decodes.
+CLIPS is the folder ``clips`` of the test data. Five of its clips, each of another container and codec, and seven
+pictures, made here, are damaged in turn in nine ways; the damaged clips of the folder follow. A damaged clip must give
+all frames that can be decoded, or be refused in one sentence, and nothing else may happen: exit code 0 or 1, no
+traceback, no hang over 20 s, less than 2 GiB of memory, no thread, process or file left, the clip untouched. What can
+be decoded is what the ffmpeg program decodes. Pictures may be refused whatever can be seen of them.
 
 One warm process has imported all that the command needs, and forks for each mutation; so the time is the command's
 without its imports, and the memory is with what they took. Exit code 1 where anything failed. ``--only K`` repeats
@@ -38,6 +38,10 @@ from typing import NoReturn
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads would start with the import, and this process forks
 
+import cv2
+import numpy as np
+from PIL import Image
+
 from vsr.cli import main as command
 from vsr.cli.upscale import upscale
 from vsr.media.ffmpeg import find_program
@@ -53,6 +57,9 @@ CLIPS = {
     "vfr_irregular.mkv": ["--model", "identity"],
     "iibbibb_editlist_videoonly.mp4": ["--model", "identity"],
 }
+PICTURES = ("still.webp", "moving.webp", "moving.apng", "moving.gif", "still.avif", "still.tiff", "deep.png")
+"""They are made of noise and gradients; ``deep.png`` has 16 bits."""
+
 DAMAGED = ("truncated_60pct.mkv", "bitflips40.ts", "sample_mdat_too_long.mp4", "zero_bytes.mp4", "random_4k.mp4")
 
 SECONDS, DAMAGED_SECONDS, MEBIBYTES = 20, 60, 2048
@@ -78,6 +85,7 @@ class Case:
         content: its bytes.
         whole: the clip before; None where it was found damaged.
         arguments: of the command.
+        is_picture: it may be refused as a whole.
         seconds: how long it may take.
     """
 
@@ -87,6 +95,7 @@ class Case:
     content: bytes
     whole: Path | None
     arguments: tuple[str, ...]
+    is_picture: bool = False
     seconds: float = SECONDS
 
 
@@ -102,16 +111,34 @@ class Ending:
     """The rules that were broken; or what was left unsaid."""
 
 
-def cases(clips: Path, seed: int, count: int) -> Iterator[Case]:
+def make_pictures(folder: Path) -> None:
+    """Write the pictures of ``PICTURES``."""
+    random = np.random.default_rng(1)
+    x, y = np.meshgrid(np.arange(64), np.arange(48))
+    smooth = np.stack([x * 4, y * 5, 255 - x * 2, 255 * (x > 20)], -1).astype(np.uint8)
+    frames = [Image.fromarray(np.roll(smooth, 4 * step, 1) ^ random.integers(0, 16, smooth.shape, np.uint8), "RGBA")
+              for step in range(4)]  # fmt: skip
+    for name in PICTURES:
+        moving = {"save_all": True, "append_images": frames[1:], "duration": 80} if name.startswith("moving") else {}
+        if name == "deep.png":
+            deep = random.integers(0, 1 << 16, (48, 64, 3), np.uint16)
+            cv2.imwrite(str(folder / name), deep)
+        else:
+            frames[0].save(folder / name, "PNG" if name.endswith("apng") else None, **moving)
+
+
+def cases(clips: Path, pictures: Path, seed: int, count: int) -> Iterator[Case]:
     """The mutations, clip by clip in turn and kind by kind, then the clips that are damaged already."""
-    names = list(CLIPS)
+    names = [*CLIPS, *PICTURES]
     for number in range(count):
         name, kind = names[number % len(names)], KINDS[number // len(names) % len(KINDS)]
-        content = mutate((clips / name).read_bytes(), kind, f"{seed}/{number}")
-        yield Case(number, kind, name, content, clips / name, _arguments(CLIPS[name], number))
+        whole = (clips if name in CLIPS else pictures) / name
+        content = mutate(whole.read_bytes(), kind, f"{seed}/{number}")
+        arguments = _arguments(CLIPS.get(name, ["--model", "bicubic", "--scale", "2"]), number)
+        yield Case(number, kind, name, content, whole, arguments, name in PICTURES)
     for number, name in enumerate(DAMAGED, start=count):
         content, arguments = (clips / name).read_bytes(), _arguments(["--model", "identity"], number)
-        yield Case(number, "as found", name, content, None, arguments, DAMAGED_SECONDS)
+        yield Case(number, "as found", name, content, None, arguments, seconds=DAMAGED_SECONDS)
 
 
 def _arguments(model: list[str], number: int) -> tuple[str, ...]:
@@ -231,9 +258,9 @@ def _judge_frames(case: Case, ending: Ending, folder: Path, left: set[str], line
     written = _framehash(folder / "out.mp4", "-c", "copy")[0] if "out.mp4" in left else 0
     if ending.code == 0 and not written:
         complaints.append("exit code 0 without an output")
-    elif ending.code == 1 and not left and there:
+    elif ending.code == 1 and not left and there and not case.is_picture:
         complaints.append(f"refused, though {there} frames can be decoded")
-    elif written and written < there:
+    elif written and written < there and not case.is_picture:
         complaints.append(f"{written} of {there} frames")
     told = [line for line in lines if "damaged" in line]
     if told and left and ending.code != (0 if "--tolerant" in case.arguments else 1) and "--tolerant" in KNOWN:
@@ -245,7 +272,7 @@ def _judge_frames(case: Case, ending: Ending, folder: Path, left: set[str], line
     if ending.code == 1:
         return "warned" if left else "refused"
     before = decoded(case.whole)[0] if case.whole else 0
-    if not told and (complaint or there < before):
+    if not told and not case.is_picture and (complaint or there < before):
         complaints.append(f"{there} of {before or 'unknown'} frames; {complaint}")
         return "unsaid"
     return "warned" if told else "ok"
@@ -284,7 +311,9 @@ def main() -> None:
     warm_up()
     table: dict[str, Counter[str]] = {kind: Counter() for kind in (*KINDS, "as found")}
     slowest, largest = (0.0, ""), (0.0, "")
-    for case in cases(options.clips, options.seed, options.count):
+    pictures = tempfile.TemporaryDirectory(prefix="damage-")
+    make_pictures(Path(pictures.name))
+    for case in cases(options.clips, Path(pictures.name), options.seed, options.count):
         if options.only and case.number not in options.only:
             continue
         with tempfile.TemporaryDirectory(prefix="damage-") as outer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import islice
@@ -10,10 +11,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.error import PatchWelcomeError
+from PIL import Image
 
 from vsr.errors import InputError
 from vsr.media.index import PacketIndex, index_packets
 from vsr.media.probe import probe
+from vsr.media.reader import read_frames
+from vsr.media.verify import count_packets
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -193,3 +198,19 @@ def test_real_clips(shared_data: Path) -> None:
             assert index.timestamps[:100].tolist() == shown, path.name
             assert len(shown) == 100 or index.num_frames == len(shown), path.name
         assert set(index.keyframes.tolist()) <= set(index.timestamps.tolist()), path.name
+
+
+def test_a_file_that_cannot_be_read_further_ends_there(tmp_path: Path) -> None:
+    """A frame of an APNG that is wider than the picture is an error of libav's demuxer, in the midst of the packets."""
+    pictures = [Image.new("RGB", (48, 32), (60 * index, 0, 0)) for index in range(4)]
+    clip = tmp_path / "in.apng"
+    pictures[0].save(clip, "PNG", save_all=True, append_images=pictures[1:], duration=40)
+    content = bytearray(clip.read_bytes())
+    third = [found.start() for found in re.finditer(b"fcTL", content)][2]
+    content[third + 9] = 0x40
+    clip.write_bytes(content)
+    with av.open(str(clip)) as container, pytest.raises(PatchWelcomeError):
+        list(container.demux())
+    index = indexed(clip)
+    assert index.num_frames == len(list(read_frames(clip, probe(clip).video))) == 2
+    assert [count.packets for count in count_packets(clip)] == [2]

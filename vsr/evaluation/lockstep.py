@@ -18,7 +18,7 @@ from vsr.evaluation.clips import to_rgb
 from vsr.imaging.orientation import UPRIGHT, orientation_of
 from vsr.media.clip import ClipInfo, VideoInfo, colour_of
 from vsr.media.images import Picture
-from vsr.media.probe import open_clip
+from vsr.media.probe import open_clip, packets_of
 from vsr.media.reader import Frame, decoded_format, read_frames
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def count_packets(clip: ClipInfo) -> int:
     """How many packets of a clip are to be shown; none is decoded."""
     with open_clip(clip.path) as container:
         stream = container.streams[clip.video.index]
-        return sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
+        return sum(1 for packet in packets_of(container, stream) if packet.size and not packet.is_discard)
 
 
 def to_picture(frame: Frame, video: VideoInfo) -> Picture:

@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from vsr.media.clip import VideoInfo
 from vsr.media.limits import MAX_PIXELS
-from vsr.media.probe import open_clip
+from vsr.media.probe import open_clip, packets_of
 from vsr.media.reader import WITHOUT_PTS
 
 H264_IDR = 5
@@ -68,7 +68,7 @@ def index_packets(path: Path, video: VideoInfo, *, max_pixels: int = MAX_PIXELS)
         stream = container.streams[video.index]
         assert isinstance(stream, VideoStream)
         told = container.format.name not in WITHOUT_PTS
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             if not packet.size:
                 continue
             digest.update(packet)

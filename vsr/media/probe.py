@@ -9,7 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from io import SEEK_SET, FileIO
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -17,6 +17,7 @@ from av import VideoFrame
 from av.audio.codeccontext import AudioCodecContext
 from av.container import InputContainer
 from av.error import FFmpegError as LibavError
+from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
@@ -76,6 +77,25 @@ def open_clip(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[InputContain
         yield container
     if file.error is not None:
         raise InputError(f"cannot read {path} to its end: {file.error.strerror}.")
+
+
+def packets_of(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
+    """The packets of some streams, or of all; they end where the file can be read no further.
+
+    Whoever decodes them learns what is missing.
+    """
+    packets = container.demux(*streams)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except (LibavError, OSError) as exc:
+            if is_out_of_memory(exc):
+                raise
+            logger.debug("%s ends early: %s", container.name, exc)
+            return
+        yield packet
 
 
 class _File(FileIO):
@@ -186,7 +206,7 @@ def choose_video(container: InputContainer, path: Path) -> VideoStream:
         raise InputError(f"the video of {path} is of a format that this build of libav cannot decode.")
     # Not pix_fmt, by which PyAV 17 crashes where there is none.
     if not context.width or not context.height or context.format is None:
-        if not any(packet.size for packet in container.demux(chosen)):
+        if not any(packet.size for packet in packets_of(container, chosen)):
             raise InputError(ONLY_HEADER.format(path))
         raise InputError(f"{path} is damaged: its video stream does not say how large its frames are.")
     return chosen
@@ -251,7 +271,7 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
         raise InputError(ENCRYPTED.format(path))
     crop_exactly(stream.codec_context)
     empty = True
-    for number, packet in enumerate(container.demux(stream)):
+    for number, packet in enumerate(packets_of(container, stream)):
         if packet.has_sidedata("encryption_info"):
             raise InputError(ENCRYPTED.format(path))
         empty &= not packet.size

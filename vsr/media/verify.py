@@ -13,7 +13,7 @@ from vsr.media.assemble import BRANDS, StreamPlan
 from vsr.media.clip import WHOLE, ClipInfo, Cut
 from vsr.media.containers import Container
 from vsr.media.libav import fraction_of, readable
-from vsr.media.probe import open_clip
+from vsr.media.probe import open_clip, packets_of
 
 
 class Count(NamedTuple):
@@ -38,7 +38,7 @@ def count_packets(path: Path, cut: Cut = WHOLE) -> list[Count]:
         counts = [Count(stream.type, 0, 0) for stream in container.streams]
         # Between two lines of mov_text stands an empty one, which is a length of two bytes.
         least = [2 if _codec_of(stream) == "mov_text" else 0 for stream in container.streams]
-        for packet in container.demux():
+        for packet in packets_of(container):
             time_base = fraction_of(packet.time_base)
             wanted = packet.pts is None or time_base is None or cut.holds(packet.pts * time_base)
             if wanted and packet.size > least[packet.stream_index]:
@@ -108,7 +108,7 @@ def cues_overlap(path: Path, index: int) -> bool:
     """
     with open_clip(path) as container:
         end = None
-        for packet in container.demux(container.streams[index]):
+        for packet in packets_of(container, container.streams[index]):
             if packet.pts is None or not packet.size:
                 continue
             if end is not None and packet.pts < end:
