@@ -104,13 +104,11 @@ def plan_streams(
     if audio not in ("copy", "none"):
         _check_audio_encoder(audio, container)
     plans = [_plan(stream, container, audio, subtitles) for stream in clip.others]
+    rewritten = {"chapters"} if container.chapters else set()
     if TIMECODE in (*clip.metadata, *clip.video.metadata) and container.timecode and cut.start is None:
-        plans = [replace(plan, action="rewrite", reason="") if _is_timecode(plan) else plan for plan in plans]
+        rewritten.add("timecode")
+    plans = [replace(plan, action="rewrite", reason="") if plan.stream.holds in rewritten else plan for plan in plans]
     return plans if container.timestamps else [_filled(plan, plans, clip, container, cut) for plan in plans]
-
-
-def _is_timecode(plan: StreamPlan) -> bool:
-    return plan.stream.kind == "data" and plan.stream.has_timecode
 
 
 def _filled(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from io import SEEK_SET, FileIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import av
 import numpy as np
@@ -48,6 +48,9 @@ CENTRED_CHROMA = frozenset({"mpeg1video", "mjpeg", "h263", "h263p", "h261", "flv
 
 INTERLACED = (2, 3, 4, 5)
 """libav's field orders that are not progressive or unknown."""
+
+PANSCAN_POSITIONS = slice(12, 24)
+"""The bytes of libav's ``AVPanScan`` that say how far the window lies from the middle."""
 
 ENCRYPTED = "{} is encrypted: without the key no frame of it can be decoded; take a copy that is not."
 
@@ -181,12 +184,13 @@ def probe(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
                 f"{path} says that its frames are {video.width}x{video.height}, more than {max_pixels} pixels; "
                 "--max-pixels lifts the limit."
             )
-        others = tuple(_stream_info(other) for other in container.streams if other.index != video.index)
+        chapters = len(container.chapters())
+        others = tuple(_stream_info(other, chapters) for other in container.streams if other.index != video.index)
         start = Fraction(container.start_time or 0, av.time_base)
         if (frame := _first_frame(container, stream, path)) is not None:
             video = _with_frame(video, frame)
         keys = tuple(readable(key) for key in container.metadata)
-        return ClipInfo(path, video, others, container.format.name, start, keys, len(container.chapters()))
+        return ClipInfo(path, video, others, container.format.name, start, keys, chapters)
 
 
 def choose_video(container: InputContainer, path: Path) -> VideoStream:
@@ -246,7 +250,7 @@ def _video_info(stream: VideoStream, container_duration: int | None) -> VideoInf
     )  # fmt: skip
 
 
-def _stream_info(stream: Stream) -> StreamInfo:
+def _stream_info(stream: Stream, num_chapters: int) -> StreamInfo:
     context = stream.codec_context
     damaged = isinstance(context, AudioCodecContext) and not context.sample_rate
     codec = context.codec.canonical_name if context is not None and not damaged else ""
@@ -257,8 +261,15 @@ def _stream_info(stream: Stream) -> StreamInfo:
         said.get("title") or said.get("name"), bool(stream.disposition & Disposition.attached_pic),
         (context.sample_rate or None) if isinstance(context, AudioCodecContext) else None,
         stream.start_time * time_base if stream.start_time is not None and time_base else None,
-        "timecode" in said,
+        _held_by(stream, said, num_chapters),
     )  # fmt: skip
+
+
+def _held_by(stream: Stream, said: dict[str, str], num_chapters: int) -> Literal["", "timecode", "chapters"]:
+    if stream.type == "data" and "timecode" in said:
+        return "timecode"
+    # A track of text, of which libav tells no more.
+    return "chapters" if stream.type == "data" and num_chapters and stream.frames == num_chapters else ""
 
 
 def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> VideoFrame | None:
@@ -292,6 +303,8 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
 def _with_frame(video: VideoInfo, frame: VideoFrame) -> VideoInfo:
     """What the headers did not say, or said otherwise, and the first frame does."""
     entries = side_data_of(frame)
+    if not any(entries.get("PANSCAN", b"")[PANSCAN_POSITIONS]):
+        entries.pop("PANSCAN", None)  # the whole picture, as most MPEG-2 says
     matrix, display, light = (
         entries.get(name) for name in ("DISPLAYMATRIX", "MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
     )
