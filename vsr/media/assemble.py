@@ -115,25 +115,26 @@ def _filled(
     plan: StreamPlan, plans: Sequence[StreamPlan], clip: ClipInfo, container: Container, cut: Cut
 ) -> StreamPlan:
     """The plan with silence at the beginning where the container cannot say that a stream begins late."""
-    if plan.stream.kind != "audio" or not plan.is_read or not plan.stream.sample_rate:
+    begins = _beginning_of(plan.stream, cut)
+    if plan.stream.kind != "audio" or not plan.is_read or not plan.stream.sample_rate or begins is None:
         return plan
-    if beginning_of(plan.stream, cut) - earliest_beginning(clip, plans, cut) <= LATE_SECONDS:
+    if begins - earliest_beginning(clip, plans, cut) <= LATE_SECONDS:
         return plan
     codec = plan.codec or container.audio
     return replace(plan, action="convert", codec=codec, reason=f"in {container.muxer} all begins at once", filled=True)
 
 
-def beginning_of(stream: StreamInfo, cut: Cut) -> Fraction:
-    """When what is wanted of a stream begins, in seconds of the source's clock."""
-    start = stream.start or Fraction(0)
-    return start if cut.start is None else max(start, cut.start)
+def _beginning_of(stream: StreamInfo, cut: Cut) -> Fraction | None:
+    """When what is wanted of a stream begins, in seconds of the source's clock; None where nobody knows."""
+    return stream.start if cut.start is None or stream.start is None else max(stream.start, cut.start)
 
 
 def earliest_beginning(clip: ClipInfo, plans: Sequence[StreamPlan], cut: Cut) -> Fraction:
     """When the first of the streams that are kept begins, in seconds of the source's clock."""
     video = (clip.video.first_pts or 0) * clip.video.time_base
-    begins = video if cut.start is None else max(video, cut.start)
-    return min([begins, *(beginning_of(plan.stream, cut) for plan in plans if plan.is_read and plan.stream.is_timed)])
+    played = [_beginning_of(plan.stream, cut) for plan in plans if plan.is_read and plan.stream.is_timed]
+    shown = video if cut.start is None else max(video, cut.start)
+    return min([shown, *(begins for begins in played if begins is not None)])
 
 
 def _check_audio_encoder(name: str, container: Container) -> None:
