@@ -135,12 +135,28 @@ def read_still(path: Path, *, max_pixels: int) -> Still:
 
 def is_animated(path: Path) -> bool:
     """Whether it is a GIF, WebP or PNG of more than one frame; False for all else, what cannot be read among it."""
-    try:
-        with open(path, "rb", opener=files_only) as file, _without_warnings():
-            opener = _opener(file)
-            return opener not in (None, TiffImagePlugin.TiffImageFile) and getattr(opener(file), "is_animated", False)
-    except _DAMAGE:
-        return False
+    with suppress(*_DAMAGE), _header(path) as image:
+        return bool(getattr(image, "is_animated", False))
+    return False
+
+
+def repeats(path: Path) -> int:
+    """How often an animation is shown again: -1 not at all, 0 for ever; 0 for all that does not say."""
+    with suppress(*_DAMAGE), _header(path) as image:
+        if image is not None and getattr(image, "is_animated", False):
+            loop = image.info.get("loop")
+            if image.format == "GIF":
+                return -1 if loop is None else int(loop)
+            return int(loop) - 1 or -1 if loop else 0  # PNG and WebP count how often it is shown in all
+    return 0
+
+
+@contextmanager
+def _header(path: Path) -> Iterator[ImageFile | None]:
+    """A picture that has not been decoded; None of a TIFF, whose pages do not move, and of what is no picture."""
+    with open(path, "rb", opener=files_only) as file, _without_warnings():
+        opener = _opener(file)
+        yield None if opener in (None, TiffImagePlugin.TiffImageFile) else opener(file)
 
 
 def write_still(path: Path, still: Still) -> None:
