@@ -24,6 +24,7 @@ from PIL.ImageFile import ImageFile
 
 from vsr.errors import InputError, OutputError, is_out_of_memory
 from vsr.files import write_whole
+from vsr.media.limits import MAX_SIDE
 from vsr.media.opening import files_only
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ _OPENERS: dict[type[ImageFile], tuple[bytes, ...]] = {
     GifImagePlugin.GifImageFile: (b"GIF87a", b"GIF89a"),
 }
 """How a file begins, behind RIFF's header. Not by Image.open(): its limit on pixels is the whole process's."""
+
+_MOVING = (GifImagePlugin.GifImageFile, PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile)
 
 _MODES = {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 """What Pillow's modes are converted to, beside those that stay."""
@@ -110,7 +113,7 @@ def read_still(path: Path, *, max_pixels: int) -> Still:
     its profile, which is dropped, as it fits no longer. Of several frames or pages the first is taken.
 
     Args:
-        max_pixels: refuse what has more, by its header, before anything is decoded.
+        max_pixels: refuse what has more, or a side of more than ``MAX_SIDE``, by its header, before it is decoded.
 
     Raises:
         InputError: it is missing, unreadable, damaged, no such picture, too large, or of neither 8 nor 16 bits.
@@ -133,6 +136,14 @@ def read_still(path: Path, *, max_pixels: int) -> Still:
         raise InputError(f"{path} is a damaged picture ({reason}); fetch or export it again.") from exc
 
 
+def still_kind(path: Path) -> str:
+    """What a file's first bytes say that it is: PNG, JPEG, WEBP, TIFF, BMP or GIF; else, or unreadable: empty."""
+    with suppress(OSError), open(path, "rb", opener=files_only) as file:
+        opener = _opener(file)
+        return "" if opener is None else str(opener.format)
+    return ""
+
+
 def is_animated(path: Path) -> bool:
     """Whether it is a GIF, WebP or PNG of more than one frame; False for all else, what cannot be read among it."""
     with suppress(*_DAMAGE), _header(path) as image:
@@ -153,10 +164,10 @@ def repeats(path: Path) -> int:
 
 @contextmanager
 def _header(path: Path) -> Iterator[ImageFile | None]:
-    """A picture that has not been decoded; None of a TIFF, whose pages do not move, and of what is no picture."""
+    """A file of a format that can move, not decoded; None of any other, as of a TIFF, whose pages do not."""
     with open(path, "rb", opener=files_only) as file, _without_warnings():
         opener = _opener(file)
-        yield None if opener in (None, TiffImagePlugin.TiffImageFile) else opener(file)
+        yield opener(file) if opener in _MOVING else None
 
 
 def write_still(path: Path, still: Still) -> None:
@@ -220,6 +231,8 @@ def _without_warnings() -> Iterator[None]:
 def _check_size(path: Path, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise InputError(f"{path} has {width}x{height} pixels, more than {max_pixels}; raise --max-pixels to read it.")
+    if max(height, width) > MAX_SIDE:
+        raise InputError(f"{path} has {width}x{height} pixels, and a side of more than {MAX_SIDE}; cut it into parts.")
 
 
 def _still(pixels: _Pixels, bit_depth: Literal[8, 16], icc: bytes | None) -> Still:
