@@ -106,9 +106,9 @@ def upscale(
     """Upscale clips; sound, subtitles, metadata and every timestamp stay.
 
     INPUT is a video, a picture, a folder of pictures, or a pattern such as
-    "frames/*.png". Where OUT is a folder, each input gets an output in it, and
-    INPUT may be several, and folders of videos. Run again, the command goes on
-    where it was stopped.
+    "frames/*.png" or frames/%04d.png. Where OUT is a folder, each input gets
+    an output in it, and INPUT may be several, and folders of videos. Run
+    again, the command goes on where it was stopped.
 
     \b
     vsr upscale input.mp4 -o out.mp4

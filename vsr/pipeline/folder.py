@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from typing import Literal
 from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, VsrError
 from vsr.media.containers import CONTAINERS
 from vsr.media.index import index_packets
-from vsr.media.pictures import is_pattern, is_picture_name, natural_order
+from vsr.media.pictures import files_named, find_pictures, is_pattern, is_picture_name, natural_order, stands_for_many
 from vsr.media.probe import probe
+from vsr.media.stills import is_animated
 from vsr.pipeline.executors import executor_for
 from vsr.pipeline.job import UpscaleProgress, UpscaleSummary, upscale_clip
 from vsr.pipeline.job_folder import Command, read_job, remove_if_empty
@@ -86,12 +86,12 @@ def is_many(sources: Sequence[Path], target: Path) -> bool:
     first = sources[0]
     for path in (*sources, target):
         _check_length(path)
-    several = len(sources) > 1 or first.is_dir() or (not first.exists() and glob.has_magic(str(first)))
+    several = len(sources) > 1 or first.is_dir() or stands_for_many(first)
     if target.is_dir() or (several and not target.suffix and not is_pattern(target)):
         return True
     if len(sources) > 1:
         raise UsageError(f"there are {len(sources)} inputs, and {target} is one file; name a folder.")
-    if first.is_dir() and not any(map(is_picture_name, first.iterdir())) and any(_inputs_in(first, False)):
+    if first.is_dir() and not find_pictures(first) and any(_inputs_in(first, False)):
         raise UsageError(f"{first} holds clips, and {target} is one file; name a folder for the outputs.")
     return False
 
@@ -108,7 +108,8 @@ def pair_up(sources: Sequence[Path], folder: Path, *, recursive: bool = False) -
     """An output in a folder for each input, under its own name.
 
     Args:
-        sources: files, folders, of which the videos and pictures are taken, and patterns such as ``clips/*.mp4``.
+        sources: files, folders, of which the videos and pictures are taken, and patterns such as ``clips/*.mp4`` and
+            ``frames/%04d.png``.
         folder: of the outputs; folders within a source are found again in it.
         recursive: take folders within folders too.
 
@@ -119,7 +120,7 @@ def pair_up(sources: Sequence[Path], folder: Path, *, recursive: bool = False) -
     pairs: dict[Path, Path] = {}
     for source in sources:
         for path, relative in _found(source, folder, recursive):
-            target = folder / relative.with_name(_output_name(relative))
+            target = folder / relative.with_name(_output_name(path))
             if pairs.get(target, path) != path and target.suffix != relative.suffix:
                 target = target.with_name(relative.name + target.suffix)
             if pairs.setdefault(target, path) != path:
@@ -135,11 +136,8 @@ def _found(source: Path, outputs: Path, recursive: bool) -> Iterator[tuple[Path,
             deeper = "" if recursive else "; --recursive looks into its folders"
             raise InputError(f"the folder {source} holds no videos and no pictures{deeper}.")
         yield from ((path, path.relative_to(source)) for path in inputs)
-    elif not source.exists() and glob.has_magic(str(source)):
-        matches = sorted(map(Path, glob.glob(str(source), recursive=recursive)), key=natural_order)
-        if not matches:
-            raise InputError(f"no file is called {source}.")
-        for match in matches:
+    elif stands_for_many(source):
+        for match in files_named(source, recursive=recursive):
             yield from _found(match, outputs, recursive)
     else:
         yield source, Path(source.name)
@@ -159,8 +157,9 @@ def _is_video_name(path: Path) -> bool:
 
 def _output_name(source: Path) -> str:
     """The input's own where vsr writes such files; else Matroska, which holds every stream."""
-    written = is_picture_name(source) or source.suffix.lower() in CONTAINERS
-    return source.name if written else f"{source.stem}.mkv"
+    if is_picture_name(source):
+        return f"{source.stem}.mkv" if is_animated(source) else source.name
+    return source.name if source.suffix.lower() in CONTAINERS else f"{source.stem}.mkv"
 
 
 def upscale_folder(

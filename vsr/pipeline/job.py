@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import logging
 import os
@@ -29,10 +28,10 @@ from vsr.media import animation
 from vsr.media.clip import ClipInfo
 from vsr.media.ffmpeg import check_names
 from vsr.media.index import PacketIndex, index_packets
-from vsr.media.pictures import find_pictures, is_picture_name, natural_order, probe_pictures
+from vsr.media.pictures import is_picture_name, missing_numbers, pictures_of, probe_pictures
 from vsr.media.probe import probe
 from vsr.media.reader import Damage
-from vsr.media.stills import is_animated
+from vsr.media.stills import is_animated, still_kind
 from vsr.networks.models import model_covering
 from vsr.pipeline.executors import Executor, executor_for
 from vsr.pipeline.job_folder import (
@@ -68,6 +67,9 @@ from vsr.pipeline.segments import (
 from vsr.pipeline.source import SourceWatch
 
 logger = logging.getLogger(__name__)
+
+MOTION_JPEG = frozenset({".mjpeg", ".mjpg"})
+"""Endings of videos that begin as one JPEG does."""
 
 SEGMENT_SECONDS = 60.0
 """Of computing, for a segment, about: what an interrupt costs at most."""
@@ -137,7 +139,7 @@ def upscale(
     as one frame can be decoded: the summary says what was wrong.
 
     Args:
-        source: a video, a picture, a folder of pictures, or a pattern such as ``frames/*.png``.
+        source: a video, a picture, a folder of pictures, or a pattern such as ``frames/*.png`` or ``frames/%04d.png``.
         target: the output: a name with an ending of ``vsr.media.containers.CONTAINERS``, a picture, or a pattern of
             pictures such as ``frames/%06d.png``.
         progress: called after each batch of frames.
@@ -261,27 +263,22 @@ def _done_before(summary: Mapping[str, Any], source: Path, target: Path, seconds
 
 
 def open_source(source: Path, options: UpscaleOptions) -> ClipInfo:
-    """A video, or pictures as one.
+    """A video, or pictures as one. Pictures and animations are known by their content, whatever their names.
 
     Raises:
         InputError: it cannot be read, or holds neither.
     """
-    if source.is_dir():
-        pictures = find_pictures(source)
-        if not pictures:
-            raise InputError(f"the folder {source} holds no pictures.")
-    elif not source.exists() and glob.has_magic(str(source)):
-        pictures = sorted((path for path in map(Path, glob.glob(str(source)))), key=natural_order)
-        if not pictures:
-            raise InputError(f"no file is called {source}.")
-    elif is_picture_name(source):
-        if source.suffix.lower() == ".webp" and is_animated(source):
-            return animation.probe_animation(source, max_pixels=options.max_pixels)
-        if is_animated(source):
+    pictures = pictures_of(source)
+    if pictures is None:
+        kind = still_kind(source)
+        if kind and is_animated(source):
+            prober = animation.probe_animation if kind == "WEBP" else probe
+            return prober(source, max_pixels=options.max_pixels)
+        if not (kind or is_picture_name(source)) or (kind == "JPEG" and source.suffix.lower() in MOTION_JPEG):
             return probe(source, max_pixels=options.max_pixels)
         pictures = [source]
-    else:
-        return probe(source, max_pixels=options.max_pixels)
+    if said := missing_numbers(pictures):
+        logger.warning("%s: %s The pictures that are there follow one another.", source, said)
     return probe_pictures(pictures, source, fps=options.fps, max_pixels=options.max_pixels)
 
 
