@@ -246,13 +246,14 @@ def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: b
     from vsr.errors import VsrError
     from vsr.pipeline.estimate import estimate_clip
     from vsr.pipeline.folder import there_already
+    from vsr.pipeline.order import EngineKeeper
 
-    estimates, failed = [], []
+    estimates, failed, engines = [], [], EngineKeeper()
     for pair in pairs:
         try:
             if many and there_already(pair, options):
                 continue
-            estimates.append(estimate_clip(pair.source, pair.target, options, folder_is_made=many))
+            estimates.append(estimate_clip(pair.source, pair.target, options, folder_is_made=many, engines=engines))
         except VsrError as exc:
             if not many:
                 raise

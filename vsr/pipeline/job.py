@@ -49,7 +49,7 @@ from vsr.pipeline.job_folder import (
 )
 from vsr.pipeline.memory import check_frame_fits, names_what_lacks_memory
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import EngineSpec, Order
+from vsr.pipeline.order import EngineKeeper, EngineSpec, Order
 from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
 from vsr.pipeline.plan import factor_of
 from vsr.pipeline.segments import (
@@ -162,6 +162,7 @@ def upscale_clip(
     progress: Callable[[UpscaleProgress], None] | None = None,
     executor: Executor | None = None,
     command: Command | None = None,
+    engines: EngineKeeper | None = None,
 ) -> UpscaleSummary:
     """As ``upscale``, with the options built.
 
@@ -172,6 +173,7 @@ def upscale_clip(
         progress: as ``upscale``.
         executor: one that is open already; None: one for this clip alone.
         command: that this clip is part of; None: it is all of it.
+        engines: keeps the engine of the clip before; None: there was none.
     """
     started = time.monotonic()
     check_names(source, target)
@@ -189,7 +191,7 @@ def upscale_clip(
     if not publishing:
         output.check()
     with job_folder(target) as folder:
-        plan = plan_clip(clip, output, options, folder.earlier() if options.resume else {})
+        plan = plan_clip(clip, output, options, folder.earlier() if options.resume else {}, engines)
         manifest = _manifest(plan, source, target, options, command or Command.of((source,), target))
         before = folder.summary_of(manifest, output.is_published) if options.resume else None
         if before is not None:
@@ -301,7 +303,9 @@ class ClipPlan:
     video_bytes: int
 
 
-def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: Settings) -> ClipPlan:
+def plan_clip(
+    clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: Settings, engines: EngineKeeper | None = None
+) -> ClipPlan:
     """Decide everything.
 
     Args:
@@ -309,7 +313,9 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
         output: what is made of it; it is planned here.
         options: what was chosen.
         earlier: settings of another run: if all else is alike, what follows from the machine is taken from there.
+        engines: as ``upscale_clip``.
     """
+    engines = engines or EngineKeeper()
     video, factor = clip.video, factor_of(clip.video, options)
     if video.interlaced:
         fate = "upscaled as it lies, combing and all" if options.deinterlace == "no" else "deinterlaced"
@@ -319,7 +325,7 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
         _engine_of_all(options), options.precision, options.tile_size, options.detail,
         options.workers_sharing(choose_device(options.devices[0]).type),
     )  # fmt: skip
-    engine = spec.load()
+    engine = engines.load(spec)
     conversion = output.plan(engine.scale)
     check_frame_fits(clip, engine, conversion, 1 if clip.video.num_frames_estimated == 1 else spec.sharing)
     if engine.precision == "int8" and conversion.source.bit_depth > 8:
@@ -342,7 +348,7 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
     kept = earlier if settings.items() <= earlier.items() else {}
     batch = options.batch_size or kept.get(BATCH) or engine.batch_size(video.height, video.width)
     if options.tile_size is None and TILE in kept:
-        engine = replace(spec, tile_size=kept[TILE]).load()
+        engine = engines.load(replace(spec, tile_size=kept[TILE]))
     tile = engine.tile_for(batch, video.height, video.width)
     tile = 0 if tile >= max(video.height, video.width) else tile
     threads = kept.get(THREADS, os.cpu_count() or 1)
