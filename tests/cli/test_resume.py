@@ -9,6 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -83,6 +85,27 @@ def test_a_clip(
     assert (result.exit_code, result.stderr) == (
         2, "vsr: nothing waits to be resumed for ../out.mp4: its job is done, or nothing of it was finished.\n",
     )  # fmt: skip
+
+
+def test_numbered_pictures_as_input(
+    tmp_path: Path, interrupted: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(1, 13):
+        cv2.imwrite(str(tmp_path / "in" / f"f_{number:04}.png"), np.full((6, 8, 3), number, np.uint8))
+    monkeypatch.setattr("vsr.pipeline.job.PICTURES", 4)
+    monkeypatch.setattr("vsr.pipeline.segments.PICTURES", 4)
+    monkeypatch.chdir(tmp_path)
+    words = ("--model", "bicubic", "--scale", "2")
+    assert interrupted("upscale", "in/f_%04d.png", "-o", "out.mkv", *words, after=1).exit_code == 130
+    result = invoke("resume", tmp_path / "out.mkv", "--json")
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["frames"] == 12 and summary["resumed"] > 0
+    assert invoke("upscale", "in/f_%04d.png", "-o", "each", *words).exit_code == 0
+    assert len(list((tmp_path / "each").iterdir())) == 12
+    result = invoke("upscale", "in/g_%04d.png", "-o", "none.mkv", *words)
+    assert (result.exit_code, result.stderr) == (1, "vsr: no file is called in/g_%04d.png.\n")
 
 
 def test_pictures(make_clip: MakeClip, tmp_path: Path, interrupted: Callable[..., Result]) -> None:

@@ -19,6 +19,7 @@ from PIL import Image, ImageCms, ImageSequence, PngImagePlugin
 
 from vsr.errors import InputError, OutputError
 from vsr.media.images import read_picture
+from vsr.media.limits import MAX_SIDE
 from vsr.media.stills import STILL_ENDINGS, Still, holds, is_animated, read_still, write_still
 
 LIMIT = 1 << 20
@@ -510,21 +511,20 @@ def test_real_pictures(shared_data: Path, tmp_path: Path) -> None:
 # Refused
 
 
-def bomb(name: str) -> bytes:
-    """A small file whose header says 100000x100000."""
+def bomb(name: str, width: int = 100_000, height: int = 100_000) -> bytes:
+    """A small file whose header says 100000x100000, or what is asked for."""
     small = io.BytesIO()
-    side = 100_000
     if name == "tif":
-        return tiff(noise((2, 2, 3)), {256: ("I", (side,)), 257: ("I", (side,))})
+        return tiff(noise((2, 2, 3)), {256: ("I", (width,)), 257: ("I", (height,))})
     if name == "tif16":
-        return tiff(noise((2, 2, 3), 16), {256: ("I", (side,)), 257: ("I", (side,))})
+        return tiff(noise((2, 2, 3), 16), {256: ("I", (width,)), 257: ("I", (height,))})
     if name.startswith("png"):
-        header = struct.pack(">IIBBBBB", side, side, 8 if name == "png" else 16, 2, 0, 0, 0)
+        header = struct.pack(">IIBBBBB", width, height, 8 if name == "png" else 16, 2, 0, 0, 0)
         chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
         return b"\x89PNG\r\n\x1a\n" + chunks
     Image.new("RGB", (8, 8)).save(small, "BMP")
     content = bytearray(small.getvalue())
-    content[18:26] = struct.pack("<ii", side, side)
+    content[18:26] = struct.pack("<ii", width, height)
     return bytes(content)
 
 
@@ -536,6 +536,20 @@ def test_bombs(name: str, tmp_path: Path, leaves_nothing: None) -> None:
         read_still(path, max_pixels=200_000_000)
     message = f"{path} has 100000x100000 pixels, more than 200000000; raise --max-pixels to read it."
     assert str(caught.value) == message and not is_animated(path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(99_999_999, 1), (1, 99_999_999), (MAX_SIDE + 1, 2)])
+@pytest.mark.parametrize("name", ["png", "png16", "tif", "tif16", "bmp"])
+def test_absurd_shapes(name: str, width: int, height: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused by the header: none of the decoders is asked."""
+    path = tmp_path / name
+    path.write_bytes(bomb(name, width, height))
+    for decoder in ("PIL.ImageFile.ImageFile.load", "PIL.TiffImagePlugin.TiffImageFile.load", "cv2.imdecode"):
+        monkeypatch.setattr(decoder, None)
+    with pytest.raises(InputError) as caught:
+        read_still(path, max_pixels=200_000_000)
+    said = f"{path} has {width}x{height} pixels, and a side of more than {MAX_SIDE}; cut it into parts."
+    assert str(caught.value) == said
 
 
 def test_the_canvas_of_a_webp(tmp_path: Path) -> None:

@@ -102,3 +102,17 @@ def test_a_track_of_time_codes(cases: Path, tmp_path: Path, caplog: pytest.LogCa
             "01:02:03;04"
         ]
     assert not warnings_in(caplog)
+
+
+def test_the_last_frame_of_a_gif_lasts_as_long_in_a_video(cases: Path, tmp_path: Path) -> None:
+    """Encoders reorder frames, and files tell durations in the order of decoding."""
+    shown = {}
+    for ending in (".mkv", ".webm", ".mp4"):
+        out = vsr.upscale(cases / "transp_dispose.gif", tmp_path / f"out{ending}", model="identity").target
+        (_, begins), *_ = packets_of(out)
+        assert sorted(begins) == pytest.approx([0, 0.05, 0.25, 0.35, 0.85])
+        with av.open(str(out)) as container:
+            shown[ending] = container.duration
+    assert shown[".mkv"] == shown[".webm"] == 920000
+    edits = out.read_bytes().partition(b"elst")[2]
+    assert int.from_bytes(edits[8:12], "big") == 92  # hundredths, of the one edit

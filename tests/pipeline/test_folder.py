@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+import vsr.media.probe
 from vsr.errors import InputError, UnknownModelError, UsageError
+from vsr.inference.engine import Engine, load_model
 from vsr.pipeline.folder import FolderProgress, Pair, is_many, pair_up, upscale_folder
 from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.order import EngineKeeper, EngineSpec
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -59,6 +67,12 @@ def test_files_folders_and_patterns_together(clips: Path, tmp_path: Path) -> Non
     assert [pair.target.name for pair in pairs] == ["b10.mp4", "a.mov", "still.png", "old.mkv", "missing.mp4"]
 
 
+def test_a_pattern_with_a_number(clips: Path) -> None:
+    assert [pair.source.name for pair in pair_up([clips / "b%d.mp4"], Path("out"))] == ["b10.mp4"]
+    with pytest.raises(InputError, match=r"no file is called .*c%d\.mp4"):
+        pair_up([clips / "c%d.mp4"], Path("out"))
+
+
 def test_two_inputs_of_one_name(clips: Path) -> None:
     (clips / "old.wmv").touch()
     targets = {pair.source.name: pair.target.name for pair in pair_up([clips], Path("out"))}
@@ -86,6 +100,8 @@ def test_what_is_many(clips: Path, tmp_path: Path) -> None:
     assert not is_many([one], out) and not is_many([one], tmp_path / "out.mp4")
     assert not is_many([clips / "deep"], tmp_path / "out.mp4"), "pictures are a clip"
     assert not is_many([clips / "deep"], tmp_path / "%d"), "a pattern"
+    assert is_many([clips / "b%d.mp4"], out) and not is_many([clips / "b%d.mp4"], tmp_path / "out.mp4")
+    (clips / "._cover.png").touch()
     with pytest.raises(UsageError, match="there are 2 inputs, and .*out.mp4 is one file; name a folder"):
         is_many([one, one], tmp_path / "out.mp4")
     with pytest.raises(UsageError, match="clips holds clips, and .*out.mp4 is one file; name a folder"):
@@ -103,7 +119,8 @@ def test_one_that_fails_stops_nothing(make_clip: MakeClip, tmp_path: Path) -> No
     assert [outcome.state for outcome in outcomes] == ["done", "failed", "done", "failed", "done"]
     assert "broken.mp4 is not a video" in outcomes[1].error and "missing.mkv" in outcomes[3].error
     assert sorted(path.name for path in (tmp_path / "out" / "deep").iterdir()) == ["a.mp4", "b.mp4", "c.png"]
-    assert {(at.number, at.count, at.num_frames) for at in seen} == {(1, 5, 14), (3, 5, 14), (5, 5, 14)}
+    assert {(at.number, at.count) for at in seen} == {(1, 5), (3, 5), (5, 5)}
+    assert seen[-1].num_frames == 14, "what was estimated has come to what there is"
     assert [at.frames for at in seen] == list(range(1, 15))
 
 
@@ -138,3 +155,92 @@ def test_an_unknown_model_is_no_matter_of_one_clip(make_clip: MakeClip, tmp_path
     pairs = pair_up([make_clip("a.mp4")], tmp_path / "out")
     with pytest.raises(UnknownModelError):
         upscale_folder(pairs, UpscaleOptions(model="nope"))
+
+
+def test_pictures_are_known_by_their_content(tmp_path: Path) -> None:
+    """An animation under a picture's name becomes a clip; a picture under a clip's name one of a frame."""
+    source = tmp_path / "in"
+    source.mkdir()
+    frames = [Image.new("RGB", (8, 6), (value, 0, 0)) for value in (0, 100, 200)]
+    for name in ("moving.png", "moving.webp"):
+        frames[0].save(source / name, save_all=True, append_images=frames[1:], duration=40)
+    frames[0].save(source / "still.mp4", "JPEG")
+    frames[0].save(source / "still.gif", "PNG")
+    pairs = pair_up([source], tmp_path / "out")
+    outcomes = upscale_folder(pairs, UpscaleOptions(model="bicubic", scale=2))
+    assert {outcome.pair.target.name: (outcome.state, outcome.summary and outcome.summary.frames)
+            for outcome in outcomes} == {
+        "moving.mkv": ("done", 3), "moving.webp.mkv": ("done", 3), "still.gif": ("done", 1), "still.mp4": ("done", 1),
+    }  # fmt: skip
+
+
+def test_no_clip_is_read_before_its_turn(make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    class Watched(vsr.media.probe._File):
+        def __init__(self, path: Path, *arguments: Any, **options: Any) -> None:
+            super().__init__(path, *arguments, **options)
+            events.append(Path(path).name)
+
+    monkeypatch.setattr("vsr.media.probe._File", Watched)
+    pairs = pair_up([make_clip("a.mp4"), make_clip("b.mp4")], tmp_path / "out")
+    upscale_folder(pairs, BICUBIC, progress=lambda at: None, on_outcome=lambda outcome: events.append("done"))
+    assert "b.mp4" not in events[: events.index("done")] and "b.mp4" in events
+
+
+def test_progress_comes_to_what_there_is(make_clip: MakeClip, tmp_path: Path) -> None:
+    """Clips of other lengths than their sizes let expect, pictures between them, and one that is there already."""
+    sources = [make_clip(f"{name}.mp4", pts=range(0, 512 * count, 512), options={"crf": crf})
+               for name, count, crf in (("a", 3, "1"), ("c", 9, "51"), ("d", 5, "20"))]  # fmt: skip
+    for name in ("b.png", "e.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+    pairs = sorted(pair_up([*sources, tmp_path / "b.png", tmp_path / "e.png"], tmp_path / "out"), key=str)
+    upscale_folder([pairs[0]], BICUBIC)
+    seen: list[FolderProgress] = []
+    upscale_folder(pairs, BICUBIC, progress=seen.append)
+    assert [at.frames for at in seen] == list(range(1, 17))
+    assert all(at.frames <= at.num_frames for at in seen)
+    assert seen[-1].num_frames == 16 and seen[0].num_frames == 4, "a picture, and four that have not begun"
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments of each engine that is built."""
+    calls: list[dict[str, Any]] = []
+
+    def load(model: str, **arguments: Any) -> Engine:
+        calls.append({"model": model, **arguments})
+        return load_model(model, **arguments)
+
+    monkeypatch.setattr("vsr.pipeline.order.load_model", load)
+    return calls
+
+
+def test_the_engine_is_kept(
+    loaded: list[dict[str, Any]], make_clip: MakeClip, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """From clip to clip, whatever their sizes; it computes what one of its own would have."""
+    rng = np.random.default_rng(0)
+    for name, shape in (("b.png", (9, 12, 3)), ("c.png", (20, 7, 3)), ("d.png", (9, 12, 3))):
+        cv2.imwrite(str(tmp_path / name), rng.integers(0, 256, shape, np.uint8))
+    sources = [make_clip("a.mp4"), *(tmp_path / name for name in ("b.png", "c.png", "d.png"))]
+    options = UpscaleOptions(model=str(tiny_weights), preset="ultrafast")
+    outcomes = upscale_folder(pair_up(sources, tmp_path / "together"), options)
+    assert [outcome.state for outcome in outcomes] == ["done"] * 4 and len(loaded) == 1
+    for source in sources:
+        (outcome,) = upscale_folder(pair_up([source], tmp_path / "apart"), options)
+        assert outcome.pair.target.read_bytes() == (tmp_path / "together" / source.name).read_bytes()
+    assert len(loaded) == 5
+
+
+def test_another_engine_takes_the_place_of_the_one_that_is_kept(loaded: list[dict[str, Any]]) -> None:
+    spec = EngineSpec("bicubic", 2, "cpu", "torch", "fp32", None, 1.0)
+    engines = EngineKeeper()
+    first = engines.load(spec)
+    assert engines.load(replace(spec)) is first
+    gone = weakref.ref(first)
+    del first
+    second = engines.load(replace(spec, scale=3))
+    gc.collect()
+    assert second.scale == 3 and gone() is None, "no more than one is kept"
+    assert len(loaded) == 2

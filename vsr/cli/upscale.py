@@ -106,9 +106,9 @@ def upscale(
     """Upscale clips; sound, subtitles, metadata and every timestamp stay.
 
     INPUT is a video, a picture, a folder of pictures, or a pattern such as
-    "frames/*.png". Where OUT is a folder, each input gets an output in it, and
-    INPUT may be several, and folders of videos. Run again, the command goes on
-    where it was stopped.
+    "frames/*.png" or frames/%04d.png. Where OUT is a folder, each input gets
+    an output in it, and INPUT may be several, and folders of videos. Run
+    again, the command goes on where it was stopped.
 
     \b
     vsr upscale input.mp4 -o out.mp4
@@ -246,13 +246,14 @@ def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: b
     from vsr.errors import VsrError
     from vsr.pipeline.estimate import estimate_clip
     from vsr.pipeline.folder import there_already
+    from vsr.pipeline.order import EngineKeeper
 
-    estimates, failed = [], []
+    estimates, failed, engines = [], [], EngineKeeper()
     for pair in pairs:
         try:
             if many and there_already(pair, options):
                 continue
-            estimates.append(estimate_clip(pair.source, pair.target, options, folder_is_made=many))
+            estimates.append(estimate_clip(pair.source, pair.target, options, folder_is_made=many, engines=engines))
         except VsrError as exc:
             if not many:
                 raise

@@ -20,8 +20,11 @@ from vsr.media.clip import UNSPECIFIED, WHOLE, ClipInfo, Cut, StreamInfo
 from vsr.media.containers import TEXT_SUBTITLES, Container, holds
 from vsr.media.encoder import VideoFormat
 from vsr.media.ffmpeg import DiskError, audio_encoders, has_option, run
+from vsr.media.gif import clear_between_frames
 from vsr.media.libav import fraction_of, readable
 from vsr.media.probe import open_clip
+from vsr.media.stills import repeats
+from vsr.media.timing import Timing
 
 logger = logging.getLogger(__name__)
 
@@ -188,6 +191,7 @@ def assemble(
     *,
     encoded: VideoFormat | None = None,
     cut: Cut = WHOLE,
+    last: Timing | None = None,
     sample_seconds: float | None = None,
 ) -> None:
     """Join the encoded video with the planned streams of the source, its metadata and chapters.
@@ -202,6 +206,8 @@ def assemble(
         container: the target's format.
         encoded: the new video, for what its own file does not tell; None: what that says will do.
         cut: the part of the source that the new video shows.
+        last: the packet of the new video that is shown last; its file tells durations in the order of decoding, by
+            which a later one may last as long. None: that will do.
         sample_seconds: read no more of the source than this from its beginning; None: all.
 
     Raises:
@@ -215,7 +221,7 @@ def assemble(
         "disposition:0": _disposition(clip.video.disposition),
         "f": container.muxer,
         **dict(container.options),
-        **_video_options(video, container, encoded),
+        **_video_options(video, clip, container, encoded),
     }
     if container.muxer in ("mp4", "mov"):
         # One clock for track and edit list, so that no timestamp is rounded.
@@ -223,6 +229,8 @@ def assemble(
         options["movie_timescale"] = _common_clock(clip, streams)
         if _has_keys_of_its_own(clip, container):
             options["movflags"] = "use_metadata_tags"
+    if last is not None and last.duration and container.muxer != "gif":
+        options["bsf:0"] = f"setts=pts=PTS:dts=DTS:duration='if(eq(PTS,{last.pts}),{last.duration},DURATION)'"
     if container.one_rate and clip.video.average_rate:
         options["r:0"] = str(clip.video.average_rate)  # else 600 a second, nearly all of them fillers
     mapped = [new["v:0"]]
@@ -241,6 +249,11 @@ def assemble(
     run(ffmpeg.output(*mapped, f"file:{target}", **options).global_args("-copyts").overwrite_output())
     if not target.is_file():
         raise OutputError(f"ffmpeg left no file at {target}.")
+    if container.muxer == "gif":
+        try:
+            clear_between_frames(target)
+        except OSError as exc:
+            raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
 
 
 SAMPLE_SECONDS = 0.5
@@ -424,12 +437,15 @@ def _light(encoded: VideoFormat | None) -> dict[str, str]:
     return display | ({"content_light:v:0": str(encoded.light_levels)} if encoded.light_levels else {})
 
 
-def _video_options(video: Path, container: Container, encoded: VideoFormat | None) -> Options:
+def _video_options(video: Path, clip: ClipInfo, container: Container, encoded: VideoFormat | None) -> Options:
     """What the container is told of the new video: its tags, and what players want."""
     if container.muxer == "gif":
         # A palette for each frame. What shows through needs a colour of its own.
         palettes = "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:alpha_threshold=128"
-        return {"c:0": "gif", "filter:0": palettes, "fps_mode:0": "passthrough", "enc_time_base:0": "1/100"}
+        # Whole frames: the encoder compares a frame that has the first one's palette with the frame before, whose
+        # palette may be another, and leaves out what has changed in nothing but colour.
+        return {"c:0": "gif", "gifflags:0": "-offsetting-transdiff", "filter:0": palettes, "loop": repeats(clip.path),
+                "fps_mode:0": "passthrough", "enc_time_base:0": "1/100"}  # fmt: skip
     with av.open(f"file:{video}") as file:  # a name such as a:b is no protocol
         codec = file.streams.video[0].codec_context.codec.canonical_name
     apple = {"tag:0": "hvc1"} if codec == "hevc" and container.muxer in ("mp4", "mov") else {}

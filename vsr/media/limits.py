@@ -9,6 +9,9 @@ from vsr.errors import is_out_of_memory
 MAX_PIXELS = 100_000_000
 """Of a frame, unless the user says otherwise: three times those of 8K."""
 
+MAX_SIDE = 1 << 20
+"""Rows or columns of a picture, in and out: OpenCV reads no more, and nothing that people look at has them."""
+
 ROOM_FRAMES, BYTES_PER_PIXEL = 32, 2
 """What a codec takes at the least, as a round figure: x264, which looks ahead, took 40 frames and more."""
 

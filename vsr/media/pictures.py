@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
+from math import gcd
 from pathlib import Path
 from types import TracebackType
 
@@ -32,10 +35,76 @@ def is_pattern(path: Path) -> bool:
     return PATTERN.search(path.name) is not None
 
 
+def pictures_of(source: Path) -> list[Path] | None:
+    """The pictures that a name stands for, in their order: a folder, or a pattern; None: it is the name of one file.
+
+    A pattern is one of the shell's, such as ``frames/*.png``, or has a number, such as ``frames/%04d.png``: it stands
+    for the files whose numbers are written so. A file of just that name comes first. Hidden files are passed over.
+
+    Raises:
+        InputError: there are none.
+    """
+    if source.is_dir():
+        if not (found := find_pictures(source)):
+            raise InputError(f"the folder {source} holds no pictures.")
+        return found
+    return files_named(source) if stands_for_many(source) else None
+
+
+def stands_for_many(source: Path) -> bool:
+    """Whether a name is a pattern of inputs, and not that of a file."""
+    return not source.exists() and (glob.has_magic(str(source)) or is_pattern(source))
+
+
+def files_named(pattern: Path, *, recursive: bool = False) -> list[Path]:
+    """The files that a pattern stands for, as ``pictures_of`` says.
+
+    Args:
+        pattern: one of the shell's, or a name with a number.
+        recursive: let ``**`` stand for folders within folders.
+
+    Raises:
+        InputError: there are none.
+    """
+    if is_pattern(pattern) and not glob.has_magic(pattern.name):
+        numbers = {path: int(match[1]) for path, match in _with_numbers(pattern)}
+        found = [path for path in sorted(numbers, key=numbers.__getitem__) if numbered(pattern, numbers[path]) == path]
+    else:
+        found = sorted(map(Path, glob.glob(str(pattern), recursive=recursive)), key=natural_order)
+    if not found:
+        raise InputError(f"no file is called {pattern}.")
+    return found
+
+
+def missing_numbers(pictures: Sequence[Path]) -> str:
+    """What numbers are left out, where names differ in one number alone; in words, empty where none are.
+
+    Steps of more than one are none left out, if all are multiples of the same.
+    """
+    split = [re.split(r"(\d+)", path.name) for path in pictures]
+    places = {place for parts in split for place, (part, first) in enumerate(zip(parts, split[0], strict=False))
+              if part != first}  # fmt: skip
+    if len(places) != 1 or any(len(parts) != len(split[0]) for parts in split) or (place := places.pop()) % 2 == 0:
+        return ""
+    numbers = sorted({int(parts[place]) for parts in split})
+    steps = [after - before for before, after in pairwise(numbers)]
+    step = gcd(*steps)
+    first = next((before + step for before, gap in zip(numbers, steps, strict=False) if gap > step), None)
+    if first is None:
+        return ""
+    count = (numbers[-1] - numbers[0]) // step + 1 - len(numbers)
+    name = "".join([*split[0][:place], str(first).zfill(len(split[0][place])), *split[0][place + 1 :]])
+    return f"{name} is missing." if count == 1 else f"{count} numbers are missing, the first in {name}."
+
+
 def find_pictures(folder: Path) -> list[Path]:
-    """The still pictures of a folder, not of those in it, by their names, numbers in them as numbers."""
+    """The still pictures of a folder, not of those in it, by their names, numbers in them as numbers.
+
+    Hidden files are passed over, as those that macOS puts beside others.
+    """
     try:
-        found = [path for path in folder.iterdir() if is_picture_name(path) and path.is_file()]
+        found = [path for path in folder.iterdir()
+                 if is_picture_name(path) and not path.name.startswith(".") and path.is_file()]  # fmt: skip
     except OSError as exc:
         raise InputError(f"cannot read the folder {folder}: {exc.strerror}.") from exc
     return sorted(found, key=natural_order)
@@ -195,11 +264,16 @@ def numbered(target: Path, number: int) -> Path:
 
 def existing(target: Path) -> Iterable[Path]:
     """Files that a name stands for already, or those that a pattern's numbers do."""
-    found = PATTERN.search(target.name)
-    if found is None:
-        yield from (path for path in [target] if path.exists())
-        return
-    if not target.parent.is_dir():
-        return
-    own = re.compile(re.escape(target.name[: found.start()]) + r"\d+" + re.escape(target.name[found.end() :]))
-    yield from (path for path in target.parent.iterdir() if own.fullmatch(path.name))
+    if not is_pattern(target):
+        return [path for path in [target] if path.exists()]
+    return (path for path, _ in _with_numbers(target))
+
+
+def _with_numbers(pattern: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    """The files that have digits where a pattern has its number, and the match whose group they are."""
+    found = PATTERN.search(pattern.name)
+    assert found is not None
+    name = re.compile(re.escape(pattern.name[: found.start()]) + r"(\d+)" + re.escape(pattern.name[found.end() :]))
+    for path in pattern.parent.iterdir() if pattern.parent.is_dir() else ():
+        if match := name.fullmatch(path.name):
+            yield path, match

@@ -24,6 +24,7 @@ from PIL.ImageFile import ImageFile
 
 from vsr.errors import InputError, OutputError, is_out_of_memory
 from vsr.files import write_whole
+from vsr.media.limits import MAX_SIDE
 from vsr.media.opening import files_only
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ _OPENERS: dict[type[ImageFile], tuple[bytes, ...]] = {
     GifImagePlugin.GifImageFile: (b"GIF87a", b"GIF89a"),
 }
 """How a file begins, behind RIFF's header. Not by Image.open(): its limit on pixels is the whole process's."""
+
+_MOVING = (GifImagePlugin.GifImageFile, PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile)
 
 _MODES = {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 """What Pillow's modes are converted to, beside those that stay."""
@@ -110,7 +113,7 @@ def read_still(path: Path, *, max_pixels: int) -> Still:
     its profile, which is dropped, as it fits no longer. Of several frames or pages the first is taken.
 
     Args:
-        max_pixels: refuse what has more, by its header, before anything is decoded.
+        max_pixels: refuse what has more, or a side of more than ``MAX_SIDE``, by its header, before it is decoded.
 
     Raises:
         InputError: it is missing, unreadable, damaged, no such picture, too large, or of neither 8 nor 16 bits.
@@ -133,14 +136,38 @@ def read_still(path: Path, *, max_pixels: int) -> Still:
         raise InputError(f"{path} is a damaged picture ({reason}); fetch or export it again.") from exc
 
 
+def still_kind(path: Path) -> str:
+    """What a file's first bytes say that it is: PNG, JPEG, WEBP, TIFF, BMP or GIF; else, or unreadable: empty."""
+    with suppress(OSError), open(path, "rb", opener=files_only) as file:
+        opener = _opener(file)
+        return "" if opener is None else str(opener.format)
+    return ""
+
+
 def is_animated(path: Path) -> bool:
     """Whether it is a GIF, WebP or PNG of more than one frame; False for all else, what cannot be read among it."""
-    try:
-        with open(path, "rb", opener=files_only) as file, _without_warnings():
-            opener = _opener(file)
-            return opener not in (None, TiffImagePlugin.TiffImageFile) and getattr(opener(file), "is_animated", False)
-    except _DAMAGE:
-        return False
+    with suppress(*_DAMAGE), _header(path) as image:
+        return bool(getattr(image, "is_animated", False))
+    return False
+
+
+def repeats(path: Path) -> int:
+    """How often an animation is shown again: -1 not at all, 0 for ever; 0 for all that does not say."""
+    with suppress(*_DAMAGE), _header(path) as image:
+        if image is not None and getattr(image, "is_animated", False):
+            loop = image.info.get("loop")
+            if image.format == "GIF":
+                return -1 if loop is None else int(loop)
+            return int(loop) - 1 or -1 if loop else 0  # PNG and WebP count how often it is shown in all
+    return 0
+
+
+@contextmanager
+def _header(path: Path) -> Iterator[ImageFile | None]:
+    """A file of a format that can move, not decoded; None of any other, as of a TIFF, whose pages do not."""
+    with open(path, "rb", opener=files_only) as file, _without_warnings():
+        opener = _opener(file)
+        yield opener(file) if opener in _MOVING else None
 
 
 def write_still(path: Path, still: Still) -> None:
@@ -204,6 +231,8 @@ def _without_warnings() -> Iterator[None]:
 def _check_size(path: Path, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise InputError(f"{path} has {width}x{height} pixels, more than {max_pixels}; raise --max-pixels to read it.")
+    if max(height, width) > MAX_SIDE:
+        raise InputError(f"{path} has {width}x{height} pixels, and a side of more than {MAX_SIDE}; cut it into parts.")
 
 
 def _still(pixels: _Pixels, bit_depth: Literal[8, 16], icc: bytes | None) -> Still:

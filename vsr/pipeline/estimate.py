@@ -19,7 +19,7 @@ from vsr.pipeline.job import ClipPlan, open_source, plan_clip
 from vsr.pipeline.job_folder import RECORD
 from vsr.pipeline.memory import names_what_lacks_memory
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import Order
+from vsr.pipeline.order import EngineKeeper, Order
 from vsr.pipeline.outputs import output_for
 from vsr.pipeline.segment import upscale_segments
 from vsr.pipeline.segments import Finished, Segment
@@ -63,7 +63,10 @@ class Estimate:
 
 
 @names_what_lacks_memory
-def estimate_clip(source: Path, target: Path, options: UpscaleOptions, *, folder_is_made: bool = False) -> Estimate:
+def estimate_clip(
+    source: Path, target: Path, options: UpscaleOptions, *, folder_is_made: bool = False,
+    engines: EngineKeeper | None = None,
+) -> Estimate:  # fmt: skip
     """Estimate a job and write nothing; a few frames of the clip are upscaled for it.
 
     Args:
@@ -71,6 +74,7 @@ def estimate_clip(source: Path, target: Path, options: UpscaleOptions, *, folder
         target: the output.
         options: of the job.
         folder_is_made: the output's folder need not be there yet.
+        engines: keeps the engine of the clip before; None: there was none.
 
     Raises:
         VsrError: whatever ``upscale`` would refuse.
@@ -83,7 +87,7 @@ def estimate_clip(source: Path, target: Path, options: UpscaleOptions, *, folder
     output = output_for(clip, target, options)
     if target.parent.is_dir():
         output.check()
-    plan = plan_clip(clip, output, options, {})
+    plan = plan_clip(clip, output, options, {}, engines)
     with TemporaryDirectory(prefix="vsr-") as folder:
         output.rehearse(Path(folder))
     planned = time.monotonic() - started

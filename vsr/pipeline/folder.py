@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from typing import Literal
 
 from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, VsrError
 from vsr.media.containers import CONTAINERS
-from vsr.media.index import index_packets
-from vsr.media.pictures import is_pattern, is_picture_name, natural_order
-from vsr.media.probe import probe
+from vsr.media.pictures import files_named, find_pictures, is_pattern, is_picture_name, natural_order, stands_for_many
+from vsr.media.stills import is_animated
 from vsr.pipeline.executors import executor_for
 from vsr.pipeline.job import UpscaleProgress, UpscaleSummary, upscale_clip
 from vsr.pipeline.job_folder import Command, read_job, remove_if_empty
 from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.order import EngineKeeper
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +26,9 @@ OTHER_VIDEOS = frozenset({
     ".mpg", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".vob", ".wmv", ".wtv", ".y4m",
 })  # fmt: skip
 """What a folder is searched for, beside the endings that vsr writes."""
+
+PICTURE = -1
+"""In place of a clip's size in bytes."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class FolderProgress:
         number: its place, from 1.
         count: how many inputs there are.
         frames: done in all inputs, without those that were there before.
-        num_frames: to be done in all; of clips that do not tell, none are counted.
+        num_frames: to be done in all, about: inputs that have not begun are estimated by the sizes of their files.
         clip: where the input stands.
     """
 
@@ -86,12 +88,12 @@ def is_many(sources: Sequence[Path], target: Path) -> bool:
     first = sources[0]
     for path in (*sources, target):
         _check_length(path)
-    several = len(sources) > 1 or first.is_dir() or (not first.exists() and glob.has_magic(str(first)))
+    several = len(sources) > 1 or first.is_dir() or stands_for_many(first)
     if target.is_dir() or (several and not target.suffix and not is_pattern(target)):
         return True
     if len(sources) > 1:
         raise UsageError(f"there are {len(sources)} inputs, and {target} is one file; name a folder.")
-    if first.is_dir() and not any(map(is_picture_name, first.iterdir())) and any(_inputs_in(first, False)):
+    if first.is_dir() and not find_pictures(first) and any(_inputs_in(first, False)):
         raise UsageError(f"{first} holds clips, and {target} is one file; name a folder for the outputs.")
     return False
 
@@ -108,7 +110,8 @@ def pair_up(sources: Sequence[Path], folder: Path, *, recursive: bool = False) -
     """An output in a folder for each input, under its own name.
 
     Args:
-        sources: files, folders, of which the videos and pictures are taken, and patterns such as ``clips/*.mp4``.
+        sources: files, folders, of which the videos and pictures are taken, and patterns such as ``clips/*.mp4`` and
+            ``frames/%04d.png``.
         folder: of the outputs; folders within a source are found again in it.
         recursive: take folders within folders too.
 
@@ -119,7 +122,7 @@ def pair_up(sources: Sequence[Path], folder: Path, *, recursive: bool = False) -
     pairs: dict[Path, Path] = {}
     for source in sources:
         for path, relative in _found(source, folder, recursive):
-            target = folder / relative.with_name(_output_name(relative))
+            target = folder / relative.with_name(_output_name(path))
             if pairs.get(target, path) != path and target.suffix != relative.suffix:
                 target = target.with_name(relative.name + target.suffix)
             if pairs.setdefault(target, path) != path:
@@ -135,11 +138,8 @@ def _found(source: Path, outputs: Path, recursive: bool) -> Iterator[tuple[Path,
             deeper = "" if recursive else "; --recursive looks into its folders"
             raise InputError(f"the folder {source} holds no videos and no pictures{deeper}.")
         yield from ((path, path.relative_to(source)) for path in inputs)
-    elif not source.exists() and glob.has_magic(str(source)):
-        matches = sorted(map(Path, glob.glob(str(source), recursive=recursive)), key=natural_order)
-        if not matches:
-            raise InputError(f"no file is called {source}.")
-        for match in matches:
+    elif stands_for_many(source):
+        for match in files_named(source, recursive=recursive):
             yield from _found(match, outputs, recursive)
     else:
         yield source, Path(source.name)
@@ -159,8 +159,9 @@ def _is_video_name(path: Path) -> bool:
 
 def _output_name(source: Path) -> str:
     """The input's own where vsr writes such files; else Matroska, which holds every stream."""
-    written = is_picture_name(source) or source.suffix.lower() in CONTAINERS
-    return source.name if written else f"{source.stem}.mkv"
+    if is_picture_name(source):
+        return f"{source.stem}.mkv" if is_animated(source) else source.name
+    return source.name if source.suffix.lower() in CONTAINERS else f"{source.stem}.mkv"
 
 
 def upscale_folder(
@@ -186,6 +187,7 @@ def upscale_folder(
     """
     outcomes: list[Outcome] = []
     tally = _Tally(pairs, options, progress) if progress is not None else None
+    engines = EngineKeeper()
     with executor_for(options) as executor:
         for number, pair in enumerate(pairs, start=1):
             try:
@@ -193,7 +195,7 @@ def upscale_folder(
                 if outcome is None:
                     _make_folder(pair.target.parent)
                     shown = None if tally is None else tally.of(number)
-                    summary = upscale_clip(pair.source, pair.target, options, shown, executor, command)
+                    summary = upscale_clip(pair.source, pair.target, options, shown, executor, command, engines)
                     damaged = summary.damage and not options.tolerant
                     outcome = Outcome(pair, "damaged" if damaged else "done", summary.damage, summary)
             except UnknownModelError:
@@ -232,33 +234,62 @@ def _make_folder(folder: Path) -> None:
 
 
 class _Tally:
-    """The frames of all inputs."""
+    """The frames of all inputs: of those that have begun as they say, of the others by the sizes of their files.
+
+    None is opened for it. A picture is one frame; clips have as many for each byte as those that have begun.
+    """
 
     def __init__(
         self, pairs: Sequence[Pair], options: UpscaleOptions, progress: Callable[[FolderProgress], None]
     ) -> None:
         self._pairs, self._progress = pairs, progress
-        self._frames = [_count_frames(pair, options) for pair in pairs]
+        self._sizes = [_bytes_to_do(pair, options) for pair in pairs]
+        self._pictures_left = sum(size == PICTURE for size in self._sizes)
+        self._clips_left = sum(size > 0 for size in self._sizes)
+        self._bytes_left = sum(size for size in self._sizes if size > 0)
+        self._done = self._clip_frames = self._clip_bytes = 0  # of inputs before this one
+        self._size, self._at = 0, UpscaleProgress(0, 0)  # of this one
 
     def of(self, number: int) -> Callable[[UpscaleProgress], None]:
-        """What to call with the progress of an input."""
+        """What to call with the progress of an input, which begins after all for which this was called before."""
+        self._end()
+        self._size, self._at = self._sizes[number - 1], UpscaleProgress(0, 0)
+        self._pictures_left -= self._size == PICTURE
+        if self._size > 0:
+            self._clips_left -= 1
+            self._bytes_left -= self._size
 
         def show(at: UpscaleProgress) -> None:
-            before, total = sum(self._frames[: number - 1]), sum(self._frames)
-            pair = self._pairs[number - 1]
-            self._progress(FolderProgress(pair, number, len(self._pairs), before + at.frames, total, at))
+            self._at = at
+            frames, total = self._done + at.frames, self._done + _frames_in_all(at) + self._still_to_begin()
+            self._progress(FolderProgress(self._pairs[number - 1], number, len(self._pairs), frames, total, at))
 
         return show
 
+    def _end(self) -> None:
+        self._done += self._at.frames
+        if self._size > 0 and _frames_in_all(self._at):
+            self._clip_frames += _frames_in_all(self._at)
+            self._clip_bytes += self._size
 
-def _count_frames(pair: Pair, options: UpscaleOptions) -> int:
-    """Of what is to be done."""
+    def _still_to_begin(self) -> int:
+        """The frames of inputs that have not begun."""
+        frames, num_bytes = self._clip_frames, self._clip_bytes
+        if self._size > 0:
+            frames, num_bytes = frames + _frames_in_all(self._at), num_bytes + self._size
+        clips = round(self._bytes_left * frames / num_bytes) if num_bytes else 0
+        return self._pictures_left + max(clips, self._clips_left)
+
+
+def _frames_in_all(at: UpscaleProgress) -> int:
+    return at.frames if at.num_frames is None else at.num_frames
+
+
+def _bytes_to_do(pair: Pair, options: UpscaleOptions) -> int:
+    """The size of a clip, ``PICTURE``, or 0 where nothing is to be done."""
     try:
         if there_already(pair, options):
             return 0
-        if is_picture_name(pair.source):
-            return 1
-        clip = probe(pair.source, max_pixels=options.max_pixels)
-        return index_packets(pair.source, clip.video, max_pixels=options.max_pixels).num_frames
-    except VsrError:  # its turn comes, and then it is told
+        return PICTURE if is_picture_name(pair.source) else pair.source.stat().st_size
+    except (VsrError, OSError):  # its turn comes, and then it is told
         return 0

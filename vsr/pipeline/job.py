@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import logging
 import os
@@ -29,10 +28,10 @@ from vsr.media import animation
 from vsr.media.clip import ClipInfo
 from vsr.media.ffmpeg import check_names
 from vsr.media.index import PacketIndex, index_packets
-from vsr.media.pictures import find_pictures, is_picture_name, natural_order, probe_pictures
+from vsr.media.pictures import is_picture_name, missing_numbers, pictures_of, probe_pictures
 from vsr.media.probe import probe
 from vsr.media.reader import Damage, said_of_resized
-from vsr.media.stills import is_animated
+from vsr.media.stills import is_animated, still_kind
 from vsr.networks.models import model_covering
 from vsr.pipeline.executors import Executor, executor_for
 from vsr.pipeline.job_folder import (
@@ -50,7 +49,7 @@ from vsr.pipeline.job_folder import (
 )
 from vsr.pipeline.memory import check_frame_fits, names_what_lacks_memory
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import EngineSpec, Order
+from vsr.pipeline.order import EngineKeeper, EngineSpec, Order
 from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
 from vsr.pipeline.plan import factor_of
 from vsr.pipeline.segments import (
@@ -68,6 +67,9 @@ from vsr.pipeline.segments import (
 from vsr.pipeline.source import SourceWatch
 
 logger = logging.getLogger(__name__)
+
+MOTION_JPEG = frozenset({".mjpeg", ".mjpg"})
+"""Endings of videos that begin as one JPEG does."""
 
 SEGMENT_SECONDS = 60.0
 """Of computing, for a segment, about: what an interrupt costs at most."""
@@ -137,7 +139,7 @@ def upscale(
     as one frame can be decoded: the summary says what was wrong.
 
     Args:
-        source: a video, a picture, a folder of pictures, or a pattern such as ``frames/*.png``.
+        source: a video, a picture, a folder of pictures, or a pattern such as ``frames/*.png`` or ``frames/%04d.png``.
         target: the output: a name with an ending of ``vsr.media.containers.CONTAINERS``, a picture, or a pattern of
             pictures such as ``frames/%06d.png``.
         progress: called after each batch of frames.
@@ -160,6 +162,7 @@ def upscale_clip(
     progress: Callable[[UpscaleProgress], None] | None = None,
     executor: Executor | None = None,
     command: Command | None = None,
+    engines: EngineKeeper | None = None,
 ) -> UpscaleSummary:
     """As ``upscale``, with the options built.
 
@@ -170,6 +173,7 @@ def upscale_clip(
         progress: as ``upscale``.
         executor: one that is open already; None: one for this clip alone.
         command: that this clip is part of; None: it is all of it.
+        engines: keeps the engine of the clip before; None: there was none.
     """
     started = time.monotonic()
     check_names(source, target)
@@ -187,7 +191,7 @@ def upscale_clip(
     if not publishing:
         output.check()
     with job_folder(target) as folder:
-        plan = plan_clip(clip, output, options, folder.earlier() if options.resume else {})
+        plan = plan_clip(clip, output, options, folder.earlier() if options.resume else {}, engines)
         manifest = _manifest(plan, source, target, options, command or Command.of((source,), target))
         before = folder.summary_of(manifest, output.is_published) if options.resume else None
         if before is not None:
@@ -264,27 +268,22 @@ def _done_before(summary: Mapping[str, Any], source: Path, target: Path, seconds
 
 
 def open_source(source: Path, options: UpscaleOptions) -> ClipInfo:
-    """A video, or pictures as one.
+    """A video, or pictures as one. Pictures and animations are known by their content, whatever their names.
 
     Raises:
         InputError: it cannot be read, or holds neither.
     """
-    if source.is_dir():
-        pictures = find_pictures(source)
-        if not pictures:
-            raise InputError(f"the folder {source} holds no pictures.")
-    elif not source.exists() and glob.has_magic(str(source)):
-        pictures = sorted((path for path in map(Path, glob.glob(str(source)))), key=natural_order)
-        if not pictures:
-            raise InputError(f"no file is called {source}.")
-    elif is_picture_name(source):
-        if source.suffix.lower() == ".webp" and is_animated(source):
-            return animation.probe_animation(source, max_pixels=options.max_pixels)
-        if is_animated(source):
+    pictures = pictures_of(source)
+    if pictures is None:
+        kind = still_kind(source)
+        if kind and is_animated(source):
+            prober = animation.probe_animation if kind == "WEBP" else probe
+            return prober(source, max_pixels=options.max_pixels)
+        if not (kind or is_picture_name(source)) or (kind == "JPEG" and source.suffix.lower() in MOTION_JPEG):
             return probe(source, max_pixels=options.max_pixels)
         pictures = [source]
-    else:
-        return probe(source, max_pixels=options.max_pixels)
+    if said := missing_numbers(pictures):
+        logger.warning("%s: %s The pictures that are there follow one another.", source, said)
     return probe_pictures(pictures, source, fps=options.fps, max_pixels=options.max_pixels)
 
 
@@ -307,7 +306,9 @@ class ClipPlan:
     video_bytes: int
 
 
-def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: Settings) -> ClipPlan:
+def plan_clip(
+    clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: Settings, engines: EngineKeeper | None = None
+) -> ClipPlan:
     """Decide everything.
 
     Args:
@@ -315,7 +316,9 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
         output: what is made of it; it is planned here.
         options: what was chosen.
         earlier: settings of another run: if all else is alike, what follows from the machine is taken from there.
+        engines: as ``upscale_clip``.
     """
+    engines = engines or EngineKeeper()
     video, factor = clip.video, factor_of(clip.video, options)
     if video.interlaced:
         fate = "upscaled as it lies, combing and all" if options.deinterlace == "no" else "deinterlaced"
@@ -325,7 +328,7 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
         _engine_of_all(options), options.precision, options.tile_size, options.detail,
         options.workers_sharing(choose_device(options.devices[0]).type),
     )  # fmt: skip
-    engine = spec.load()
+    engine = engines.load(spec)
     conversion = output.plan(engine.scale)
     check_frame_fits(clip, engine, conversion, 1 if clip.video.num_frames_estimated == 1 else spec.sharing)
     if engine.precision == "int8" and conversion.source.bit_depth > 8:
@@ -348,7 +351,7 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
     kept = earlier if settings.items() <= earlier.items() else {}
     batch = options.batch_size or kept.get(BATCH) or engine.batch_size(video.height, video.width)
     if options.tile_size is None and TILE in kept:
-        engine = replace(spec, tile_size=kept[TILE]).load()
+        engine = engines.load(replace(spec, tile_size=kept[TILE]))
     tile = engine.tile_for(batch, video.height, video.width)
     tile = 0 if tile >= max(video.height, video.width) else tile
     threads = kept.get(THREADS, os.cpu_count() or 1)

@@ -40,6 +40,20 @@ class EngineSpec:
         return engine
 
 
+class EngineKeeper:
+    """Loads engines and keeps the last one, so that the clips of one command share it."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[EngineSpec, Engine] | None = None
+
+    def load(self, spec: EngineSpec) -> Engine:
+        """The engine that is kept, if it was built by the same arguments; else a new one in its place."""
+        if self._kept is None or self._kept[0] != spec:
+            self._kept = None  # first, as its memory may be needed
+            self._kept = spec, spec.load()
+        return self._kept[1]
+
+
 @dataclass(frozen=True)
 class Order:
     """One clip's work. It can be pickled.

@@ -32,6 +32,7 @@ from vsr.media.encoder import Encoder, VideoFormat, check_encoder, encoded_suffi
 from vsr.media.encoders import codec_named, format_of
 from vsr.media.ffmpeg import the_program
 from vsr.media.join import Part, join
+from vsr.media.limits import MAX_SIDE
 from vsr.media.pictures import (
     PictureWriter,
     existing,
@@ -245,8 +246,10 @@ class ClipOutput:
             encoded = folder / self._encoded
             join(parts, encoded, video)
 
+        last = max((packet for part in parts for packet in part.packets), key=lambda packet: packet.pts)
+
         def attempt(plans: Sequence[StreamPlan]) -> None:
-            assemble(encoded, self._clip, plans, assembled, self._container, encoded=video, cut=cut)
+            assemble(encoded, self._clip, plans, assembled, self._container, encoded=video, cut=cut, last=last)
 
         lost = list(map(str, self._changed(write_what_can_be(self.streams, self._container, attempt))))
         num_frames = sum(len(part.packets) for part in parts)
@@ -296,7 +299,7 @@ class PictureOutput:
         _, layout = decoded_format(clip.video)
         self._format = picture_format(layout, target)
         # Pictures are as large as memory allows; a codec of that name has no limits of its own.
-        self._codec = Codec("rawvideo", alpha=True, sizes="any", largest=1 << 20)
+        self._codec = Codec("rawvideo", alpha=True, sizes="any", largest=MAX_SIDE)
         self.streams = tuple(StreamPlan(stream, "drop", reason="pictures hold none") for stream in clip.others)
         for plan in self.streams:
             logger.warning("%s: %s", clip.path.name, plan)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from vsr.imaging.colour import alpha_of, alpha_to_plane, planes_to_rgb, rgb_to_planes
 from vsr.imaging.resize import resize_bicubic
+from vsr.imaging.transparency import fill_invisible
 from vsr.inference.engine import Engine
 from vsr.inference.lanes import Array, Landing, Lanes
 from vsr.media.pixels import Plane
@@ -38,6 +39,10 @@ class _Flight(NamedTuple):
 class Upscaler:
     """Computes what differs from the frame before.
 
+    Where the output keeps alpha, transparent pixels take the colour of the visible ones around them before the network,
+    whose filters would else draw hidden colours into visible edges; so invisible pixels of the output hold that colour.
+    Without alpha in the output, what was hidden is shown as it is stored.
+
     Attributes:
         depth: batches that may be begun before the first of them has to be finished.
     """
@@ -50,6 +55,9 @@ class Upscaler:
         self._result: tuple[Plane, ...] = ()
         self.depth = self._lanes.depth
         self._repeated, self._overflowed = 0, engine.overflowed
+        # Nothing to fill where each pixel comes from one alone: such a job returns every code value.
+        pixelwise = engine.scale == 1 and not engine.has_weights and conversion.padded
+        self._fills = conversion.source.alpha and conversion.target.alpha and not pixelwise
 
     @torch.inference_mode()
     def begin(self, frames: Sequence[Frame]) -> None:
@@ -103,7 +111,10 @@ class Upscaler:
         """
         conversion, engine = self._conversion, self._engine
         with self._watch("to RGB"):
-            lr = conversion.orientation.upright(planes_to_rgb(decoded, conversion.source, conversion.source_colour))
+            lr = planes_to_rgb(decoded, conversion.source, conversion.source_colour)
+            if self._fills and (seen := alpha_of(decoded, conversion.source)) is not None:
+                lr = fill_invisible(lr, seen)
+            lr = conversion.orientation.upright(lr)
         with self._watch("network"):
             sr = engine.run(lr) if over is None else engine.run_exactly(lr[over])
             finite = engine.finite(sr)
