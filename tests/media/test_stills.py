@@ -15,11 +15,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageSequence, PngImagePlugin
+from PIL import Image, ImageCms, ImageSequence, PngImagePlugin, TiffImagePlugin
 
 from vsr.errors import InputError, OutputError
 from vsr.media.images import read_picture
-from vsr.media.limits import MAX_SIDE
+from vsr.media.limits import MAX_PIXELS, MAX_SIDE
 from vsr.media.stills import STILL_ENDINGS, Still, holds, is_animated, read_still, write_still
 
 LIMIT = 1 << 20
@@ -723,3 +723,16 @@ def test_text_of_a_png_does_not_matter(tmp_path: Path) -> None:
     pixels = noise((4, 6, 3))
     Image.fromarray(pixels).save(tmp_path / "a.png", pnginfo=info, dpi=(300, 300))
     check(read_still(tmp_path / "a.png", max_pixels=LIMIT), pixels)
+
+
+@pytest.mark.parametrize(("tag", "value"), [(50706, b"\1\4\0\0"), (254, 1)])
+def test_a_raw_photograph_is_not_taken_for_its_thumbnail(tag: int, value: int | bytes, tmp_path: Path) -> None:
+    """The camera's own formats are TIFFs whose first picture is small, or made of single colours."""
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    directory[tag] = value
+    directory.tagtype[tag] = 1 if isinstance(value, bytes) else 4
+    path = tmp_path / "in.dng"
+    Image.new("RGB", (8, 6)).save(path, "TIFF", tiffinfo=directory)
+    with pytest.raises(InputError) as caught:
+        read_still(path, max_pixels=MAX_PIXELS)
+    assert str(caught.value).startswith(f"{path} is a raw photograph, or a thumbnail comes first in it")

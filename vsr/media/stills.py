@@ -66,6 +66,7 @@ _DEFLATE_LEVEL = 1  # level 6 made a filtered 16-bit photograph 4 to 8 percent s
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _ORIENTATION = 256, 257, 258, 259, 262, 273, 274
 _SAMPLES, _STRIP_ROWS, _STRIP_LENGTHS, _PLANAR, _PREDICTOR, _EXTRA, _FORMAT = 277, 278, 279, 284, 317, 338, 339
 _ICC, _DEFLATE = 34675, 8  # the tag in ICC.1; those above, and the compression, are TIFF 6.0's
+_NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # a thumbnail has the first one's lowest bit; the second is of DNG 1.0
 
 _WARNINGS_LOCK = threading.Lock()
 _DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, SyntaxError, OverflowError, struct.error,
@@ -299,6 +300,8 @@ def _read_tiff16(path: Path, file: IO[bytes], max_pixels: int) -> Still | None:
         directory = TiffImagePlugin.ImageFileDirectory_v2(start if start[2] == ord("+") else start[:8])
         file.seek(directory.next)
         directory.load(file)
+        if _DNG_VERSION in directory or directory.get(_NEW_SUBFILE_TYPE, 0) & 1 or start[8:10] == b"CR":
+            raise InputError(f"{path} is a raw photograph, or a thumbnail comes first in it; develop it to TIFF or PNG.")
         tags: dict[int, Any] = {tag: directory[tag] for tag in directory if tag <= _FORMAT or tag == _ICC}
     height, width, bits, formats = tags[_HEIGHT], tags[_WIDTH], tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
     _check_size(path, height, width, max_pixels)
