@@ -301,7 +301,7 @@ def _read_tiff16(path: Path, file: IO[bytes], max_pixels: int) -> Still | None:
         file.seek(directory.next)
         directory.load(file)
         if _DNG_VERSION in directory or directory.get(_NEW_SUBFILE_TYPE, 0) & 1 or start[8:10] == b"CR":
-            raise InputError(f"{path} is a raw photograph, or a thumbnail comes first in it; develop it to TIFF or PNG.")
+            raise InputError(f"{path} is a raw photograph, or a thumbnail comes first in it; develop it to a PNG.")
         tags: dict[int, Any] = {tag: directory[tag] for tag in directory if tag <= _FORMAT or tag == _ICC}
     height, width, bits, formats = tags[_HEIGHT], tags[_WIDTH], tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
     _check_size(path, height, width, max_pixels)
