@@ -4,6 +4,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from vsr.errors import UsageError
 from vsr.inference import device as module
-from vsr.inference.device import available_memory, choose_device, free_memory
+from vsr.inference.device import available_memory, choose_device, computes_in_bf16, free_memory
 
 Machine = Callable[..., None]
 
@@ -51,6 +52,25 @@ def test_auto(machine: Machine, cuda: int, mps: bool, kind: str) -> None:
 def test_devices_by_name(machine: Machine, name: str, expected: torch.device) -> None:
     machine(cuda=2, mps=True)
     assert choose_device(name) == expected
+
+
+@pytest.mark.parametrize("device", [torch.device("cpu"), torch.device("cuda", 1), torch.device("mps")], ids=str)
+def test_devices_of_torch(machine: Machine, device: torch.device) -> None:
+    machine(cuda=2, mps=True)
+    assert choose_device(device) == device
+
+
+def test_a_device_of_torch_that_the_machine_lacks(machine: Machine) -> None:
+    machine()
+    with pytest.raises(UsageError, match="no device 'cuda:1' on this machine"):
+        choose_device(torch.device("cuda", 1))
+
+
+def test_emulated_bf16_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of GPUs before Ampere."""
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not computes_in_bf16(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "cpu:1"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vsr.inference.engine import Engine
 from vsr.inference.lanes import Lanes
-from vsr.inference.torch_runtime import MOST_RECORDED, CudaRuntime, TorchRuntime, _Recorded
+from vsr.inference.torch_runtime import MOST_RECORDED, CudaRuntime, TorchRuntime, _Recorded, exact_on_cuda
 from vsr.networks.srgan import Generator
 
 CPU = torch.device("cpu")
@@ -21,26 +21,71 @@ TinyGenerator = Callable[..., Generator]
 
 
 class Doubling(nn.Module):
-    """Doubles, and notes how the convolutions of CUDA are set."""
+    """Doubles, and notes how the convolutions and products of CUDA are set."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(2.0), requires_grad=False)
-        self.settings: list[tuple[bool, bool, bool]] = []
+        self.settings: list[tuple[object, ...]] = []
 
     def forward(self, lr: Tensor) -> Tensor:
-        cudnn = torch.backends.cudnn
-        self.settings.append((cudnn.enabled, cudnn.benchmark, cudnn.allow_tf32))
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        tf32 = "tf32" in (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, matmul.fp32_precision)
+        self.settings.append((cudnn.enabled, cudnn.benchmark, tf32, matmul.allow_tf32))
         return lr * self.weight
 
 
-def test_on_cuda_convolutions_are_cudnns_and_float32_is_float32() -> None:
+def precisions() -> list[str]:
+    """What torch computes float32 in on CUDA, of all, of convolutions and of products."""
+    backends = torch.backends
+    return [
+        each.fp32_precision
+        for each in (backends, backends.cudnn, backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    ]
+
+
+ASKED_FOR_TF32 = {
+    "nothing": lambda: None,
+    "all": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+    "cudnn": lambda: setattr(torch.backends.cudnn, "fp32_precision", "tf32"),
+    "convolutions": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32"),
+    "products": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "products in the old way": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "products in words": lambda: torch.set_float32_matmul_precision("medium"),
+    "half of it not": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+}
+"""The ways of torch's users to ask for TF32."""
+
+
+@pytest.mark.filterwarnings("ignore:Please use the new API")  # of torch 2.9, about the old ones
+@pytest.mark.parametrize("asked", ASKED_FOR_TF32)
+def test_float32_is_float32_on_cuda_whatever_is_set(asked: str) -> None:
+    """In a process of its own would be cleaner, and slower: what is set here is set back by hand."""
     network = Doubling()
     runtime = TorchRuntime(network, CPU, torch.float32)
     runtime._device = torch.device("cuda")  # nothing is run there
-    before = torch.backends.cudnn.allow_tf32
-    runtime(torch.zeros(1, 3, 2, 2))
-    assert network.settings == [(True, False, False)] and torch.backends.cudnn.allow_tf32 == before
+    untouched = precisions()
+    ASKED_FOR_TF32[asked]()
+    try:
+        before = precisions()
+        for _ in range(2):
+            runtime(torch.zeros(1, 3, 2, 2))
+            assert precisions() == before
+    finally:
+        torch.backends.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
+        torch.backends.cuda.matmul.fp32_precision = "none"
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.fp32_precision = "none"
+        torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision = "tf32"
+    assert network.settings == [(True, False, False, False)] * 2
+    assert precisions() == untouched
+
+
+def test_a_network_that_fails_leaves_the_settings_as_they_were() -> None:
+    before = precisions(), torch.backends.cudnn.benchmark
+    with pytest.raises(ZeroDivisionError), exact_on_cuda():
+        _ = 1 / 0
+    assert (precisions(), torch.backends.cudnn.benchmark) == before
 
 
 class Tape:

@@ -19,12 +19,16 @@ NO_LIMIT = 1 << 62
 """Bytes. Version 1 says 2**63 rounded down to pages where there is no limit."""
 
 
-def choose_device(name: str) -> torch.device:
-    """A device of torch's by name; ``auto`` is CUDA where there is one, then MPS, then the CPU.
+def choose_device(device: str | torch.device) -> torch.device:
+    """Find a device of torch's; ``auto`` is CUDA where there is one, then MPS, then the CPU.
+
+    Args:
+        device: its name, or what torch calls a device.
 
     Raises:
         UsageError: the machine has no such device.
     """
+    name = str(device)
     count = {
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),
@@ -38,6 +42,12 @@ def choose_device(name: str) -> torch.device:
     if int(number or 0) >= count[kind]:
         raise UsageError(f"torch sees no device {name!r} on this machine; --device auto takes what is there.")
     return torch.device(kind, int(number)) if colon else torch.device(kind)
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Tell whether a CUDA device computes in bf16 itself; older ones emulate it, slower than float32."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def free_memory(device: torch.device) -> int:

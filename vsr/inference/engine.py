@@ -45,7 +45,7 @@ class Engine:
     Args:
         network: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W). Changed in place: it is rewritten for
             inference, weights are moved and converted.
-        device: ``auto`` (CUDA, then MPS, then CPU) or a device of torch's.
+        device: ``auto`` (CUDA, then MPS, then CPU), or a device of torch's or its name.
         runtime: ``torch``, ``inductor``, ``openvino``, or ``auto``: OpenVINO on the CPU where it can, torch elsewhere.
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
@@ -61,7 +61,7 @@ class Engine:
         self,
         network: nn.Module,
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         runtime: RuntimeName = "auto",
         precision: Precision = "auto",
         tile_size: int | None = None,
@@ -252,7 +252,7 @@ def load_model(
     model: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
     scale: float | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     precision: Precision = "auto",
     tile_size: int | None = None,
     detail: float = 1,
@@ -264,8 +264,8 @@ def load_model(
     Args:
         model: name or path.
         scale: what it has to scale by; None takes the model's own.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        precision: ``auto`` is fp16 on CUDA and fp32 elsewhere; int8 is for the CPU.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``, or a device of torch's.
+        precision: ``auto`` is fp16 on CUDA and fp32 elsewhere; fp32 is never TF32; int8 is for the CPU.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
         detail: of an adversarial model, from 0, faithful, to 1, sharp.
         engine: ``torch``, ``inductor`` (torch.compile), ``openvino``, or ``auto``: OpenVINO on the CPU where it can,
