@@ -7,6 +7,8 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -176,7 +178,7 @@ def test_a_disk_that_fails_a_worker(make_clip: MakeClip, tmp_path: Path, monkeyp
 def test_workers_that_cannot_even_begin(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As in a script that does not guard its main module."""
+    """As where the system kills each of them at once."""
     starts, start = [], processes._Worker.start
 
     def counted(self: object) -> None:
@@ -189,6 +191,30 @@ def test_workers_that_cannot_even_begin(
     monkeypatch.setattr(processes, "_serve", os._exit)  # which takes no such arguments
     with pytest.raises(VsrError, match="workers ended with code 1, 3 times"):
         vsr.upscale(make_clip(**LONG), tmp_path / "out.mp4", jobs=2, **ASKED)
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+import vsr
+print("runs")
+Path("made-once").mkdir()
+vsr.upscale("in.mp4", "out.mp4", model="identity", preset="ultrafast", jobs=2)
+print("done", __name__)
+"""
+
+
+@pytest.mark.parametrize("how", ["a file", "standard input"])
+def test_a_script_without_a_guard_runs_once(how: str, make_clip: MakeClip, tmp_path: Path) -> None:
+    """What multiprocessing starts would run it again, and die of it."""
+    make_clip("in.mp4", **LONG)
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    ended = subprocess.run(
+        [sys.executable, "script.py" if how == "a file" else "-"], input=UNGUARDED, cwd=tmp_path, timeout=60, text=True,
+        capture_output=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "runs\ndone __main__\n", "")
+    assert len(content(tmp_path / "out.mp4")) == 120
 
 
 def test_one_job_stays_in_this_process() -> None:

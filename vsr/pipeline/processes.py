@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vsr.errors import VsrError, is_out_of_memory
@@ -125,7 +127,7 @@ class _Worker:
                 with other:
                     arguments = (other, self._device, self._threads, level)
                     self._process = context.Process(target=_serve, args=arguments, daemon=True)
-                    with _deaf_to_interrupts():
+                    with _deaf_to_interrupts(), _apart_from_the_script():
                         self._process.start()
         except BrokenPipeError:
             """It died before it had heard what it is: its connection tells."""
@@ -177,6 +179,21 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _apart_from_the_script() -> Iterator[None]:
+    """Have what is started here not run the caller's script again, as Python has each new process do.
+
+    A worker needs nothing of it. A script that does not guard its work by ``if __name__ == "__main__"`` would begin the
+    same job again in each of them; one from standard input cannot even be run again.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 class _Work:
