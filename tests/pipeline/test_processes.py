@@ -22,9 +22,10 @@ import vsr
 from vsr.errors import InputError, OutputError, VsrError
 from vsr.pipeline import processes
 from vsr.pipeline.executors import InProcess, executor_for
-from vsr.pipeline.job import upscale_clip
+from vsr.pipeline.job import open_source, plan_clip, upscale_clip
 from vsr.pipeline.job_folder import job_folder_of
 from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.outputs import output_for
 from vsr.pipeline.processes import Processes
 
 MakeClip = Callable[..., Path]
@@ -215,6 +216,42 @@ def test_a_script_without_a_guard_runs_once(how: str, make_clip: MakeClip, tmp_p
     )  # fmt: skip
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "runs\ndone __main__\n", "")
     assert len(content(tmp_path / "out.mp4")) == 120
+
+
+class Told:
+    """A report, and a worker's connection."""
+
+    def __init__(self, *words: object) -> None:
+        self.words, self.tiles = list(words), list[int]()
+
+    def recv(self) -> object:
+        return self.words.pop(0)
+
+    def smaller_tile(self, tile_size: int) -> None:
+        self.tiles.append(tile_size)
+
+
+def test_a_worker_whose_memory_runs_out_says_to_which_tile(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip, told = make_clip(), Told(("tile", 24))
+    options = UpscaleOptions(**ASKED)
+    opened = open_source(clip, options)
+    order = plan_clip(opened, output_for(opened, tmp_path / "out.mp4", options), options, {}).order
+    work = processes._Work(order, [], tmp_path, told)  # type: ignore[arg-type]
+    worker = processes._Worker("cpu", 1)
+    worker.connection, worker.waiting = told, False  # type: ignore[assignment]
+    work.hear(worker)
+    assert told.tiles == [24] and work._order.engine.tile_size == 24
+
+
+def test_devices_of_several_kinds_are_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(processes, "choose_device", lambda name: name)
+    monkeypatch.setattr(processes, "kind_of", lambda name: "a CPU" if name == "cpu" else "a GPU")
+    for devices, times in (("cuda:0,cuda:1", 0), ("cuda:0,cpu,cuda:1", 1)):
+        with Processes(UpscaleOptions(device=devices, jobs=6)):
+            assert len(caplog.records) == times
+    assert caplog.messages == ["a CPU and a GPU share the work: where they meet, pixels may differ by a code value."]
 
 
 def test_one_job_stays_in_this_process() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import os
+from collections.abc import Callable
 from copy import deepcopy
 from typing import cast
 
@@ -94,6 +95,8 @@ class Engine:
         self._floats_per_pixel = described.peak_floats_per_pixel
         self.overflowed = 0
         """Frames that half precision could not hold, and that were done again in float32."""
+        self.on_smaller_tile: Callable[[int], None] = lambda tile_size: None
+        """Called where memory ran out, with the tile that it goes on with, in LR pixels."""
 
     @property
     def runtime(self) -> str:
@@ -176,8 +179,9 @@ class Engine:
                 f"{self.device} has too little free memory for a tile of {tried} pixels, "
                 f"of frames of {width}x{height}; close what else uses it, or take --batch 1, fewer --jobs{elsewhere}."
             ) from cause
-        self._tiles[height, width] = max(tried // 2, self._least_tile)
-        logger.warning("out of memory on %s: going on with tiles of %d pixels", self.device, self._tiles[height, width])
+        self._tiles[height, width] = smaller = max(tried // 2, self._least_tile)
+        logger.warning("out of memory on %s: going on with tiles of %d pixels", self.device, smaller)
+        self.on_smaller_tile(smaller)
 
     def upscale(self, lr: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Upscale pictures.

@@ -17,7 +17,7 @@ from vsr.pipeline.segments import Finished, Segment
 
 
 class Report(Protocol):
-    """What is told while the work goes on; from one thread at a time for each of the two."""
+    """What is told while the work goes on; from one thread at a time for each of them."""
 
     def frames(self, count: int) -> None:
         """So many more frames have been computed, or fewer, where they are done again."""
@@ -26,8 +26,13 @@ class Report(Protocol):
         """A segment stands in a folder, safely on the disk."""
 
 
+    def smaller_tile(self, tile_size: int) -> None:
+        """Memory ran out, and the work goes on in tiles of so many LR pixels."""
+
+
 class Executor(AbstractContextManager["Executor"], Protocol):
-    """Upscales segments, those of one clip after those of another. Which segment runs where changes no pixel."""
+    """Upscales segments, those of one clip after those of another. Which segment runs where, on devices of one kind,
+    changes no pixel."""
 
     def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
         """Upscale segments of a clip into folders of their own.
@@ -49,6 +54,7 @@ class InProcess:
 
     def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
         """As ``Executor``."""
+        engine.on_smaller_tile = report.smaller_tile
         upscale_segments(order, segments, engine, folder, on_frames=report.frames, on_finished=report.finished)
 
     def __enter__(self) -> InProcess:

@@ -22,7 +22,7 @@ from torch import Tensor
 from vsr import __version__
 from vsr.errors import InputError, OutputError, VsrError
 from vsr.files import check_target
-from vsr.inference.device import choose_device
+from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
 from vsr.inference.runtimes import RuntimeName
 from vsr.media import animation
@@ -37,7 +37,9 @@ from vsr.networks.models import model_covering
 from vsr.pipeline.executors import Executor, executor_for
 from vsr.pipeline.job_folder import (
     BATCH,
+    DEVICES,
     HALVINGS,
+    SMALLER_TILE,
     THREADS,
     TILE,
     Command,
@@ -353,6 +355,10 @@ def plan_clip(clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: 
     if halved is None:
         halved = _halvings(engine, batch, clip, index, options)
     settings |= {TILE: tile, BATCH: batch, THREADS: threads, HALVINGS: halved}
+    settings[DEVICES] = sorted({kind_of(choose_device(device)) for device in options.devices})
+    if kept.get(TILE) == tile and SMALLER_TILE in kept:
+        settings[SMALLER_TILE] = tile = kept[SMALLER_TILE]
+        engine = replace(spec, tile_size=tile).load()
     segments = _cut(clip, index, options, halved)
     spec = replace(spec, engine=cast(RuntimeName, engine.runtime), precision=engine.precision, tile_size=tile)
     order = Order(clip, options, output, conversion, spec, batch, threads)
@@ -441,6 +447,10 @@ class _Report:
         self._frames += count
         if self._progress is not None and (count or self.resumed):
             self._progress(UpscaleProgress(self._frames, self._total, self.resumed))
+
+    def smaller_tile(self, tile_size: int) -> None:
+        """Memory ran out, and the work goes on in tiles of so many LR pixels."""
+        self._folder.note_smaller_tile(tile_size)
 
     def finished(self, done: Finished, folder: Path) -> None:
         """A segment stands in a folder, safely on the disk."""

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import resource_tracker
@@ -25,7 +25,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vsr.errors import VsrError, is_out_of_memory
+from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
+from vsr.pipeline.job_folder import WHERE_KINDS_MEET
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.order import EngineSpec, Order
 from vsr.pipeline.segment import upscale_segments
@@ -34,6 +36,8 @@ from vsr.signals import shielded, signals_held_back
 
 if TYPE_CHECKING:
     from vsr.pipeline.executors import Report
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """How often a segment is tried whose workers die."""
@@ -60,6 +64,7 @@ class Processes:
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Processes:
+        warn_of_different(kind_of(choose_device(device)) for device in self._devices)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -164,6 +169,12 @@ class _Worker:
         return f"signal {-code}" if code is not None and code < 0 else f"code {code}"
 
 
+def warn_of_different(kinds: Iterable[str]) -> None:
+    """Say that the parts of a clip do not all come from one kind of device, where it is so."""
+    if len(different := sorted(set(kinds))) > 1:
+        logger.warning("%s share the work: %s.", " and ".join(different), WHERE_KINDS_MEET)
+
+
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
     """What is started here never hears Ctrl-C, which reaches all processes of a terminal: the master decides.
@@ -227,6 +238,10 @@ class _Work:
                 self._report.finished(done, folder)
                 worker.computed -= done.frames
                 del worker.segments[done.number]
+            case "tile":
+                self._report.smaller_tile(said[0])
+                spec = replace(self._order.engine, tile_size=said[0])
+                self._order = replace(self._order, engine=spec)  # for a worker that comes later
             case "next":
                 worker.waiting = True
             case "log":
@@ -258,7 +273,7 @@ class _Work:
                 f"workers ended with {how}, {ATTEMPTS} times at the same place; if memory ran out, take fewer "
                 "--jobs or a smaller --tile."
             )
-        logging.getLogger(__name__).warning("a worker ended with %s; segments that are done again: %d.", how, len(at))
+        logger.warning("a worker ended with %s; segments that are done again: %d.", how, len(at))
         self._left.extendleft(reversed(worker.segments.values()))
         self._report.frames(-worker.computed)
         worker.connection.close()
@@ -283,9 +298,15 @@ def _serve(connection: Connection, device: str, threads: int, level: int) -> Non
                 if spec not in engines:
                     engines.clear()
                     engines[spec] = spec.load()
-                requests = _Requests(master)
+                requests, engine = _Requests(master), engines[spec]
+
+                def go_on_with(tile_size: int) -> None:
+                    engines.clear()  # another clip finds out for itself
+                    master.tell("tile", tile_size)
+
+                engine.on_smaller_tile = go_on_with
                 upscale_segments(
-                    order, requests, engines[spec], folder,
+                    order, requests, engine, folder,
                     on_frames=lambda count: master.tell("frames", count),
                     on_finished=lambda done, at: master.tell("finished", done, at),
                     on_leave=requests.stop,
