@@ -283,7 +283,7 @@ def test_another_kind_of_device_goes_on_and_says_so(
 ) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
     for number, kind in enumerate(("an old GPU", "an old GPU", "a new GPU", "an old GPU")):
-        monkeypatch.setattr("vsr.pipeline.job.kind_of", lambda device, kind=kind: kind)
+        monkeypatch.setattr(Engine, "kind", kind)
         caplog.clear()
         if number < 3:
             interrupt(clip, target, number + 1)
@@ -341,7 +341,7 @@ def test_another_tile_is_another_job_whatever_it_was_halved_to(make_clip: MakeCl
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What each timing of the network is told, one after the other; the last again and again."""
     told = [0.5]
-    monkeypatch.setattr("vsr.pipeline.job._seconds_of", lambda *_: told.pop(0) if len(told) > 1 else told[0])
+    monkeypatch.setattr("vsr.inference.engine.Engine.seconds_of", lambda *_: told.pop(0) if len(told) > 1 else told[0])
     return told
 
 
@@ -385,7 +385,7 @@ def test_short_clips_are_hardly_timed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     calls: list[object] = []
-    monkeypatch.setattr("vsr.pipeline.job._seconds_of", lambda *given: calls.append(given) or 1.2)
+    monkeypatch.setattr("vsr.inference.engine.Engine.seconds_of", lambda *given: calls.append(given) or 1.2)
     clip = make_clip(pts=range(0, frames * 500, 500), time_base=Fraction(1, 1000))
     vsr.upscale(clip, tmp_path / "out.mp4", model=model or str(tiny_weights), device="cpu", engine="torch")
     assert len(calls) == times

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import os
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from typing import cast
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory
-from vsr.inference.device import choose_device, free_memory
+from vsr.inference.device import choose_device, free_memory, kind_of
 from vsr.inference.runtimes import Precision, RuntimeName, build_runtime, has_weights
 from vsr.inference.tiling import upscale_tiled
 from vsr.networks.models import DEFAULT_MODEL, load_calibration, load_network
@@ -102,6 +103,11 @@ class Engine:
     def runtime(self) -> str:
         """What runs the network: ``torch``, ``inductor`` or ``openvino``."""
         return self._runtime.name
+
+    @property
+    def kind(self) -> str:
+        """Of the device, as ``device.kind_of`` names it."""
+        return kind_of(self.device)
 
     @property
     def version(self) -> str:
@@ -234,6 +240,13 @@ class Engine:
             fitting = whole if pixels >= height * width else max(self._least_tile, math.isqrt(pixels))
             self._tiles[height, width] = fitting if self._tile_size is None else self._tile_size or whole
         return self._tiles[height, width]
+
+    def seconds_of(self, count: int, height: int, width: int) -> float:
+        """How long a batch of ``count`` frames of a size takes, by the wall clock."""
+        lr = torch.zeros(count, 3, height, width, device=self.device)
+        started = time.perf_counter()
+        self.run(lr).flatten()[0].item()  # waits for the device
+        return time.perf_counter() - started
 
     def _fitting_pixels(self) -> int:
         """How many LR pixels can be upscaled at once."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from vsr.inference.engine import Engine
 from vsr.pipeline.cluster import Cluster
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import Order
+from vsr.pipeline.order import EngineSpec, Order
 from vsr.pipeline.processes import Processes
 from vsr.pipeline.segment import upscale_segments
 from vsr.pipeline.segments import Finished, Segment
@@ -34,6 +34,13 @@ class Executor(AbstractContextManager["Executor"], Protocol):
     """Upscales segments, those of one clip after those of another. Which segment runs where, on devices of one kind,
     changes no pixel."""
 
+    def load(self, spec: EngineSpec) -> Engine:
+        """Build an engine where the work is done, or what answers there for one before the work begins.
+
+        Raises:
+            VsrError: it cannot be built there.
+        """
+
     def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
         """Upscale segments of a clip into folders of their own.
 
@@ -42,7 +49,7 @@ class Executor(AbstractContextManager["Executor"], Protocol):
             segments: to be done.
             folder: where the folders are made.
             report: is told.
-            engine: built already as the order says, for those who can use it.
+            engine: what ``load`` has built for the order, for those who can use it.
 
         Raises:
             VsrError: what ended the work.
@@ -51,6 +58,10 @@ class Executor(AbstractContextManager["Executor"], Protocol):
 
 class InProcess:
     """One segment after the other, here."""
+
+    def load(self, spec: EngineSpec) -> Engine:
+        """As ``Executor``."""
+        return spec.load()
 
     def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
         """As ``Executor``."""

@@ -78,6 +78,10 @@ class Processes:
             worker.end()
         self._workers = []
 
+    def load(self, spec: EngineSpec) -> Engine:
+        """As ``Executor``."""
+        return spec.load()
+
     def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
         """As ``Executor``."""
         try:
@@ -227,7 +231,7 @@ class _Work:
         try:
             kind, *said = worker.connection.recv()
         except (EOFError, OSError):
-            self._mourn(worker)
+            self._on_death(worker)
             return
         match kind:
             case "frames":
@@ -263,7 +267,7 @@ class _Work:
         with suppress(OSError):
             worker.connection.send(segment)
 
-    def _mourn(self, worker: _Worker) -> None:
+    def _on_death(self, worker: _Worker) -> None:
         """A worker has died: what it was at is done again, by its successor."""
         how, at = worker.death(), list(worker.segments)
         if not at:
