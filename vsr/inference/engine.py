@@ -116,7 +116,8 @@ class Engine:
 
     @torch.inference_mode()
     def __call__(self, lr: Tensor) -> Tensor:
-        """Upscale a batch; on out-of-memory the tile is halved and the same batch done again.
+        """Upscale a batch; on out-of-memory the tile is halved and the same batch done again, by kernels that are not
+        recorded if they were.
 
         Args:
             lr: (N, 3, H, W) float RGB, nominally in [0, 1], on the engine's device.
@@ -151,8 +152,9 @@ class Engine:
             except (RuntimeError, MemoryError) as exc:
                 if not is_out_of_memory(exc):
                     raise
-                self._shrink_tile(min(tile_size, max(height, width)), height, width, exc)
-            runtime.release()  # outside of the handler, whose traceback holds the activations
+                failure = exc.with_traceback(None)  # which holds the activations
+            if not runtime.release():
+                self._shrink_tile(min(tile_size, max(height, width)), height, width, failure)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 

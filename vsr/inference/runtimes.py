@@ -36,8 +36,8 @@ class Runtime(Protocol):
     def record(self) -> None:
         """Many frames of a size are to come: do what pays then."""
 
-    def release(self) -> None:
-        """Give up the memory that is kept for frames to come."""
+    def release(self) -> bool:
+        """Give up the memory that is kept for frames to come; whether the same batch may fit without it."""
 
 
 def build_runtime(

@@ -91,8 +91,9 @@ class TorchRuntime:
     def record(self) -> None:
         """Nothing can be recorded here."""
 
-    def release(self) -> None:
+    def release(self) -> bool:
         """Nothing is kept here."""
+        return False
 
     def _settings(self) -> AbstractContextManager[None]:
         if self._device.type != "cuda":
@@ -101,6 +102,16 @@ class TorchRuntime:
 
     def _run(self, lr: Tensor) -> Tensor:
         return cast(Tensor, self._network(lr.to(self._dtype, memory_format=self._memory_format))).float()
+
+
+@contextmanager
+def _same_stream_after() -> Iterator[None]:
+    """Compute on the stream of before again; a recording that fails may leave its own as the current one."""
+    computing = torch.cuda.current_stream()
+    try:
+        yield
+    finally:
+        torch.cuda.set_stream(computing)
 
 
 class _Recorded(NamedTuple):
@@ -131,12 +142,15 @@ class CudaRuntime(TorchRuntime):
         """From now on, record each shape that comes a second time."""
         self._records = True
 
-    def release(self) -> None:
-        """Give up what was recorded, and its memory."""
+    def release(self) -> bool:
+        """Give up what was recorded, and its memory, and record no more; whether there was anything."""
         with self._lock:
+            kept = bool(self._recorded)
+            self._records = self._records and not kept
             self._recorded.clear()
             self._seen.clear()
             self._pool = None
+        return kept
 
     def __call__(self, lr: Tensor) -> Tensor:
         """(N, 3, H, W) float -> (N, 3, scale*H, scale*W) float32, both on the device."""
@@ -157,7 +171,7 @@ class CudaRuntime(TorchRuntime):
             return recorded.sr.to(torch.float32, copy=True)  # the next replay writes there again
 
     def _record(self, lr: Tensor) -> _Recorded:
-        with torch.cuda.device(self._device):  # which graphs take for theirs
+        with torch.cuda.device(self._device), _same_stream_after():  # graphs take the device for theirs
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             given = torch.empty_like(lr, dtype=self._dtype, memory_format=self._memory_format)
             computing = torch.cuda.current_stream()
