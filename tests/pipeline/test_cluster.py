@@ -111,6 +111,23 @@ def test_a_node_of_another_version_is_refused_by_its_name(other: dict[str, str |
     cluster._check(Greeting("n7", "a CPU", ours, "", ()), ours, "")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ray::SegmentActor.__init__() (pid=1, ip=192.0.2.2, actor_id=da)\nRuntimeError: The actor with name A "
+        "failed to import on the worker. This may be because needed library dependencies are not installed",
+        "ray::A.greet() (pid=1, ip=192.0.2.2)\nAttributeError: 'A' object has no attribute 'greet'",
+    ],
+)
+def test_a_node_without_this_vsr_is_refused_by_its_address(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(result: object) -> None:
+        raise ray.exceptions.RayError(said)
+
+    monkeypatch.setattr(ray, "get", fail)
+    with pytest.raises(VsrError, match=rf"^the node 192\.0\.2\.2 has no vsr {vsr.__version__} as this machine has; "):
+        Cluster(UpscaleOptions(cluster="auto")).answer(None)
+
+
 def test_a_node_of_other_weights_is_refused_by_its_name() -> None:
     with pytest.raises(VsrError, match=r"^the node n7 has other weights of that model: install the same vsr there\.$"):
         cluster._check(Greeting("n7", "a CPU", {}, "theirs", ()), {}, "ours")

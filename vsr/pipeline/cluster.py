@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -47,11 +48,14 @@ PATIENCE_SECONDS = 120
 KNOCKING_SECONDS = 10
 """How long the head of a cluster may take to answer."""
 
-LEAVING_SECONDS = 2
-"""How long actors get to remove what they have on their nodes."""
+LEAVING, LEAVING_SECONDS = "leaving", 2
+"""The thread in which actors remove what they have on their nodes, and how long they get for it."""
 
 CHUNK_BYTES = 32 << 20
 """Of a file that travels: what is on its way to a node at once."""
+
+NO_SUCH_ACTOR = ("failed to import on the worker", "has no attribute 'greet'")
+"""What Ray says where a node has no vsr, or an older one."""
 
 
 class Cluster:
@@ -107,9 +111,9 @@ class Cluster:
         return "cuda" if "num_gpus" in self._demand else "cpu"
 
     def _start(self) -> Any:
-        # Two calls at once: the second is to leave, which does not wait for a segment.
-        kind = self._ray.remote(**self._demand, scheduling_strategy="SPREAD", max_concurrency=2)(SegmentActor)
-        return kind.remote(int(self._demand.get("num_cpus", 1)), self._device)
+        # Calls come one after the other, but that to leave does not wait for a segment.
+        kind = self._ray.remote(**self._demand, scheduling_strategy="SPREAD", concurrency_groups={LEAVING: 1})
+        return kind(SegmentActor).remote(int(self._demand.get("num_cpus", 1)), self._device)
 
     def successor(self, actor: Any) -> Any:
         """Another in place of one that has died."""
@@ -134,7 +138,7 @@ class Cluster:
 
     @shielded
     def __exit__(self, *_: object) -> None:
-        leaving = [actor.leave.remote() for actor in self._actors]
+        leaving = [actor.leave.options(concurrency_group=LEAVING).remote() for actor in self._actors]
         if leaving:
             self._ray.wait(leaving, num_returns=len(leaving), timeout=LEAVING_SECONDS)
         for actor in self._actors:
@@ -191,13 +195,16 @@ class Cluster:
         """
         try:
             return self._ray.get(result)
-        except self._ray.exceptions.RayTaskError as exc:
-            cause = exc.cause
-            if isinstance(cause, VsrError):
-                raise cause from exc
-            if "'greet'" in str(cause) or "failed to import on the worker" in str(cause):
-                raise VsrError(f"a node has no vsr {vsr.__version__} as this machine has; install it there.") from exc
-            raise VsrError(f"a worker failed: {type(cause).__name__}: {cause}") from exc
+        except self._ray.exceptions.RayError as exc:
+            if any(sign in str(exc) for sign in NO_SUCH_ACTOR):
+                ip = re.search(r"\bip=([^,)\s]+)", str(exc))
+                node = f"the node {ip[1]}" if ip else "a node of the cluster"
+                raise VsrError(f"{node} has no vsr {vsr.__version__} as this machine has; install it there.") from exc
+            if not isinstance(exc, self._ray.exceptions.RayTaskError):
+                raise
+            if isinstance(exc.cause, VsrError):
+                raise exc.cause from exc
+            raise VsrError(f"a worker failed: {type(exc.cause).__name__}: {exc.cause}") from exc
 
     def accept(self, greeting: Greeting, spec: EngineSpec) -> None:
         """Refuse a node that would compute something else, and say where devices differ."""

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -97,7 +96,7 @@ def _digest_of_code() -> str:
 
 
 class SegmentActor:
-    """Lives on a node, and keeps the engine from one segment to the next.
+    """Lives on a node, and keeps the engine from one segment to the next. One call after the other, but for ``leave``.
 
     Args:
         threads: of the CPU, for the network.
@@ -110,24 +109,23 @@ class SegmentActor:
         self._engines: dict[EngineSpec, Engine] = {}
         self._brought: dict[str, tuple[str, Path]] = {}
         self._coming: dict[str, Any] = {}
+        self._expected: dict[str, str] = {}
         self._home: _Home | None = None
         self._leaves = False
-        self._work = threading.Lock()
 
     def greet(self, files: dict[str, str], shipped: Sequence[str]) -> Greeting:
         """Say what this node is, and which of some files, with their fingerprints, it lacks; forget all others."""
-        with self._work:
-            for path in [path for path in self._brought if self._brought[path][0] != files.get(path)]:
-                self._brought.pop(path)[1].unlink(missing_ok=True)
-            for path in list(self._coming):
-                self._coming.pop(path)
-                self._place(path).unlink(missing_ok=True)
-            lacking = tuple(
-                path for path in files if path not in self._brought and fingerprint(Path(path)) != files[path]
-            )
-            self._expected = files
-            kind = kind_of(choose_device(self._device))
-            return Greeting(self._node, kind, versions_on(self._device), digest_of_weights(shipped), lacking)
+        for path in [path for path in self._brought if self._brought[path][0] != files.get(path)]:
+            self._brought.pop(path)[1].unlink(missing_ok=True)
+        for path in list(self._coming):
+            self._coming.pop(path)
+            self._place(path).unlink(missing_ok=True)
+        lacking = tuple(
+            path for path in files if path not in self._brought and fingerprint(Path(path)) != files[path]
+        )
+        self._expected = files
+        kind = kind_of(choose_device(self._device))
+        return Greeting(self._node, kind, versions_on(self._device), digest_of_weights(shipped), lacking)
 
     def receive(self, path: str, piece: bytes) -> None:
         """Lay down the next piece of a file.
@@ -135,15 +133,14 @@ class SegmentActor:
         Raises:
             OutputError: the disk refuses.
         """
-        with self._work:
-            digest = self._coming.setdefault(path, hashlib.blake2b(digest_size=16))
-            digest.update(piece)
-            try:
-                self._place(path).parent.mkdir(exist_ok=True)
-                with open(self._place(path), "ab") as file:
-                    file.write(piece)
-            except OSError as exc:
-                raise OutputError(f"the node {self._node} cannot keep {path}: {exc.strerror}.") from exc
+        digest = self._coming.setdefault(path, hashlib.blake2b(digest_size=16))
+        digest.update(piece)
+        try:
+            self._place(path).parent.mkdir(exist_ok=True)
+            with open(self._place(path), "ab") as file:
+                file.write(piece)
+        except OSError as exc:
+            raise OutputError(f"the node {self._node} cannot keep {path}: {exc.strerror}.") from exc
 
     def received(self, path: str, digest: str) -> None:
         """A file is whole.
@@ -151,36 +148,33 @@ class SegmentActor:
         Raises:
             VsrError: it is another than was sent.
         """
-        with self._work:
-            if self._coming.pop(path).hexdigest() != digest:
-                raise VsrError(f"{path} was damaged on its way to the node {self._node}; run again.")
-            self._brought[path] = self._expected[path], self._place(path)
+        if self._coming.pop(path).hexdigest() != digest:
+            raise VsrError(f"{path} was damaged on its way to the node {self._node}; run again.")
+        self._brought[path] = self._expected[path], self._place(path)
 
     def ask(self, spec: EngineSpec, name: str, *arguments: Any) -> Any:
         """What an engine says here: an attribute, or what a method returns."""
-        with self._work:
-            value = getattr(self._engine(spec), name)
-            return value(*arguments) if callable(value) else value
+        value = getattr(self._engine(spec), name)
+        return value(*arguments) if callable(value) else value
 
     def run(self, order: Order, segment: Segment) -> tuple[Finished, Files, int | None]:
         """Upscale a segment: what became of it, its files, and the tile to go on with where memory ran out."""
-        with self._work:
-            clip, engine = order.clip, self._engine(order.engine)
-            check_frame_fits(clip, engine, order.conversion, 1)
-            pictures = tuple(self._here(path) for path in clip.pictures)
-            order = replace(order, clip=replace(clip, path=self._here(clip.path), pictures=pictures))
-            results: list[tuple[Finished, Files]] = []
-            tiles: list[int] = []
-            engine.on_smaller_tile = tiles.append
+        clip, engine = order.clip, self._engine(order.engine)
+        check_frame_fits(clip, engine, order.conversion, 1)
+        pictures = tuple(self._here(path) for path in clip.pictures)
+        order = replace(order, clip=replace(clip, path=self._here(clip.path), pictures=pictures))
+        results: list[tuple[Finished, Files]] = []
+        tiles: list[int] = []
+        engine.on_smaller_tile = tiles.append
 
-            def keep(done: Finished, at: Path) -> None:
-                results.append((done, {path.name: path.read_bytes() for path in at.iterdir() if path.name != RECORD}))
+        def keep(done: Finished, at: Path) -> None:
+            results.append((done, {path.name: path.read_bytes() for path in at.iterdir() if path.name != RECORD}))
 
-            with tempfile.TemporaryDirectory(dir=self._folder()) as folder:
-                upscale_segments(
-                    order, [segment], engine, Path(folder), on_frames=lambda count: None, on_finished=keep
-                )
-            return *results[0], tiles[-1] if tiles else None
+        with tempfile.TemporaryDirectory(dir=self._folder()) as folder:
+            upscale_segments(
+                order, [segment], engine, Path(folder), on_frames=lambda count: None, on_finished=keep
+            )
+        return *results[0], tiles[-1] if tiles else None
 
     def leave(self) -> None:
         """Remove what is laid down here, whatever is at work."""
