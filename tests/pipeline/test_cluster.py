@@ -245,7 +245,6 @@ def test_a_folder_does_not_travel(actor: SegmentActor, tmp_path: Path) -> None:
 
 def test_what_killed_actors_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(node, "ABANDONED_SECONDS", -1)
     alive, killed = node._Home(), node._Home()
     (killed.path / "film.mp4").write_bytes(b"large")
     killed._lock.close()

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,8 +32,8 @@ from vsr.pipeline.segments import Finished, Segment
 SAMPLE_BYTES, SAMPLES = 1 << 20, 64
 """Of a file that a node sees: so much is compared, in so many places. That is all of it up to 64 MiB."""
 
-PREFIX, ABANDONED_SECONDS = "vsr-cluster-", 60
-"""Of folders for what has travelled; and how old they are at least that nobody holds and everybody may remove."""
+PREFIX = "vsr-cluster-"
+"""Of folders for what has travelled."""
 
 REMOVALS = 3
 """How often a folder is removed into which somebody still writes."""
@@ -181,6 +180,7 @@ class SegmentActor:
         self._leaves = True
         if self._home is not None:
             self._home.remove()
+        _remove_abandoned()
 
     def _engine(self, spec: EngineSpec) -> Engine:
         spec = replace(spec, model=str(self._here(Path(spec.model))))
@@ -206,13 +206,14 @@ class SegmentActor:
 
 
 class _Home:
-    """A folder for what has travelled to a node, held by a lock; those that nobody holds any more are removed."""
+    """A folder for what has travelled to a node, held by a lock as long as its actor lives."""
 
     def __init__(self) -> None:
-        self._remove_abandoned()
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self._lock = open(self.path / LOCK, "wb")  # noqa: SIM115 - as long as this lives
+        _remove_abandoned()
+        made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}"))
+        self._lock = open(made / LOCK, "wb")  # noqa: SIM115 - as long as this lives
         _hold(self._lock)
+        self.path = made.rename(made.with_name(made.name[1:]))  # now that nobody takes it for abandoned
 
     def remove(self) -> None:
         """Remove it, even while somebody writes there."""
@@ -222,15 +223,13 @@ class _Home:
             if not self.path.exists():
                 break
 
-    def _remove_abandoned(self) -> None:
-        """As left by actors that were killed."""
-        for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-            with suppress(OSError):
-                if time.time() - folder.stat().st_mtime < ABANDONED_SECONDS or folder.is_symlink():
-                    continue
-                with open(folder / LOCK, "r+b") as lock:
-                    if _hold(lock):
-                        shutil.rmtree(folder, ignore_errors=True)
+
+def _remove_abandoned() -> None:
+    """Remove what actors left that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError), open(folder / LOCK, "r+b") as lock:
+            if _hold(lock) and not folder.is_symlink():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _hold(lock: IO[bytes]) -> bool:
