@@ -4,6 +4,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from vsr.errors import UsageError
 from vsr.inference import device as module
-from vsr.inference.device import available_memory, choose_device, free_memory
+from vsr.inference.device import available_memory, choose_device, computes_in_bf16, free_memory, kind_of
 
 Machine = Callable[..., None]
 
@@ -51,6 +52,47 @@ def test_auto(machine: Machine, cuda: int, mps: bool, kind: str) -> None:
 def test_devices_by_name(machine: Machine, name: str, expected: torch.device) -> None:
     machine(cuda=2, mps=True)
     assert choose_device(name) == expected
+
+
+@pytest.mark.parametrize("device", [torch.device("cpu"), torch.device("cuda", 1), torch.device("mps")], ids=str)
+def test_devices_of_torch(machine: Machine, device: torch.device) -> None:
+    machine(cuda=2, mps=True)
+    assert choose_device(device) == device
+
+
+def test_a_device_of_torch_that_the_machine_lacks(machine: Machine) -> None:
+    machine()
+    with pytest.raises(UsageError, match="no device 'cuda:1' on this machine"):
+        choose_device(torch.device("cuda", 1))
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        ("processor: 0\nflags\t\t: fpu avx2 avx512f amx_tile avx512_vnni\n", "a CPU with avx2 avx512f avx512_vnni"),
+        ("processor: 0\nFeatures\t: fp asimd sve i8mm\n", "a CPU with asimd i8mm sve"),
+        ("processor: 0\n", "a CPU with SOMETHING"),
+        (None, "a CPU with SOMETHING"),
+    ],
+)
+def test_kinds_of_processors(told: str | None, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if told is not None:
+        (tmp_path / "cpuinfo").write_text(told)
+    monkeypatch.setattr(module, "PROCESSOR", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SOMETHING")
+    assert kind_of(torch.device("cpu")) == kind
+
+
+def test_kinds_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert kind_of(torch.device("cuda", 1)) == "GPU 1" and kind_of(torch.device("mps")) == "mps"
+
+
+def test_emulated_bf16_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of GPUs before Ampere."""
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not computes_in_bf16(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "cpu:1"])

@@ -427,7 +427,7 @@ def test_bicubic_is_the_same_with_a_tile_size(scale: float) -> None:
 
 
 def test_load_model_of_a_file(tiny_weights: Path) -> None:
-    engine = load_model(str(tiny_weights), device="cpu")
+    engine = load_model(str(tiny_weights), device=torch.device("cpu"))
     assert engine.scale == 4 and engine.device == torch.device("cpu")
     assert engine.upscale(frames(5, 6)).shape == (20, 24, 3)
     assert load_model(str(tiny_weights), device="cpu", precision="bf16").precision == "bf16"

@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vsr.errors import UsageError
-from vsr.inference import openvino_runtime
+from vsr.errors import UnsupportedError, UsageError
+from vsr.inference import openvino_runtime, runtimes
 from vsr.inference.engine import Engine, load_model
 from vsr.inference.openvino_runtime import UntranslatableError, translate
 from vsr.inference.quantisation import calibrate
+from vsr.inference.runtimes import build_runtime
 from vsr.media.images import read_picture
 from vsr.networks.models import load_calibration
 from vsr.networks.resampling import Identity
@@ -227,6 +228,15 @@ def test_without_openvino_torch_does_it(tiny_generator: TinyGenerator) -> None:
 def test_precisions_that_cannot_be(tiny_generator: TinyGenerator, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Engine(tiny_generator(), device="cpu", **options)
+
+
+def test_bf16_that_cuda_would_only_emulate_is_refused(
+    tiny_generator: TinyGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes, "computes_in_bf16", lambda device: False)
+    for runtime in ("auto", "torch"):
+        with pytest.raises(UnsupportedError, match=r"^cuda:1 does not compute in bf16: take --precision fp16 or "):
+            build_runtime(tiny_generator(), torch.device("cuda", 1), runtime=runtime, precision="bf16")
 
 
 def test_what_has_no_weights_has_no_int8() -> None:

@@ -40,7 +40,7 @@ def test_all_that_there_is_is_measured(tiny_weights: Path) -> None:
 
 
 def test_one_way_without_an_encoder(tiny_weights: Path) -> None:
-    (speed,) = measured(models=(str(tiny_weights),), engine="torch", precisions=("bf16",), codec="none")
+    (speed,) = measured(models=(str(tiny_weights),), engine="torch", precisions=("bf16",), codec="none", device=CPU)
     assert (speed.engine.split()[0], speed.precision, speed.device) == ("torch", "bf16", "cpu")
     assert speed.milliseconds["encode"] < 5
 

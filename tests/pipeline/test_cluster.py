@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import vsr
-from vsr.errors import VsrError
-from vsr.pipeline.cluster import SegmentActor
+from vsr.errors import UsageError, VsrError
+from vsr.pipeline import cluster, node
+from vsr.pipeline.cluster import Cluster
+from vsr.pipeline.node import Greeting, SegmentActor, fingerprint
+from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.order import EngineSpec
 
 ray = pytest.importorskip("ray")
 
@@ -21,7 +30,7 @@ CHOSEN = {"scale": 2, "model": "bicubic", "device": "cpu", "preset": "ultrafast"
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def two_nodes() -> Iterator[Any]:
     """A head without a CPU, and two nodes of one."""
     from ray.cluster_utils import Cluster
 
@@ -34,13 +43,31 @@ def cluster() -> Iterator[Any]:
         started.shutdown()
 
 
-def test_a_cluster_changes_no_byte(cluster: Any, make_clip: MakeClip, tmp_path: Path) -> None:
+def test_a_cluster_changes_no_byte_and_leaves_nothing(
+    two_nodes: Any, make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clip = make_clip(pts=range(0, 250 * 512, 512), options={"g": "100"}, audio=["aac"])
     here = vsr.upscale(clip, tmp_path / "here.mp4", **CHOSEN)
-    there = vsr.upscale(clip, tmp_path / "there.mp4", cluster=cluster.address, **CHOSEN)
+
+    # Nothing is planned on a machine that may have no GPU; the nodes have another file of that name.
+    monkeypatch.setattr(EngineSpec, "load", None)
+    monkeypatch.setattr(cluster, "fingerprint", lambda path: "another")
+    monkeypatch.setattr(cluster, "CHUNK_BYTES", clip.stat().st_size // 3)
+    on_the_cluster = {"cluster": two_nodes.address, **CHOSEN, "device": torch.device("cpu")}
+    before = set(Path(tempfile.gettempdir()).glob(f"{node.PREFIX}*"))
+    there = vsr.upscale(clip, tmp_path / "there.mp4", **on_the_cluster)
     assert there.segments == here.segments > 1
     assert there.target.read_bytes() == here.target.read_bytes()
     assert not ray.is_initialized()
+
+    # It is left at once, whatever its nodes are at.
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vsr.upscale(clip, tmp_path / "again.mp4", progress=interrupt, **on_the_cluster)
+    assert not ray.is_initialized()
+    assert set(Path(tempfile.gettempdir()).glob(f"{node.PREFIX}*")) == before
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:99999"])
@@ -49,19 +76,193 @@ def test_an_address_without_a_cluster(make_clip: MakeClip, tmp_path: Path, addre
         vsr.upscale(make_clip(), tmp_path / "out.mp4", cluster=address, **CHOSEN)
 
 
-def test_what_a_node_does_not_see_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, unseen, other = (tmp_path / name for name in ("seen.mp4", "unseen.mp4", "other.mp4"))
-    seen.write_bytes(b"here")
-    other.write_bytes(b"another of this name")
-    monkeypatch.setattr(ray, "get", lambda content: content)
-    actor = SegmentActor(threads=1)
-    files = {str(seen): 4, str(unseen): 5, str(other): 4}
-    assert actor.sees(files) == [str(unseen), str(other)]
-    assert actor.bring({str(unseen): b"there", str(other): b"that"}) == []
-    assert actor.sees(files) == []
-    assert Path(actor._here(str(unseen))).read_bytes() == b"there"
-    assert Path(actor._here(str(other))).read_bytes() == b"that"
-    assert actor._here(str(seen)) == str(seen)
-    folder = actor._folder
-    actor.leave()
-    assert not folder.exists()
+@pytest.mark.parametrize(
+    ("device", "gpus", "expected"),
+    [
+        ("auto", 2, (2, {"num_gpus": 1})),
+        ("cuda:0", 2, (2, {"num_gpus": 1})),
+        ("cpu", 2, (2, {"num_cpus": 4})),
+        ("auto", 0, (2, {"num_cpus": 4})),
+    ],
+)
+def test_what_an_actor_gets(
+    device: str, gpus: int, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": gpus / 2}}] * 2
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert Cluster(UpscaleOptions(cluster="auto", device=device))._shares() == expected
+
+
+def test_a_cluster_without_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    with pytest.raises(UsageError, match="the cluster has no device for --device cuda; --device auto takes"):
+        Cluster(UpscaleOptions(cluster="auto", device="cuda"))._shares()
+
+
+@pytest.mark.parametrize("other", [{"torch": "2.0.1"}, {"vsr": "0.1.0 (a different digest)"}, {"PyAV": None}])
+def test_a_node_of_another_version_is_refused_by_its_name(other: dict[str, str | None]) -> None:
+    ours = node.versions_on("cpu")
+    theirs = {name: told for name, told in (ours | other).items() if told is not None}
+    (name,) = other
+    with pytest.raises(VsrError) as caught:
+        cluster._check(Greeting("n7", "a CPU", theirs, "", ()), ours, "")
+    said = f"the node n7 has {name} {theirs.get(name, 'none')}, and this machine {name} {ours[name]}: install the same"
+    assert str(caught.value) == f"{said} there."
+    cluster._check(Greeting("n7", "a CPU", ours, "", ()), ours, "")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ray::SegmentActor.__init__() (pid=1, ip=192.0.2.2, actor_id=da)\nRuntimeError: The actor with name A "
+        "failed to import on the worker. This may be because needed library dependencies are not installed",
+        "ray::A.greet() (pid=1, ip=192.0.2.2)\nAttributeError: 'A' object has no attribute 'greet'",
+    ],
+)
+def test_a_node_without_this_vsr_is_refused_by_its_address(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(result: object) -> None:
+        raise ray.exceptions.RayError(said)
+
+    monkeypatch.setattr(ray, "get", fail)
+    with pytest.raises(VsrError, match=rf"^the node 192\.0\.2\.2 has no vsr {vsr.__version__} as this machine has; "):
+        Cluster(UpscaleOptions(cluster="auto")).answer(None)
+
+
+def test_a_node_of_other_weights_is_refused_by_its_name() -> None:
+    with pytest.raises(VsrError, match=r"^the node n7 has other weights of that model: install the same vsr there\.$"):
+        cluster._check(Greeting("n7", "a CPU", {}, "theirs", ()), {}, "ours")
+
+
+def test_builds_of_one_version_are_one_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.14.1+cu130")
+    assert node.versions_on("cuda")["torch"] == "2.14.1"
+
+
+def test_devices_of_several_kinds_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    joined = Cluster(UpscaleOptions(cluster="auto"))
+    spec = EngineSpec("bicubic", 2, "cpu", "auto", "auto", None, 1)
+    for kind in ("a GPU", "a GPU", "another GPU", "a GPU", "a third"):
+        joined.accept(Greeting("n7", kind, node.versions_on("cpu"), "", ()), spec)
+    assert caplog.messages == [
+        "a GPU and another GPU share the work: where they meet, pixels may differ by a code value."
+    ]
+
+
+class Here:
+    """An actor's handle in this process: each call is done at once."""
+
+    def __init__(self, actor: SegmentActor) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self._actor, name))
+
+
+@pytest.fixture
+def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmentActor]:
+    (tmp_path / "node").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "node"))
+    made = SegmentActor(threads=1, device="cpu")
+    yield made
+    made.leave()
+    assert not list((tmp_path / "node").iterdir())
+
+
+def test_what_a_node_does_not_see_travels_in_pieces(
+    actor: SegmentActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CHUNK_BYTES", 1000)
+    contents = {tmp_path / "seen": b"here", tmp_path / "unseen": bytes(range(250)) * 13, tmp_path / "empty": b""}
+    for path, content in contents.items():
+        path.write_bytes(content)
+    files = {str(path): fingerprint(path) for path in contents}
+    for path in contents:
+        if path.name != "seen":
+            path.rename(path.with_name(f"{path.name}-here"))
+    lacking = list(actor.greet(files, ()).lacking)
+    assert lacking == [str(tmp_path / "unseen"), str(tmp_path / "empty")]
+    for path in map(Path, lacking):
+        path.with_name(f"{path.name}-here").rename(path)
+    assert len([*cluster._pieces(Here(actor), lacking)]) == 5 + 1 + 2, "none of more than a thousand bytes"
+    assert actor.greet(files, ()).lacking == ()
+    for path, content in contents.items():
+        assert actor._here(path).read_bytes() == content
+        assert (actor._here(path) == path) == (path.name == "seen")
+        assert actor._here(path).name == path.name, "a generator finds its partner by its name"
+    assert actor._here(Path(lacking[0])).parent == actor._here(Path(lacking[1])).parent
+
+    # Another clip: of what has travelled for this one, nothing stays.
+    copy = actor._here(tmp_path / "unseen")
+    actor.greet({}, ())
+    assert not copy.exists() and actor._here(tmp_path / "unseen") == tmp_path / "unseen"
+
+
+def test_another_file_of_the_same_name_and_size_travels(actor: SegmentActor, tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    path.write_bytes(b"theirs")
+    theirs = fingerprint(path)
+    path.write_bytes(b"others")
+    assert fingerprint(path) != theirs
+    assert actor.greet({str(path): theirs}, ()).lacking == (str(path),)
+
+
+def test_large_files_are_compared_from_end_to_end(tmp_path: Path) -> None:
+    path, seen = tmp_path / "large", set()
+    with open(path, "wb") as file:
+        file.truncate(100 << 20)
+    seen.add(fingerprint(path))
+    for place in (0, (100 << 20) - 1):
+        with open(path, "r+b") as file:
+            file.seek(place)
+            file.write(b"x")
+        seen.add(fingerprint(path))
+    assert len(seen) == 3
+
+
+def test_a_copy_that_is_not_what_was_sent_is_refused(actor: SegmentActor, tmp_path: Path) -> None:
+    actor.greet({"/film.mp4": "of the driver"}, ())
+    actor.receive("/film.mp4", b"damaged")
+    with pytest.raises(VsrError, match=r"^/film\.mp4 was damaged on its way to the node .*; run again\.$"):
+        actor.received("/film.mp4", "the digest of what was sent")
+
+
+def test_a_copy_that_was_broken_off_begins_anew(actor: SegmentActor, tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(b"all of it")
+    files = {str(path): "of the driver"}
+    actor.greet(files, ())
+    actor.receive(str(path), b"all")
+    actor.greet(files, ())
+    for _ in cluster._pieces(Here(actor), [str(path)]):
+        pass
+    assert actor._here(path).read_bytes() == b"all of it"
+
+
+def test_a_folder_does_not_travel(actor: SegmentActor, tmp_path: Path) -> None:
+    with pytest.raises(VsrError, match="does not see .*; put it on a filesystem that all share"):
+        next(cluster._pieces(Here(actor), [str(tmp_path)]))
+
+
+def test_what_killed_actors_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    alive, killed = node._Home(), node._Home()
+    (killed.path / "film.mp4").write_bytes(b"large")
+    killed._lock.close()
+    node._Home().remove()
+    assert list(tmp_path.iterdir()) == [alive.path]
+    alive.remove()
+
+
+def test_own_weights_and_their_partner_travel_together(tmp_path: Path, tiny_weights: Path) -> None:
+    own, partner = tmp_path / "generator.safetensors", tmp_path / "pretrain.safetensors"
+    for path in (own, partner):
+        shutil.copy(tiny_weights, path)
+    spec = cluster._portable(EngineSpec(os.path.relpath(own), None, "auto", "auto", "auto", None, 0.5), "cuda")
+    assert (spec.model, spec.device) == (str(own), "cuda")
+    assert cluster._own_weights(spec) == [str(own), str(partner)] and cluster._shipped_weights(spec) == ()
+    assert cluster._to_send(Greeting("n7", "a GPU", {}, "", ("/film.mp4", str(partner))), spec) == [
+        "/film.mp4", str(own), str(partner),
+    ]  # fmt: skip
+    assert cluster._shipped_weights(EngineSpec("srgan-x4", None, "auto", "auto", "auto", None, 0.5)) == (
+        "srgan-x4.safetensors", "srresnet-x4.safetensors",
+    )  # fmt: skip

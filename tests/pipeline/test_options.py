@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
+import torch
 
 from vsr.errors import UsageError
 from vsr.networks.models import DEFAULT_MODEL, model_covering
@@ -52,6 +53,11 @@ def test_wrong_values(values: dict[str, object], message: str) -> None:
         UpscaleOptions(**values)  # type: ignore[arg-type]
 
 
+def test_a_device_of_torch_is_kept_as_json_can_hold_it() -> None:
+    options = UpscaleOptions(device=torch.device("cpu"))  # type: ignore[arg-type]
+    assert options == UpscaleOptions(device="cpu") and options.to_dict()["device"] == "cpu"
+
+
 def test_all_are_reported_at_once() -> None:
     with pytest.raises(UsageError, match="the scale .*; the crf .*; the batch size "):
         UpscaleOptions(scale=-1, batch_size=0, codec="h264", crf=99)
@@ -73,6 +79,7 @@ def test_the_default_model_is_the_shipped_one() -> None:
         ({}, ("auto",), 1),
         ({"jobs": 3}, ("auto",), 3),
         ({"device": "cuda:0,cuda:1"}, ("cuda:0", "cuda:1"), 2),
+        ({"device": torch.device("cuda", 1)}, ("cuda:1",), 1),
         ({"device": "cuda:0,cuda:1", "jobs": 4}, ("cuda:0", "cuda:1"), 4),
     ],
 )

@@ -7,6 +7,8 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -21,9 +23,10 @@ import vsr
 from vsr.errors import InputError, OutputError, VsrError
 from vsr.pipeline import processes
 from vsr.pipeline.executors import InProcess, executor_for
-from vsr.pipeline.job import upscale_clip
+from vsr.pipeline.job import open_source, plan_clip, upscale_clip
 from vsr.pipeline.job_folder import job_folder_of
 from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.outputs import output_for
 from vsr.pipeline.processes import Processes
 
 MakeClip = Callable[..., Path]
@@ -178,7 +181,7 @@ def test_a_disk_that_fails_a_worker(make_clip: MakeClip, tmp_path: Path, monkeyp
 def test_workers_that_cannot_even_begin(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As in a script that does not guard its main module."""
+    """As where the system kills each of them at once."""
     starts, start = [], processes._Worker.start
 
     def counted(self: object) -> None:
@@ -191,6 +194,66 @@ def test_workers_that_cannot_even_begin(
     monkeypatch.setattr(processes, "_serve", os._exit)  # which takes no such arguments
     with pytest.raises(VsrError, match="workers ended with code 1, 3 times"):
         vsr.upscale(make_clip(**LONG), tmp_path / "out.mp4", jobs=2, **ASKED)
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+import vsr
+print("runs")
+Path("made-once").mkdir()
+vsr.upscale("in.mp4", "out.mp4", model="identity", preset="ultrafast", jobs=2)
+print("done", __name__)
+"""
+
+
+@pytest.mark.parametrize("how", ["a file", "standard input"])
+def test_a_script_without_a_guard_runs_once(how: str, make_clip: MakeClip, tmp_path: Path) -> None:
+    """What multiprocessing starts would run it again, and die of it."""
+    make_clip("in.mp4", **LONG)
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    ended = subprocess.run(
+        [sys.executable, "script.py" if how == "a file" else "-"], input=UNGUARDED, cwd=tmp_path, timeout=60, text=True,
+        capture_output=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "runs\ndone __main__\n", "")
+    assert len(content(tmp_path / "out.mp4")) == 120
+
+
+class Told:
+    """A report, and a worker's connection."""
+
+    def __init__(self, *words: object) -> None:
+        self.words, self.tiles = list(words), list[int]()
+
+    def recv(self) -> object:
+        return self.words.pop(0)
+
+    def smaller_tile(self, tile_size: int) -> None:
+        self.tiles.append(tile_size)
+
+
+def test_a_worker_whose_memory_runs_out_says_to_which_tile(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip, told = make_clip(), Told(("tile", 24))
+    options = UpscaleOptions(**ASKED)
+    opened = open_source(clip, options)
+    order = plan_clip(opened, output_for(opened, tmp_path / "out.mp4", options), options, {}).order
+    work = processes._Work(order, [], tmp_path, told)  # type: ignore[arg-type]
+    worker = processes._Worker("cpu", 1)
+    worker.connection, worker.waiting = told, False  # type: ignore[assignment]
+    work.hear(worker)
+    assert told.tiles == [24] and work._order.engine.tile_size == 24
+
+
+def test_devices_of_several_kinds_are_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(processes, "choose_device", lambda name: name)
+    monkeypatch.setattr(processes, "kind_of", lambda name: "a CPU" if name == "cpu" else "a GPU")
+    for devices, times in (("cuda:0,cuda:1", 0), ("cuda:0,cpu,cuda:1", 1)):
+        with Processes(UpscaleOptions(device=devices, jobs=6)):
+            assert len(caplog.records) == times
+    assert caplog.messages == ["a CPU and a GPU share the work: where they meet, pixels may differ by a code value."]
 
 
 def test_one_job_stays_in_this_process() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 import vsr
 from vsr.errors import FFmpegError, InputError, OutputError, VsrError
 from vsr.inference.engine import Engine
+from vsr.inference.torch_runtime import TorchRuntime
 from vsr.pipeline.job_folder import MANIFEST, RECORD, JobFolder, job_folder_of
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -273,6 +274,66 @@ def test_what_the_machine_chose_goes_with_the_rest(make_clip: MakeClip, tmp_path
     assert seen[0] == seen[1]
 
 
+# Where it is computed
+
+
+@pytest.mark.usefixtures("slow")
+def test_another_kind_of_device_goes_on_and_says_so(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip, target = make_clip(**LONG), tmp_path / "out.mp4"
+    for number, kind in enumerate(("an old GPU", "an old GPU", "a new GPU", "an old GPU")):
+        monkeypatch.setattr(Engine, "kind", kind)
+        caplog.clear()
+        if number < 3:
+            interrupt(clip, target, number + 1)
+        else:
+            assert vsr.upscale(clip, target, **ASKED).resumed
+        said = f"{target}: begun on an old GPU, goes on on a new GPU: where they meet, pixels may differ by a code"
+        said += " value."
+        assert [record.getMessage() for record in caplog.records] == ([said] if kind == "a new GPU" else [])
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Memory runs out for more than 24 pixels; returns the edges that were tried."""
+    tried: list[int] = []
+    run = TorchRuntime.__call__
+
+    def limited(self: TorchRuntime, lr: Tensor) -> Tensor:
+        tried.append(max(lr.shape[-2:]))
+        if tried[-1] > 24:
+            raise RuntimeError("CUDA out of memory.")
+        return run(self, lr)
+
+    monkeypatch.setattr(TorchRuntime, "__call__", limited)
+    monkeypatch.setattr("vsr.inference.engine.OVERLAP", 4)
+    monkeypatch.setattr("vsr.inference.engine.LEAST_STEP", 4)
+    return tried
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("tile_size", [None, 0, 48])
+def test_a_tile_that_was_halved_is_kept(
+    tile_size: int | None, make_clip: MakeClip, tmp_path: Path, small_memory: list[int]
+) -> None:
+    clip, target = make_clip(**LONG), tmp_path / "out.mp4"
+    interrupt(clip, target, 2, tile_size=tile_size)
+    assert small_memory[0] == 48 and sum(edge > 24 for edge in small_memory) == 1
+    small_memory.clear()
+    assert vsr.upscale(clip, target, tile_size=tile_size, **ASKED).resumed
+    assert small_memory and max(small_memory) <= 24, "what did not fit is not tried again"
+    assert len(content(target)) == 48
+
+
+@pytest.mark.usefixtures("slow", "tidied", "small_memory")
+def test_another_tile_is_another_job_whatever_it_was_halved_to(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip, target = make_clip(**LONG), tmp_path / "out.mp4"
+    interrupt(clip, target, 1, tile_size=48)
+    with pytest.raises(OutputError, match=r"begun otherwise: the tile size was 0 and is now 24\. `vsr resume"):
+        vsr.upscale(clip, target, tile_size=24, **ASKED)
+
+
 # How long a segment is
 
 
@@ -280,7 +341,7 @@ def test_what_the_machine_chose_goes_with_the_rest(make_clip: MakeClip, tmp_path
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What each timing of the network is told, one after the other; the last again and again."""
     told = [0.5]
-    monkeypatch.setattr("vsr.pipeline.job._seconds_of", lambda *_: told.pop(0) if len(told) > 1 else told[0])
+    monkeypatch.setattr("vsr.inference.engine.Engine.seconds_of", lambda *_: told.pop(0) if len(told) > 1 else told[0])
     return told
 
 
@@ -324,7 +385,7 @@ def test_short_clips_are_hardly_timed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     calls: list[object] = []
-    monkeypatch.setattr("vsr.pipeline.job._seconds_of", lambda *given: calls.append(given) or 1.2)
+    monkeypatch.setattr("vsr.inference.engine.Engine.seconds_of", lambda *given: calls.append(given) or 1.2)
     clip = make_clip(pts=range(0, frames * 500, 500), time_base=Fraction(1, 1000))
     vsr.upscale(clip, tmp_path / "out.mp4", model=model or str(tiny_weights), device="cpu", engine="torch")
     assert len(calls) == times

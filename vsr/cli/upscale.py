@@ -48,7 +48,11 @@ OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures suc
 @option("--deinterlace", "auto: frames that are flagged as interlaced.", type=click.Choice(["auto", "yes", "no"]))
 @option("--device", "auto, cpu, cuda, cuda:N or mps; several, as cuda:0,cuda:1, share the work.")
 @option("--engine", "auto: OpenVINO on the CPU, else torch.", type=click.Choice(ENGINES))
-@option("--precision", "auto: fp16 on CUDA, else fp32; int8 is the CPU's fastest.", type=click.Choice(PRECISIONS))
+@option(
+    "--precision",
+    "auto: fp16 on CUDA, else fp32, which is never TF32; int8 is the CPU's fastest.",
+    type=click.Choice(PRECISIONS),
+)
 @click.option(
     "--tile", "tile_size", help="Largest edge of a tile, in input pixels; 0: none.", callback=auto_or(0), **AUTO
 )
@@ -245,15 +249,15 @@ def _table_of(outcomes: list[Outcome]) -> str:
 def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: bool) -> None:
     from vsr.errors import VsrError
     from vsr.pipeline.estimate import estimate_clip
+    from vsr.pipeline.executors import InProcess
     from vsr.pipeline.folder import there_already
-    from vsr.pipeline.order import EngineKeeper
 
-    estimates, failed, engines = [], [], EngineKeeper()
+    estimates, failed, executor = [], [], InProcess()
     for pair in pairs:
         try:
             if many and there_already(pair, options):
                 continue
-            estimates.append(estimate_clip(pair.source, pair.target, options, folder_is_made=many, engines=engines))
+            estimates.append(estimate_clip(pair.source, pair.target, options, folder_is_made=many, executor=executor))
         except VsrError as exc:
             if not many:
                 raise

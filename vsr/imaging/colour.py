@@ -22,6 +22,9 @@ from torch import Tensor
 
 Siting = Literal["cosited", "centred"]
 
+WITHOUT_UINT16 = {"mps"}
+"""Kinds of device that hardly know uint16: deep planes are int32 there."""
+
 # Kr and Kb, the shares of red and blue in luma (H.273, table 4: MatrixCoefficients 6 and 5, 1, 9, 4, 7).
 MATRICES: dict[str, tuple[float, float]] = {
     "bt601": (0.299, 0.114),
@@ -67,6 +70,10 @@ class PixelLayout:
         """uint8 or uint16."""
         return torch.uint8 if self.bit_depth <= 8 else torch.uint16
 
+    def dtype_on(self, device: torch.device) -> torch.dtype:
+        """``dtype``, or int32 where a device has no uint16."""
+        return torch.int32 if self.bit_depth > 8 and device.type in WITHOUT_UINT16 else self.dtype
+
     @property
     def num_planes(self) -> int:
         """1 for grey, else 3, and one for alpha."""
@@ -109,7 +116,7 @@ def planes_to_rgb(planes: Sequence[Tensor], layout: PixelLayout, colour: ColourS
     """Decoded planes -> RGB; alpha is left to `alpha_of`.
 
     Args:
-        planes: one tensor (N, rows, columns) for each plane of ``layout``, of its dtype, all on one device.
+        planes: one tensor (N, rows, columns) for each plane of ``layout``, of its dtype there, all on one device.
         layout: how the planes are stored.
         colour: what their code values mean.
 
@@ -153,7 +160,7 @@ def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourSpec) -> list[
         colour: what their code values shall mean.
 
     Returns:
-        One contiguous tensor (N, rows, columns) for each plane, of ``layout.dtype``, on the same device. Values are
+        One contiguous tensor (N, rows, columns) for each plane, of ``layout.dtype_on`` the same device. Values are
         rounded, and clipped only to what ``bit_depth`` bits can store: limited range keeps its head- and footroom.
 
     Raises:
@@ -186,7 +193,7 @@ def alpha_of(planes: Sequence[Tensor], layout: PixelLayout) -> Tensor | None:
 
 
 def alpha_to_plane(alpha: Tensor, layout: PixelLayout) -> Tensor:
-    """(N, 1, H, W) in [0, 1] -> the alpha plane (N, H, W) of ``layout.dtype``; the inverse of `alpha_of`."""
+    """(N, 1, H, W) in [0, 1] -> the alpha plane (N, H, W), of the dtype that it has there; undoes `alpha_of`."""
     return _store(alpha[:, 0].to(torch.float32) * (2**layout.bit_depth - 1), 0.0, layout)
 
 
@@ -306,7 +313,7 @@ def _store(codes: Tensor, offset: float, layout: PixelLayout) -> Tensor:
     """Add ``offset`` to float32 ``codes``, which are overwritten; round and clip to what ``layout`` stores."""
     # Cutting off what lies behind the point after a half is added rounds, a pass earlier than round() would.
     codes.add_(offset + 0.5).clamp_(0, 2**layout.bit_depth - 1)
-    return codes.to(layout.dtype, memory_format=torch.contiguous_format)
+    return codes.to(layout.dtype_on(codes.device), memory_format=torch.contiguous_format)
 
 
 def _check_planes(planes: Sequence[Tensor], layout: PixelLayout) -> None:
@@ -318,5 +325,5 @@ def _check_planes(planes: Sequence[Tensor], layout: PixelLayout) -> None:
     for index, (plane, shape) in enumerate(zip(planes, layout.plane_shapes(height, width), strict=True)):
         if tuple(plane.shape) != (count, *shape):
             raise ValueError(f"plane {index} must be {(count, *shape)}, got {tuple(plane.shape)}")
-        if plane.dtype != layout.dtype:
-            raise ValueError(f"plane {index} of {layout.bit_depth} bits must be {layout.dtype}, got {plane.dtype}")
+        if plane.dtype != (dtype := layout.dtype_on(plane.device)):
+            raise ValueError(f"plane {index} of {layout.bit_depth} bits must be {dtype}, got {plane.dtype}")

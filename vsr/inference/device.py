@@ -1,4 +1,4 @@
-"""Which device to compute on, and how much memory it has."""
+"""Which device to compute on, of which kind it is, and how much memory it has."""
 
 from __future__ import annotations
 
@@ -15,16 +15,29 @@ from vsr.errors import UsageError
 MEMBERSHIP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 """Of Linux: cgroups(7)."""
 
+PROCESSOR = Path("/proc/cpuinfo")
+"""Of Linux: proc(5)."""
+
+FEATURES = (
+    "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",  # x86
+    "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2",  # Arm
+)  # fmt: skip
+"""Of processors: those that decide in which order, and how exactly, products are summed up."""
+
 NO_LIMIT = 1 << 62
 """Bytes. Version 1 says 2**63 rounded down to pages where there is no limit."""
 
 
-def choose_device(name: str) -> torch.device:
-    """A device of torch's by name; ``auto`` is CUDA where there is one, then MPS, then the CPU.
+def choose_device(device: str | torch.device) -> torch.device:
+    """Find a device of torch's; ``auto`` is CUDA where there is one, then MPS, then the CPU.
+
+    Args:
+        device: its name, or what torch calls a device.
 
     Raises:
         UsageError: the machine has no such device.
     """
+    name = str(device)
     count = {
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),
@@ -38,6 +51,35 @@ def choose_device(name: str) -> torch.device:
     if int(number or 0) >= count[kind]:
         raise UsageError(f"torch sees no device {name!r} on this machine; --device auto takes what is there.")
     return torch.device(kind, int(number)) if colon else torch.device(kind)
+
+
+def kind_of(device: torch.device) -> str:
+    """Name the kind of a device: those of one kind compute the same bits.
+
+    Returns:
+        the GPU's model, or what a CPU has of ``FEATURES``.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    found = _features_of_processor()
+    features = " ".join(name for name in FEATURES if name in found)
+    return f"a CPU with {features or torch.backends.cpu.get_cpu_capability()}"
+
+
+def _features_of_processor() -> set[str]:
+    try:
+        lines = PROCESSOR.read_text(errors="replace").splitlines()
+    except OSError:  # another system
+        return set()
+    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Tell whether a CUDA device computes in bf16 itself; older ones emulate it, slower than float32."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def free_memory(device: torch.device) -> int:

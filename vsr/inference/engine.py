@@ -6,6 +6,8 @@ import hashlib
 import logging
 import math
 import os
+import time
+from collections.abc import Callable
 from copy import deepcopy
 from typing import cast
 
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory
-from vsr.inference.device import choose_device, free_memory
+from vsr.inference.device import choose_device, free_memory, kind_of
 from vsr.inference.runtimes import Precision, RuntimeName, build_runtime, has_weights
 from vsr.inference.tiling import upscale_tiled
 from vsr.networks.models import DEFAULT_MODEL, load_calibration, load_network
@@ -45,7 +47,7 @@ class Engine:
     Args:
         network: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W). Changed in place: it is rewritten for
             inference, weights are moved and converted.
-        device: ``auto`` (CUDA, then MPS, then CPU) or a device of torch's.
+        device: ``auto`` (CUDA, then MPS, then CPU), or a device of torch's or its name.
         runtime: ``torch``, ``inductor``, ``openvino``, or ``auto``: OpenVINO on the CPU where it can, torch elsewhere.
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
@@ -61,7 +63,7 @@ class Engine:
         self,
         network: nn.Module,
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         runtime: RuntimeName = "auto",
         precision: Precision = "auto",
         tile_size: int | None = None,
@@ -94,11 +96,18 @@ class Engine:
         self._floats_per_pixel = described.peak_floats_per_pixel
         self.overflowed = 0
         """Frames that half precision could not hold, and that were done again in float32."""
+        self.on_smaller_tile: Callable[[int], None] = lambda tile_size: None
+        """Called where memory ran out, with the tile that it goes on with, in LR pixels."""
 
     @property
     def runtime(self) -> str:
         """What runs the network: ``torch``, ``inductor`` or ``openvino``."""
         return self._runtime.name
+
+    @property
+    def kind(self) -> str:
+        """Of the device, as ``device.kind_of`` names it."""
+        return kind_of(self.device)
 
     @property
     def version(self) -> str:
@@ -107,7 +116,8 @@ class Engine:
 
     @torch.inference_mode()
     def __call__(self, lr: Tensor) -> Tensor:
-        """Upscale a batch; on out-of-memory the tile is halved and the same batch done again.
+        """Upscale a batch; on out-of-memory the tile is halved and the same batch done again, by kernels that are not
+        recorded if they were.
 
         Args:
             lr: (N, 3, H, W) float RGB, nominally in [0, 1], on the engine's device.
@@ -142,8 +152,9 @@ class Engine:
             except (RuntimeError, MemoryError) as exc:
                 if not is_out_of_memory(exc):
                     raise
-                self._shrink_tile(min(tile_size, max(height, width)), height, width, exc)
-            runtime.release()  # outside of the handler, whose traceback holds the activations
+                failure = exc.with_traceback(None)  # which holds the activations
+            if not runtime.release():
+                self._shrink_tile(min(tile_size, max(height, width)), height, width, failure)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -176,8 +187,9 @@ class Engine:
                 f"{self.device} has too little free memory for a tile of {tried} pixels, "
                 f"of frames of {width}x{height}; close what else uses it, or take --batch 1, fewer --jobs{elsewhere}."
             ) from cause
-        self._tiles[height, width] = max(tried // 2, self._least_tile)
-        logger.warning("out of memory on %s: going on with tiles of %d pixels", self.device, self._tiles[height, width])
+        self._tiles[height, width] = smaller = max(tried // 2, self._least_tile)
+        logger.warning("out of memory on %s: going on with tiles of %d pixels", self.device, smaller)
+        self.on_smaller_tile(smaller)
 
     def upscale(self, lr: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Upscale pictures.
@@ -231,6 +243,13 @@ class Engine:
             self._tiles[height, width] = fitting if self._tile_size is None else self._tile_size or whole
         return self._tiles[height, width]
 
+    def seconds_of(self, count: int, height: int, width: int) -> float:
+        """How long a batch of ``count`` frames of a size takes, by the wall clock."""
+        lr = torch.zeros(count, 3, height, width, device=self.device)
+        started = time.perf_counter()
+        self.run(lr).flatten()[0].item()  # waits for the device
+        return time.perf_counter() - started
+
     def _fitting_pixels(self) -> int:
         """How many LR pixels can be upscaled at once."""
         budget = int(MEMORY_SHARE * free_memory(self.device) / self._sharing)
@@ -252,7 +271,7 @@ def load_model(
     model: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
     scale: float | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     precision: Precision = "auto",
     tile_size: int | None = None,
     detail: float = 1,
@@ -264,8 +283,8 @@ def load_model(
     Args:
         model: name or path.
         scale: what it has to scale by; None takes the model's own.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        precision: ``auto`` is fp16 on CUDA and fp32 elsewhere; int8 is for the CPU.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``, or a device of torch's.
+        precision: ``auto`` is fp16 on CUDA and fp32 elsewhere; fp32 is never TF32; int8 is for the CPU.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
         detail: of an adversarial model, from 0, faithful, to 1, sharp.
         engine: ``torch``, ``inductor`` (torch.compile), ``openvino``, or ``auto``: OpenVINO on the CPU where it can,

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vsr.imaging.colour import WITHOUT_UINT16
+
 Array = npt.NDArray[np.generic]
 
 
@@ -27,7 +29,8 @@ class Landing:
         """Those tensors as arrays, once they have come."""
         if self._event is not None:
             self._event.synchronize()
-        return [tensor.numpy() for tensor in self._tensors]
+        arrays: list[Array] = [tensor.numpy() for tensor in self._tensors]
+        return [array.astype(np.uint16) if array.dtype == np.int32 else array for array in arrays]
 
 
 class Lanes:
@@ -46,10 +49,10 @@ class Lanes:
             self.depth = 2
 
     def upload(self, frames: Sequence[Sequence[Array]]) -> list[Tensor]:
-        """The planes of frames, each kind stacked to (N, rows, columns), on the device."""
+        """The planes of frames, each kind stacked to (N, rows, columns), on the device; of uint16 where it has that."""
         planes = [*zip(*frames, strict=True)]
         if self._streams is None:
-            return [torch.from_numpy(np.stack(kind)).to(self._device) for kind in planes]
+            return [torch.from_numpy(self._stack(kind)).to(self._device) for kind in planes]
         up, computing = self._streams[0], torch.cuda.current_stream(self._device)
         with torch.cuda.stream(up):
             tensors = [_pinned_stack(kind).to(self._device, non_blocking=True) for kind in planes]
@@ -57,6 +60,10 @@ class Lanes:
         for tensor in tensors:
             tensor.record_stream(computing)  # its memory is not given away before that stream is done with it
         return tensors
+
+    def _stack(self, planes: Sequence[Array]) -> Array:
+        deep = self._device.type in WITHOUT_UINT16 and planes[0].dtype == np.uint16
+        return np.stack(planes, dtype=np.int32 if deep else None)
 
     def download(self, tensors: Sequence[Tensor]) -> Landing:
         """Tensors of the device, sent back as soon as they are computed."""

@@ -68,10 +68,11 @@ class OpenVinoRuntime:
     def record(self) -> None:
         """Sizes do not matter here."""
 
-    def release(self) -> None:
+    def release(self) -> bool:
         """Compile anew for the next frame: what has failed keeps its memory, and asks for as much at any other size."""
         with self._lock:
             self._request = None
+        return False
 
 
 def supports(precision: str) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from vsr.inference.cost import seconds_of
 from vsr.inference.runtimes import Precision
-from vsr.inference.torch_runtime import DTYPES
+from vsr.inference.torch_runtime import DTYPES, exact_on_cuda
 
 SIZES = {"cuda": 8192, "cpu": 4096}
 """Rows and columns of the matrices, by kind of device."""
@@ -51,8 +51,11 @@ def _by_torch(device: torch.device, dtype: torch.dtype, size: int) -> Callable[[
     left, right = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
 
     def multiply() -> None:
-        torch.mm(left, right)
-        if device.type == "cuda":
+        if device.type != "cuda":
+            torch.mm(left, right)
+            return
+        with exact_on_cuda():
+            torch.mm(left, right)
             torch.cuda.synchronize(device)
 
     return multiply

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import UnsupportedError
+from vsr.inference.device import computes_in_bf16
 from vsr.inference.torch_runtime import DTYPES, CudaRuntime, TorchRuntime
 from vsr.networks.weights import Calibration
 
@@ -35,8 +36,8 @@ class Runtime(Protocol):
     def record(self) -> None:
         """Many frames of a size are to come: do what pays then."""
 
-    def release(self) -> None:
-        """Give up the memory that is kept for frames to come."""
+    def release(self) -> bool:
+        """Give up the memory that is kept for frames to come; whether the same batch may fit without it."""
 
 
 def build_runtime(
@@ -53,7 +54,7 @@ def build_runtime(
         network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), in eval mode, float32, on the CPU.
         device: where it shall run.
         runtime: ``auto``, or the one to take.
-        precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
+        precision: ``auto`` is fp16 on CUDA and fp32 elsewhere; fp32 is never TF32.
         calibration: what int8 needs.
 
     Returns:
@@ -75,6 +76,8 @@ def build_runtime(
     if precision == "auto":
         # What has no weights gains nothing by half precision, and would lose the lower bits of deep sources.
         precision = "fp16" if device.type == "cuda" and learnt else "fp32"
+    if precision == "bf16" and device.type == "cuda" and not computes_in_bf16(device):
+        raise UnsupportedError(f"{device} does not compute in bf16: take --precision fp16 or fp32.")
     dtype = DTYPES[precision]
     kind = CudaRuntime if device.type == "cuda" and learnt else TorchRuntime
     network = network if dtype is torch.float32 else deepcopy(network)

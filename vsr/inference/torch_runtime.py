@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -19,11 +20,47 @@ MOST_RECORDED = 8
 """Shapes that are recorded at once: batches that are full or not, of whole frames or tiles."""
 
 
+@contextmanager
+def exact_on_cuda() -> Iterator[None]:
+    """Have CUDA compute float32 in float32, by kernels that no race decides; what was set before is set again.
+
+    TF32 rounds what convolutions and products are given to 10 bits. torch has an old and a new way to ask for it, and
+    refuses to go on where they disagree: the old one is taken back where it tells, then what is left by the new one.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    operations: list[Any] = [cudnn.conv, cudnn.rnn, matmul]  # type: ignore[attr-defined]
+    before = [operation.fp32_precision for operation in operations]
+    enabled, benchmark = cudnn.enabled, cudnn.benchmark
+    allowed, highest = False, "highest"
+    try:
+        cudnn.enabled, cudnn.benchmark = True, False
+        with suppress(RuntimeError):  # the old and the new way disagree already
+            if allowed := cudnn.allow_tf32:
+                cudnn.allow_tf32 = False
+        with suppress(RuntimeError):
+            if (highest := torch.get_float32_matmul_precision()) != "highest":
+                torch.set_float32_matmul_precision("highest")
+        for operation in operations:
+            if operation.fp32_precision == "tf32":
+                operation.fp32_precision = "ieee"
+        yield
+    finally:
+        cudnn.enabled, cudnn.benchmark = enabled, benchmark
+        if allowed:
+            cudnn.allow_tf32 = True
+        if highest != "highest":
+            torch.set_float32_matmul_precision(highest)
+        for operation, precision in zip(operations, before, strict=True):
+            for again in ("none", precision):  # "none" takes what is set for all, as it may have done
+                if operation.fp32_precision != precision:
+                    operation.fp32_precision = again
+
+
 class TorchRuntime:
     """Runs a network on a device.
 
-    float32 is float32 on CUDA too: convolutions do not round what they are given to TF32. Which kernel is taken is not
-    decided by a race, so that two processes take the same.
+    float32 is float32 on CUDA too, never TF32. Which kernel is taken is not decided by a race, so that two processes
+    take the same.
 
     Args:
         network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), in eval mode; moved to the device and converted.
@@ -54,16 +91,27 @@ class TorchRuntime:
     def record(self) -> None:
         """Nothing can be recorded here."""
 
-    def release(self) -> None:
+    def release(self) -> bool:
         """Nothing is kept here."""
+        return False
 
     def _settings(self) -> AbstractContextManager[None]:
         if self._device.type != "cuda":
             return nullcontext()
-        return torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
+        return exact_on_cuda()
 
     def _run(self, lr: Tensor) -> Tensor:
         return cast(Tensor, self._network(lr.to(self._dtype, memory_format=self._memory_format))).float()
+
+
+@contextmanager
+def _same_stream_after() -> Iterator[None]:
+    """Compute on the stream of before again; a recording that fails may leave its own as the current one."""
+    computing = torch.cuda.current_stream()
+    try:
+        yield
+    finally:
+        torch.cuda.set_stream(computing)
 
 
 class _Recorded(NamedTuple):
@@ -94,12 +142,15 @@ class CudaRuntime(TorchRuntime):
         """From now on, record each shape that comes a second time."""
         self._records = True
 
-    def release(self) -> None:
-        """Give up what was recorded, and its memory."""
+    def release(self) -> bool:
+        """Give up what was recorded, and its memory, and record no more; whether there was anything."""
         with self._lock:
+            kept = bool(self._recorded)
+            self._records = self._records and not kept
             self._recorded.clear()
             self._seen.clear()
             self._pool = None
+        return kept
 
     def __call__(self, lr: Tensor) -> Tensor:
         """(N, 3, H, W) float -> (N, 3, scale*H, scale*W) float32, both on the device."""
@@ -120,7 +171,7 @@ class CudaRuntime(TorchRuntime):
             return recorded.sr.to(torch.float32, copy=True)  # the next replay writes there again
 
     def _record(self, lr: Tensor) -> _Recorded:
-        with torch.cuda.device(self._device):  # which graphs take for theirs
+        with torch.cuda.device(self._device), _same_stream_after():  # graphs take the device for theirs
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             given = torch.empty_like(lr, dtype=self._dtype, memory_format=self._memory_format)
             computing = torch.cuda.current_stream()

@@ -60,7 +60,7 @@ class BenchOptions:
     sizes: tuple[tuple[int, int], ...] = ((160, 90), (320, 180))
     """Widths and heights of the clips."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or a device of torch's."""
     engine: Literal["auto", "torch", "inductor", "openvino"] = "auto"
     """What runs the network; ``auto``: all that can."""
     precisions: tuple[str, ...] = ()
@@ -71,6 +71,7 @@ class BenchOptions:
     """How long a pipeline is measured, about."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "device", str(self.device))
         wrong = unknown_choices(self)
         if not self.models or not self.sizes:
             wrong.append("name a model and a size to measure")

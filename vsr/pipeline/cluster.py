@@ -1,32 +1,38 @@
 """A Ray cluster: an actor for each GPU, or for the CPUs of each node, that holds the model; segments as its tasks.
 
 Where a node dies, what its actor was at is given to another, and a new one waits for a node with room. A file that a
-node does not see by its path travels to it as an object.
+node does not see by its path, or sees otherwise, travels to it in pieces. Nodes with another vsr, torch or weights are
+refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import shutil
+import os
+import re
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from vsr.errors import OutputError, UsageError, VsrError
+import vsr
+from vsr.errors import InputError, OutputError, UsageError, VsrError
 from vsr.inference.engine import Engine
-from vsr.pipeline.job_folder import RECORD, seal
+from vsr.networks.models import BUILT_IN_PURPOSE, find_partner, find_weights, models_folder
+from vsr.pipeline.job_folder import seal
+from vsr.pipeline.node import Files, Greeting, SegmentActor, digest_of_weights, fingerprint, versions_on
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.order import EngineSpec, Order
-from vsr.pipeline.segment import upscale_segments
+from vsr.pipeline.processes import warn_of_different
 from vsr.pipeline.segments import Finished, Segment
+from vsr.signals import shielded
 
 if TYPE_CHECKING:
     from vsr.pipeline.executors import Report
@@ -42,11 +48,14 @@ PATIENCE_SECONDS = 120
 KNOCKING_SECONDS = 10
 """How long the head of a cluster may take to answer."""
 
-LEAVING_SECONDS = 2
-"""How long actors get to remove what they have on their nodes."""
+LEAVING, LEAVING_SECONDS = "leaving", 2
+"""The thread in which actors remove what they have on their nodes, and how long they get for it."""
 
-Files = dict[str, bytes]
-"""By name."""
+CHUNK_BYTES = 32 << 20
+"""Of a file that travels: what is on its way to a node at once."""
+
+NO_SUCH_ACTOR = ("failed to import on the worker", "has no attribute 'greet'")
+"""What Ray says where a node has no vsr, or an older one."""
 
 
 class Cluster:
@@ -56,7 +65,7 @@ class Cluster:
         options: its address, and how many actors; None: one for each GPU, or where there are none for each node.
 
     Raises:
-        UsageError: Ray is not installed.
+        UsageError: Ray is not installed, or the cluster has no GPU and one is asked for.
         VsrError: there is no cluster at that address.
     """
 
@@ -70,13 +79,19 @@ class Cluster:
         self._actors: list[Any] = []
         self._demand: dict[str, float] = {}
         self._joined = False
+        self._kinds: set[str] = set()
 
     def __enter__(self) -> Cluster:
         if not self._ray.is_initialized():
             self._join()
             self._joined = True
-        count, self._demand = self._shares()
-        self._actors = [self._start() for _ in range(count)]
+        try:
+            count, self._demand = self._shares()
+            for _ in range(count):
+                self._actors.append(self._start())
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def _join(self) -> None:
@@ -91,11 +106,16 @@ class Cluster:
             if threading.current_thread() is threading.main_thread():  # Ray puts a handler of its own there
                 signal.signal(signal.SIGTERM, terminated)
 
-    def _start(self) -> Any:
-        kind = self._ray.remote(**self._demand, scheduling_strategy="SPREAD")(SegmentActor)
-        return kind.remote(int(self._demand.get("num_cpus", 1)))
+    @property
+    def _device(self) -> str:
+        return "cuda" if "num_gpus" in self._demand else "cpu"
 
-    def _successor(self, actor: Any) -> Any:
+    def _start(self) -> Any:
+        # Calls come one after the other, but that to leave does not wait for a segment.
+        kind = self._ray.remote(**self._demand, scheduling_strategy="SPREAD", concurrency_groups={LEAVING: 1})
+        return kind(SegmentActor).remote(int(self._demand.get("num_cpus", 1)), self._device)
+
+    def successor(self, actor: Any) -> Any:
         """Another in place of one that has died."""
         self._actors[self._actors.index(actor)] = started = self._start()
         return started
@@ -106,26 +126,118 @@ class Cluster:
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
         if gpus and self._options.device != "cpu":
             return self._options.jobs or gpus, {"num_gpus": 1}
+        if self._options.device not in ("auto", "cpu"):
+            raise UsageError(
+                f"the cluster has no device for --device {self._options.device}; --device auto takes what is there."
+            )
         each = max(1, int(min((node["CPU"] for node in nodes if node.get("CPU")), default=1)))
         room = int(sum(node.get("CPU", 0) // each for node in nodes))
         if self._options.jobs and self._options.jobs > room:
             each = max(1, each * room // self._options.jobs)
         return self._options.jobs or max(1, room), {"num_cpus": each}
 
+    @shielded
     def __exit__(self, *_: object) -> None:
-        leaving = [actor.leave.remote() for actor in self._actors]
-        self._ray.wait(leaving, num_returns=len(leaving), timeout=LEAVING_SECONDS)
+        leaving = [actor.leave.options(concurrency_group=LEAVING).remote() for actor in self._actors]
+        if leaving:
+            self._ray.wait(leaving, num_returns=len(leaving), timeout=LEAVING_SECONDS)
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors = []
         if self._joined:
             self._ray.shutdown()
+            self._joined = False
+
+    def load(self, spec: EngineSpec) -> Engine:
+        """As ``Executor``: on the first node that is ready."""
+        spec = _portable(spec, self._device)
+        files = {path: fingerprint(Path(path)) for path in _own_weights(spec)}
+        greetings = {actor.greet.remote(files, _shipped_weights(spec)): actor for actor in self._actors}
+        with redirect_stdout(sys.stderr):
+            ready, _ = self._ray.wait(list(greetings), timeout=PATIENCE_SECONDS)
+            if not ready:
+                raise _no_room()
+            actor = greetings[ready[0]]
+            try:
+                greeting = self.answer(ready[0])
+                self.accept(greeting, spec)
+                for sent in _pieces(actor, _to_send(greeting, spec)):
+                    self.answer(sent)
+            except self._ray.exceptions.RayError as exc:
+                raise self._lost(exc) from exc
+
+        def ask(*what: Any) -> Any:
+            try:
+                return self.answer(actor.ask.remote(spec, *what))
+            except self._ray.exceptions.RayError as exc:
+                raise self._lost(exc) from exc
+
+        return cast(Engine, EngineOnNode(ask))
+
+    def _lost(self, cause: Exception) -> VsrError:
+        why = str(cause).strip().partition("\n")[0].rstrip(". ")
+        return VsrError(f"a node of the cluster was lost before the work began: {why}. Run again.")
 
     def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
         """As ``Executor``."""
-        order = _portable(order, "cuda" if "num_gpus" in self._demand else "cpu")
+        pictures = tuple(path.absolute() for path in order.clip.pictures)
+        clip = replace(order.clip, path=order.clip.path.absolute(), pictures=pictures)
+        order = replace(order, clip=clip, engine=_portable(order.engine, self._device))
         with redirect_stdout(sys.stderr):  # where Ray prints what it has to say of lost nodes
-            _Work(self._ray, self._actors, self._successor, order, segments, folder, report).finish()
+            _Work(self._ray, self, order, segments, folder, report).finish(list(self._actors))
+
+    def answer(self, result: Any) -> Any:
+        """What an actor's call returns.
+
+        Raises:
+            VsrError: what it has raised.
+            RayError: the actor is lost.
+        """
+        try:
+            return self._ray.get(result)
+        except self._ray.exceptions.RayError as exc:
+            if any(sign in str(exc) for sign in NO_SUCH_ACTOR):
+                ip = re.search(r"\bip=([^,)\s]+)", str(exc))
+                node = f"the node {ip[1]}" if ip else "a node of the cluster"
+                raise VsrError(f"{node} has no vsr {vsr.__version__} as this machine has; install it there.") from exc
+            if not isinstance(exc, self._ray.exceptions.RayTaskError):
+                raise
+            if isinstance(exc.cause, VsrError):
+                raise exc.cause from exc
+            raise VsrError(f"a worker failed: {type(exc.cause).__name__}: {exc.cause}") from exc
+
+    def accept(self, greeting: Greeting, spec: EngineSpec) -> None:
+        """Refuse a node that would compute something else, and say where devices differ."""
+        _check(greeting, versions_on(self._device), digest_of_weights(_shipped_weights(spec)))
+        if greeting.kind not in self._kinds:
+            self._kinds.add(greeting.kind)
+            if len(self._kinds) == 2:
+                warn_of_different(self._kinds)
+
+
+class EngineOnNode:
+    """Answers for an engine on a node what is asked before the work begins: a part of ``Engine``."""
+
+    def __init__(self, ask: Callable[..., Any]) -> None:
+        self._ask = ask
+        for name in ("scale", "runtime", "version", "precision", "kind", "has_weights"):
+            setattr(self, name, ask(name))
+
+    def digest(self) -> Any:
+        """As ``Engine``."""
+        return self._ask("digest")
+
+    def batch_size(self, *size: int) -> Any:
+        """As ``Engine``."""
+        return self._ask("batch_size", *size)
+
+    def tile_for(self, *batch: int) -> Any:
+        """As ``Engine``."""
+        return self._ask("tile_for", *batch)
+
+    def seconds_of(self, *batch: int) -> Any:
+        """As ``Engine``."""
+        return self._ask("seconds_of", *batch)
 
 
 def _knock(address: str) -> None:
@@ -135,70 +247,73 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCKING_SECONDS).close()
 
 
+def _no_room() -> VsrError:
+    return VsrError(f"no node of the cluster has had room for {PATIENCE_SECONDS} seconds; `ray status` says why.")
+
+
 @dataclass
 class _Task:
-    """What an actor is at: a segment, or None while it gets ready for one."""
+    """What an actor is at.
+
+    Attributes:
+        actor: that is at it.
+        segment: that it computes; None while it gets ready for one.
+        sending: the pieces of files that it still lacks.
+    """
 
     actor: Any
-    segment: Segment | None
+    segment: Segment | None = None
+    sending: Iterator[Any] = iter(())
 
 
 class _Work:
     """What there is to do for one clip, and who does it."""
 
     def __init__(
-        self, ray: Any, actors: Sequence[Any], successor: Callable[[Any], Any], order: Order,
-        segments: Sequence[Segment], folder: Path, report: Report,
-    ) -> None:  # fmt: skip
-        self._ray, self._successor, self._folder, self._report = ray, successor, folder, report
+        self, ray: Any, cluster: Cluster, order: Order, segments: Sequence[Segment], folder: Path, report: Report
+    ) -> None:
+        self._ray, self._cluster, self._folder, self._report = ray, cluster, folder, report
         self._left = deque(segments)
         self._tries: Counter[int | None] = Counter()
-        self._order = ray.put(order)
-        self._sources = {path: _size(path) for path in _needed(order)}
-        self._objects: dict[str, Any] = {}
+        self._order, self._sent_order = order, ray.put(order)
+        self._files = {path: fingerprint(Path(path)) for path in _needed(order)}
         self._tasks: dict[Any, _Task] = {}
+
+    def finish(self, actors: Sequence[Any]) -> None:
+        """Give out segments until none is left."""
         for actor in actors:
             self._greet(actor)
-
-    def finish(self) -> None:
-        """Give out segments until none is left."""
         while (busy := any(task.segment for task in self._tasks.values())) or self._left:
             ready, _ = self._ray.wait(list(self._tasks), timeout=None if busy else PATIENCE_SECONDS)
             if not ready:
-                raise VsrError(
-                    f"no node of the cluster has had room for {PATIENCE_SECONDS} seconds; `ray status` says why."
-                )
+                raise _no_room()
             for result in ready:
                 self._take(result, self._tasks.pop(result))
 
     def _greet(self, actor: Any) -> None:
-        self._tasks[actor.sees.remote(self._sources)] = _Task(actor, None)
+        self._tasks[actor.greet.remote(self._files, _shipped_weights(self._order.engine))] = _Task(actor)
 
     def _take(self, result: Any, task: _Task) -> None:
         try:
-            answer = self._ray.get(result)
-        except self._ray.exceptions.RayTaskError as exc:
-            raise (
-                exc.cause
-                if isinstance(exc.cause, VsrError)
-                else VsrError(f"a worker failed: {type(exc.cause).__name__}: {exc.cause}")
-            ) from exc
+            answer = self._cluster.answer(result)
         except self._ray.exceptions.RayError as exc:
-            self._mourn(task, exc)
+            self._on_death(task, exc)
             return
+        sending = task.sending
         if task.segment is not None:
             self._keep(*answer)
-        elif answer:
-            lacking = {path: self._object(path) for path in answer}
-            self._tasks[task.actor.bring.remote(lacking)] = task
-            return
+        elif isinstance(answer, Greeting):
+            self._cluster.accept(answer, self._order.engine)
+            sending = _pieces(task.actor, _to_send(answer, self._order.engine))
         self._tries[None] = 0
-        if self._left:
+        if (piece := next(sending, None)) is not None:
+            self._tasks[piece] = _Task(task.actor, sending=sending)
+        elif self._left:
             segment = self._left.popleft()
             self._tries[segment.number] += 1
-            self._tasks[task.actor.run.remote(self._order, segment)] = _Task(task.actor, segment)
+            self._tasks[task.actor.run.remote(self._sent_order, segment)] = _Task(task.actor, segment)
 
-    def _mourn(self, task: _Task, cause: Exception) -> None:
+    def _on_death(self, task: _Task, cause: Exception) -> None:
         """An actor has died, most likely with its node: another does its segment."""
         number = None if task.segment is None else task.segment.number
         self._tries[None] += number is None
@@ -208,18 +323,9 @@ class _Work:
         if task.segment is not None:
             logger.warning("a node was lost; segment %d is done again.", number)
             self._left.appendleft(task.segment)
-        self._greet(self._successor(task.actor))
+        self._greet(self._cluster.successor(task.actor))
 
-    def _object(self, path: str) -> Any:
-        """A file as an object, for all nodes that do not see it."""
-        if path not in self._objects:
-            if Path(path).is_dir():
-                raise VsrError(f"a node of the cluster does not see {path}; put it on a filesystem that all share.")
-            logger.info("%s travels to nodes that do not see it.", path)
-            self._objects[path] = self._ray.put(Path(path).read_bytes())
-        return self._objects[path]
-
-    def _keep(self, done: Finished, files: Files) -> None:
+    def _keep(self, done: Finished, files: Files, smaller_tile: int | None) -> None:
         folder = self._folder / f".{done.number:06}-cluster"
         try:
             folder.mkdir()
@@ -230,85 +336,76 @@ class _Work:
         done = seal(folder, done)
         self._report.frames(done.frames)
         self._report.finished(done, folder)
+        if smaller_tile is not None:
+            self._report.smaller_tile(smaller_tile)
+            self._order = replace(self._order, engine=replace(self._order.engine, tile_size=smaller_tile))
+            self._sent_order = self._ray.put(self._order)
 
 
-def _portable(order: Order, device: str) -> Order:
-    """An order that means the same in another folder, for another device."""
-    clip, engine = order.clip, replace(order.engine, device=device)
-    if device == "cuda" and engine.engine == "openvino" and order.options.engine == "auto":
-        engine = replace(engine, engine="torch")  # planned on a machine without a GPU
-    if Path(engine.model).is_file():
-        engine = replace(engine, model=str(Path(engine.model).absolute()))
-    pictures = tuple(path.absolute() for path in clip.pictures)
-    return replace(order, clip=replace(clip, path=clip.path.absolute(), pictures=pictures), engine=engine)
+def _pieces(actor: Any, paths: Sequence[str]) -> Iterator[Any]:
+    """Send files to an actor piece by piece: one result to wait for, before the next piece is read."""
+    for path in paths:
+        if Path(path).is_dir():
+            raise VsrError(f"a node of the cluster does not see {path}; put it on a filesystem that all share.")
+        logger.info("%s travels to a node that does not see it.", path)
+        digest = hashlib.blake2b(digest_size=16)
+        try:
+            with open(path, "rb") as file:
+                piece = None
+                while piece != b"":  # which ends the file, and makes one that is empty
+                    digest.update(piece := file.read(CHUNK_BYTES))
+                    yield actor.receive.remote(path, piece)
+        except OSError as exc:
+            raise InputError(f"cannot read {path}: {exc.strerror}.") from exc
+        yield actor.received.remote(path, digest.hexdigest())
 
 
-def _needed(order: Order) -> Iterable[str]:
+def _portable(spec: EngineSpec, device: str) -> EngineSpec:
+    """A spec that means the same in another folder, for the devices of the cluster."""
+    own = spec.model not in BUILT_IN_PURPOSE and find_weights(spec.model).parent != models_folder()
+    return replace(spec, device=device, model=os.path.abspath(spec.model) if own else spec.model)
+
+
+def _weights(spec: EngineSpec) -> list[Path]:
+    """The files that a network is loaded from."""
+    if spec.model in BUILT_IN_PURPOSE:
+        return []
+    return [find_weights(spec.model), *([find_partner(spec.model)] if spec.detail != 1 else [])]
+
+
+def _own_weights(spec: EngineSpec) -> list[str]:
+    """Those that vsr does not bring; a node has to see them, or they travel."""
+    return [str(path.absolute()) for path in _weights(spec) if path.parent != models_folder()]
+
+
+def _shipped_weights(spec: EngineSpec) -> tuple[str, ...]:
+    """The names of those that vsr brings."""
+    return tuple(path.name for path in _weights(spec) if path.parent == models_folder())
+
+
+def _needed(order: Order) -> list[str]:
     """Files and folders that a node has to see."""
     clip = order.clip
-    yield from {str(path.parent) for path in clip.pictures} if not clip.path.is_file() else (str(clip.path),)
-    if Path(order.engine.model).is_file():
-        yield order.engine.model
+    sources = [str(clip.path)] if clip.path.is_file() else sorted({str(path.parent) for path in clip.pictures})
+    return sources + _own_weights(order.engine)
 
 
-def _size(path: str) -> int:
-    """Of a file; of a folder -1, of nothing -2."""
-    found = Path(path)
-    return found.stat().st_size if found.is_file() else -1 if found.is_dir() else -2
+def _to_send(greeting: Greeting, spec: EngineSpec) -> list[str]:
+    """What a node lacks; a generator and its partner stay side by side."""
+    own = _own_weights(spec)
+    lacking = [path for path in greeting.lacking if path not in own]
+    return lacking + (own if set(own) & set(greeting.lacking) else [])
 
 
-class SegmentActor:
-    """Lives on a node, and keeps the engine from one segment to the next.
+def _check(greeting: Greeting, versions: dict[str, str], weights: str) -> None:
+    """Refuse a node that would compute something else than this machine.
 
-    Args:
-        threads: of the CPU, for the network.
+    Raises:
+        VsrError: it has another version of something, or other weights.
     """
-
-    def __init__(self, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self._engines: dict[EngineSpec, Engine] = {}
-        self._brought: dict[str, str] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="vsr-"))
-
-    def sees(self, files: dict[str, int]) -> list[str]:
-        """Those of some files, with their sizes, that this node does not have."""
-        return [path for path, size in files.items() if path not in self._brought and _size(path) != size]
-
-    def bring(self, objects: dict[str, Any]) -> list[str]:
-        """Lay down files that this node does not have; none is lacking then."""
-        import ray
-
-        for number, (path, content) in enumerate(objects.items(), start=len(self._brought)):
-            place = self._folder / f"{number}{Path(path).suffix}"
-            place.write_bytes(ray.get(content))
-            self._brought[path] = str(place)
-        return []
-
-    def run(self, order: Order, segment: Segment) -> tuple[Finished, Files]:
-        """Upscale a segment: what became of it, and its files."""
-        clip, spec = order.clip, order.engine
-        pictures = tuple(Path(self._here(str(path))) for path in clip.pictures)
-        clip = replace(clip, path=Path(self._here(str(clip.path))), pictures=pictures)
-        spec = replace(spec, model=self._here(spec.model))
-        if spec not in self._engines:
-            self._engines = {spec: spec.load()}
-        results: list[tuple[Finished, Files]] = []
-
-        def keep(done: Finished, at: Path) -> None:
-            results.append((done, {path.name: path.read_bytes() for path in at.iterdir() if path.name != RECORD}))
-
-        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-            upscale_segments(
-                replace(order, clip=clip, engine=spec), [segment], self._engines[spec], Path(folder),
-                on_frames=lambda count: None, on_finished=keep,
-            )  # fmt: skip
-        return results[0]
-
-    def leave(self) -> None:
-        """Remove what is laid down here."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _here(self, path: str) -> str:
-        return self._brought.get(path, path)
+    for name in versions | greeting.versions:
+        ours, theirs = (f"{name} {each.get(name, 'none')}" for each in (versions, greeting.versions))
+        if ours != theirs:
+            raise VsrError(f"the node {greeting.node} has {theirs}, and this machine {ours}: install the same there.")
+    if greeting.weights != weights:
+        raise VsrError(f"the node {greeting.node} has other weights of that model: install the same vsr there.")

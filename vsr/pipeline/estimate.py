@@ -15,11 +15,12 @@ from vsr.errors import InputError
 from vsr.files import check_target
 from vsr.media.ffmpeg import check_names
 from vsr.media.reader import Damage, Frame
+from vsr.pipeline.executors import Executor
 from vsr.pipeline.job import ClipPlan, open_source, plan_clip
 from vsr.pipeline.job_folder import RECORD
 from vsr.pipeline.memory import names_what_lacks_memory
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import EngineKeeper, Order
+from vsr.pipeline.order import Order
 from vsr.pipeline.outputs import output_for
 from vsr.pipeline.segment import upscale_segments
 from vsr.pipeline.segments import Finished, Segment
@@ -65,7 +66,7 @@ class Estimate:
 @names_what_lacks_memory
 def estimate_clip(
     source: Path, target: Path, options: UpscaleOptions, *, folder_is_made: bool = False,
-    engines: EngineKeeper | None = None,
+    executor: Executor | None = None,
 ) -> Estimate:  # fmt: skip
     """Estimate a job and write nothing; a few frames of the clip are upscaled for it.
 
@@ -74,7 +75,7 @@ def estimate_clip(
         target: the output.
         options: of the job.
         folder_is_made: the output's folder need not be there yet.
-        engines: keeps the engine of the clip before; None: there was none.
+        executor: builds the engine, and may have that of the clip before; None: one for this clip.
 
     Raises:
         VsrError: whatever ``upscale`` would refuse.
@@ -87,7 +88,7 @@ def estimate_clip(
     output = output_for(clip, target, options)
     if target.parent.is_dir():
         output.check()
-    plan = plan_clip(clip, output, options, {}, engines)
+    plan = plan_clip(clip, output, options, {}, executor)
     with TemporaryDirectory(prefix="vsr-") as folder:
         output.rehearse(Path(folder))
     planned = time.monotonic() - started

@@ -17,7 +17,6 @@ from vsr.pipeline.executors import executor_for
 from vsr.pipeline.job import UpscaleProgress, UpscaleSummary, upscale_clip
 from vsr.pipeline.job_folder import Command, read_job, remove_if_empty
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import EngineKeeper
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +186,6 @@ def upscale_folder(
     """
     outcomes: list[Outcome] = []
     tally = _Tally(pairs, options, progress) if progress is not None else None
-    engines = EngineKeeper()
     with executor_for(options) as executor:
         for number, pair in enumerate(pairs, start=1):
             try:
@@ -195,7 +193,7 @@ def upscale_folder(
                 if outcome is None:
                     _make_folder(pair.target.parent)
                     shown = None if tally is None else tally.of(number)
-                    summary = upscale_clip(pair.source, pair.target, options, shown, executor, command, engines)
+                    summary = upscale_clip(pair.source, pair.target, options, shown, executor, command)
                     damaged = summary.damage and not options.tolerant
                     outcome = Outcome(pair, "damaged" if damaged else "done", summary.damage, summary)
             except UnknownModelError:

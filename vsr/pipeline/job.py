@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
@@ -16,12 +16,11 @@ from typing import Any, cast
 
 import av
 import torch
-from torch import Tensor
 
 from vsr import __version__
 from vsr.errors import InputError, OutputError, VsrError
 from vsr.files import check_target
-from vsr.inference.device import choose_device
+from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
 from vsr.inference.runtimes import RuntimeName
 from vsr.media import animation
@@ -33,10 +32,12 @@ from vsr.media.probe import probe
 from vsr.media.reader import Damage, said_of_resized
 from vsr.media.stills import is_animated, still_kind
 from vsr.networks.models import model_covering
-from vsr.pipeline.executors import Executor, executor_for
+from vsr.pipeline.executors import Executor, InProcess, executor_for
 from vsr.pipeline.job_folder import (
     BATCH,
+    DEVICES,
     HALVINGS,
+    SMALLER_TILE,
     THREADS,
     TILE,
     Command,
@@ -49,7 +50,7 @@ from vsr.pipeline.job_folder import (
 )
 from vsr.pipeline.memory import check_frame_fits, names_what_lacks_memory
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import EngineKeeper, EngineSpec, Order
+from vsr.pipeline.order import EngineSpec, Order
 from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
 from vsr.pipeline.plan import factor_of
 from vsr.pipeline.segments import (
@@ -162,7 +163,6 @@ def upscale_clip(
     progress: Callable[[UpscaleProgress], None] | None = None,
     executor: Executor | None = None,
     command: Command | None = None,
-    engines: EngineKeeper | None = None,
 ) -> UpscaleSummary:
     """As ``upscale``, with the options built.
 
@@ -173,7 +173,6 @@ def upscale_clip(
         progress: as ``upscale``.
         executor: one that is open already; None: one for this clip alone.
         command: that this clip is part of; None: it is all of it.
-        engines: keeps the engine of the clip before; None: there was none.
     """
     started = time.monotonic()
     check_names(source, target)
@@ -190,8 +189,10 @@ def upscale_clip(
     output = output_for(clip, target, options)
     if not publishing:
         output.check()
-    with job_folder(target) as folder:
-        plan = plan_clip(clip, output, options, folder.earlier() if options.resume else {}, engines)
+    with job_folder(target) as folder, ExitStack() as working:
+        if executor is None:
+            executor = working.enter_context(executor_for(options))
+        plan = plan_clip(clip, output, options, folder.earlier() if options.resume else {}, executor)
         manifest = _manifest(plan, source, target, options, command or Command.of((source,), target))
         before = folder.summary_of(manifest, output.is_published) if options.resume else None
         if before is not None:
@@ -201,7 +202,7 @@ def upscale_clip(
         if publishing and not folder.is_publishing:
             output.check()
         folder.adopt(manifest, output.published)
-        done, resumed, lost = _work(plan, folder, watch, options, progress, executor)
+        done, resumed, lost = _work(plan, folder, watch, options, progress, executor, working)
         found = _in_all(done)
         if found.resized:
             logger.warning("%s", said_of_resized(source, clip.video, found.resized))
@@ -220,9 +221,9 @@ def upscale_clip(
 
 def _work(
     plan: ClipPlan, folder: JobFolder, watch: SourceWatch, options: UpscaleOptions,
-    progress: Callable[[UpscaleProgress], None] | None, executor: Executor | None,
+    progress: Callable[[UpscaleProgress], None] | None, executor: Executor, working: ExitStack,
 ) -> tuple[list[Finished], int, list[str]]:  # fmt: skip
-    """Upscale what is left to do and give the output its name.
+    """Upscale what is left to do, close what is open for that, and give the output its name.
 
     Returns:
         what became of each segment, frames done before, and what of the source was lost on the way.
@@ -232,8 +233,8 @@ def _work(
     try:
         if left:
             plan.order.output.rehearse(folder.assembly())
-            with executor_for(options) if executor is None else nullcontext(executor) as open_executor:
-                open_executor.run(plan.order, left, folder.path, report, plan.engine)
+            executor.run(plan.order, left, folder.path, report, plan.engine)
+        working.close()
         results = [SegmentResult(folder.finished[segment.number], folder.segment(segment.number))
                    for segment in plan.segments]  # fmt: skip
         if not any(done.frames for done, _ in results):
@@ -307,7 +308,7 @@ class ClipPlan:
 
 
 def plan_clip(
-    clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: Settings, engines: EngineKeeper | None = None
+    clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: Settings, executor: Executor | None = None
 ) -> ClipPlan:
     """Decide everything.
 
@@ -316,9 +317,8 @@ def plan_clip(
         output: what is made of it; it is planned here.
         options: what was chosen.
         earlier: settings of another run: if all else is alike, what follows from the machine is taken from there.
-        engines: as ``upscale_clip``.
+        executor: builds the engine where the work is done; None: here.
     """
-    engines = engines or EngineKeeper()
     video, factor = clip.video, factor_of(clip.video, options)
     if video.interlaced:
         fate = "upscaled as it lies, combing and all" if options.deinterlace == "no" else "deinterlaced"
@@ -326,11 +326,13 @@ def plan_clip(
     spec = EngineSpec(
         model_covering(options.model, factor), factor if options.model == "bicubic" else None, options.devices[0],
         _engine_of_all(options), options.precision, options.tile_size, options.detail,
-        options.workers_sharing(choose_device(options.devices[0]).type),
+        1 if options.cluster else options.workers_sharing(choose_device(options.devices[0]).type),
     )  # fmt: skip
-    engine = engines.load(spec)
+    load = (executor or InProcess()).load
+    engine = load(spec)
     conversion = output.plan(engine.scale)
-    check_frame_fits(clip, engine, conversion, 1 if clip.video.num_frames_estimated == 1 else spec.sharing)
+    if not options.cluster:  # whose nodes know their memory
+        check_frame_fits(clip, engine, conversion, 1 if clip.video.num_frames_estimated == 1 else spec.sharing)
     if engine.precision == "int8" and conversion.source.bit_depth > 8:
         logger.warning("%s: int8 keeps about 8 of its %d bits.", clip.path.name, conversion.source.bit_depth)
     index, digest = _index(clip, options)
@@ -351,7 +353,7 @@ def plan_clip(
     kept = earlier if settings.items() <= earlier.items() else {}
     batch = options.batch_size or kept.get(BATCH) or engine.batch_size(video.height, video.width)
     if options.tile_size is None and TILE in kept:
-        engine = engines.load(replace(spec, tile_size=kept[TILE]))
+        engine = load(replace(spec, tile_size=kept[TILE]))
     tile = engine.tile_for(batch, video.height, video.width)
     tile = 0 if tile >= max(video.height, video.width) else tile
     threads = kept.get(THREADS, os.cpu_count() or 1)
@@ -359,6 +361,11 @@ def plan_clip(
     if halved is None:
         halved = _halvings(engine, batch, clip, index, options)
     settings |= {TILE: tile, BATCH: batch, THREADS: threads, HALVINGS: halved}
+    others = () if options.cluster else options.devices[1:]
+    settings[DEVICES] = sorted({engine.kind, *(kind_of(choose_device(device)) for device in others)})
+    if kept.get(TILE) == tile and SMALLER_TILE in kept:
+        settings[SMALLER_TILE] = tile = kept[SMALLER_TILE]
+        engine = load(replace(spec, tile_size=tile))
     segments = _cut(clip, index, options, halved)
     spec = replace(spec, engine=cast(RuntimeName, engine.runtime), precision=engine.precision, tile_size=tile)
     order = Order(clip, options, output, conversion, spec, batch, threads)
@@ -398,23 +405,17 @@ def _halvings(engine: Engine, batch: int, clip: ClipInfo, index: PacketIndex | N
     uncut = clip.format == animation.FORMAT or (index is not None and not len(index.timestamps))
     if uncut or total < 2 * FEWEST_FRAMES or not engine.has_weights:
         return 0
-    sharing = max(1, options.num_workers // len(options.devices))  # processes on one device share what it can do
-    lr = torch.zeros(batch, 3, video.height, video.width, device=engine.device)
-    frame_seconds = sharing * _seconds_of(engine, lr) / batch  # with all that is done once
+    # Processes on one device share what it can do; a worker of a cluster has its own.
+    sharing = 1 if options.cluster else max(1, options.num_workers // len(options.devices))
+    frame_seconds = sharing * engine.seconds_of(batch, video.height, video.width) / batch  # with all that is done once
     if total * frame_seconds <= SEGMENT_SECONDS:
         return 0
-    frame_seconds = sharing * _seconds_of(engine, lr) / batch
+    frame_seconds = sharing * engine.seconds_of(batch, video.height, video.width) / batch
     frames = PICTURES
     if index is not None:
         duration = float((index.timestamps[-1] - index.timestamps[0]) * video.time_base)
         frames = round(total * MOST_SECONDS / duration)
     return halvings(frames, frame_seconds, SEGMENT_SECONDS)
-
-
-def _seconds_of(engine: Engine, lr: Tensor) -> float:
-    started = time.perf_counter()
-    engine.run(lr).flatten()[0].item()  # waits for the device
-    return time.perf_counter() - started
 
 
 def _cut(clip: ClipInfo, index: PacketIndex | None, options: UpscaleOptions, halved: int) -> list[Segment]:
@@ -447,6 +448,10 @@ class _Report:
         self._frames += count
         if self._progress is not None and (count or self.resumed):
             self._progress(UpscaleProgress(self._frames, self._total, self.resumed))
+
+    def smaller_tile(self, tile_size: int) -> None:
+        """Memory ran out, and the work goes on in tiles of so many LR pixels."""
+        self._folder.note_smaller_tile(tile_size)
 
     def finished(self, done: Finished, folder: Path) -> None:
         """A segment stands in a folder, safely on the disk."""

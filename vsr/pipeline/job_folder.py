@@ -53,6 +53,13 @@ HALVINGS = "the number of times that segments are halved"
 MEASURED = {TILE, BATCH, THREADS, HALVINGS}
 """Settings that follow from the machine unless they are chosen; a job that goes on keeps those that it had."""
 
+DEVICES, SMALLER_TILE = "the kinds of device", "the tile size after memory ran out"
+NOTED = {DEVICES, SMALLER_TILE}
+"""Settings that are kept, and need not be the same for a job to go on."""
+
+WHERE_KINDS_MEET = "where they meet, pixels may differ by a code value"
+"""Of parts of a clip that devices of different kinds compute."""
+
 OPAQUE = {"the colours", "the video format", "the network's weights"}
 """Settings whose values would tell nobody anything; they follow from others where those differ."""
 
@@ -227,7 +234,7 @@ class JobFolder:
     ) -> Mapping[str, Any] | None:
         """What ``end_publishing`` was told, if it was of this very job, and its output is still there."""
         earlier = self.manifest
-        if earlier is None or earlier.publishing is None or earlier.settings != manifest.settings:
+        if earlier is None or earlier.publishing is None or not _same(earlier, manifest):
             return None
         same = all(earlier.options.get(name) == manifest.options[name] for name in ("audio", "subtitles"))
         return earlier.done if same and is_published(earlier.publishing) else None
@@ -256,20 +263,31 @@ class JobFolder:
             OutputError: the segments were made with other settings, or the folder cannot be written.
         """
         earlier = self.manifest
-        if earlier is not None and earlier.settings == manifest.settings:
+        if earlier is not None and _same(earlier, manifest):
             self._remove_unfinished()
-            manifest = replace(manifest, publishing=earlier.publishing)
+            before, now = (set(each.settings.get(DEVICES, ())) for each in (earlier, manifest))
+            noted = manifest.settings | {DEVICES: sorted(before | now)}
+            manifest = replace(manifest, publishing=earlier.publishing, settings=noted)
             found = {done.number: done for _, done in self._records()}
             for number in self._numbers():
                 if self._is_whole(number, found.get(number), manifest.publishing, published):
                     self.finished[number] = found[number]
                 else:
                     shutil.rmtree(self.segment(number), ignore_errors=True)
+            if self.finished and before and now - before:
+                kinds = (" and ".join(sorted(each)) for each in (before, now))
+                logger.warning("%s: begun on %s, goes on on %s: %s.", manifest.target, *kinds, WHERE_KINDS_MEET)
         elif earlier is not None:
             if kept := self.frames_kept():
                 raise OutputError(_refusal(self, Path(manifest.target), earlier.settings, manifest.settings, kept))
             self.clear()
         self._write(manifest)
+
+    def note_smaller_tile(self, tile_size: int) -> None:
+        """Remember the tile that memory sufficed for: a job that goes on begins with it."""
+        assert self.manifest is not None
+        least = min(tile_size, self.manifest.settings.get(SMALLER_TILE) or tile_size)
+        self._write(replace(self.manifest, settings=self.manifest.settings | {SMALLER_TILE: least}))
 
     def begin_publishing(self, what: Mapping[str, Any]) -> None:
         """Remember that the output is about to get its name, and by what it can be told from another's."""
@@ -400,9 +418,17 @@ def _wrong_with(path: Path, digest: str) -> str:
         return f"cannot be read ({exc.strerror})"
 
 
+def _same(earlier: Manifest, now: Manifest) -> bool:
+    """Whether one job can go on from what another made."""
+    before, after = (
+        {name: value for name, value in each.settings.items() if name not in NOTED} for each in (earlier, now)
+    )
+    return before == after
+
+
 def _refusal(job: JobFolder, target: Path, before: Settings, now: Settings, kept: int) -> str:
     """What differs, and how to go on either way."""
-    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    names = [name for name in {**now, **before} if name not in NOTED and before.get(name) != now.get(name)]
     names = [name for name in names if name not in OPAQUE | MEASURED] or names
     differing = "; ".join(_difference(name, before.get(name), now.get(name)) for name in names)
     if OF_THE_MACHINE.intersection(names) or "the network's weights" in names:

@@ -42,12 +42,14 @@ class UpscaleOptions:
     """``auto``: frames that the clip flags as interlaced. ``yes``: all frames. ``no``: none, fields are upscaled as
     they lie."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; several between commas share the segments of a clip."""
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or a device of torch's; several between commas share the
+    segments of a clip."""
     engine: Literal["auto", "torch", "inductor", "openvino"] = "auto"
     """What runs the network; ``auto`` is OpenVINO on the CPU, where it can, and torch elsewhere. ``inductor`` is torch
     with its compiler, for long jobs on GPUs."""
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
-    """Arithmetic of the network; ``auto`` is fp16 on CUDA and fp32 elsewhere; int8 is for the CPU."""
+    """Arithmetic of the network; ``auto`` is fp16 on CUDA and fp32 elsewhere; fp32 is never rounded to TF32; int8 is
+    for the CPU."""
     tile_size: int | None = None
     """Largest edge of a tile in LR pixels; None: what fits into memory; 0: never tile."""
     batch_size: int | None = None
@@ -83,6 +85,7 @@ class UpscaleOptions:
     """Address of a Ray cluster, ``auto`` for the one that this machine belongs to; None: work on this machine."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "device", str(self.device))
         wrong = unknown_choices(self) + self._wrong_sizes() + self._wrong_encoding()
         if not 0 <= self.detail <= 1:
             wrong.append(f"the detail lies in [0, 1], got {self.detail:g}")

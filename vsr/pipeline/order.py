@@ -53,6 +53,10 @@ class EngineKeeper:
             self._kept = spec, spec.load()
         return self._kept[1]
 
+    def forget(self) -> None:
+        """Keep none, as what this clip has made of it is nothing for another."""
+        self._kept = None
+
 
 @dataclass(frozen=True)
 class Order:

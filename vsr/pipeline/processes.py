@@ -11,27 +11,33 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vsr.errors import VsrError, is_out_of_memory
+from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
+from vsr.pipeline.job_folder import WHERE_KINDS_MEET
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import EngineSpec, Order
+from vsr.pipeline.order import EngineKeeper, EngineSpec, Order
 from vsr.pipeline.segment import upscale_segments
 from vsr.pipeline.segments import Segment
 from vsr.signals import shielded, signals_held_back
 
 if TYPE_CHECKING:
     from vsr.pipeline.executors import Report
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """How often a segment is tried whose workers die."""
@@ -56,8 +62,10 @@ class Processes:
     def __init__(self, options: UpscaleOptions) -> None:
         self._devices = [options.devices[index % len(options.devices)] for index in range(options.num_workers)]
         self._workers: list[_Worker] = []
+        self._engines = EngineKeeper()  # to plan by
 
     def __enter__(self) -> Processes:
+        warn_of_different(kind_of(choose_device(device)) for device in self._devices)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,6 +78,10 @@ class Processes:
         for worker in self._workers:
             worker.end()
         self._workers = []
+
+    def load(self, spec: EngineSpec) -> Engine:
+        """As ``Executor``."""
+        return self._engines.load(spec)
 
     def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
         """As ``Executor``."""
@@ -125,7 +137,7 @@ class _Worker:
                 with other:
                     arguments = (other, self._device, self._threads, level)
                     self._process = context.Process(target=_serve, args=arguments, daemon=True)
-                    with _deaf_to_interrupts():
+                    with _deaf_to_interrupts(), _apart_from_the_script():
                         self._process.start()
         except BrokenPipeError:
             """It died before it had heard what it is: its connection tells."""
@@ -162,6 +174,12 @@ class _Worker:
         return f"signal {-code}" if code is not None and code < 0 else f"code {code}"
 
 
+def warn_of_different(kinds: Iterable[str]) -> None:
+    """Say that the parts of a clip do not all come from one kind of device, where it is so."""
+    if len(different := sorted(set(kinds))) > 1:
+        logger.warning("%s share the work: %s.", " and ".join(different), WHERE_KINDS_MEET)
+
+
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
     """What is started here never hears Ctrl-C, which reaches all processes of a terminal: the master decides.
@@ -177,6 +195,21 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _apart_from_the_script() -> Iterator[None]:
+    """Have what is started here not run the caller's script again, as Python has each new process do.
+
+    A worker needs nothing of it. A script that does not guard its work by ``if __name__ == "__main__"`` would begin the
+    same job again in each of them; one from standard input cannot even be run again.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 class _Work:
@@ -199,7 +232,7 @@ class _Work:
         try:
             kind, *said = worker.connection.recv()
         except (EOFError, OSError):
-            self._mourn(worker)
+            self._on_death(worker)
             return
         match kind:
             case "frames":
@@ -210,6 +243,10 @@ class _Work:
                 self._report.finished(done, folder)
                 worker.computed -= done.frames
                 del worker.segments[done.number]
+            case "tile":
+                self._report.smaller_tile(said[0])
+                spec = replace(self._order.engine, tile_size=said[0])
+                self._order = replace(self._order, engine=spec)  # for a worker that comes later
             case "next":
                 worker.waiting = True
             case "log":
@@ -231,7 +268,7 @@ class _Work:
         with suppress(OSError):
             worker.connection.send(segment)
 
-    def _mourn(self, worker: _Worker) -> None:
+    def _on_death(self, worker: _Worker) -> None:
         """A worker has died: what it was at is done again, by its successor."""
         how, at = worker.death(), list(worker.segments)
         if not at:
@@ -241,7 +278,7 @@ class _Work:
                 f"workers ended with {how}, {ATTEMPTS} times at the same place; if memory ran out, take fewer "
                 "--jobs or a smaller --tile."
             )
-        logging.getLogger(__name__).warning("a worker ended with %s; segments that are done again: %d.", how, len(at))
+        logger.warning("a worker ended with %s; segments that are done again: %d.", how, len(at))
         self._left.extendleft(reversed(worker.segments.values()))
         self._report.frames(-worker.computed)
         worker.connection.close()
@@ -257,18 +294,20 @@ def _serve(connection: Connection, device: str, threads: int, level: int) -> Non
     master = _Master(connection)
     logging.getLogger("vsr").handlers[:] = [_Forward(master)]
     logging.getLogger("vsr").setLevel(level)
-    engines: dict[EngineSpec, Engine] = {}
+    engines = EngineKeeper()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             order, folder = connection.recv()
             try:
-                spec = replace(order.engine, device=device)
-                if spec not in engines:
-                    engines.clear()
-                    engines[spec] = spec.load()
-                requests = _Requests(master)
+                requests, engine = _Requests(master), engines.load(replace(order.engine, device=device))
+
+                def go_on_with(tile_size: int) -> None:
+                    engines.forget()  # another clip finds out for itself
+                    master.tell("tile", tile_size)
+
+                engine.on_smaller_tile = go_on_with
                 upscale_segments(
-                    order, requests, engines[spec], folder,
+                    order, requests, engine, folder,
                     on_frames=lambda count: master.tell("frames", count),
                     on_finished=lambda done, at: master.tell("finished", done, at),
                     on_leave=requests.stop,
