@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -37,6 +38,35 @@ def checkpoint(output: Path) -> dict[str, Any]:
     state = torch.load(output / "checkpoint.pt", weights_only=True)
     assert isinstance(state, dict)
     return state
+
+
+def on_device(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    """Let runs take a device that Fabric does not know."""
+
+    def fabric(options: TrainOptions) -> Fabric:
+        made = Fabric(accelerator="cpu", devices=1)
+        made.strategy._root_device = device
+        monkeypatch.setattr(made.accelerator, "setup_device", lambda device: None)
+        return made
+
+    monkeypatch.setattr("vsr.training.launch._fabric", fabric)
+
+
+def test_a_run_on_a_device_without_float64(
+    options: TrainOptions, limited_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Apple's MPS: the same weights as on the CPU, in all stages."""
+    cpu = train(options)
+    options = replace(options, cache="ram")  # the stand-in does not reach into the threads that pack pictures
+    on_device(monkeypatch, limited_device)
+    there = train(replace(options, output=options.output.with_name("there")))
+    assert cpu.quality is not None and there.quality == cpu.quality
+    assert equal_files(there.weights, cpu.weights)
+
+
+def equal_files(one: Path, other: Path) -> bool:
+    first, second = load_file(one), load_file(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def tensors(state: Any) -> list[Tensor]:

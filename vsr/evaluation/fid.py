@@ -65,7 +65,7 @@ class FrechetDistance:
         if features.dim() != 2 or len(features) != 1 or not features.is_floating_point():
             shape = tuple(features.shape)
             raise ValueError(f"an extractor for FID returns (1, D) floats of a picture, got {features.dtype} {shape}")
-        return features.detach().double().cpu()
+        return features.detach().cpu().double()  # in this order: MPS has no float64
 
 
 class _Given(nn.Module):

@@ -79,7 +79,7 @@ def measure(
         sr = generator(lr.contiguous(memory_format=torch.channels_last))
         sr = sr.mul(255).round().clamp(0, 255) / 255
         distance = float("nan") if lpips is None else float(lpips(sr, hr))
-        values.append((float(psnr_y(sr.cpu(), hr.cpu(), border=scale)), float(ssim_y(sr, hr, border=scale)), distance))
+        values.append((float(psnr_y(sr, hr, border=scale)), float(ssim_y(sr, hr, border=scale)), distance))
         upscaled.append(sr[0].mul(255).round().byte().cpu())
     generator.train(was_training)
     if not values:
