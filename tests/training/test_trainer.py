@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vsr.errors import TrainingDataError, TrainingError, UsageError, WeightsError
+from vsr.errors import OutputError, TrainingDataError, TrainingError, UsageError, WeightsError
 from vsr.inference.engine import load_model
 from vsr.networks.lpips import load_lpips
 from vsr.networks.weights import read_info
@@ -411,6 +412,35 @@ def test_a_picture_that_turns_out_damaged_changes_nothing_else(options: TrainOpt
 def test_a_run_leaves_no_thread_and_no_open_file(options: TrainOptions, leaves_nothing: None) -> None:
     train(options, should_stop=lambda: True)
     train(replace(options, resume=True, tensorboard=False))
+
+
+def test_two_runs_into_one_folder(options: TrainOptions) -> None:
+    """The second is refused, whatever it is asked for, and disturbs nothing; afterwards the lock is gone."""
+    refusals: list[str] = []
+
+    def begin_another(at: TrainProgress) -> None:
+        if at.step == 4:
+            for changes in ({}, {"overwrite": True}, {"resume": True}):
+                with pytest.raises(OutputError) as caught:
+                    train(replace(options, **changes))
+                refusals.append(str(caught.value))
+
+    train(replace(options, checkpoint_every=1), progress=begin_another)
+    assert refusals == [f"another vsr is writing {options.output}; wait for it, or name another output."] * 3
+    assert read_log(options.output / "log.csv")["step"][-1] == 8 and not (options.output / ".lock").exists()
+
+
+def test_a_lock_that_a_killed_run_left(options: TrainOptions) -> None:
+    options.output.mkdir()
+    (options.output / ".lock").touch()
+    assert train(options).steps == 8
+
+
+def test_a_lock_that_is_no_file(options: TrainOptions) -> None:
+    options.output.mkdir()
+    os.mkfifo(options.output / ".lock")
+    with pytest.raises(OutputError, match="is not a regular file; move .*run away"):
+        train(options)
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(options: TrainOptions, tmp_path: Path) -> None:

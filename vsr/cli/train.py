@@ -98,14 +98,16 @@ def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bo
             bar.set_postfix(shown | measured, refresh=False)
 
         summary = run_training(options, progress=show, should_stop=stop)
-    if as_json:
+    tells = not summary.rank  # torchrun starts several processes; the first one tells
+    if tells and as_json:
         say(json.dumps(asdict(summary), default=str))
-    elif not quiet:
+    elif tells and not quiet:
         say(summary_table(summary.losses))
         measured = "" if summary.quality is None else f", PSNR-Y {summary.quality.psnr_y:.2f} dB on held-out pictures"
         say(f"{summary.weights}: {summary.steps} steps{measured}")
     if summary.stopped:
-        click.echo(f"vsr: stopped after step {summary.steps}; the same command with --resume goes on.", err=True)
+        if tells:
+            click.echo(f"vsr: stopped after step {summary.steps}; the same command with --resume goes on.", err=True)
         click.get_current_context().exit(INTERRUPTED)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from zipfile import ZipFile
 import torch
 
 from vsr.errors import CheckpointError, OutputError
-from vsr.files import publish
+from vsr.files import lock_file, publish
 from vsr.training.card import CARD
 from vsr.training.game import prepare_stage
 from vsr.training.log import LOG, TENSORBOARD
@@ -32,6 +32,8 @@ WEIGHTS = "generator.safetensors"
 DISCRIMINATOR = "discriminator.safetensors"
 FIGURE = "losses.png"
 SAMPLES = "samples"
+LOCK = ".lock"
+"""Held by the process that trains into the folder."""
 FORMAT = "vsr-checkpoint-2"
 
 FILES = (CHECKPOINT, WEIGHTS, DISCRIMINATOR, LOG, FIGURE, CARD)
@@ -43,13 +45,34 @@ MAY_CHANGE = frozenset({"follows", "unit", "pretrain.length", "discriminator.len
 """Values of a recipe that may differ when a run is resumed: a stage may be made longer or shorter on the way."""
 
 
-def prepare_output(options: TrainOptions) -> None:
-    """Make the folder of a run, or find it fit to be continued or replaced.
+@contextmanager
+def run_folder(options: TrainOptions) -> Iterator[None]:
+    """Make the folder of a run and lock it, or find it fit to be continued or replaced; without a result it goes again.
 
     Raises:
-        OutputError: it holds a run and nothing was said about it, or it cannot be written.
+        OutputError: it holds a run and nothing was said about it, another process is training into it, or it cannot be
+            written.
         CheckpointError: there is nothing to continue.
     """
+    output = options.output
+    if options.resume:
+        _check_run(options)  # before a folder is made
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(output / LOCK, output)
+    except OSError as exc:
+        raise OutputError(f"cannot write to {output}: {exc.strerror}.") from exc
+    try:
+        _check_run(options)
+        yield
+    finally:
+        with suppress(OSError):
+            (output / LOCK).unlink()
+        os.close(lock)
+        _discard_if_empty(output)
+
+
+def _check_run(options: TrainOptions) -> None:
     try:
         something = any((options.output / name).exists() for name in FILES)
         if something and not (options.resume or options.overwrite):
@@ -58,19 +81,18 @@ def prepare_output(options: TrainOptions) -> None:
             )
         if options.resume and not (options.output / CHECKPOINT).exists():
             raise CheckpointError(f"nothing to resume: {options.output / CHECKPOINT} does not exist.")
-        (options.output / SAMPLES).mkdir(parents=True, exist_ok=True)
-        probe = options.output / f".vsr-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        if options.output.exists():
+            (options.output / SAMPLES).mkdir(exist_ok=True)
     except OSError as exc:
         raise OutputError(f"cannot write to {options.output}: {exc.strerror}.") from exc
 
 
-def discard_if_empty(output: Path) -> None:
+def _discard_if_empty(output: Path) -> None:
     """Remove the folder of a run that came to nothing; one with anything in it stays."""
     with suppress(OSError):
-        if [path.name for path in output.iterdir()] == [SAMPLES]:
-            (output / SAMPLES).rmdir()
+        if {path.name for path in output.iterdir()} <= {SAMPLES}:
+            with suppress(FileNotFoundError):
+                (output / SAMPLES).rmdir()
             output.rmdir()
 
 
