@@ -74,6 +74,18 @@ def test_pictures_on_a_device_without_float64(limited_device: torch.device) -> N
     assert distance(Corner(1), *there) == distance(Corner(1), real, fake)
 
 
+def test_features_are_not_rounded_to_tf32() -> None:
+    seen: list[bool] = []
+
+    class Watching(Corner):
+        def forward(self, picture: Tensor) -> Tensor:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(picture)
+
+    distance(Watching(1), pictures([0], [2]), pictures([1], [5]))
+    assert set(seen) == {False} and torch.backends.cudnn.allow_tf32
+
+
 def test_a_single_picture_has_no_spread() -> None:
     gathered = FrechetDistance(Corner(1))
     gathered.add(*[(one, {"model": one}) for one in pictures([1])][0])

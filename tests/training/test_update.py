@@ -418,5 +418,6 @@ def test_each_recipe_on_a_device_without_float64(
     game = new_game(fabric, options)
     for stage in options.stages:
         begin_stage(game, stage, options)
-        seen = update(game, torch.rand(4, 3, 8, 8).to(limited_device), torch.rand(4, 3, 32, 32).to(limited_device), RATE)
+        lr, hr = (torch.rand(4, 3, size, size).to(limited_device) for size in (8, 32))
+        seen = update(game, lr, hr, RATE)
         assert all(value.device == limited_device and bool(value.isfinite()) for value in seen.values())
