@@ -53,7 +53,7 @@ class Lpips(nn.Module):
             own = {name.removeprefix(prefix): backbone[name] for name in backbone if name.startswith(prefix)}
             self.features.load_state_dict(own, assign=True)
         except RuntimeError as exc:
-            raise WeightsError(f"the weights for LPIPS are not those of SqueezeNet 1.1: {exc}") from exc
+            raise WeightsError("the weights for LPIPS are not those of SqueezeNet 1.1.") from exc
         try:
             self.heads = nn.ParameterList(heads[f"lin{index}.model.1.weight"].flatten() for index in range(len(TAPS)))
         except KeyError as exc:
