@@ -112,7 +112,7 @@ class Generator(nn.Module):
         inputs = [channels, width, width][: int(math.log2(scale))]
         self.upsample = nn.Sequential(*(_doubling(upsampling, channels_in, width) for channels_in in inputs))
         self.tail = nn.Conv2d(width, 3, 9, padding=4)
-        if not self.tail.weight.is_meta:  # else it has shapes alone, and torch would load its compiler to give no values
+        if not self.tail.weight.is_meta:  # which has no values, and takes torch seconds to say so
             self._start_as_interpolation()
 
     @torch.no_grad()
