@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from vsr.cli.console import INTERRUPTED, say, start_logging, stop_on_signal, verbosity_options
+from vsr.cli.console import INTERRUPTED, complain, say, say_lines, start_logging, stop_on_signal, verbosity_options
 from vsr.cli.fields import SectionedCommand, option_for_field
 from vsr.training.options import TrainOptions
 from vsr.training.recipe import STAGES, Recipe, Stage, VideoDegradation, lasting, override
@@ -102,12 +102,12 @@ def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bo
     if tells and as_json:
         say(json.dumps(asdict(summary), default=str))
     elif tells and not quiet:
-        say(summary_table(summary.losses))
+        say_lines(summary_table(summary.losses))
         measured = "" if summary.quality is None else f", PSNR-Y {summary.quality.psnr_y:.2f} dB on held-out pictures"
         say(f"{summary.weights}: {summary.steps} steps{measured}")
     if summary.stopped:
         if tells:
-            click.echo(f"vsr: stopped after step {summary.steps}; the same command with --resume goes on.", err=True)
+            complain(f"vsr: stopped after step {summary.steps}; the same command with --resume goes on.")
         click.get_current_context().exit(INTERRUPTED)
 
 
