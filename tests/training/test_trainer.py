@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -406,6 +407,15 @@ def test_a_picture_that_turns_out_damaged_changes_nothing_else(options: TrainOpt
     shutil.copytree(options.data[0], photographs)
     damaged = photographs / "03.png"
     damaged.write_bytes(damaged.read_bytes()[:200])
+    assert train(replace(options, data=(photographs,))).steps == 8
+
+
+def test_a_jpeg_that_is_cut_short_does_not_end_a_run(options: TrainOptions, tmp_path: Path) -> None:
+    photographs = tmp_path / "some"
+    shutil.copytree(options.data[0], photographs)
+    whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))[1].tobytes()
+    for number in range(6):
+        (photographs / f"cut{number}.jpg").write_bytes(whole[: len(whole) // 2])
     assert train(replace(options, data=(photographs,))).steps == 8
 
 
