@@ -417,7 +417,14 @@ def test_processes_that_others_have_started_train_together(
         (
             {**TORCHRUN, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
             {"devices": 4},
-            "2 processes on 1 machines have been started, and --devices 4 --nodes 1 asks for others: leave both out.",
+            "--devices 4 --nodes 1 asks for others than torchrun or srun has started, --devices 2 --nodes 1: "
+            "leave both out.",
+        ),
+        (
+            {**TORCHRUN, "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
+            {"devices": 2},
+            "--devices 2 --nodes 1 asks for others than torchrun or srun has started, --devices 1 --nodes 1: "
+            "leave both out.",
         ),
         (
             {**TORCHRUN, "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"},
@@ -430,7 +437,7 @@ def test_processes_that_others_have_started_train_together(
             "srun has started 8 processes, not so many on each machine: --ntasks-per-node.",
         ),
     ],
-    ids=["others", "batch", "srun"],
+    ids=["others", "one alone", "batch", "srun"],
 )
 def test_processes_that_cannot_train_together(
     options: TrainOptions,

@@ -193,10 +193,9 @@ def _joining(options: TrainOptions) -> TrainOptions:
     if started is None or started == asked:
         return options
     if asked != (1, 1):
-        devices, nodes = started
         raise UsageError(
-            f"{devices * nodes} processes on {nodes} machines have been started, and --devices {options.devices} "
-            f"--nodes {options.nodes} asks for others: leave both out."
+            f"--devices {options.devices} --nodes {options.nodes} asks for others than torchrun or srun has started, "
+            f"--devices {started[0]} --nodes {started[1]}: leave both out."
         )
     return replace(options, devices=started[0], nodes=started[1])
 
@@ -207,17 +206,17 @@ def _started_processes() -> tuple[int, int] | None:
     Raises:
         UsageError: srun has not told them how many are on each machine.
     """
-    if "LOCAL_RANK" in os.environ:
+    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
         whole = _number("WORLD_SIZE", 1)
         each = _number("LOCAL_WORLD_SIZE", whole)
-    elif "SLURM_PROCID" in os.environ:
+    elif "SLURM_PROCID" in os.environ and _number("SLURM_STEP_NUM_TASKS", 1) > 1:
         whole = _number("SLURM_STEP_NUM_TASKS", 1)
-        each = _number("SLURM_NTASKS_PER_NODE", 0 if whole > 1 else 1)
+        each = _number("SLURM_NTASKS_PER_NODE", 0)
         if not each:
             raise UsageError(f"srun has started {whole} processes, not so many on each machine: --ntasks-per-node.")
     else:
         return None
-    return (each, whole // each) if whole > 1 and whole % max(1, each) == 0 else None
+    return (each, whole // each) if whole % each == 0 else None
 
 
 def _number(variable: str, otherwise: int) -> int:
