@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,14 @@ torch.set_num_threads(1)  # tiny networks lose more by waiting for a second thre
 def one_seed() -> None:
     """The first weights of a network are random; no test depends on which ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def limited_device() -> Iterator[torch.device]:
+    """A device that refuses float64 and uint16, as Apple's MPS does."""
+    stand_in = runpy.run_path(str(Path(__file__).with_name("limited_device.py")))
+    with stand_in["limited_device"]() as device:
+        yield device
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ PROJECT = Path(__file__).parent.parent
 FLOORS = {
     "errors": 0,
     "signals": 0,
+    "text": 0,
     "imaging": 0,
     "files": 1,
     "networks": 2,

@@ -141,7 +141,23 @@ def unknown_choices(options: Any) -> list[str]:
     hints = get_type_hints(type(options))
     choices = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
     return [
-        f"{name} is one of {', '.join(map(str, known))}, got {getattr(options, name)!r}"
+        f"{name} is one of {', '.join(map(str, known))}, got '{in_words(getattr(options, name))}'"
         for name, known in choices.items()
         if getattr(options, name) not in known
     ]
+
+
+def in_words(value: object) -> str:
+    """A value of an option as it is written on the command line, and not as Python writes it."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (tuple, list)):
+        return shortened(", ".join(map(in_words, value)))
+    return f"{value:g}" if isinstance(value, float) else shortened(str(value))
+
+
+def shortened(text: str, length: int = 80) -> str:
+    """A text of another's making, for a sentence that has to stay one."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."

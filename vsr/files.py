@@ -152,6 +152,53 @@ def _open_regular(path: Path) -> IO[bytes]:
     return open(file, "rb")
 
 
+def lock_file(path: Path, target: Path) -> int:
+    """Open a file, made where it is missing, and lock it until it is closed or this process ends, however it ends.
+
+    Where the system knows no such locks, nothing is locked.
+
+    Args:
+        path: the file; who holds the lock may remove it.
+        target: what is written under the lock, for messages.
+
+    Returns:
+        Its descriptor.
+
+    Raises:
+        OutputError: another process holds the lock, or what lies there is not a regular file.
+        OSError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    lock = os.open(path, flags, 0o666)
+    try:
+        _lock(lock, path, target)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _lock(lock: int, path: Path, target: Path) -> None:
+    if not stat.S_ISREG(os.fstat(lock).st_mode):
+        raise OutputError(f"{path} is not a regular file; move {path.parent} away, or name another output.")
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise OutputError(f"another vsr is writing {target}; wait for it, or name another output.") from exc
+    except OSError:  # a filesystem without locks
+        return
+    try:
+        same = os.path.samestat(os.fstat(lock), path.lstat())
+    except FileNotFoundError:
+        same = False
+    if not same:  # the other has ended in between
+        raise OutputError(f"another vsr was writing {target}; run again.")
+
+
 Stamp = tuple[int, int, int]
 """Size, time of the last change in nanoseconds, and inode of a file: they stay as long as nobody writes to it, renamed
 or not."""

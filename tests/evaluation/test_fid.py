@@ -24,7 +24,7 @@ class Corner(nn.Module):
 
     def forward(self, picture: Tensor) -> Tensor:
         assert picture.dtype == torch.uint8 and picture.shape[:2] == (1, 3)
-        return picture[:, 0, 0, : self.count].double()
+        return picture[:, 0, 0, : self.count].float()
 
 
 def pictures(*values: list[int]) -> list[Tensor]:
@@ -66,6 +66,24 @@ def test_covariance_counts_by_hand() -> None:
     fake = [[100, 140], [120, 120], [140, 100]]
     # tr(C1) = tr(C2) = 400 + 400, and C1 C2 = 0.
     assert distance(Corner(2), pictures(*real), pictures(*fake)) == pytest.approx(1600, rel=1e-6)
+
+
+def test_pictures_on_a_device_without_float64(limited_device: torch.device) -> None:
+    real, fake = pictures([0], [2], [4]), pictures([1], [5], [6])
+    there = ([picture.to(limited_device) for picture in each] for each in (real, fake))
+    assert distance(Corner(1), *there) == distance(Corner(1), real, fake)
+
+
+def test_features_are_not_rounded_to_tf32() -> None:
+    seen: list[bool] = []
+
+    class Watching(Corner):
+        def forward(self, picture: Tensor) -> Tensor:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(picture)
+
+    distance(Watching(1), pictures([0], [2]), pictures([1], [5]))
+    assert set(seen) == {False} and torch.backends.cudnn.allow_tf32
 
 
 def test_a_single_picture_has_no_spread() -> None:

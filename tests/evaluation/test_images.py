@@ -191,6 +191,12 @@ def test_progress_counts_all_folders(photographs: Path) -> None:
     assert [at.picture.name for at in seen] == ["a.png", "b.png", "c.png"] * 2
 
 
+def test_a_device_of_torchs(photographs: Path) -> None:
+    device = torch.device("cpu")
+    asked = ImageEvalOptions(models=("bicubic",), data=(photographs,), lpips=False, device=device)
+    assert asked.device == "cpu" and evaluate_images(asked).device.startswith("cpu")
+
+
 def test_what_it_costs_is_told(photographs: Path) -> None:
     report = evaluate_images(options("bicubic", data=photographs))
     for picture in only(report).pictures:

@@ -177,3 +177,15 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
 def test_a_folder_that_takes_no_files() -> None:
     with pytest.raises(OutputError, match=r"cannot write /proc/t\.md: "):
         write_table(Path("/proc/t.md"), TWO)
+
+
+def test_names_are_neither_formulas_nor_markup() -> None:
+    """Numbers stay numbers, the negative ones too."""
+    rows = row('=HYPERLINK("x")', "-m", -1.5, math.inf), row("+1|<b>", "@m\x1b\n# x", 2.0, 0.5)
+    found = table(*rows, about={"a|b": "<i>"})
+    read = list(csv.reader(io.StringIO(to_csv(found))))
+    assert read[1] == ['\'=HYPERLINK("x")', "'-m", "-1.5", "inf", "5"]
+    assert read[2][:2] == ["'+1|<b>", "'@m\\x1b # x"] and read[3] == ["# a|b: <i>"]
+    lines = to_markdown(found).splitlines()
+    assert lines[3].startswith("| +1\\|&lt;b&gt; | @m\\\\x1b # x | ") and lines[-1] == "- a\\|b: &lt;i&gt;"
+    assert "@m\\x1b # x" in to_text(found)

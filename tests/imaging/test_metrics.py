@@ -103,6 +103,13 @@ MEASURES = pytest.mark.parametrize("measure", [psnr_y, psnr_rgb, ssim_y, ssim_rg
 
 
 @MEASURES
+def test_on_a_device_without_float64(measure: Measure, limited_device: torch.device) -> None:
+    sr, hr = (torch.rand(2, 3, 14, 15, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    there = measure(sr.to(limited_device), hr.to(limited_device), border=1)
+    assert there.dtype == torch.float64 and torch.equal(there, measure(sr, hr, border=1))
+
+
+@MEASURES
 def test_shapes_that_differ(measure: Measure) -> None:
     with pytest.raises(ValueError, match=r"got \(1, 3, 12, 10\) and \(1, 3, 12, 9\)"):
         measure(torch.zeros(1, 3, 12, 10), torch.zeros(1, 3, 12, 9), border=1)

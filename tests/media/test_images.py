@@ -5,9 +5,14 @@ import os
 import pickle
 import re
 import struct
+import tracemalloc
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import cv2
 import numpy as np
@@ -128,7 +133,7 @@ def test_a_size_beyond_reason(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[18:26] = struct.pack("<ii", 2_000_000, 2_000_000)
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"huge\.bmp is (a damaged picture: |not a picture that can be decoded)"):
+    with pytest.raises(InputError, match=r"huge\.bmp is too large a picture: "):
         read_picture(path)
 
 
@@ -140,6 +145,88 @@ def test_cut_short(ending: str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match=rf"half{re.escape(ending)} is "):
         read_picture(path)
+
+
+def absurd_tiff(width: int, height: int) -> bytes:
+    """A header, and nothing behind it."""
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (262, 3, 1, 1), (273, 4, 1, 8), (279, 4, 1, 1)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(("width", "height"), [(65536, 32768), (1 << 31, 1), ((1 << 32) - 1, (1 << 32) - 1)])
+def test_a_tiff_of_absurd_size(width: int, height: int, tmp_path: Path) -> None:
+    path = tmp_path / "absurd.tif"
+    path.write_bytes(absurd_tiff(width, height))
+    for look in (read_picture, picture_size):
+        with pytest.raises(InputError) as caught:
+            look(path)
+        assert str(caught.value) == f"{path} is too large a picture: {width}x{height}, more than 178956970 pixels"
+
+
+def test_a_tiff_of_no_size(tmp_path: Path) -> None:
+    path = tmp_path / "flat.tif"
+    path.write_bytes(absurd_tiff(0, 10))
+    with pytest.raises(InputError, match=r"flat\.tif is a damaged picture: it has 0x10 pixels"):
+        picture_size(path)
+
+
+def test_a_file_larger_than_any_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vsr.media.images.MOST_BYTES", 1 << 20)
+    path = store(tmp_path / "large.png", HALVES)
+    with open(path, "ab") as file:
+        file.truncate(1 << 21)
+    for read in (read_picture, lambda path: PictureFile(path).read()):
+        with pytest.raises(InputError, match=r"large\.png is too large a picture: more than 1 MiB"):
+            read(path)
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".tif", ".webp", ".bmp"])
+def test_decoders_write_nothing_of_damage(ending: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Cut short, and changed bytes, by chance: an error of ours, or a picture, and nothing on the terminal."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    whole = cv2.imencode(ending, noise)[1].tobytes()
+    random = Random(0)
+    refused = 0
+    for attempt in range(120):
+        content = bytearray(whole)
+        if attempt % 3 == 0:
+            del content[random.randrange(len(content)) :]
+        for _ in range(attempt % 3):
+            content[random.randrange(300 if attempt % 2 else len(content))] = random.randrange(256)
+        for look in (decode_picture, picture_size):
+            try:
+                look(bytes(content), "a name")
+            except InputError as exc:
+                refused += 1
+                assert str(exc).startswith("a name is ")
+    assert refused > 40
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_png_with_what_libpng_complains_of(capfd: pytest.CaptureFixture[str]) -> None:
+    """Damage beside the pixels, and a profile that it takes for wrong."""
+
+    def chunk(kind: bytes, content: bytes, crc: int | None = None) -> bytes:
+        crc = zlib.crc32(kind + content) if crc is None else crc
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+    head = 8 + 25
+    extras = chunk(b"iCCP", b"sRGB\0\0" + zlib.compress(bytes(200))) + chunk(b"tEXt", b"a", 7) + chunk(b"zzZz", b"")
+    check(decode_picture(PNG[:head] + extras + PNG[head:] + b"behind the end", "a name"), HALVES)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_is_as_opencv_has_it(orientation: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (7, 11, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for mode in ("RGB", "L"):
+        stored = io.BytesIO()
+        Image.fromarray(noise).convert(mode).save(stored, "JPEG", quality=80, exif=exif)
+        opencv = cv2.imdecode(np.frombuffer(stored.getvalue(), np.uint8), cv2.IMREAD_COLOR)
+        assert opencv is not None and np.array_equal(decode_picture(stored.getvalue(), "a name"), opencv[..., ::-1])
 
 
 def test_missing_and_folder(tmp_path: Path) -> None:
@@ -272,13 +359,13 @@ def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFL
         for name, content in members.items():
             archive.writestr(name, content)
         infos = archive.infolist()
-    return [
-        PictureFile(path, info.filename, stored=Stored(info.header_offset, info.compress_size, method, info.CRC))
-        for info in infos
-    ]
+    return [PictureFile(path, info.filename, stored=Stored.of(info)) for info in infos]
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_members_are_read_in_place(method: int, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     large = {ending: cv2.imencode(ending, noise)[1].tobytes() for ending in (".png", ".tif", ".jpg")}
@@ -301,7 +388,7 @@ def test_what_stands_before_a_member(tmp_path: Path) -> None:
         archive.writestr("first.png", PNG)
         archive.writestr(info, PNG)
     info.extra = b""
-    stored = Stored(info.header_offset, info.compress_size, info.compress_type, info.CRC)
+    stored = Stored.of(info)
     assert info.header_offset > 0 and PictureFile(tmp_path / "a.zip", "a.png", stored=stored).read() == PNG
 
 
@@ -315,7 +402,7 @@ def test_a_header_beyond_the_first_part_of_a_member(tmp_path: Path) -> None:
 
 def test_members_that_are_damaged_or_gone(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).bytes(1000)
-    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    for method in METHODS:
         path = tmp_path / f"{method}.zip"
         first, second = zipped(path, {"a.png": noise, "b.png": noise}, method)
         content = bytearray(path.read_bytes())
@@ -337,6 +424,52 @@ def test_members_that_are_damaged_or_gone(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=rf"^cannot read {re.escape(file.name)}: No such file") as caught:
             file.read()
         assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_bombs(method: int, tmp_path: Path) -> None:
+    """A thousand times as large as they are, and saying so or not."""
+    path = tmp_path / "bomb.zip"
+    (file,) = zipped(path, {"a.png": PNG + bytes(200 << 20)}, method)
+    assert path.stat().st_size < 1 << 20
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vsr.media.images.MOST_BYTES", 100 << 20)
+        with pytest.raises(InputError, match=r"bomb\.zip:a\.png is damaged, .* more than 100 MiB"):
+            file.read()
+    # The size in the archive's list, which is what is read first, is made small.
+    content = path.read_bytes()
+    true, false = struct.pack("<I", len(PNG) + (200 << 20)), struct.pack("<I", len(PNG))
+    path.write_bytes(content.replace(true, false))
+    with zipfile.ZipFile(path) as archive:
+        (info,) = archive.infolist()
+    assert info.file_size == len(PNG)
+    tracemalloc.start()
+    try:
+        for liar in (replace(file, stored=Stored.of(info)), replace(file, stored=None)):
+            with pytest.raises(InputError, match=r"bomb\.zip:a\.png is damaged"):
+                liar.read()
+            with suppress(InputError):
+                liar.size()
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_member_that_says_to_be_larger_than_the_archive(tmp_path: Path) -> None:
+    (file,) = zipped(tmp_path / "a.zip", {"a.png": PNG})
+    assert file.stored is not None
+    for stored in (file.stored._replace(compressed=1 << 40), file.stored._replace(size=1 << 40)):
+        with pytest.raises(InputError, match=r"a\.png is damaged, .* more than 1024 MiB"):
+            replace(file, stored=stored).read()
+    with pytest.raises(InputError, match=r"a\.png is damaged, .* its size or checksum"):
+        replace(file, stored=file.stored._replace(size=len(PNG) + 1)).read()
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for look in (read_picture, picture_size, lambda path: PictureFile(path).read()):
+        with pytest.raises(InputError, match=r"cannot read .*pipe\.png: it is a pipe or a device"):
+            look(tmp_path / "pipe.png")
 
 
 def test_threads_read_one_archive(tmp_path: Path, leaves_nothing: None) -> None:

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -270,7 +271,43 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
         read_weights(tmp_path / "list.pth")
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_weights_that_are_not_finite(tmp_path: Path, ending: str, value: float) -> None:
+    path = tmp_path / f"weights.{ending}"
+    weights = {"conv1_1.weight": torch.tensor([1.0, value])}
+    save_file(weights, path) if ending == "safetensors" else torch.save(weights, path)
+    with pytest.raises(WeightsError, match=rf"weights\.{ending} is damaged: conv1_1\.weight in it is not made of"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(1).half().expand(10**13), torch.zeros(3).to_sparse(), torch.zeros(3, dtype=torch.cfloat)],
+    ids=["ten terabytes", "sparse", "complex"],
+)
+def test_tensors_that_are_not_what_they_say(tmp_path: Path, tensor: torch.Tensor) -> None:
+    torch.save({"conv1_1.weight": tensor}, tmp_path / "absurd.pth")
+    with pytest.raises(WeightsError, match=r"absurd\.pth (is damaged: conv1_1\.weight|holds no weights)"):
+        read_weights(tmp_path / "absurd.pth")
+
+
+def test_a_pickle_that_unpacks_to_more_than_it_is(tmp_path: Path) -> None:
+    torch.save({"conv1_1.weight": torch.zeros(1 << 20)}, tmp_path / "whole.pth")
+    with ZipFile(tmp_path / "whole.pth") as whole, ZipFile(tmp_path / "bomb.pth", "w", ZIP_DEFLATED) as bomb:
+        for name in whole.namelist():
+            bomb.writestr(name, whole.read(name))
+    assert len((tmp_path / "bomb.pth").read_bytes()) < 1 << 16
+    with pytest.raises(WeightsError, match=r"bomb\.pth holds no weights that can be read"):
+        read_weights(tmp_path / "bomb.pth")
+
+
+def test_names_that_are_none(tmp_path: Path) -> None:
+    torch.save({7: torch.zeros(2)}, tmp_path / "numbered.pth")
+    with pytest.raises(WeightsError, match=r"numbered\.pth holds more than named tensors"):
+        read_weights(tmp_path / "numbered.pth")
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_damaged_files_raise_nothing_else(tmp_path: Path, zipped: bool) -> None:
     """Cut short, and bits flipped in the first kilobyte, where the pickle is."""

@@ -55,6 +55,17 @@ def test_it_equals_torchmetrics(tmp_path: Path, pair: tuple[Tensor, Tensor]) -> 
     assert distances.min() > 1e-4 and len(set(distances.tolist())) == 3
 
 
+def test_it_is_done_in_float32(pair: tuple[Tensor, Tensor], limited_device: torch.device) -> None:
+    """Never in TF32, nor in float64, which MPS lacks."""
+    lpips = Lpips(random_backbone(), read_weights(WHEELS_HEADS))
+    seen: list[bool] = []
+    lpips.features[0].register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    expected = lpips(*pair)
+    there = lpips.to(limited_device)(*(picture.to(limited_device) for picture in pair))
+    assert set(seen) == {False} and torch.backends.cudnn.allow_tf32
+    assert there.device == limited_device and torch.equal(there.cpu(), expected)
+
+
 def test_equal_pictures_have_no_distance(pair: tuple[Tensor, Tensor]) -> None:
     lpips = Lpips(random_backbone(), read_weights(WHEELS_HEADS))
     assert torch.equal(lpips(pair[1], pair[1].clone()), torch.zeros(3))

@@ -4,9 +4,11 @@ import copy
 import errno
 import json
 import pickle
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -418,6 +420,82 @@ def test_a_config_that_the_weights_do_not_fit(tmp_path: Path, tiny_weights: Path
     path = rewrite(tiny_weights, tmp_path / "misfit.safetensors", metadata={"config": config})
     with pytest.raises(WeightsError, match=r"misfit\.safetensors does not fit"):
         load_network(str(path))
+
+
+ABSURD = [
+    '{"scale": 4, "blocks": 1000000000000, "channels": 4}',
+    '{"scale": 4, "blocks": 1000, "channels": 1000000}',
+    '{"scale": 4, "blocks": 1, "channels": 1000000}',
+    '{"scale": 4, "blocks": 1, "channels": 1000000000000000000000000}',
+    '{"scale": 4.0, "blocks": 1, "channels": 4}',
+    '{"scale": [4], "blocks": 1, "channels": 4}',
+    '{"scale": 4, "blocks": true, "channels": 4}',
+    '{"scale": 4, "blocks": 1, "channels": 4, "tanh": "no"}',
+    '{"scale": 4, "blocks": 1, "channels": 4, "norm_momentum": NaN}',
+    '{"scale": 4, "blocks": 1, "channels": 4, "norm_momentum": 1e999}',
+    '{"scale": 4, "blocks": 1, "channels": 4, "self": 1}',
+    '{"scale": 4, "blocks": 1, "channels": 4, "upsampling": {}}',
+]
+
+
+@pytest.mark.parametrize("config", ABSURD)
+def test_absurd_numbers_are_refused_before_they_take_memory(tmp_path: Path, tiny_weights: Path, config: str) -> None:
+    path = rewrite(tiny_weights, tmp_path / "absurd.safetensors", metadata={"config": config})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match=r"absurd\.safetensors does not fit") as caught:
+        load_network(str(path))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 + len(str(path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+
+
+@pytest.mark.parametrize("number", ["1e18", "1000000000000", "-5"])
+@pytest.mark.parametrize("name", ["channels", "crop_size", "dense_size"])
+def test_absurd_discriminators(tmp_path: Path, name: str, number: str) -> None:
+    whole = tmp_path / "whole.safetensors"
+    save_discriminator(whole, Discriminator(channels=4, crop_size=16), {})
+    config = {**Discriminator(channels=4, crop_size=16).config, name: "@"}
+    text = json.dumps(config).replace('"@"', number)
+    path = rewrite(whole, tmp_path / "absurd.safetensors", metadata={"config": text})
+    with pytest.raises(WeightsError, match=r"absurd\.safetensors does not fit"):
+        load_discriminator(path)
+
+
+@pytest.mark.parametrize("key", ["config", "calibration"])
+def test_deep_metadata(tmp_path: Path, tiny_weights: Path, key: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nested deeper than Python follows."""
+    path = rewrite(tiny_weights, tmp_path / "deep.safetensors", metadata={key: "[" * 200_000})
+    if key == "calibration":
+        assert read_info(path).calibration is None and "deep.safetensors: its calibration cannot be read" in caplog.text
+        return
+    with pytest.raises(WeightsError, match=r"deep\.safetensors does not say how"):
+        read_info(path)
+
+
+def test_numbers_of_another_type(tmp_path: Path, tiny_weights: Path) -> None:
+    bias = load_file(tiny_weights)["tail.bias"]
+    for strange in (bias.to(torch.int8), bias.to(torch.complex64)):
+        path = rewrite(tiny_weights, tmp_path / "strange.safetensors", **{"tail.bias": strange})
+        with pytest.raises(WeightsError, match=r"strange\.safetensors does not fit .* tail\.bias holds numbers of"):
+            load_network(str(path))
+
+
+def test_any_change_of_the_header_is_refused_in_a_sentence_or_harmless(tmp_path: Path, tiny_weights: Path) -> None:
+    """Bytes of the header changed at random: names, shapes, types, offsets, metadata."""
+    whole, path = tiny_weights.read_bytes(), tmp_path / "changed.safetensors"
+    header = int.from_bytes(whole[:8], "little")
+    random = Random(0)
+    refused = 0
+    for _ in range(400):
+        content = bytearray(whole)
+        for _ in range(random.choice([1, 1, 3])):
+            content[8 + random.randrange(header)] = random.choice(b'0123456789eE-.,:[]{}"\\naf')
+        path.write_bytes(content)
+        try:
+            load_network(str(path))
+        except WeightsError as exc:
+            refused += str(path) in str(exc) and "\n" not in str(exc)
+            assert str(path) in str(exc) and "\n" not in str(exc)
+    assert refused > 200
 
 
 def test_tensors_of_another_shape_or_name(tmp_path: Path, tiny_weights: Path) -> None:

@@ -21,20 +21,9 @@ class Distance(nn.Module):
 
 
 @pytest.fixture(scope="session")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve smooth pictures of 28 to 40 pixels; one of them is held out."""
-    folder = tmp_path_factory.mktemp("photographs")
-    random = np.random.default_rng(0)
-    for index in range(12):
-        blotches = random.integers(0, 256, (7 + index % 4, 10 - index % 3, 3), dtype=np.uint8)
-        assert cv2.imwrite(str(folder / f"{index:02}.png"), cv2.resize(blotches, None, fx=4, fy=4))
-    return folder
-
-
-@pytest.fixture
-def options(tmp_path: Path, photographs: Path) -> TrainOptions:
+def tiny_recipe() -> Recipe:
     """Three updates of a tiny generator, two of a tiny discriminator, and three of both: eight of two small crops."""
-    recipe = Recipe(
+    return Recipe(
         follows="nobody",
         pretrain=Stage(length=3, learning_rate=1e-3, mse=1.0),
         discriminator=Stage(length=2, learning_rate=1e-3),
@@ -46,7 +35,23 @@ def options(tmp_path: Path, photographs: Path) -> TrainOptions:
         batch_size=2,
         crop_size=16,
     )
-    return TrainOptions(data=(photographs,), output=tmp_path / "run", recipe=recipe, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve smooth pictures of 28 to 40 pixels; one of them is held out."""
+    folder = tmp_path_factory.mktemp("photographs")
+    random = np.random.default_rng(0)
+    for index in range(12):
+        blotches = random.integers(0, 256, (7 + index % 4, 10 - index % 3, 3), dtype=np.uint8)
+        assert cv2.imwrite(str(folder / f"{index:02}.png"), cv2.resize(blotches, None, fx=4, fy=4))
+    return folder
+
+
+@pytest.fixture
+def options(tmp_path: Path, photographs: Path, tiny_recipe: Recipe) -> TrainOptions:
+    """The tiny run on the photographs."""
+    return TrainOptions(data=(photographs,), output=tmp_path / "run", recipe=tiny_recipe, device="cpu")
 
 
 @pytest.fixture

@@ -52,8 +52,9 @@ def one_update(fabric: Fabric, options: TrainOptions) -> tuple[dict[str, Any], d
     # Away from its start the generator has gradients everywhere.
     for parameter in game.generator.plain.parameters():
         with torch.no_grad():
-            parameter.add_(torch.randn(parameter.shape, generator=random), alpha=0.05)
-    lr, hr = (torch.rand(4, 3, size, size, generator=random, dtype=torch.float64) for size in (4, 16))
+            parameter.add_(torch.randn(parameter.shape, generator=random).to(parameter), alpha=0.05)
+    pictures = (torch.rand(4, 3, size, size, generator=random, dtype=torch.float64) for size in (4, 16))
+    lr, hr = (picture.to(fabric.device) for picture in pictures)
     share = 4 // fabric.world_size
     part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
     seen = update(game, lr[part], hr[part], learning_rate=0.0)

@@ -149,3 +149,16 @@ def test_hardware_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
     assert hardware(torch.device("cuda"), 1) == "NVIDIA A100"
     assert hardware(torch.device("cuda"), 4) == "4 x NVIDIA A100"
+
+
+def test_a_card_of_names_that_are_markup(options: TrainOptions, tmp_path: Path) -> None:
+    output = tmp_path / "run|<b>"
+    output.mkdir()
+    Log(output, step=0)
+    data = (Path("photos|`x`\n<script>"),)
+    write_card(output, texts(replace(options, data=data, licence="[CC0](x)|", command="vsr train `a|b`")), FACTS)
+    lines = (output / "card.md").read_text().splitlines()
+    assert lines[0] == r"## run\|&lt;b&gt;"
+    assert r"| data | photos\|\`x\` &lt;script&gt; (COCO, 900 pictures) |" in lines
+    assert r"| licence | [CC0\](x)\| |" in lines
+    assert r"| command | `` vsr train `a\|b` `` |" in lines

@@ -7,16 +7,20 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,9 +28,11 @@ from vsr.errors import CheckpointError, OutputError, TrainingDataError, UnknownM
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.lpips import load_lpips
 from vsr.networks.weights import read_info, save_discriminator
+from vsr.training.checkpoint import restore_checkpoint
+from vsr.training.game import new_game
 from vsr.training.log import COLUMNS, read_log
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import STAGES, override
+from vsr.training.recipe import STAGES, Recipe, override
 from vsr.training.trainer import TrainSummary, train
 from vsr.training.watch import TrainProgress
 
@@ -240,14 +246,16 @@ def test_resuming_with_other_ways_of_running_is_allowed(options: TrainOptions) -
     ("changes", "sentence"),
     [
         ({"crop_size": 20}, "crop_size was 16 and is now 20"),
-        ({"pretrain_l1": 0.5}, "pretrain.l1 was 0.0 and is now 0.5"),
-        ({"video_noise": (0.0, 3.0)}, "video.noise was (0.0, 6.0) and is now (0.0, 3.0)"),
+        ({"pretrain_l1": 0.5}, "pretrain.l1 was 0 and is now 0.5"),
+        ({"degradation": "video"}, "degradation was bicubic and is now video"),
+        ({"flips": False}, "flips was yes and is now no"),
+        ({"video_noise": (0.0, 3.0)}, "video.noise was 0, 6 and is now 0, 3"),
         (
             {"adversarial_learning_rate": 1e-5, "blocks": 2},
             "adversarial.learning_rate was 0.001 and is now 1e-05; blocks was 1 and is now 2",
         ),
     ],
-    ids=["one value", "of a stage", "of the degradation", "several"],
+    ids=["one value", "of a stage", "a word", "a flag", "of the degradation", "several"],
 )
 def test_another_recipe_is_refused(options: TrainOptions, changes: dict[str, Any], sentence: str) -> None:
     train(replace(options, stage="pretrain"))
@@ -300,7 +308,7 @@ def test_a_damaged_checkpoint_is_refused(options: TrainOptions, damage: Callable
     train(options)
     path = options.output / "checkpoint.pt"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match=f"{re.escape(str(path))} cannot be read: "):
+    with pytest.raises(CheckpointError, match=rf"{re.escape(str(path))} cannot be read: it is damaged, or no"):
         train(replace(options, resume=True))
 
 
@@ -312,24 +320,123 @@ def test_another_kind_of_file_is_refused(options: TrainOptions, other: Any) -> N
         train(replace(options, resume=True))
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda state: state.pop("ema"),
-        lambda state: state.update(stage="dessert"),
-        lambda state: state.update(lengths={}),
-        lambda state: state["generator"].update({"tail.bias": torch.zeros(7)}),
-    ],
-    ids=["a part is missing", "no such stage", "no lengths", "another shape"],
-)
-def test_a_checkpoint_that_does_not_fit_is_refused(options: TrainOptions, spoil: Callable[[Any], Any]) -> None:
-    options = replace(options, stage="pretrain")
-    train(options)
+NAN = float("nan")
+SPOILS: dict[str, Callable[[Any], Any]] = {
+    "a part is missing": lambda state: state.pop("ema"),
+    "no recipe": lambda state: state.pop("recipe"),
+    "a recipe of another type": lambda state: state.update(recipe=7),
+    "a tensor in the recipe": lambda state: state["recipe"].update(blocks=torch.ones(2)),
+    "no such stage": lambda state: state.update(stage="dessert"),
+    "a stage of another type": lambda state: state.update(stage=["pretrain"]),
+    "no lengths": lambda state: state.update(lengths={}),
+    "a length of another type": lambda state: state["lengths"].update(pretrain="long"),
+    "a step of another type": lambda state: state.update(step="3"),
+    "a step that is no whole number": lambda state: state.update(step=3.5),
+    "a negative step": lambda state: state.update(step=-1),
+    "an absurd step": lambda state: state.update(step=10**300),
+    "more in the stage than in all": lambda state: state.update(stage_step=4),
+    "best of another type": lambda state: state.update(best=[1]),
+    "best is no number": lambda state: state["best"].update(pretrain=NAN),
+    "quality of another type": lambda state: state.update(quality={"psnr_y": "good", "ssim_y": 1.0, "lpips": None}),
+    "quality without a measurement": lambda state: state["quality"].update(psnr_y=None),
+    "another quality": lambda state: state.update(quality={"beauty": 1.0}),
+    "a scaler of another type": lambda state: state.update(scaler={"scale": "much"}),
+    "another shape": lambda state: state["generator"].update({"tail.bias": torch.zeros(7)}),
+    "another type": lambda state: state["generator"].update({"tail.bias": "bias"}),
+    "whole numbers": lambda state: state["generator"].update({"tail.bias": torch.zeros(3, dtype=torch.int8)}),
+    "weights that are not finite": lambda state: state["generator"]["tail.bias"].fill_(NAN),
+    "an average that is not finite": lambda state: state["ema"]["module.tail.bias"].fill_(float("inf")),
+    "generator of another type": lambda state: state.update(generator=[1, 2]),
+    "an optimiser of another type": lambda state: state.update(generator_optimizer=3),
+    "moments of another shape": lambda state: state["generator_optimizer"]["state"][0].update(exp_avg=torch.zeros(5)),
+    "moments that are not finite": lambda state: state["generator_optimizer"]["state"][0]["exp_avg"].fill_(NAN),
+    "negative squares": lambda state: state["generator_optimizer"]["state"][0]["exp_avg_sq"].fill_(-1),
+    "a missing moment": lambda state: state["generator_optimizer"]["state"][0].pop("exp_avg"),
+    "moments of other parameters": lambda state: state["generator_optimizer"]["state"].pop(0),
+    "other groups": lambda state: state["generator_optimizer"].update(param_groups=[]),
+    "other decays": lambda state: state["generator_optimizer"]["param_groups"][0].update(betas=(2.0, "x")),
+    "a rate of another type": lambda state: state["generator_optimizer"]["param_groups"][0].update(lr="fast"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    options: TrainOptions, trained: Path, spoil: Callable[[Any], Any]
+) -> None:
+    shutil.copytree(trained, options.output)
     state = checkpoint(options.output)
     spoil(state)
     torch.save(state, options.output / "checkpoint.pt")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged: "):
-        train(replace(options, resume=True))
+    before = content(options.output)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt (is damaged: |belongs to another run)") as caught:
+        train(replace(options, stage="pretrain", resume=True))
+    sentence = str(caught.value)
+    assert "\n" not in sentence and "tensor(" not in sentence and "Error" not in sentence
+    assert sentence.endswith(f"--init {options.output / 'generator.safetensors'}.")
+    assert content(options.output) == before
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, photographs: Path, tiny_recipe: Recipe) -> Path:
+    """A run that has been through its first stage."""
+    output = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vsr.training.watch.plot_losses", lambda log, figure: None)
+        patch.setattr("vsr.training.trainer.load_lpips", lambda path: torch.nn.MSELoss())
+        train(TrainOptions(data=(photographs,), output=output, recipe=tiny_recipe, stage="pretrain", device="cpu"))
+    return output
+
+
+class Bomb:
+    """Unpickling one creates a file."""
+
+    def __init__(self, crater: Path) -> None:
+        self.crater = crater
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.crater), "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_that_would_run_a_program(options: TrainOptions, trained: Path, zipped: bool) -> None:
+    shutil.copytree(trained, options.output)
+    crater = options.output.with_name("crater")
+    state = {**checkpoint(trained), "best": Bomb(crater)}
+    torch.save(state, options.output / "checkpoint.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read: it is damaged, or no checkpoint of"):
+        train(replace(options, stage="pretrain", resume=True))
+    assert not crater.exists()
+
+
+def test_any_change_of_the_pickle_is_refused_in_a_sentence_or_harmless(options: TrainOptions, trained: Path) -> None:
+    """Bytes changed at random, with sums that agree."""
+    shutil.copytree(trained, options.output)
+    path = options.output / "checkpoint.pt"
+    with ZipFile(trained / "checkpoint.pt") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in members if name.endswith("data.pkl"))
+    random = Random(0)
+    game = new_game(Fabric(accelerator="cpu", devices=1), replace(options, stage="pretrain"))
+    fingerprint = checkpoint(trained)["pictures"]
+    refused = 0
+    for _ in range(200):
+        content = bytearray(members[pickled])
+        for _ in range(random.choice([1, 1, 4])):
+            content[random.randrange(len(content))] = random.randrange(256)
+        with ZipFile(path, "w") as archive:
+            for name, member in members.items():
+                archive.writestr(name, bytes(content) if name == pickled else member)
+        try:
+            restore_checkpoint(game, replace(options, stage="pretrain"), fingerprint=fingerprint)
+        except CheckpointError as exc:
+            refused += 1
+            assert "\n" not in str(exc)
+    assert refused > 100
+
+
+def test_another_precision_goes_on(options: TrainOptions) -> None:
+    train(replace(options, stage="pretrain", precision="bf16"))
+    assert train(replace(options, resume=True, precision="fp32")).steps == 8
 
 
 def test_nothing_to_resume(options: TrainOptions) -> None:

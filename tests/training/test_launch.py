@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor, multiprocessing
 
 from vsr.errors import TrainingError, UsageError
-from vsr.training.launch import _fabric, _meet_on_loopback, _Relay, launch
+from vsr.training.launch import _fabric, _joining, _meet_on_loopback, _precision, _Relay, launch
 from vsr.training.log import read_log
 from vsr.training.options import TrainOptions
 from vsr.training.recipe import override
@@ -346,6 +346,127 @@ def test_precision_of_the_networks(options: TrainOptions, precision: Any, dtype:
     fabric = _fabric(replace(options, precision=precision))
     with fabric.autocast():
         assert torch.nn.Linear(2, 2)(torch.rand(1, 2)).dtype == dtype
+
+
+def arithmetic(fabric: Any, options: TrainOptions, report: Any, stop: Any) -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+def test_products_are_not_rounded_unless_asked_for(options: TrainOptions, precision: Any) -> None:
+    """torch's own choice would be TF32 for convolutions."""
+    before = arithmetic(None, options, None, None)
+    assert before == ("highest", True)
+    assert launch(arithmetic, replace(options, precision=precision), print, lambda: False) == ("highest", False)
+    assert arithmetic(None, options, None, None) == before
+
+
+def test_tf32_is_asked_for(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vsr.training.launch._precision", lambda options, device: "tf32")
+    assert launch(arithmetic, options, print, lambda: False) == ("high", True)
+
+
+@pytest.mark.parametrize(("emulates", "precision"), [(True, "fp32"), (False, "bf16")])
+def test_auto_takes_no_emulated_bf16(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, emulates: bool, precision: str
+) -> None:
+    def is_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or not emulates
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    assert _precision(options, torch.device("cuda")) == precision
+    assert _precision(options, torch.device("mps")) == "fp32"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps"])
+def test_a_device_of_torchs_is_taken_by_its_name(options: TrainOptions, device: str) -> None:
+    assert replace(options, device=torch.device(device)).device == device
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "LOCAL_RANK": "1"}
+SRUN = {"SLURM_NTASKS": "8", "SLURM_PROCID": "3"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "devices", "nodes"),
+    [
+        ({}, 1, 1),
+        ({**TORCHRUN, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, 2, 1),
+        ({**TORCHRUN, "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, 2, 2),
+        ({**TORCHRUN, "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}, 1, 1),
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, 2, 1),
+        (SRUN, 1, 1),  # within sbatch, and not started by srun
+        ({**SRUN, "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS_PER_NODE": "4"}, 4, 2),
+    ],
+    ids=["alone", "torchrun", "two machines", "one process", "no torchrun", "sbatch", "srun"],
+)
+def test_processes_that_others_have_started_train_together(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], devices: int, nodes: int
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    options = replace(options, recipe=override(options.recipe, batch_size=8))
+    joining = _joining(options)
+    assert (joining.devices, joining.nodes) == (devices, nodes)
+    assert _joining(joining) == joining
+
+
+@pytest.mark.parametrize(
+    ("variables", "changes", "sentence"),
+    [
+        (
+            {**TORCHRUN, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+            {"devices": 4},
+            "--devices 4 --nodes 1 asks for others than torchrun or srun has started, --devices 2 --nodes 1: "
+            "leave both out.",
+        ),
+        (
+            {**TORCHRUN, "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
+            {"devices": 2},
+            "--devices 2 --nodes 1 asks for others than torchrun or srun has started, --devices 1 --nodes 1: "
+            "leave both out.",
+        ),
+        (
+            {**TORCHRUN, "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"},
+            {},
+            "a batch of 8 does not divide among 3 processes.",
+        ),
+        (
+            {**SRUN, "SLURM_STEP_NUM_TASKS": "8"},
+            {},
+            "srun has started 8 processes, not so many on each machine: --ntasks-per-node.",
+        ),
+    ],
+    ids=["others", "one alone", "batch", "srun"],
+)
+def test_processes_that_cannot_train_together(
+    options: TrainOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    changes: dict[str, Any],
+    sentence: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError) as caught:
+        _joining(replace(options, recipe=override(options.recipe, batch_size=8), **changes))
+    assert str(caught.value) == sentence
+
+
+def test_torchrun_trains_once(tmp_path: Path, photographs: Path, environment: dict[str, str]) -> None:
+    values = {
+        "pretrain-length": 2, "discriminator-length": 1, "adversarial-length": 1, "adversarial-mse": 1,
+        "adversarial-content": 0, "blocks": 1, "channels": 4, "discriminator-channels": 4, "batch-size": 4,
+        "crop-size": 16, "hold-out": 0, "device": "cpu", "log-every": 1,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vsr"]
+    command += ["train", "--data", str(photographs), "-o", str(tmp_path / "run"), "-v"]
+    command += [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("12 pictures to train on") == 1
+    assert read_log(tmp_path / "run/log.csv")["step"].tolist() == [1, 2, 3, 4]
+    assert done.stdout.count("generator.safetensors: 4 steps") == 1, done.stdout
 
 
 @pytest.mark.parametrize(("name", "interface"), [("localhost", None), ("nowhere.invalid", "lo")])

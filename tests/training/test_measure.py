@@ -48,6 +48,18 @@ def test_two_pictures_of_unequal_sizes_by_hand(scale: int) -> None:
     assert quality.lpips == pytest.approx(sum(distance) / 2, abs=1e-6)
 
 
+def test_it_is_done_in_float32_whatever_the_run_computes_in() -> None:
+    seen: list[bool] = []
+
+    class Watching(Bicubic):
+        def forward(self, lr: Tensor) -> Tensor:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(lr)
+
+    measure(Watching(scale=4), [pair(40, 40, 4)], Distance(), scale=4, device=CPU)
+    assert seen == [False] and torch.backends.cudnn.allow_tf32
+
+
 def test_without_lpips_and_without_pictures() -> None:
     quality, _ = measure(Bicubic(scale=4), [pair(40, 40, 4)], None, scale=4, device=CPU)
     assert quality is not None and quality.lpips is None

@@ -461,6 +461,12 @@ def test_packed_pictures_are_cut_alike(device: str, pictures: PictureSet) -> Non
         assert torch.equal(packed.crops(draws[10:20], 16), batch[10:20])
 
 
+def test_packed_pictures_on_a_device_without_float64(pictures: PictureSet, limited_device: torch.device) -> None:
+    draws = drawn(pictures, 40, step=1)
+    batch = PackedPictures(pictures, limited_device).crops(draws, 16)
+    assert batch.device == limited_device and torch.equal(batch.cpu(), pictures.crops(draws, 16))
+
+
 def test_packing_leaves_the_cache_empty(pictures: PictureSet, files: list[PictureFile]) -> None:
     assert PackedPictures.bytes_needed(pictures) == 3 * sum(height * width for height, width in SIZES)
     PackedPictures(pictures, torch.device("cpu"))

@@ -3,9 +3,11 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -309,3 +311,48 @@ def test_the_first_that_cannot_be_used_are_named(tmp_path: Path, log: pytest.Log
     )
     with pytest.raises(TrainingDataError, match=r"^none of the 6 pictures can be used: 6 damaged\.$"):
         usable_pictures(files[-6:], min_size=1, workers=2)
+
+
+def test_one_hostile_source_after_another(tmp_path: Path, log: pytest.LogCaptureFixture, capfd: Any) -> None:
+    """Each is counted and left out, nothing is waited for, and what is hidden is not even counted."""
+    good = fill(tmp_path / "data", ["a.png", "deep/b.png"])
+    tags = [(256, 4, 1, 65536), (257, 4, 1, 32768)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    (good / "absurd.tif").write_bytes(struct.pack("<2sHIH", b"II", 42, 8, 2) + entries + bytes(4))
+    os.mkfifo(good / "pipe.jpg")
+    (good / "loop.png").symlink_to("loop.png")
+    (good / "gone.png").symlink_to("nowhere.png")
+    for link in ("deep/back", "again"):
+        (good / link).symlink_to(good)
+    (good / "sideways").symlink_to(good / "deep")
+    for hidden in ("._a.png", "deep/._b.png", ".DS_Store.png"):
+        (good / hidden).write_bytes(b"\0\5\x16\7AppleDouble")
+    with zipfile.ZipFile(good / "bombs.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.bmp", PNG + bytes(64 << 20))
+        archive.writestr("._bomb.bmp", b"")
+    content = (good / "bombs.zip").read_bytes()
+    (good / "bombs.zip").write_bytes(content.replace(struct.pack("<I", len(PNG) + (64 << 20)), struct.pack("<I", 9)))
+
+    found = find_pictures([good])
+    usable, left_out = usable_pictures(found.training, min_size=4, workers=2)
+    assert sorted(names_of(usable)) == ["a.png", "deep/b.png"]
+    assert left_out == {"damaged": 5}
+    said = log.text
+    for name in ("absurd.tif is too large", "pipe.jpg: it is a pipe", "loop.png", "gone.png", "bomb.bmp is damaged"):
+        assert name in said
+    assert capfd.readouterr().err == ""
+
+
+def test_an_archive_that_is_a_pipe(tmp_path: Path) -> None:
+    fill(tmp_path, ["a.png"])
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(TrainingDataError, match=r"cannot read .*pipe\.zip: it is a pipe or a device"):
+        find_pictures([tmp_path])
+
+
+def test_a_list_that_is_a_bomb(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "celeba.zip", ["img_align_celeba/1.png"])
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("list_eval_partition.txt", bytes(65 << 20))
+    with pytest.raises(TrainingDataError, match=r"list_eval_partition\.txt is too large for a list of pictures"):
+        find_pictures([archive])

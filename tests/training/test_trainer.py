@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,13 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vsr.errors import TrainingDataError, TrainingError, UsageError, WeightsError
+from vsr.errors import OutputError, TrainingDataError, TrainingError, UsageError, WeightsError
 from vsr.inference.engine import load_model
 from vsr.networks.lpips import load_lpips
 from vsr.networks.weights import read_info
@@ -37,6 +40,35 @@ def checkpoint(output: Path) -> dict[str, Any]:
     state = torch.load(output / "checkpoint.pt", weights_only=True)
     assert isinstance(state, dict)
     return state
+
+
+def on_device(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    """Let runs take a device that Fabric does not know."""
+
+    def fabric(options: TrainOptions) -> Fabric:
+        made = Fabric(accelerator="cpu", devices=1)
+        made.strategy._root_device = device
+        monkeypatch.setattr(made.accelerator, "setup_device", lambda device: None)
+        return made
+
+    monkeypatch.setattr("vsr.training.launch._fabric", fabric)
+
+
+def test_a_run_on_a_device_without_float64(
+    options: TrainOptions, limited_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Apple's MPS: the same weights as on the CPU, in all stages."""
+    cpu = train(options)
+    options = replace(options, cache="ram")  # the stand-in does not reach into the threads that pack pictures
+    on_device(monkeypatch, limited_device)
+    there = train(replace(options, output=options.output.with_name("there")))
+    assert cpu.quality is not None and there.quality == cpu.quality
+    assert equal_files(there.weights, cpu.weights)
+
+
+def equal_files(one: Path, other: Path) -> bool:
+    first, second = load_file(one), load_file(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def tensors(state: Any) -> list[Tensor]:
@@ -378,9 +410,47 @@ def test_a_picture_that_turns_out_damaged_changes_nothing_else(options: TrainOpt
     assert train(replace(options, data=(photographs,))).steps == 8
 
 
+def test_a_jpeg_that_is_cut_short_does_not_end_a_run(options: TrainOptions, tmp_path: Path) -> None:
+    photographs = tmp_path / "some"
+    shutil.copytree(options.data[0], photographs)
+    whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))[1].tobytes()
+    for number in range(6):
+        (photographs / f"cut{number}.jpg").write_bytes(whole[: len(whole) // 2])
+    assert train(replace(options, data=(photographs,))).steps == 8
+
+
 def test_a_run_leaves_no_thread_and_no_open_file(options: TrainOptions, leaves_nothing: None) -> None:
     train(options, should_stop=lambda: True)
     train(replace(options, resume=True, tensorboard=False))
+
+
+def test_two_runs_into_one_folder(options: TrainOptions) -> None:
+    """The second is refused, whatever it is asked for, and disturbs nothing; afterwards the lock is gone."""
+    refusals: list[str] = []
+
+    def begin_another(at: TrainProgress) -> None:
+        if at.step == 4:
+            for changes in ({}, {"overwrite": True}, {"resume": True}):
+                with pytest.raises(OutputError) as caught:
+                    train(replace(options, **changes))
+                refusals.append(str(caught.value))
+
+    train(replace(options, checkpoint_every=1), progress=begin_another)
+    assert refusals == [f"another vsr is writing {options.output}; wait for it, or name another output."] * 3
+    assert read_log(options.output / "log.csv")["step"][-1] == 8 and not (options.output / ".lock").exists()
+
+
+def test_a_lock_that_a_killed_run_left(options: TrainOptions) -> None:
+    options.output.mkdir()
+    (options.output / ".lock").touch()
+    assert train(options).steps == 8
+
+
+def test_a_lock_that_is_no_file(options: TrainOptions) -> None:
+    options.output.mkdir()
+    os.mkfifo(options.output / ".lock")
+    with pytest.raises(OutputError, match="is not a regular file; move .*run away"):
+        train(options)
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(options: TrainOptions, tmp_path: Path) -> None:

@@ -385,3 +385,39 @@ def test_updates_bring_the_loss_down(play: Callable[..., Game]) -> None:
     hr = functional.interpolate(lr, scale_factor=4.0)
     losses = [float(update(game, lr, hr, RATE)["generator_loss"]) for _ in range(40)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def slim_weights() -> dict[str, Tensor]:
+    """Random ones in the smallest layout of VGG that there is."""
+    names = [("conv0", 3, 3, 1)]
+    inputs = 3
+    for stage, (width, count) in enumerate(zip((16, 32, 64, 128, 128), (2, 2, 4, 4, 4), strict=True), start=1):
+        for number in range(1, count + 1):
+            names.append((f"conv{stage}{number}", width, inputs, 3))
+            inputs = width
+    weights = {}
+    for name, outputs, given, size in names:
+        weights[f"{name}.weight"] = torch.randn(outputs, given, size, size) / (size * given**0.5)
+        weights[f"{name}.bias"] = torch.zeros(outputs)
+    return weights
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.content_network == "vgg19"])
+def test_each_recipe_on_a_device_without_float64(
+    name: str, limited_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Apple's MPS."""
+    weights = slim_weights()
+    monkeypatch.setattr("vsr.training.game.find_content_weights", lambda network, path: weights)
+    small = {"blocks": 1, "channels": 4, "discriminator_channels": 4, "crop_size": 32, "batch_size": 4}
+    recipe = override(RECIPES[name], **small)
+    options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.strategy._root_device = limited_device
+    monkeypatch.setattr(fabric.accelerator, "setup_device", lambda device: None)
+    game = new_game(fabric, options)
+    for stage in options.stages:
+        begin_stage(game, stage, options)
+        lr, hr = (torch.rand(4, 3, size, size).to(limited_device) for size in (8, 32))
+        seen = update(game, lr, hr, RATE)
+        assert all(value.device == limited_device and bool(value.isfinite()) for value in seen.values())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.console import large_imports, say, start_logging, verbosity_options
+from vsr.cli.console import complain, large_imports, say_lines, start_logging, verbosity_options
 from vsr.cli.parsers import ENGINES, PRECISIONS, parse_size
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, qui
     for speed in bench(BenchOptions(**values)):
         speeds.append(speed)
         if not as_json and not quiet:
-            click.echo(_in_words(speed), err=True)
+            complain(_in_words(speed))
     table = _table(speeds)
-    say(json.dumps({"speeds": [asdict(speed) for speed in speeds]}) if as_json else to_text(table))
+    say_lines(json.dumps({"speeds": [asdict(speed) for speed in speeds]}) if as_json else to_text(table))
     if output is not None:
         write_table(output, table, overwrite=overwrite)
 

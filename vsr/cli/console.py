@@ -19,6 +19,7 @@ import click
 
 from vsr.errors import OutputError, VsrError, is_out_of_memory
 from vsr.signals import is_shielded, shielded
+from vsr.text import one_line
 
 INTERRUPTED = 130
 
@@ -34,6 +35,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class ErrorReportingGroup(click.Group):
     """Prints a ``VsrError`` as one line and exits with its code; an interrupt exits with 130."""
 
+    def make_context(self, *args: Any, **keywords: Any) -> click.Context:
+        with _clean_words():
+            return super().make_context(*args, **keywords)
+
     def main(self, *args: Any, **keywords: Any) -> Any:
         try:
             return super().main(*args, **keywords)
@@ -43,7 +48,7 @@ class ErrorReportingGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with clean_end_on_signals():
+            with clean_end_on_signals(), _clean_words():
                 return super().invoke(ctx)
         except VsrError as exc:
             logging.getLogger(__name__).info("the error in full", exc_info=True)
@@ -65,31 +70,58 @@ class ErrorReportingGroup(click.Group):
             ctx.exit(1)
 
 
+@contextmanager
+def _clean_words() -> Iterator[None]:
+    """What click complains of may be a file's name."""
+    try:
+        yield
+    except click.UsageError as exc:
+        if (words := exc.format_message()) == (clean := one_line(words)):
+            raise
+        raise click.UsageError(clean, exc.ctx) from exc
+
+
 def say(text: str) -> None:
-    """Print a result.
+    """Print a result on one line, whatever is in it.
 
     Raises:
         OutputError: it cannot be written.
     """
     try:
-        click.echo(text)
+        _echo(text, sys.stdout)
     except BrokenPipeError:  # nobody reads on, which is no failure
         raise
     except OSError as exc:
         raise OutputError(_unwritable(exc)) from exc
 
 
-def _unwritable(error: OSError) -> str:
-    _discard(sys.stdout)
-    return f"cannot write to the standard output: {error.strerror}."
+def say_lines(text: str) -> None:
+    """Print a result on several lines, in which the names of files are on one line each already, as in tables.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    for line in text.split("\n"):
+        say(line)
 
 
 def complain(text: str) -> None:
-    """Print to stderr what has gone wrong; where that cannot be written either, the exit code says it."""
+    """Print to stderr, on one line, what has gone wrong; where that cannot be written either, the exit code says it."""
     try:
-        click.echo(text, err=True)
+        _echo(text, sys.stderr)
     except OSError:
         _discard(sys.stderr)
+
+
+def _echo(text: str, stream: TextIO) -> None:
+    """All that is for people and not for programs passes here or through ``_TqdmHandler``."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    click.echo(one_line(text).encode(encoding, "backslashreplace").decode(encoding), err=stream is sys.stderr)
+
+
+def _unwritable(error: OSError) -> str:
+    _discard(sys.stdout)
+    return f"cannot write to the standard output: {error.strerror}."
 
 
 def _is_of_click(error: BaseException) -> bool:
@@ -127,12 +159,22 @@ def start_logging(verbose: int, quiet: bool) -> None:
     """Send the log messages of vsr to stderr, without breaking a progress bar."""
     level = logging.ERROR if quiet else {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     handler = _TqdmHandler()
-    handler.setFormatter(logging.Formatter("vsr: %(message)s"))
+    handler.setFormatter(_OneLine("vsr: %(message)s"))
     if not verbose:
         handler.addFilter(_Once())
     root = logging.getLogger("vsr")
     root.handlers[:] = [handler]
     root.setLevel(level)
+
+
+class _OneLine(logging.Formatter):
+    """A message on one line, and a traceback below it, set in so that none of its lines looks like a message."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"  {one_line(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class _TqdmHandler(logging.Handler):

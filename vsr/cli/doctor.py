@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vsr.cli.console import large_imports, say
+from vsr.cli.console import large_imports, say_lines
+from vsr.text import one_line
 
 if TYPE_CHECKING:
     from vsr.pipeline.doctor import Diagnosis
@@ -25,7 +26,7 @@ def doctor(as_json: bool) -> None:
         from vsr.pipeline.doctor import diagnose
 
     found = diagnose()
-    say(json.dumps(asdict(found)) if as_json else _in_words(found))
+    say_lines(json.dumps(asdict(found)) if as_json else _in_words(found))
 
 
 def _in_words(found: Diagnosis) -> str:
@@ -44,4 +45,4 @@ def _in_words(found: Diagnosis) -> str:
         *((name, version) for name, version in found.packages.items() if version is not None),
     ]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {words}" for name, words in rows)
+    return "\n".join(f"{name:{width}}  {one_line(words)}" for name, words in rows)

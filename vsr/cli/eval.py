@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from vsr.cli.console import clean_end_on_signals, large_imports, say, start_logging, verbosity_options
+from vsr.cli.console import clean_end_on_signals, large_imports, say, say_lines, start_logging, verbosity_options
 from vsr.cli.fields import Command, SectionedCommand, SectionedOption
 from vsr.cli.parsers import ENGINES, PRECISIONS, auto_or
 from vsr.errors import UsageError
@@ -102,7 +102,7 @@ def evaluate(
         if as_json:
             say(to_json(table))
         elif not quiet:
-            say(to_text(table))
+            say_lines(to_text(table))
 
 
 def _check_kind(clips: tuple[Path, ...]) -> None:

@@ -46,9 +46,13 @@ def show(name: str) -> None:
         say(f"{name}: {BUILT_IN_PURPOSE[name]}")
         return
     info = read_info(find_weights(name))
-    say(f"{info.name}: {info.architecture} {json.dumps(info.config)}\n{info.path}")
+    say(f"{info.name}: {info.architecture} {json.dumps(info.config)}")
+    say(str(info.path))
     for key, text in sorted(info.about.items()):
-        say(f"\n{key}\n  {text}")
+        say("")
+        say(key)
+        for line in text.splitlines():
+            say(f"  {line}")
 
 
 @models.command()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from vsr.text import one_line
+
 if TYPE_CHECKING:
     from vsr.pipeline.folder import FolderProgress, Outcome
     from vsr.pipeline.job import UpscaleProgress
@@ -71,7 +73,7 @@ class _Bars:
         if at.number != self._number:
             self._number = at.number
             self._clip.n = 0
-            self._clip.set_description(at.pair.source.name, refresh=False)
+            self._clip.set_description(one_line(at.pair.source.name), refresh=False)
             self._whole.set_description(f"{at.number} of {at.count}", refresh=False)
         self.clip(at.clip)
         self._whole.total = at.num_frames
@@ -79,7 +81,7 @@ class _Bars:
 
     def outcome(self, outcome: Outcome) -> None:
         if outcome.state == "failed":
-            self._clip.write(f"vsr: {outcome.error}", file=sys.stderr)
+            self._clip.write(one_line(f"vsr: {outcome.error}"), file=sys.stderr)
 
 
 class _Events:

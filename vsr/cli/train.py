@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from vsr.cli.console import INTERRUPTED, say, start_logging, stop_on_signal, verbosity_options
+from vsr.cli.console import INTERRUPTED, complain, say, say_lines, start_logging, stop_on_signal, verbosity_options
 from vsr.cli.fields import SectionedCommand, option_for_field
 from vsr.training.options import TrainOptions
 from vsr.training.recipe import STAGES, Recipe, Stage, VideoDegradation, lasting, override
@@ -98,14 +98,16 @@ def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bo
             bar.set_postfix(shown | measured, refresh=False)
 
         summary = run_training(options, progress=show, should_stop=stop)
-    if as_json:
+    tells = not summary.rank  # torchrun starts several processes; the first one tells
+    if tells and as_json:
         say(json.dumps(asdict(summary), default=str))
-    elif not quiet:
-        say(summary_table(summary.losses))
+    elif tells and not quiet:
+        say_lines(summary_table(summary.losses))
         measured = "" if summary.quality is None else f", PSNR-Y {summary.quality.psnr_y:.2f} dB on held-out pictures"
         say(f"{summary.weights}: {summary.steps} steps{measured}")
     if summary.stopped:
-        click.echo(f"vsr: stopped after step {summary.steps}; the same command with --resume goes on.", err=True)
+        if tells:
+            complain(f"vsr: stopped after step {summary.steps}; the same command with --resume goes on.")
         click.get_current_context().exit(INTERRUPTED)
 
 

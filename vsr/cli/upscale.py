@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.console import clean_end_on_signals, large_imports, option_of, say, start_logging, verbosity_options
+from vsr.cli.console import (
+    clean_end_on_signals,
+    complain,
+    large_imports,
+    option_of,
+    say,
+    say_lines,
+    start_logging,
+    verbosity_options,
+)
 from vsr.cli.parsers import ENGINES, PRECISIONS, auto_or, parse_pairs, parse_rate, parse_size, parse_time
 from vsr.cli.progress import progress_shown
 from vsr.pipeline.options import UpscaleOptions
@@ -158,7 +167,7 @@ def _way_to_go_on(pairs: list[Pair]) -> Iterator[None]:
     except KeyboardInterrupt:
         if kept := _kept(pairs):
             words = [word for word in sys.argv[1:] if word != "--no-resume"]
-            click.echo(f"vsr: {kept}; this goes on: {shlex.join(['vsr', *words])}", err=True)
+            complain(f"vsr: {kept}; this goes on: {shlex.join(['vsr', *words])}")
         raise
 
 
@@ -214,7 +223,7 @@ def _upscale_many(pairs: list[Pair], options: UpscaleOptions, command: Command, 
         counts = {state: states.count(state) for state in ("done", "damaged", "there", "failed")}
         say(json.dumps({"clips": [_as_dict(outcome) for outcome in outcomes], **counts}, default=str))
     elif not quiet:
-        say(_table_of(outcomes))
+        say_lines(_table_of(outcomes))
     if "failed" in states or "damaged" in states:
         click.get_current_context().exit(FAILED)
 
@@ -262,13 +271,14 @@ def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: b
             if not many:
                 raise
             failed.append(str(exc))
-            click.echo(f"vsr: {exc}", err=True)
+            complain(f"vsr: {exc}")
     if as_json:
         total = {name: sum(getattr(one, name) for one in estimates) for name in ("frames", "seconds", "output_bytes")}
         clips = [asdict(one) for one in estimates]
         say(json.dumps({"clips": clips, **total, "errors": failed}, default=str))
     else:
-        say("\n".join(map(_would_take, estimates)))
+        for one in estimates:
+            say(_would_take(one))
         if many:
             say(f"{len(estimates)} clips: about {_duration(sum(one.seconds for one in estimates))} in all.")
     if failed:

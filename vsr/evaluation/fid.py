@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import UsageError, WeightsError
+from vsr.networks.arithmetic import float32_products
 from vsr.networks.lpips import Lpips
 
 
@@ -60,12 +61,13 @@ class FrechetDistance:
         metric.update(fake, real=False)
         return float(metric.compute())
 
+    @float32_products(tf32=False)
     def _features(self, picture: Tensor) -> Tensor:
         features = cast(Tensor, self._extractor(picture))
         if features.dim() != 2 or len(features) != 1 or not features.is_floating_point():
             shape = tuple(features.shape)
             raise ValueError(f"an extractor for FID returns (1, D) floats of a picture, got {features.dtype} {shape}")
-        return features.detach().double().cpu()
+        return features.detach().cpu().double()  # in this order: MPS has no float64
 
 
 class _Given(nn.Module):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vsr.evaluation.report import printable
 from vsr.evaluation.video_scores import FrameScore, OutputScore, VideoReport
 from vsr.files import write_whole
+from vsr.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def plot_frames(report: VideoReport, target: Path) -> None:
     grid[-1].set_xlabel("seconds")
     handles = {str(line.get_label()): line for axes in grid for line in axes.get_lines() if line.get_gid()}
     # Between dollar signs matplotlib would look for formulas.
-    names = [printable(name).replace("$", r"\$") for name in handles]
+    names = [one_line(name).replace("$", r"\$") for name in handles]
     # File names may begin with an underscore, which a legend made by itself leaves out.
     figure.legend(list(handles.values()), names, loc="outside upper right", ncols=min(4, len(handles)))
     content = io.BytesIO()

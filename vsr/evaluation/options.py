@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vsr.errors import UsageError, unknown_choices
+
+if TYPE_CHECKING:
+    import torch
+
+    DeviceName = str | torch.device
+else:
+    DeviceName = str  # what a device of torch's is turned into, so that nothing here imports torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +42,8 @@ class ImageEvalOptions:
     """SqueezeNet 1.1 as torchvision names it, for LPIPS and ``fid="squeezenet"``; None: torchvision's, downloaded."""
     fid: Literal["none", "inception", "squeezenet"] = "none"
     """Frechet distance in features of Inception v3, which is FID proper, or of SqueezeNet, to compare models here."""
-    device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    device: DeviceName = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or a device of torch's."""
     engine: Literal["auto", "torch", "inductor", "openvino"] = "auto"
     """What runs the network; ``auto`` is OpenVINO on the CPU, where it can, and torch elsewhere. ``inductor`` is torch
     with its compiler, for long jobs on GPUs."""
@@ -46,6 +53,7 @@ class ImageEvalOptions:
     """Largest edge of a tile in LR pixels; None: what fits into memory; 0: never tile."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "device", str(self.device))
         wrong = unknown_choices(self)
         if not self.models:
             wrong.append("name a model to measure with --model, bicubic for the baseline")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from vsr.errors import UsageError
 from vsr.files import check_target, write_whole
+from vsr.text import csv_cell, markdown, one_line
 
 Value = float | int | str | None
 
@@ -86,27 +87,28 @@ def to_markdown(table: Table) -> str:
     best = _best(table)
 
     def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        return f"| {' | '.join(cells)} |"
 
     lines = [
         line([column.heading for column in table.columns]),
         line(["---" if _is_text(table, column) else "---:" for column in table.columns]),
     ]
     for number, row in enumerate(table.rows):
-        cells = [(_cell(column, row), (number, column.name) in best) for column in table.columns]
+        cells = [(markdown(_cell(column, row)), (number, column.name) in best) for column in table.columns]
         lines.append(line([f"**{cell}**" if marked else cell for cell, marked in cells]))
-    about = [f"- {text}" for text in _about_lines(table)]
+    about = [f"- {markdown(text)}" for text in _about_lines(table)]
     return "\n".join([*lines, *([""] if about else []), *about]) + "\n"
 
 
 def to_csv(table: Table) -> str:
-    """RFC 4180 with a line of names; values in full, None and NaN empty, ``about`` in lines that begin with ``#``."""
+    """RFC 4180 with a line of names; values in full, None and NaN empty, ``about`` in lines that begin with ``#``. Text
+    that a spreadsheet would take for a formula has an apostrophe before it."""
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
-    writer.writerow([column.name for column in table.columns])
+    writer.writerow([csv_cell(column.name) for column in table.columns])
     for row in table.rows:
-        values = [_plain(row.get(column.name)) for column in table.columns]
-        writer.writerow(["" if value is None else value for value in values])
+        values = [row.get(column.name) for column in table.columns]
+        writer.writerow([csv_cell(value) if isinstance(value, str) else _plain(value) for value in values])
     return target.getvalue() + "".join(f"# {line}\n" for line in _about_lines(table))
 
 
@@ -167,7 +169,7 @@ def _cell(column: Column, row: Mapping[str, Value]) -> str:
     if value is None:
         return "-"
     if isinstance(value, str):
-        return printable(value)
+        return one_line(value)
     return str(value) if column.digits is None else f"{value:.{column.digits}f}"
 
 
@@ -205,14 +207,9 @@ def _about_lines(table: Table) -> list[str]:
 def _plain(value: Any) -> Any:
     """As JSON can hold it."""
     if isinstance(value, Mapping):
-        return {printable(str(key)): _plain(item) for key, item in value.items()}
+        return {one_line(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
-    return value if value is None or isinstance(value, (bool, int, float)) else printable(str(value))
-
-
-def printable(text: str) -> str:
-    """On one line, with a question mark for each byte of a file's name that is no UTF-8."""
-    return " ".join(text.encode("utf-8", "replace").decode("utf-8").splitlines())
+    return value if value is None or isinstance(value, (bool, int, float)) else one_line(str(value))

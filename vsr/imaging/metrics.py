@@ -31,7 +31,7 @@ def psnr_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
         border: pixels left out at each side; by custom the scale.
 
     Returns:
-        (N,) float64; infinite for equal pictures.
+        (N,) float64; infinite for equal pictures. On the pictures' device where that has float64, else on the CPU.
 
     Raises:
         ValueError: the shapes differ, or the border leaves nothing.
@@ -58,7 +58,7 @@ def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
         border: pixels left out at each side; by custom the scale.
 
     Returns:
-        (N,) float64; 1 for equal pictures.
+        (N,) float64; 1 for equal pictures. On the pictures' device where that has float64, else on the CPU.
 
     Raises:
         ValueError: the shapes differ, or the border leaves less than the window.
@@ -98,7 +98,12 @@ def _compared(sr: Tensor, hr: Tensor, border: int, *, least: int) -> tuple[Tenso
         left = "nothing" if least == 1 else f"less than {least} pixels"
         raise ValueError(f"a border of {border} leaves {left} of {tuple(sr.shape)}")
     inside = (..., slice(border, height - border), slice(border, width - border))
-    return sr[inside].double(), hr[inside].double()
+    return _in_float64(sr[inside]), _in_float64(hr[inside])
+
+
+def _in_float64(image: Tensor) -> Tensor:
+    """On the image's own device where that has float64, as MPS has not; else on the CPU."""
+    return image.double() if image.device.type in ("cpu", "cuda") else image.cpu().double()
 
 
 def _smoothed(image: Tensor) -> Tensor:

@@ -22,11 +22,13 @@ from __future__ import annotations
 import logging
 import pickle
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -34,7 +36,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vsr.errors import WeightsError
+from vsr.errors import WeightsError, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 DAMAGE = (
     *(SafetensorError, pickle.UnpicklingError, struct.error, EOFError, RuntimeError, ValueError),
-    *(LookupError, TypeError, AttributeError, AssertionError),
+    *(LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, BadZipFile),
 )
 """What reading a damaged file was seen to raise: flipped bits turn a pickle into any other program."""
 
@@ -109,7 +111,7 @@ class ContentFeatures(nn.Module):
             try:
                 convolution.load_state_dict({kind: by_name[f"{name}.{kind}"] for kind in ("weight", "bias")})
             except RuntimeError as exc:
-                raise WeightsError(f"{name} of the weights has another shape than {network}'s: {exc}") from exc
+                raise WeightsError(f"{name} of the weights has another shape than {network}'s.") from exc
             self.convolutions[name] = convolution
             inputs = outputs
         self.register_buffer("mean", torch.tensor(self._layout.mean).view(3, 1, 1))
@@ -178,7 +180,7 @@ def _from_slim(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         renamed["conv1_1.weight"] = torch.einsum("oihw,ij->ojhw", first, colours[:, :, 0, 0])
         renamed["conv1_1.bias"] = renamed["conv1_1.bias"] + torch.einsum("oihw,i->o", first, offset)
     except (KeyError, IndexError, RuntimeError) as exc:
-        raise WeightsError(f"the first layers of the slim VGG19 are not whole: {exc}") from exc
+        raise WeightsError("the first layers of the slim VGG19 are not whole.") from exc
     return renamed
 
 
@@ -186,7 +188,8 @@ def _check_layers(network: str, names: list[str], by_name: Mapping[str, Tensor])
     known = {f"{name}.{kind}" for name in layer_names(network) for kind in ("weight", "bias")}
     strange = [name for name in by_name if name not in known]
     if strange:
-        raise WeightsError(f"the weights hold {strange[0]}, which {network} lacks: they are of another network.")
+        other = shortened(strange[0])
+        raise WeightsError(f"the weights hold {other}, which {network} lacks: they are of another network.")
     whole = [{f"{name}.weight", f"{name}.bias"} <= by_name.keys() for name in names]
     if not all(whole):
         held = names[: whole.index(False)]
@@ -254,12 +257,39 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         WeightsError: the file is missing or damaged, or a pickle that wants more than tensors.
     """
     try:
-        safe = path.suffix == ".safetensors"
-        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        state = load_file(path) if path.suffix == ".safetensors" else load_pickled(path)
     except OSError as exc:
         raise WeightsError(f"cannot read the weights {path}: {exc.strerror or exc}.") from exc
     except DAMAGE as exc:
         raise WeightsError(f"{path} holds no weights that can be read: it is damaged, or more than tensors.") from exc
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} holds more than named tensors, and is refused.")
+    for name, tensor in state.items():
+        if not _is_stored(tensor) or not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"{path} is damaged: {shortened(name)} in it is not made of finite numbers.")
     return {name: tensor.float() for name, tensor in state.items()}
+
+
+def load_pickled(path: Path) -> Any:
+    """What ``torch.save`` has written, on the CPU; nothing in it is run, and it takes no more memory than the file.
+
+    Raises:
+        OSError: the file cannot be read.
+        Exception: any of ``DAMAGE``, and of damaged bytes others.
+    """
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            members = archive.infolist()
+        packed = any(member.compress_type != ZIP_STORED for member in members)
+        if packed or sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("larger than the file")
+    with warnings.catch_warnings():  # of what torch sees in foreign pickles a user can do nothing
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_stored(tensor: Tensor) -> bool:
+    """Whether a tensor has as many values as it says, each in memory of its own."""
+    plain = tensor.layout == torch.strided and not tensor.is_complex() and not tensor.is_quantized
+    return plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import WeightsError
+from vsr.networks.arithmetic import float32_products
 from vsr.networks.features import find_pretrained, read_weights
 
 TAPS = (1, 4, 7, 9, 10, 11, 12)
@@ -52,7 +53,7 @@ class Lpips(nn.Module):
             own = {name.removeprefix(prefix): backbone[name] for name in backbone if name.startswith(prefix)}
             self.features.load_state_dict(own, assign=True)
         except RuntimeError as exc:
-            raise WeightsError(f"the weights for LPIPS are not those of SqueezeNet 1.1: {exc}") from exc
+            raise WeightsError("the weights for LPIPS are not those of SqueezeNet 1.1.") from exc
         try:
             self.heads = nn.ParameterList(heads[f"lin{index}.model.1.weight"].flatten() for index in range(len(TAPS)))
         except KeyError as exc:
@@ -65,8 +66,9 @@ class Lpips(nn.Module):
         """Stays in eval mode, whatever the network around it does."""
         return super().train(False)
 
+    @float32_products(tf32=False)
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """The distance of each pair.
+        """The distance of each pair, in float32 on any device.
 
         Raises:
             ValueError: the shapes differ, or the pictures are smaller than 17 pixels.

@@ -17,6 +17,9 @@ from vsr.networks.features import TORCHVISION
 SLOPE = 0.2
 """Of LeakyReLU behind the convolutions of ``nearest`` upsampling."""
 
+MOST_BLOCKS = 1000
+"""Far beyond any use; a file or a command that asks for more is mistaken."""
+
 TANH_GAIN = 1.25
 """(tanh(gain * (2c - 1)) + 1) / 2 is near c on [0, 1]: 0.03 off in the mean square, 0.08 at black and at white."""
 
@@ -59,8 +62,8 @@ class Generator(nn.Module):
     it starts as interpolation of slightly less contrast (see ``TANH_GAIN``).
 
     Raises:
-        ValueError: a scale that is no power of two from 2 to 8, no block, fewer than three channels, an unknown
-            upsampling or normalisation, or a momentum outside (0, 1].
+        ValueError: a scale that is no power of two from 2 to 8, no block or more than ``MOST_BLOCKS``, fewer than three
+            channels, an unknown upsampling or normalisation, or a momentum outside (0, 1].
     """
 
     wants_unit_range = True
@@ -86,8 +89,9 @@ class Generator(nn.Module):
         super().__init__()
         if scale not in (2, 4, 8):
             raise ValueError(f"the generator's scale is 2, 4 or 8, got {scale}")
-        if blocks < 1 or channels < 3:
-            raise ValueError(f"at least one block and three channels are needed, got {blocks} and {channels}")
+        if not 1 <= blocks <= MOST_BLOCKS or channels < 3:
+            needed = f"1 to {MOST_BLOCKS} blocks and at least three channels are needed"
+            raise ValueError(f"{needed}, got {blocks} and {channels}")
         if upsampling not in ("shuffle", "nearest"):
             raise ValueError(f"the upsampling is shuffle or nearest, got {upsampling!r}")
         if normalisation not in ("none", "imagenet"):
@@ -108,7 +112,8 @@ class Generator(nn.Module):
         inputs = [channels, width, width][: int(math.log2(scale))]
         self.upsample = nn.Sequential(*(_doubling(upsampling, channels_in, width) for channels_in in inputs))
         self.tail = nn.Conv2d(width, 3, 9, padding=4)
-        self._start_as_interpolation()
+        if not self.tail.weight.is_meta:  # which has no values, and takes torch seconds to say so
+            self._start_as_interpolation()
 
     @torch.no_grad()
     def _start_as_interpolation(self) -> None:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from vsr.errors import WeightsError
+from vsr.errors import WeightsError, is_out_of_memory, shortened
 from vsr.files import write_whole
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.srgan import Generator
@@ -241,7 +241,7 @@ def read_info(path: Path) -> WeightsInfo:
     try:
         calibration = _calibration(path, metadata["calibration"]) if "calibration" in metadata else None
         return WeightsInfo(path, metadata["architecture"], json.loads(metadata["config"]), about, calibration)
-    except (KeyError, ValueError, TypeError, AttributeError) as exc:
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as exc:
         raise WeightsError(f"{path} does not say how its network is built: the metadata are damaged.") from exc
 
 
@@ -252,7 +252,7 @@ def _calibration(path: Path, text: str) -> Calibration | None:
         ranges = {name: (float(least), float(greatest)) for name, (least, greatest) in measured["ranges"].items()}
         if not all(map(math.isfinite, (red, green, blue, *chain(*ranges.values())))):
             raise ValueError("a value is not finite")
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         logger.warning("%s: its calibration cannot be read; `vsr models calibrate` writes another.", path)
         return None
     return Calibration(ranges, (red, green, blue))
@@ -269,15 +269,69 @@ def _load_file(path: Path, architectures: Mapping[str, type[nn.Module]]) -> nn.M
         raise WeightsError(f"{path} is a generator ({info.architecture}); a {', '.join(JUDGES)} is needed here.")
     if info.architecture not in architectures:
         known = ", ".join(architectures)
-        raise WeightsError(f"{path} is for an architecture {info.architecture!r} that this vsr lacks; it has {known}.")
+        other = shortened(info.architecture)
+        raise WeightsError(f"{path} is for an architecture '{other}' that this vsr lacks; it has {known}.")
+    kind = architectures[info.architecture]
     try:
-        network = architectures[info.architecture](**info.config)
+        _check_config(kind, info.config)
         with safe_open(path, framework="pt") as file:
+            _check_shapes(kind, info.config, file)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        network = kind(**info.config)
         network.load_state_dict(state)
-    except (SafetensorError, TypeError, ValueError, RuntimeError) as exc:
-        raise WeightsError(f"{path} does not fit the network that it describes: {exc}") from exc
+    except (SafetensorError, TypeError, ValueError, ArithmeticError, RuntimeError) as exc:
+        if is_out_of_memory(exc):
+            raise
+        why = shortened("".join(str(exc).splitlines()[:1]), 200)
+        raise WeightsError(f"{path} does not fit the network that it describes: {why}") from exc
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values() if tensor.is_floating_point()):
         raise WeightsError(f"{path} holds weights that are not finite; the training that wrote it has diverged.")
     return network
+
+
+def _check_config(kind: type[nn.Module], config: Any) -> None:
+    """See to it that a configuration names keywords of a network, each with a value of its type.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not isinstance(config, dict):
+        raise ValueError("its configuration has no names")
+    hints = get_type_hints(kind.__init__)
+    for name, value in config.items():
+        if name not in hints or not _is_of(value, hints[name]):
+            raise ValueError(f"its {shortened(str(name))} cannot be {shortened(str(value))}")
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return type(value) in (int, float) and abs(cast(float, value)) < math.inf
+    return any(_is_of(value, one) for one in get_args(hint)) if get_args(hint) else type(value) is hint
+
+
+def _check_shapes(kind: type[nn.Module], config: Mapping[str, Any], file: Any) -> None:
+    """Compare what a file holds with what a network needs, before either takes memory.
+
+    Raises:
+        ValueError: they differ.
+    """
+    with torch.device("meta"):
+        needed = kind(**config).state_dict()
+    names = file.keys()
+    if needed.keys() != set(names):
+        lacking = [name for name in needed if name not in names]
+        raise ValueError(f"it lacks {lacking[0]}" if lacking else f"it holds {len(names)} tensors, not {len(needed)}")
+    for name, tensor in needed.items():
+        held = file.get_slice(name)
+        shape = tuple(held.get_shape())
+        if shape != tuple(tensor.shape):
+            raise ValueError(f"{name} is {_in_words(shape)} and has to be {_in_words(tensor.shape)}")
+        if ("F" in held.get_dtype()) != tensor.is_floating_point():
+            raise ValueError(f"{name} holds numbers of the type {held.get_dtype()}")
+
+
+def _in_words(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape)) or "a single number"

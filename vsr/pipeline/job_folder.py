@@ -24,7 +24,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from vsr.errors import OutputError, UsageError
-from vsr.files import LONGEST_NAME, digest_of, name_of_at_most, read_regular, sync, write_whole
+from vsr.files import LONGEST_NAME, digest_of, lock_file, name_of_at_most, read_regular, sync, write_whole
 from vsr.pipeline.segments import Finished
 
 logger = logging.getLogger(__name__)
@@ -465,12 +464,10 @@ def job_folder(target: Path) -> Iterator[JobFolder]:
         with suppress(FileExistsError):
             job.path.mkdir()
             sync(job.path.parent)
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        lock = os.open(job.path / LOCK, flags, 0o666)
+        lock = lock_file(job.path / LOCK, target)
     except OSError as exc:
         raise OutputError(f"cannot write to the folder {target.parent}: {exc.strerror}.") from exc
     try:
-        _lock(lock, job.path / LOCK, target)
         job.look()  # another may have been here until now
         try:
             yield job
@@ -489,28 +486,6 @@ def remove_if_empty(target: Path) -> None:
         if not path.is_symlink() and [entry.name for entry in path.iterdir()] in ([], [LOCK]):
             with job_folder(target):
                 """Leaving it removes it."""
-
-
-def _lock(lock: int, path: Path, target: Path) -> None:
-    """Refuse to write what another process is writing; where the system knows no such locks, hope for the best."""
-    if not stat.S_ISREG(os.fstat(lock).st_mode):
-        raise OutputError(f"{path} is not a regular file; move {path.parent} away, or name another output.")
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise OutputError(f"another vsr is writing {target}; wait for it, or name another output.") from exc
-    except OSError:  # a filesystem without locks
-        return
-    try:
-        same = os.path.samestat(os.fstat(lock), path.lstat())
-    except FileNotFoundError:
-        same = False
-    if not same:  # the other has ended in between
-        raise OutputError(f"another vsr was writing {target}; run again.")
 
 
 def seal(folder: Path, done: Finished) -> Finished:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from vsr.files import write_whole
+from vsr.text import markdown, markdown_code
 from vsr.training.log import LOG, Rows, read_log
 from vsr.training.measure import Quality
 from vsr.training.options import TrainOptions
@@ -99,12 +100,14 @@ def write_card(output: Path, texts: Mapping[str, str], facts: Facts) -> None:
         ("crops", training["crops"]),
         *((name, f"{values} ({training['unit']})") for name, values in training["stages"].items()),
         ("follows", texts["recipe"]),
-        ("command", f"`{texts['command']}`" if texts["command"] else "from Python"),
+        ("command", texts["command"] or "from Python"),
         ("seed", training["seed"]),
         ("hardware", facts.hardware),
     ]
-    lines = [f"## {output.name}", "", f"{texts['purpose']}.", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in rows]
+    lines = [f"## {markdown(output.name)}", "", f"{markdown(texts['purpose'])}.", "", "| | |", "|---|---|"]
+    for name, value in rows:
+        as_code = name == "command" and texts["command"]
+        lines.append(f"| {name} | {markdown_code(value) if as_code else markdown(str(value))} |")
     lines += ["", f"On {facts.held_out} held-out pictures along the way:", "", *_curve(read_log(output / LOG))]
     write_whole(output / CARD, ("\n".join(lines) + "\n").encode())
 
@@ -132,6 +135,6 @@ def _curve(rows: Rows) -> Iterable[str]:
     for index in measured[::-1][::every][::-1]:
         lpips = rows["lpips"][index]
         yield (
-            f"| {rows['step'][index]:.0f} | {rows.stages[index]} | {rows['psnr_y'][index]:.2f} dB "
+            f"| {rows['step'][index]:.0f} | {markdown(rows.stages[index])} | {rows['psnr_y'][index]:.2f} dB "
             f"| {rows['ssim_y'][index]:.4f} | {'' if lpips != lpips else f'{lpips:.4f}'} |"
         )

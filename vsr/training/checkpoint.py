@@ -9,29 +9,33 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
 import torch
+from torch import Tensor
 
-from vsr.errors import CheckpointError, OutputError
-from vsr.files import publish
+from vsr.errors import CheckpointError, OutputError, in_words, is_out_of_memory, shortened
+from vsr.files import lock_file, publish
+from vsr.networks.features import load_pickled
 from vsr.training.card import CARD
 from vsr.training.game import prepare_stage
 from vsr.training.log import LOG, TENSORBOARD
 from vsr.training.measure import Quality
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import Recipe, StageName
-from vsr.training.update import Game
+from vsr.training.recipe import STAGES, Recipe, StageName
+from vsr.training.update import Game, Player
 
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "generator.safetensors"
 DISCRIMINATOR = "discriminator.safetensors"
 FIGURE = "losses.png"
 SAMPLES = "samples"
+LOCK = ".lock"
+"""Held by the process that trains into the folder."""
 FORMAT = "vsr-checkpoint-2"
 
 FILES = (CHECKPOINT, WEIGHTS, DISCRIMINATOR, LOG, FIGURE, CARD)
@@ -43,13 +47,34 @@ MAY_CHANGE = frozenset({"follows", "unit", "pretrain.length", "discriminator.len
 """Values of a recipe that may differ when a run is resumed: a stage may be made longer or shorter on the way."""
 
 
-def prepare_output(options: TrainOptions) -> None:
-    """Make the folder of a run, or find it fit to be continued or replaced.
+@contextmanager
+def run_folder(options: TrainOptions) -> Iterator[None]:
+    """Make the folder of a run and lock it, or find it fit to be continued or replaced; without a result it goes again.
 
     Raises:
-        OutputError: it holds a run and nothing was said about it, or it cannot be written.
+        OutputError: it holds a run and nothing was said about it, another process is training into it, or it cannot be
+            written.
         CheckpointError: there is nothing to continue.
     """
+    output = options.output
+    if options.resume:
+        _check_run(options)  # before a folder is made
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(output / LOCK, output)
+    except OSError as exc:
+        raise OutputError(f"cannot write to {output}: {exc.strerror}.") from exc
+    try:
+        _check_run(options)
+        yield
+    finally:
+        with suppress(OSError):
+            (output / LOCK).unlink()
+        os.close(lock)
+        _discard_if_empty(output)
+
+
+def _check_run(options: TrainOptions) -> None:
     try:
         something = any((options.output / name).exists() for name in FILES)
         if something and not (options.resume or options.overwrite):
@@ -58,19 +83,18 @@ def prepare_output(options: TrainOptions) -> None:
             )
         if options.resume and not (options.output / CHECKPOINT).exists():
             raise CheckpointError(f"nothing to resume: {options.output / CHECKPOINT} does not exist.")
-        (options.output / SAMPLES).mkdir(parents=True, exist_ok=True)
-        probe = options.output / f".vsr-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        if options.output.exists():
+            (options.output / SAMPLES).mkdir(exist_ok=True)
     except OSError as exc:
         raise OutputError(f"cannot write to {options.output}: {exc.strerror}.") from exc
 
 
-def discard_if_empty(output: Path) -> None:
+def _discard_if_empty(output: Path) -> None:
     """Remove the folder of a run that came to nothing; one with anything in it stays."""
     with suppress(OSError):
-        if [path.name for path in output.iterdir()] == [SAMPLES]:
-            (output / SAMPLES).rmdir()
+        if {path.name for path in output.iterdir()} <= {SAMPLES}:
+            with suppress(FileNotFoundError):
+                (output / SAMPLES).rmdir()
             output.rmdir()
 
 
@@ -151,34 +175,53 @@ def restore_checkpoint(game: Game, options: TrainOptions, *, fingerprint: str) -
         CheckpointError: it is damaged, of another version, or of another recipe, seed or set of pictures.
     """
     path = options.output / CHECKPOINT
+    state = _read(path)
     try:
-        _check_sums(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as exc:  # of damaged bytes the unpickler raises anything from KeyError to UnicodeDecodeError
-        raise CheckpointError(f"{path} cannot be read: {exc}") from exc
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of this version of vsr.")
-    changed = list(_differences(state, game.recipe, options.seed, fingerprint))
-    if changed:
-        raise CheckpointError(
-            f"{path} belongs to another run ({'; '.join(changed)}). Give the same again, or start a new run from its "
-            f"weights: --init {options.output / WEIGHTS}."
-        )
-    try:
+        changed = list(_differences(state, game.recipe, options.seed, fingerprint))
+        if changed:
+            raise CheckpointError(
+                f"{path} belongs to another run ({'; '.join(changed)}). Give the same again, or start a new run from "
+                f"its weights: --init {options.output / WEIGHTS}."
+            )
+        _check_counters(state)
         prepare_stage(game, state["stage"], options)
+        _check_networks(state, game)
         game.generator.plain.load_state_dict(state["generator"])
         game.generator.optimizer.optimizer.load_state_dict(state["generator_optimizer"])
         game.ema.load_state_dict(state["ema"])
         if game.discriminator is not None:
             game.discriminator.plain.load_state_dict(state["discriminator"])
             game.discriminator.optimizer.optimizer.load_state_dict(state["discriminator_optimizer"])
-        game.fabric.strategy.precision.load_state_dict(state["scaler"])
+        if state["scaler"]:  # the run may have had another precision
+            game.fabric.strategy.precision.load_state_dict(state["scaler"])
         game.step, game.stage_step, game.best = state["step"], state["stage_step"], state["best"]
         game.quality = None if state["quality"] is None else Quality(**state["quality"])
         length: int = state["lengths"][game.stage]
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as exc:
-        raise CheckpointError(f"{path} is damaged: {exc}") from exc
+    except (AttributeError, LookupError, ArithmeticError, RuntimeError, TypeError, ValueError) as exc:
+        why = str(exc) if isinstance(exc, _Damage) else "its parts do not belong together"
+        raise CheckpointError(
+            f"{path} is damaged: {why}. Start a new run from its weights: --init {options.output / WEIGHTS}."
+        ) from exc
     return length
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What ``save_checkpoint`` wrote.
+
+    Raises:
+        CheckpointError: it is damaged, something else, or of another version.
+    """
+    try:
+        _check_sums(path)
+        state = load_pickled(path)
+    except Exception as exc:  # of damaged bytes the unpickler raises anything from KeyError to UnicodeDecodeError
+        if is_out_of_memory(exc):
+            raise
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "it is damaged, or no checkpoint of vsr"
+        raise CheckpointError(f"{path} cannot be read: {reason}.") from exc
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of this version of vsr.")
+    return state
 
 
 def _check_sums(path: Path) -> None:
@@ -189,14 +232,84 @@ def _check_sums(path: Path) -> None:
         raise ValueError(f"{damaged} in it is damaged.")
 
 
+class _Damage(ValueError):
+    """What is wrong with a checkpoint, in words."""
+
+
+def _check_counters(state: Mapping[str, Any]) -> None:
+    """See to it that all that is no tensor is what ``save_checkpoint`` writes.
+
+    Raises:
+        _Damage: it is not.
+    """
+    if state["stage"] not in STAGES:
+        raise _Damage(f"it knows no stage {shortened(str(state['stage']))}")
+    counts = {"step": state["step"], "stage_step": state["stage_step"], **state["lengths"]}
+    for name, count in counts.items():
+        if type(count) is not int or not 0 <= count < 1 << 53:
+            raise _Damage(f"its {shortened(str(name))} is no number of updates")
+    if state["stage_step"] > state["step"] or not state["lengths"].keys() <= set(STAGES):
+        raise _Damage("its counts of updates contradict each other")
+    quality = {} if state["quality"] is None else asdict(Quality(**state["quality"]))
+    measured = [value for name, value in quality.items() if name != "lpips" or value is not None]
+    for value in (*measured, *state["best"].values(), *state["scaler"].values()):
+        if type(value) not in (int, float) or value != value:
+            raise _Damage("a measurement in it is no number")
+
+
+def _check_networks(state: Mapping[str, Any], game: Game) -> None:
+    """See to it that the tensors of a checkpoint are those of a run's networks and optimisers.
+
+    Raises:
+        _Damage: they are not.
+    """
+    players = {"generator": game.generator, "discriminator": game.discriminator}
+    for name, player in players.items():
+        if player is not None:
+            _check_tensors(name, state[name], player.plain.state_dict())
+            _check_optimizer(name, state[f"{name}_optimizer"], player)
+    _check_tensors("moving average", state["ema"], game.ema.state_dict())
+
+
+def _check_tensors(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    alike = given.keys() == wanted.keys() and all(_is_like(given[name], wanted[name]) for name in wanted)
+    if not alike:
+        raise _Damage(f"its {what} is of another shape, or not finite")
+
+
+def _check_optimizer(name: str, given: Mapping[str, Any], player: Player) -> None:
+    optimizer = player.optimizer.optimizer
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    wanted = optimizer.state_dict()["param_groups"]
+    rates = [group.pop("lr", None) for group in given["param_groups"]]  # set anew at each update
+    same = [{key: value for key, value in group.items() if key != "lr"} for group in wanted] == given["param_groups"]
+    for group, rate in zip(given["param_groups"], rates, strict=True):
+        group["lr"] = rate
+    moments = given["state"]
+    complete = moments.keys() in (set(), set(range(len(parameters))))
+    for number in moments if complete else ():
+        entry = moments[number]
+        complete &= entry.keys() == {"step", "exp_avg", "exp_avg_sq"} and entry["step"].numel() == 1
+        complete &= all(_is_like(entry[key], parameters[number]) for key in ("exp_avg", "exp_avg_sq"))
+        complete &= bool(torch.isfinite(entry["step"]).all()) and bool((entry["exp_avg_sq"] >= 0).all())
+    if not same or not complete or not all(type(rate) is float for rate in rates):
+        raise _Damage(f"what the optimiser of its {name} remembers is of another shape, or not finite")
+
+
+def _is_like(given: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor can be taken over."""
+    same = given.shape == wanted.shape and given.is_floating_point() == wanted.is_floating_point()
+    return same and bool(torch.isfinite(given).all())
+
+
 def _differences(state: Mapping[str, Any], recipe: Recipe, seed: int, fingerprint: str) -> Iterator[str]:
-    wanted, recorded = _flat(asdict(recipe)), _flat(state.get("recipe", {}))
+    wanted, recorded = _flat(asdict(recipe)), _flat(state["recipe"])
     for name in sorted(wanted.keys() | recorded.keys()):
         if name not in MAY_CHANGE and wanted.get(name) != recorded.get(name):
-            yield f"{name} was {recorded.get(name)!r} and is now {wanted.get(name)!r}"
-    if seed != state.get("seed"):
-        yield f"the seed was {state.get('seed')} and is now {seed}"
-    if fingerprint != state.get("pictures"):
+            yield f"{shortened(name)} was {in_words(recorded.get(name))} and is now {in_words(wanted.get(name))}"
+    if seed != state["seed"]:
+        yield f"the seed was {in_words(state['seed'])} and is now {seed}"
+    if fingerprint != state["pictures"]:
         yield "the pictures are others"
 
 

@@ -13,6 +13,8 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from logging.handlers import QueueHandler
 from queue import Empty
@@ -26,6 +28,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from vsr.errors import TrainingError, UsageError, VsrError
 from vsr.inference.device import choose_device
+from vsr.networks.arithmetic import float32_products
 from vsr.training.options import TrainOptions
 
 Report = Callable[[Any], None]
@@ -56,10 +59,14 @@ def launch(work: Callable[..., T], options: TrainOptions, report: Report, should
         TrainingError: a process died.
         VsrError: whatever ``work`` raised, in whichever process.
     """
+    options = _joining(options)
     fabric = _fabric(options)
     if options.devices * options.nodes == 1 or _started_by_others():
         fabric.launch()
-        return work(fabric, options, report, should_stop)
+        if not fabric.is_global_zero:
+            logging.getLogger("vsr").setLevel(logging.ERROR)  # one of them tells
+        with _arithmetic(fabric, options):
+            return work(fabric, options, report, should_stop)
     others = set(multiprocessing.active_children())
     relay = _Relay(report, should_stop)
     try:
@@ -150,7 +157,8 @@ def _in_process(fabric: Fabric, *, work: Callable[..., Any], options: TrainOptio
         messages.put(("report", content))
 
     try:
-        result = work(fabric, options, report, stop.is_set)
+        with _arithmetic(fabric, options):
+            result = work(fabric, options, report, stop.is_set)
     except VsrError as exc:
         messages.put(("error", exc))
         raise
@@ -174,12 +182,56 @@ class _Forward(QueueHandler):
         self._messages.put(("log", record))
 
 
+def _joining(options: TrainOptions) -> TrainOptions:
+    """The options of a process that others have started: one of as many as they say.
+
+    Raises:
+        UsageError: the options ask for another number, or the batch does not divide among so many.
+    """
+    started = _started_processes()
+    asked = options.devices, options.nodes
+    if started is None or started == asked:
+        return options
+    if asked != (1, 1):
+        raise UsageError(
+            f"--devices {options.devices} --nodes {options.nodes} asks for others than torchrun or srun has started, "
+            f"--devices {started[0]} --nodes {started[1]}: leave both out."
+        )
+    return replace(options, devices=started[0], nodes=started[1])
+
+
+def _started_processes() -> tuple[int, int] | None:
+    """Processes on each machine, and machines, that torchrun or srun has started to train together; None: neither.
+
+    Raises:
+        UsageError: srun has not told them how many are on each machine.
+    """
+    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        whole = _number("WORLD_SIZE", 1)
+        each = _number("LOCAL_WORLD_SIZE", whole)
+    elif "SLURM_PROCID" in os.environ and _number("SLURM_STEP_NUM_TASKS", 1) > 1:
+        whole = _number("SLURM_STEP_NUM_TASKS", 1)
+        each = _number("SLURM_NTASKS_PER_NODE", 0)
+        if not each:
+            raise UsageError(f"srun has started {whole} processes, not so many on each machine: --ntasks-per-node.")
+    else:
+        return None
+    return (each, whole // each) if whole % each == 0 else None
+
+
+def _number(variable: str, otherwise: int) -> int:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isascii() and text.isdigit() and int(text) else otherwise
+
+
+def _arithmetic(fabric: Fabric, options: TrainOptions) -> AbstractContextManager[None]:
+    """How CUDA takes float32, in each process for the length of its work."""
+    return float32_products(tf32=_precision(options, fabric.device) == "tf32")
+
+
 def _fabric(options: TrainOptions) -> Fabric:
-    device = choose_device(options.device)
+    device = choose_device(str(options.device))
     precision = _precision(options, device)
-    if precision == "tf32":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
     several = options.devices * options.nodes > 1
     if device.type == "mps" and several:
         raise UsageError("several processes share CPUs or CUDA devices, not mps: take --device cpu.")
@@ -210,12 +262,17 @@ def _meet_on_loopback() -> None:
 
 def _precision(options: TrainOptions, device: torch.device) -> str:
     if options.precision == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        # Older GPUs emulate bf16, at less than the speed of fp32.
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if has_bf16 else "fp32"
     if device.type == "cpu" and options.precision in ("fp16", "tf32"):
         raise UsageError(f"--precision {options.precision} needs a GPU; the CPU computes in fp32 or bf16.")
+    if device.type == "mps" and options.precision == "tf32":
+        raise UsageError("--precision tf32 needs a CUDA device; mps computes in fp32, fp16 or bf16.")
     return options.precision
 
 
 def _started_by_others() -> bool:
     """Whether torchrun or a scheduler has started a process for each device already."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or ("SLURM_NTASKS" in os.environ and "SLURM_PROCID" in os.environ)
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ or ("LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ)
+    return torchrun or ("SLURM_NTASKS" in os.environ and "SLURM_PROCID" in os.environ)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vsr.imaging.metrics import psnr_y, ssim_y
+from vsr.networks.arithmetic import float32_products
 
 LARGEST = 320
 """Edge of the middle part of a picture that is measured, in pixels: enough to see the trend, and quick."""
@@ -54,11 +55,12 @@ def middle(picture: Tensor, scale: int) -> Tensor:
     return picture[:, top : top + height, left : left + width].contiguous()
 
 
+@float32_products(tf32=False)
 @torch.inference_mode()
 def measure(
     generator: nn.Module, held_out: Sequence[HeldOut], lpips: nn.Module | None, *, scale: int, device: torch.device
 ) -> tuple[Quality | None, list[Tensor]]:
-    """Upscale the held-out pictures and compare them with their originals.
+    """Upscale the held-out pictures and compare them with their originals, in float32 whatever the run computes in.
 
     Args:
         generator: (N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w).
@@ -79,7 +81,7 @@ def measure(
         sr = generator(lr.contiguous(memory_format=torch.channels_last))
         sr = sr.mul(255).round().clamp(0, 255) / 255
         distance = float("nan") if lpips is None else float(lpips(sr, hr))
-        values.append((float(psnr_y(sr.cpu(), hr.cpu(), border=scale)), float(ssim_y(sr, hr, border=scale)), distance))
+        values.append((float(psnr_y(sr, hr, border=scale)), float(ssim_y(sr, hr, border=scale)), distance))
         upscaled.append(sr[0].mul(255).round().byte().cpu())
     generator.train(was_training)
     if not values:

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vsr.errors import UsageError, unknown_choices
 from vsr.training.recipe import STAGES, Recipe, StageName
 from vsr.training.recipes import RECIPES
+
+if TYPE_CHECKING:
+    import torch
+
+    DeviceName = str | torch.device
+else:
+    DeviceName = str  # what a device of torch's is turned into, so that nothing here imports torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +66,16 @@ class TrainOptions:
     tensorboard: bool = False
     """Write the log for TensorBoard too."""
 
-    device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    device: DeviceName = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or a device of torch's."""
     devices: int = 1
-    """Processes on this machine, each with a GPU of its own, or on the CPU; they share each batch."""
+    """Processes on this machine, each with a GPU of its own, or on the CPU; they share each batch. Under torchrun those
+    that it has started."""
     nodes: int = 1
     """Machines that share each batch; each is told MASTER_ADDR, MASTER_PORT and NODE_RANK by its environment."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """Arithmetic of the networks; weights, losses and optimisers stay in float32. ``auto``: bf16 on GPUs that have it,
-    else fp32."""
+    else fp32. ``tf32``: float32 whose products CUDA rounds, on Ampere and newer."""
     compile: bool = False
     """Compile the networks by ``torch.compile``; pays on a GPU in long runs."""
     cache: Literal["auto", "ram", "gpu", "none"] = "auto"
@@ -80,6 +88,7 @@ class TrainOptions:
     """Start anew in an ``output`` that holds a run already."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "device", str(self.device))
         wrong = unknown_choices(self)
         for name in ("validate_every", "checkpoint_every", "log_every", "devices", "nodes", "workers"):
             if getattr(self, name) < 1:

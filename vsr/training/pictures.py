@@ -162,7 +162,7 @@ class PictureSet:
                 return picture
             words = f"{file.name} is {picture.shape[1]}x{picture.shape[0]}, where its header says {width}x{height}"
         except InputError as exc:
-            if isinstance(exc.__cause__, OSError):  # a disk that has gone is no reason to train on other pictures
+            if getattr(exc.__cause__, "errno", None) is not None:  # of a disk that has gone: no reason to go on without
                 raise
             words = str(exc)
         with self._lock:

@@ -262,6 +262,8 @@ class Recipe:
         for name in ("blocks", "batch_size", "crops_per_picture", "discriminator_channels"):
             if getattr(self, name) < 1:
                 wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.blocks > 1000:
+            wrong.append(f"blocks must be at most 1000, got {self.blocks}")
         if self.channels < 3:
             wrong.append(f"channels must be at least 3, got {self.channels}")
         least = max(16, 4 * self.scale)

@@ -15,16 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from vsr.errors import InputError, TrainingDataError
 from vsr.media.images import ENDINGS, Stored
 from vsr.media.images import PictureFile as PictureFile
+from vsr.media.opening import files_only
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the number of pictures done and of all."""
+
+_LARGEST_LIST = 64 << 20
+"""Bytes of a list of parts; CelebA's has four million."""
 
 _NAMED = 5
 """Pictures left out for one reason that are named; the others are counted."""
@@ -193,7 +197,7 @@ def _in_packed_folder(archive: Path, below: PurePosixPath) -> Iterator[PictureFi
 def _members(archive: Path) -> list[ZipInfo]:
     """The pictures of an archive."""
     try:
-        with ZipFile(archive) as opened:
+        with open(archive, "rb", opener=files_only) as file, ZipFile(file) as opened:
             infos = {info.filename: info for info in opened.infolist()}
     except OSError as exc:
         raise TrainingDataError(f"cannot read {archive}: {exc.strerror}.") from exc
@@ -210,10 +214,7 @@ def _members(archive: Path) -> list[ZipInfo]:
 
 
 def _member(archive: Path, info: ZipInfo, relative: str) -> PictureFile:
-    stored = None
-    if info.compress_type in (ZIP_STORED, ZIP_DEFLATED):
-        stored = Stored(info.header_offset, info.compress_size, info.compress_type, info.CRC)
-    return PictureFile(archive, info.filename, relative, stored)
+    return PictureFile(archive, info.filename, relative, Stored.of(info))
 
 
 def _is_visible(name: str) -> bool:
@@ -312,6 +313,8 @@ def _celeba_partition(path: Path, member: str) -> dict[str, int]:
             names = set(archive.namelist())
             for near in [str(up / name) for up in (inside, *inside.parents) for name in _PARTITIONS]:
                 if near in names:
+                    if archive.getinfo(near).file_size > _LARGEST_LIST:
+                        raise TrainingDataError(f"{path}:{near} is too large for a list of pictures.")
                     return _parse_partition(archive.read(near).decode(errors="replace"), f"{path}:{near}")
         path = path.parent / path.stem  # as if unpacked
     for up in (path, *path.parents[:2]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from vsr.errors import CheckpointError, TrainingError, UsageError, WeightsError,
 from vsr.networks.lpips import load_lpips
 from vsr.training.batches import Batches, load_pictures, updates_of
 from vsr.training.card import Facts, hardware
-from vsr.training.checkpoint import WEIGHTS, discard_if_empty, prepare_output, remove_old_run, restore_checkpoint
+from vsr.training.checkpoint import WEIGHTS, remove_old_run, restore_checkpoint, run_folder
 from vsr.training.game import begin_stage, new_game
 from vsr.training.launch import launch
 from vsr.training.log import LOG, Statistics, find_tensorboard, read_log, summarise
@@ -48,6 +48,7 @@ class TrainSummary:
         quality: on the held-out pictures, None without any.
         losses: stage -> term -> statistics over the log.
         stopped: True when ``should_stop`` ended the run before its last update.
+        rank: of the process among all that train; only the first, 0, has statistics.
     """
 
     weights: Path
@@ -56,6 +57,7 @@ class TrainSummary:
     quality: Quality | None
     losses: Mapping[str, Mapping[str, Statistics]]
     stopped: bool
+    rank: int = 0
 
 
 def train(
@@ -81,7 +83,7 @@ def train(
         WeightsError: weights to start from, or of the content network, are missing or damaged.
         CheckpointError: the output holds a run that cannot be continued so.
         TrainingError: a loss is no longer finite, memory is exhausted, or a process died.
-        OutputError: the output cannot be written.
+        OutputError: the output cannot be written, or another process is training into it.
     """
     return launch(fit, options, progress or (lambda at: None), should_stop or (lambda: False))
 
@@ -93,14 +95,8 @@ def fit(
     should_stop: Callable[[], bool],
 ) -> TrainSummary:
     """What each process of a run does; see ``train``."""
-    if fabric.is_global_zero:
-        prepare_output(options)
-    try:
-        with _out_of_memory_explained(fabric, options):
-            return _fit(fabric, options, report, should_stop)
-    finally:
-        if fabric.is_global_zero:
-            discard_if_empty(options.output)
+    with run_folder(options) if fabric.is_global_zero else nullcontext(), _out_of_memory_explained(fabric, options):
+        return _fit(fabric, options, report, should_stop)
 
 
 def _fit(
@@ -140,7 +136,9 @@ def _fit(
             watch.close()
     fabric.barrier()
     losses = summarise(read_log(options.output / LOG)) if watch is not None else {}
-    return TrainSummary(options.output / WEIGHTS, game.stage, game.step, game.quality, losses, stopped)
+    return TrainSummary(
+        options.output / WEIGHTS, game.stage, game.step, game.quality, losses, stopped, fabric.global_rank
+    )
 
 
 @contextmanager

@@ -1,0 +1,91 @@
+"""A device that stands in for Apple's MPS: it computes on the CPU, and refuses the types that MPS lacks.
+
+It goes by the name ``meta``, whose tensors torch itself gives no values. Here they have some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+DEVICE = torch.device("meta")
+LACKING = (torch.float64, torch.complex128, torch.uint16, torch.uint32, torch.uint64)
+"""Types that no tensor there may have."""
+
+
+@contextmanager
+def limited_device() -> Iterator[torch.device]:
+    """Within it, ``DEVICE`` computes."""
+    with _FromLists(), _Factories():
+        yield DEVICE
+
+
+class _FromLists(TorchFunctionMode):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is torch.tensor and kwargs.get("device") == DEVICE:
+            return torch.tensor(*args, **{**kwargs, "device": None}).to(DEVICE)
+        return function(*args, **kwargs)
+
+
+class _Factories(TorchDispatchMode):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(function, args, kwargs or {})
+
+
+class _There(Tensor):
+    """A tensor of that device, and the one on the CPU that holds its values."""
+
+    held: Tensor
+    is_meta = False
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> _There:
+        if held.dtype in LACKING:
+            raise TypeError(f"the device has no {held.dtype}")
+        layout = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
+        there = Tensor._make_wrapper_subclass(cls, held.size(), device=DEVICE, **layout)  # type: ignore[attr-defined]
+        there.held = held
+        return there
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(function, args, kwargs or {})
+
+    def tolist(self) -> Any:
+        return self.held.tolist()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.held.__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        copy = self.detach().clone().requires_grad_(self.requires_grad)
+        return nn.Parameter(copy, self.requires_grad) if isinstance(self, nn.Parameter) else copy
+
+
+def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Any operation, on the values on the CPU; what it makes of tensors there lies there too."""
+    seen: list[bool] = []
+
+    def values_of(given: Any) -> Any:
+        seen.append(isinstance(given, _There))
+        return given.held if seen[-1] else given
+
+    on_cpu = tree_map(values_of, args), tree_map(values_of, kwargs)
+    stays = any(seen)
+    if kwargs.get("device") is not None:
+        stays = torch.device(kwargs["device"]) == DEVICE
+        on_cpu[1]["device"] = torch.device("cpu")
+    result = function(*on_cpu[0], **on_cpu[1])
+    if not stays:
+        return result
+    if args and result is on_cpu[0][0]:  # in place
+        return args[0]
+    return tree_map(lambda made: _There(made) if isinstance(made, Tensor) else made, result)

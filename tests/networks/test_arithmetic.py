@@ -1,0 +1,51 @@
+"""What is chosen holds within, and the caller's choice again behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from vsr.networks.arithmetic import float32_products
+
+
+def chosen() -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.fixture(params=["highest", "high", "medium"], autouse=True)
+def callers(request: pytest.FixtureRequest) -> Iterator[tuple[str, bool]]:
+    before = chosen()
+    torch.set_float32_matmul_precision(request.param)
+    torch.backends.cudnn.allow_tf32 = request.param != "highest"
+    yield chosen()
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_float32_and_tf32(callers: tuple[str, bool]) -> None:
+    with float32_products(tf32=True):
+        assert chosen() == ("high", True) and torch.backends.cuda.matmul.allow_tf32
+        with float32_products(tf32=False):
+            assert chosen() == ("highest", False) and not torch.backends.cuda.matmul.allow_tf32
+        assert chosen() == ("high", True)
+    assert chosen() == callers
+
+
+def test_an_exception_leaves_the_callers_choice(callers: tuple[str, bool]) -> None:
+    with pytest.raises(KeyError), float32_products(tf32=True):
+        raise KeyError
+    assert chosen() == callers
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_float32_is_float32() -> None:
+    """TF32 keeps 11 bits; so many products of one sign show it."""
+    conv = nn.Conv2d(64, 8, 3).cuda()
+    x = torch.rand(1, 64, 16, 16, device="cuda")
+    exact = deepcopy(conv).double()(x.double())
+    with torch.no_grad(), float32_products(tf32=False):
+        assert float((conv(x) - exact).abs().max()) < 1e-5

@@ -1,0 +1,43 @@
+"""Run by a test: the gradients of one update by processes that share one device, as ``FOLDER/PROCESSES-COMPILED.pt``.
+
+WORLD_SIZE=2 RANK=0 LOCAL_RANK=0 ... python on_one_device.py DEVICE COMPILED FORM FOLDER
+
+Each process is a machine of its own as far as Fabric knows, and they talk by gloo, since NCCL wants a GPU for each.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from joined_gradients import TINY, one_update
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.double import DoublePrecision
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+from vsr.training.options import TrainOptions
+from vsr.training.recipe import override
+
+
+def main(device: str, compiled: bool, form: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if device == "cpu":  # where compiling takes a minute; what is traced is the same
+        torch.compile = partial(torch.compile, backend="aot_eager")
+    strategy = DDPStrategy(process_group_backend="gloo", start_method="popen") if processes > 1 else "auto"
+    fabric = Fabric(accelerator=device, devices=1, num_nodes=processes, strategy=strategy, plugins=DoublePrecision())
+    fabric.launch()
+    recipe = override(TINY, adversarial_form=form)
+    found = one_update(fabric, TrainOptions(data=(), output=folder, recipe=recipe, compile=compiled, device=device))
+    if fabric.is_global_zero:
+        gradients, seen = found
+        on_cpu = ({name: tensor.cpu() for name, tensor in part.items()} for part in (gradients, seen))
+        torch.save(tuple(on_cpu), folder / f"{processes}-{compiled}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2] == "True", sys.argv[3], Path(sys.argv[4]))
