@@ -46,6 +46,17 @@ def limited_device() -> Iterator[torch.device]:
         yield device
 
 
+@pytest.fixture
+def restored_precisions() -> Iterator[None]:
+    """Sets back by hand how float32 is computed on CUDA, which a test sets; a process of its own would be slower."""
+    yield
+    torch.backends.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
+    torch.backends.cuda.matmul.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.fp32_precision = "none"
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision = "tf32"
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real pictures and clips that VSR_TEST_DATA names."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any
@@ -60,19 +60,6 @@ ASKED_FOR_TF32 = {
     "half of it not": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
 }
 """The ways of torch's users to ask for TF32."""
-
-
-@pytest.fixture
-def restored_precisions() -> Iterator[None]:
-    """Sets back by hand what a test sets; a process of its own would be slower."""
-    untouched = precisions()
-    yield
-    torch.backends.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
-    torch.backends.cuda.matmul.fp32_precision = "none"
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cuda.matmul.fp32_precision = "none"
-    torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision = "tf32"
-    assert precisions() == untouched
 
 
 @pytest.mark.filterwarnings("ignore:Please use the new API")  # of torch 2.9, about the old ones

@@ -1,8 +1,7 @@
-"""What is chosen holds within, and the caller's choice again behind it."""
+"""What is chosen holds within, and the caller's choice again after it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 
 import pytest
@@ -17,13 +16,10 @@ def chosen() -> tuple[str, bool]:
 
 
 @pytest.fixture(params=["highest", "high", "medium"], autouse=True)
-def callers(request: pytest.FixtureRequest) -> Iterator[tuple[str, bool]]:
-    before = chosen()
+def callers(request: pytest.FixtureRequest, restored_precisions: None) -> tuple[str, bool]:
     torch.set_float32_matmul_precision(request.param)
     torch.backends.cudnn.allow_tf32 = request.param != "highest"
-    yield chosen()
-    torch.set_float32_matmul_precision(before[0])
-    torch.backends.cudnn.allow_tf32 = before[1]
+    return chosen()
 
 
 def test_float32_and_tf32(callers: tuple[str, bool]) -> None:

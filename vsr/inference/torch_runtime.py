@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+
+from vsr.networks.arithmetic import float32_products
 
 logger = logging.getLogger(__name__)
 
@@ -22,38 +24,15 @@ MOST_RECORDED = 8
 
 @contextmanager
 def exact_on_cuda() -> Iterator[None]:
-    """Have CUDA compute float32 in float32, by kernels that no race decides; what was set before is set again.
-
-    TF32 rounds what convolutions and products are given to 10 bits. torch has an old and a new way to ask for it, and
-    refuses to go on where they disagree: the old one is taken back where it tells, then what is left by the new one.
-    """
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    operations: list[Any] = [cudnn.conv, cudnn.rnn, matmul]  # type: ignore[attr-defined]
-    before = [operation.fp32_precision for operation in operations]
+    """Have CUDA compute float32 in float32, by kernels that no race decides; what was set before is set again."""
+    cudnn = torch.backends.cudnn
     enabled, benchmark = cudnn.enabled, cudnn.benchmark
-    allowed, highest = False, "highest"
+    cudnn.enabled, cudnn.benchmark = True, False
     try:
-        cudnn.enabled, cudnn.benchmark = True, False
-        with suppress(RuntimeError):  # the old and the new way disagree already
-            if allowed := cudnn.allow_tf32:
-                cudnn.allow_tf32 = False
-        with suppress(RuntimeError):
-            if (highest := torch.get_float32_matmul_precision()) != "highest":
-                torch.set_float32_matmul_precision("highest")
-        for operation in operations:
-            if operation.fp32_precision == "tf32":
-                operation.fp32_precision = "ieee"
-        yield
+        with float32_products(tf32=False):
+            yield
     finally:
         cudnn.enabled, cudnn.benchmark = enabled, benchmark
-        if allowed:
-            cudnn.allow_tf32 = True
-        if highest != "highest":
-            torch.set_float32_matmul_precision(highest)
-        for operation, precision in zip(operations, before, strict=True):
-            for again in ("none", precision):  # "none" takes what is set for all, as it may have done
-                if operation.fp32_precision != precision:
-                    operation.fp32_precision = again
 
 
 class TorchRuntime:
