@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 def main() -> None:
     """Run the command; a signal that comes before it, or after it, ends the process at once and with no traceback."""
+    atexit.register(_ignore_signals)  # the first to be registered is the last to be called
     _end_on_signals(INTERRUPTED)
     _open_standard_streams()
     from vsr.cli import main as command
@@ -42,6 +44,15 @@ def _end(code: int) -> None:
         with suppress(OSError):
             os.write(2, b"vsr: interrupted.\n")
     os._exit(code)
+
+
+def _ignore_signals() -> None:
+    """Let what is left of the end come to its exit code: Python is about to take its own handlers away.
+
+    A signal would end the process then as if nobody had expected it, while libraries are being unloaded.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _open_standard_streams() -> None:

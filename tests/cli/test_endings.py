@@ -143,6 +143,24 @@ def test_a_worker_that_is_ended_at_its_birth_is_replaced(
     assert "Traceback" not in stderr and "vsr: a worker ended with " in stderr
 
 
+LATE_SIGNAL = """
+import ctypes, sys
+from vsr.__main__ import main
+
+libc = ctypes.CDLL(None)
+libc.on_exit.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+libc.on_exit(ctypes.cast(libc["raise"], ctypes.c_void_p), None)  # which is given the exit code, and SIGINT is 2
+sys.argv = ["vsr", "--no-such-option"]
+main()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="on_exit(3) is of glibc")
+def test_a_signal_while_libraries_are_unloaded_changes_no_exit_code() -> None:
+    done = subprocess.run([sys.executable, "-c", LATE_SIGNAL], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "No such option" in done.stderr) == (2, True)
+
+
 def test_three_times_ctrl_c(make_clip: MakeClip, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
     process = start(make_clip(**LONG), "--jobs", 2)
     wait_until(lambda: list(tmp_path.glob("out.mp4.vsr-job/.0*-*")), process)
