@@ -210,8 +210,7 @@ def choose_video(container: InputContainer, path: Path) -> VideoStream:
         raise InputError(f"the video of {path} is of a format that this build of libav cannot decode.")
     # Not pix_fmt, by which PyAV 17 crashes where there is none.
     if not context.width or not context.height or context.format is None:
-        if not any(packet.size for packet in packets_of(container, chosen)):
-            raise InputError(ONLY_HEADER.format(path))
+        _first_frame(container, chosen, path)  # which may say why
         raise InputError(f"{path} is damaged: its video stream does not say how large its frames are.")
     return chosen
 
