@@ -97,6 +97,17 @@ def _has_default(case: Case, one: Deviation) -> bool:
     return any("default" in stream.dispositions for stream in streams if stream.kind == kind)
 
 
+def _is_of_chapters(case: Case, one: Deviation) -> bool:
+    if case.source is None or not case.source.header.chapters or any(each.about == "chapters" for each in case.found):
+        return False
+    return any(stream.index == one.size and stream.kind == "data" for stream in case.source.header.streams)
+
+
+def _grows_past_720(case: Case) -> bool:
+    heights = [clip.track.frames[0].size[1] for clip in (case.source, case.output) if clip is not None]
+    return len(heights) == 2 and heights[0] < 720 <= heights[1]
+
+
 REASONS = (
     Reason("exit", lambda case, _: case.code == 1 and not (case.source or case.output), "no video for ffmpeg either"),
     Reason(
@@ -134,6 +145,7 @@ REASONS = (
         lambda case, _: case.name.endswith((".mkv", ".webm")),
         "Matroska states no length of the last frame, only a rate",
     ),
+    Reason("stream left out", lambda case, one: _is_of_chapters(case, one), "a track of the chapters, which are kept"),
     Reason("stream left out", lambda case, one: case.says(f"stream {one.size:.0f}", "left out"), "vsr names it"),
     Reason("content .*", lambda case, one: case.says(f"stream {one.size:.0f}", "converted"), "vsr names it"),
     Reason(
@@ -178,6 +190,11 @@ REASONS = (
         "tag range",
         lambda case, one: _becomes("tv", "-")(case, one) and case.codec == "h264",
         "limited is what H.264 means where none is stated",
+    ),
+    Reason(
+        "tag matrix|tag range",
+        lambda case, one: _grows_past_720(case) and _becomes("-", "bt709|tv")(case, one),
+        "nobody stated a matrix, and players guess another from 720 lines up: the one that was written is stated",
     ),
     Reason(
         "disposition",

@@ -82,8 +82,8 @@ def test_keys_with_dots_hide_no_title_from_players(
 
 
 def test_keys_with_dots_alone_are_kept(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
-    ffmpeg("-i", make_clip("source.mp4"), "-c", "copy", "-movflags", "use_metadata_tags",
-           "-metadata", "com.android.version=14", tmp_path / "in.mp4")  # fmt: skip
+    told = ("-metadata", "com.android.version=14", "-metadata", "location-eng=+10.0-020.0/")
+    ffmpeg("-i", make_clip("source.mp4"), "-c", "copy", "-movflags", "use_metadata_tags", *told, tmp_path / "in.mp4")
     with av.open(str(upscaled(tmp_path / "in.mp4", "out.mp4"))) as container:
         assert container.metadata["com.android.version"] == "14"
 

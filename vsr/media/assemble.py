@@ -398,7 +398,8 @@ def _has_keys_of_its_own(clip: ClipInfo, container: Container) -> bool:
 
     That list has no ``com.android.version``; where names are free, a player finds no title, and no cover art.
     """
-    keys = {key for key in clip.metadata if key not in (*BRANDS, "encoder", "creation_time", "location")}
+    every = {*BRANDS, "encoder", "creation_time", "location"}  # which both ways keep, with a language behind or without
+    keys = {key for key in clip.metadata if key.partition("-")[0] not in every}
     own = {key for key in keys if "." in key}
     return bool(own) and (container.muxer == "mov" or own == keys)
 
