@@ -1,10 +1,13 @@
 """A device that stands in for Apple's MPS: it computes on the CPU, and refuses the types that MPS lacks.
 
+As every device does, it refuses tensors of two devices in one operation.
+
 It goes by the name ``meta``, whose tensors torch itself gives no values. Here they have some.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,11 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("meta")
 LACKING = (torch.float64, torch.complex128, torch.uint16, torch.uint32, torch.uint64)
 """Types that no tensor there may have."""
+
+CROSSING = re.compile(r"aten\.(to|_to_copy|copy_|index|index_put_)\.")
+"""Operations that may take tensors of two devices, by name: copies, and what is given indices."""
 
 
 @contextmanager
@@ -70,22 +76,31 @@ class _There(Tensor):
         return nn.Parameter(copy, self.requires_grad) if isinstance(self, nn.Parameter) else copy
 
 
-def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def _run(function: Any, args: Any, kwargs: Any) -> Any:
     """Any operation, on the values on the CPU; what it makes of tensors there lies there too."""
-    seen: list[bool] = []
-
-    def values_of(given: Any) -> Any:
-        seen.append(isinstance(given, _There))
-        return given.held if seen[-1] else given
-
-    on_cpu = tree_map(values_of, args), tree_map(values_of, kwargs)
-    stays = any(seen)
-    if kwargs.get("device") is not None:
-        stays = torch.device(kwargs["device"]) == DEVICE
-        on_cpu[1]["device"] = torch.device("cpu")
+    if function is torch.ops.aten._has_compatible_shallow_copy_type.default:
+        return False  # a parameter that has moved is another
+    given = tree_leaves((args, kwargs))
+    tensors = [leaf for leaf in given if isinstance(leaf, Tensor)]
+    targets = [leaf for leaf in given if isinstance(leaf, torch.device)]
+    there = [tensor for tensor in tensors if isinstance(tensor, _There)]
+    stays = DEVICE in targets if targets else bool(there)
+    mixed = there and len(there) < len([tensor for tensor in tensors if tensor.ndim])
+    if mixed and not CROSSING.match(str(function)):
+        raise RuntimeError(f"{function} was given tensors of two devices")
+    on_cpu = tree_map(_value_of, args), tree_map(_value_of, kwargs)
     result = function(*on_cpu[0], **on_cpu[1])
     if not stays:
         return result
-    if args and result is on_cpu[0][0]:  # in place
+    if "out" in kwargs:
+        return kwargs["out"]
+    if args and result is on_cpu[0][0] and isinstance(args[0], _There):  # in place, or nothing was to be done
         return args[0]
     return tree_map(lambda made: _There(made) if isinstance(made, Tensor) else made, result)
+
+
+def _value_of(given: Any) -> Any:
+    """An operand as the CPU knows it."""
+    if isinstance(given, torch.device):
+        return torch.device("cpu") if given == DEVICE else given
+    return given.held if isinstance(given, _There) else given

@@ -1,12 +1,8 @@
-"""Apple's device, by a stand-in: it computes on the CPU, and refuses float64, uint16 and tensors of two devices.
-
-Torch has one more device everywhere, ``meta``, whose tensors have no content; here they have.
-"""
+"""Apple's device, by its stand-in, from the planes that a decoder gives to those that an encoder takes."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +10,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 import vsr
 from vsr.imaging import colour
@@ -27,73 +20,17 @@ from vsr.pipeline import job
 
 MPS = torch.device("meta")
 MISSING = (torch.float64, torch.uint16)
-COPIES, IN_PLACE = re.compile(r"aten\.(to|_to_copy|copy_)\."), re.compile(r"aten\.\w+_\.")
-"""Operations by name: those that may take tensors of two devices, and those that return what they were given."""
-
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 
-class OnMps(Tensor):
-    """A tensor of the CPU that says it lies on the stand-in."""
-
-    inner: Tensor
-
-    @staticmethod
-    def __new__(cls, inner: Tensor) -> OnMps:
-        if inner.dtype in MISSING:
-            raise TypeError(f"MPS has no {inner.dtype}")
-        made: OnMps = torch.Tensor._make_wrapper_subclass(
-            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
-            device=MPS,
-        )  # fmt: skip
-        made.inner = inner
-        return made
-
-    @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return run(function, args, kwargs or {})
-
-
-class StandIn(TorchDispatchMode):
-    """Makes tensors on MPS where they are asked for."""
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return run(function, args, kwargs or {})
-
-
-def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Do on the CPU what was asked of MPS."""
-    if function is torch.ops.aten._has_compatible_shallow_copy_type.default:
-        return False  # a parameter that has moved is another
-    given = tree_leaves((args, kwargs))
-    tensors = [leaf for leaf in given if isinstance(leaf, Tensor)]
-    here = [tensor for tensor in tensors if isinstance(tensor, OnMps)]
-    targets = [leaf for leaf in given if isinstance(leaf, torch.device)]
-    there = MPS in targets if targets else bool(here)
-    if here and not COPIES.match(str(function)) and len(here) < len([each for each in tensors if each.ndim]):
-        raise RuntimeError(f"{function} was given tensors of two devices")
-    results = function(*tree_map(bare, args), **tree_map(bare, kwargs))
-    if "out" in kwargs:
-        return kwargs["out"]
-    if there and IN_PLACE.match(str(function)):
-        return args[0]
-    return tree_map(lambda leaf: OnMps(leaf) if isinstance(leaf, Tensor) else leaf, results) if there else results
-
-
-def bare(leaf: Any) -> Any:
-    """What of an operation's arguments stands for MPS, as the CPU knows it."""
-    return leaf.inner if isinstance(leaf, OnMps) else torch.device("cpu") if leaf == MPS else leaf
-
-
 @pytest.fixture
-def mps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def mps(limited_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert limited_device == MPS
     assert "mps" in colour.WITHOUT_UINT16
     monkeypatch.setattr(colour, "WITHOUT_UINT16", {MPS.type})
     monkeypatch.setattr(lanes, "WITHOUT_UINT16", {MPS.type})
     for module in (engine, job):
         monkeypatch.setattr(module, "choose_device", torch.device)
-    with StandIn():
-        yield
 
 
 def content(path: Path) -> list[bytes]:
@@ -109,7 +46,7 @@ def test_the_stand_in_refuses_what_mps_lacks(missing: torch.dtype) -> None:
         lambda: torch.zeros(2, dtype=missing).to(MPS),
         lambda: torch.zeros(2, device=MPS).to(missing),
     ):
-        with pytest.raises(TypeError, match="MPS has no"):
+        with pytest.raises(TypeError, match="the device has no"):
             make()
     with pytest.raises(RuntimeError, match="two devices"):
         torch.ones(2, device=MPS).add_(torch.ones(2))
