@@ -22,7 +22,7 @@ DEVICE = torch.device("meta")
 LACKING = (torch.float64, torch.complex128, torch.uint16, torch.uint32, torch.uint64)
 """Types that no tensor there may have."""
 
-CROSSING = re.compile(r"aten\.(to|_to_copy|copy_|index|index_put_)\.")
+CROSSING = re.compile(r"aten\.(to|_to_copy|copy_|index\w*)\.")
 """Operations that may take tensors of two devices, by name: copies, and what is given indices."""
 
 
