@@ -106,7 +106,7 @@ def test_chapters_are_named_where_they_are_lost(
     upscaled(tmp_path / "in.mkv", "out.mp4")
     assert not warnings_in(caplog)
     upscaled(tmp_path / "in.mkv", "out.ts")
-    assert warnings_in(caplog) == ["in.mkv: the 1 chapters cannot be kept in mpegts."]
+    assert warnings_in(caplog) == ["in.mkv: its chapters cannot be kept in mpegts."]
 
 
 TIMECODED = ("-timecode", "01:02:03:04")

@@ -370,10 +370,7 @@ def test_tf32_is_asked_for(options: TrainOptions, monkeypatch: pytest.MonkeyPatc
 def test_auto_takes_no_emulated_bf16(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, emulates: bool, precision: str
 ) -> None:
-    def is_supported(including_emulation: bool = True) -> bool:
-        return including_emulation or not emulates
-
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr("vsr.training.launch.computes_in_bf16", lambda device: not emulates)
     assert _precision(options, torch.device("cuda")) == precision
     assert _precision(options, torch.device("mps")) == "fp32"
 

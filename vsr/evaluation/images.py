@@ -156,7 +156,7 @@ def _load_engines(options: ImageEvalOptions) -> dict[str, Engine]:
     # Bicubic last: it has every scale, and takes that of the others.
     for model in sorted(options.models, key=lambda name: name == "bicubic"):
         loaded[model] = load_model(
-            model, scale=scale, device=str(options.device), engine=options.engine, precision=options.precision,
+            model, scale=scale, device=options.device, engine=options.engine, precision=options.precision,
             tile_size=options.tile_size,
         )  # fmt: skip
         scale = loaded[model].scale

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from vsr.errors import UsageError, unknown_choices
-
-if TYPE_CHECKING:
-    import torch
-
-    DeviceName = str | torch.device
-else:
-    DeviceName = str  # what a device of torch's is turned into, so that nothing here imports torch
+from vsr.inference import DeviceName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,10 +35,13 @@ TIMECODE = "timecode"
 """The key of the metadata from which muxers make a track of time codes."""
 
 BROADCASTS, LATE_CLOCK_SECONDS = frozenset({"mpegts", "mpeg", "wtv"}), 10
-"""Formats whose clock is the sender's, and a beginning by it that nobody meant."""
+"""Formats whose clock runs since the sender was started; a beginning by it later than so many seconds is not kept."""
 
 LATE_SECONDS = Fraction(1, 20)
 """By how much sound may begin later than the picture before silence is put there: about two of its packets."""
+
+LATE = "silence fills its late beginning"
+"""The reason of plans for a container in which all streams begin together."""
 
 AS_ASKED = "as asked"
 """The reason of plans that follow from what the user chose."""
@@ -110,8 +113,8 @@ def plan_streams(
     rewritten = {"chapters"} if container.chapters else set()
     if TIMECODE in (*clip.metadata, *clip.video.metadata) and container.timecode and cut.start is None:
         rewritten.add("timecode")
-    plans = [replace(plan, action="rewrite", reason="") if plan.stream.holds in rewritten else plan for plan in plans]
-    return plans if container.timestamps else [_filled(plan, plans, clip, container, cut) for plan in plans]
+    plans = [replace(plan, action="rewrite", reason="") if plan.stream.carries in rewritten else plan for plan in plans]
+    return [_filled(plan, plans, clip, container, cut) for plan in plans] if container.one_rate else plans
 
 
 def _filled(
@@ -124,7 +127,7 @@ def _filled(
     if begins - earliest_beginning(clip, plans, cut) <= LATE_SECONDS:
         return plan
     codec = plan.codec or container.audio
-    return replace(plan, action="convert", codec=codec, reason=f"in {container.muxer} all begins at once", filled=True)
+    return replace(plan, action="convert", codec=codec, reason=LATE, filled=True)
 
 
 def _beginning_of(stream: StreamInfo, cut: Cut) -> Fraction | None:
@@ -224,11 +227,7 @@ def assemble(
         **_video_options(video, clip, container, encoded),
     }
     if container.muxer in ("mp4", "mov"):
-        # One clock for track and edit list, so that no timestamp is rounded.
-        options["video_track_timescale"] = clip.video.time_base.denominator
-        options["movie_timescale"] = _common_clock(clip, streams)
-        if _has_keys_of_its_own(clip, container):
-            options["movflags"] = "use_metadata_tags"
+        options |= _mp4_options(clip, streams, container)
     if last is not None and last.duration and container.muxer != "gif":
         options["bsf:0"] = f"setts=pts=PTS:dts=DTS:duration='if(eq(PTS,{last.pts}),{last.duration},DURATION)'"
     if container.one_rate and clip.video.average_rate:
@@ -393,6 +392,13 @@ def _source_streams(
     return [*(source[str(plan.stream.index)] for plan in kept), source[f"{len(clip.others) + 1}?"]]
 
 
+def _mp4_options(clip: ClipInfo, streams: Sequence[StreamPlan], container: Container) -> Options:
+    # One clock for track and edit list, so that no timestamp is rounded.
+    ticks, common = clip.video.time_base.denominator, _common_clock(clip, streams)
+    options: Options = {"video_track_timescale": ticks, "movie_timescale": common}
+    return options | ({"movflags": "use_metadata_tags"} if _has_keys_of_its_own(clip, container) else {})
+
+
 def _has_keys_of_its_own(clip: ClipInfo, container: Container) -> bool:
     """Whether metadata are better written under their own names than in the list that players know.
 
@@ -414,7 +420,7 @@ def _offset(
     """
     begins = earliest_beginning(clip, streams, cut) + shift - cut.shift
     of_sender = clip.format in BROADCASTS and container.muxer not in BROADCASTS and begins > LATE_CLOCK_SECONDS
-    if container.timestamps and not of_sender:
+    if not (container.one_rate or of_sender):
         return Fraction(0)
     return math.floor(begins / clip.video.time_base) * clip.video.time_base
 

@@ -125,7 +125,7 @@ class StreamInfo:
         cover_art: a video that is a picture of what the file is about.
         sample_rate: of audio, None of all else.
         start: seconds of the clip's clock at which it begins, None where unknown.
-        holds: of a data stream in QuickTime and its kin: what else the file tells, too.
+        carries: of a data stream in QuickTime and its kin: what libav tells of the file, too; empty for all else.
     """
 
     index: int
@@ -137,7 +137,7 @@ class StreamInfo:
     cover_art: bool = False
     sample_rate: int | None = None
     start: Fraction | None = None
-    holds: Literal["", "timecode", "chapters"] = ""
+    carries: Literal["", "timecode", "chapters"] = ""
 
     @property
     def is_timed(self) -> bool:

@@ -27,8 +27,7 @@ class Container:
         cover_art: whether it holds pictures of what the file is about.
         turns: whether it holds a display matrix; where not, the pixels are turned instead.
         chapters: whether it holds chapters.
-        one_rate: all frames last equally long.
-        timestamps: packets say when they are shown; else all streams begin at once.
+        one_rate: it has no timestamps: all frames last equally long, and all streams begin together.
         timecode: whether it keeps a time code that the metadata tell.
         stereo_mode: its metadata say how the pictures of the two eyes are arranged.
         refused: codecs that the muxer says it takes, but turns down when it writes the header.
@@ -45,7 +44,6 @@ class Container:
     turns: bool = True
     chapters: bool = True
     one_rate: bool = False
-    timestamps: bool = True
     timecode: bool = False
     stereo_mode: bool = False
     refused: frozenset[str] = frozenset()
@@ -75,7 +73,7 @@ CONTAINERS = {
         "mpegts", "h264", "aac", None, turns=False, chapters=False, held=_TS,
         options=(("muxdelay", "0"), ("muxpreload", "0")),  # else everything comes 1.4 s later
     ),
-    ".avi": Container("avi", "h264", "libmp3lame", None, turns=False, chapters=False, one_rate=True, timestamps=False),
+    ".avi": Container("avi", "h264", "libmp3lame", None, turns=False, chapters=False, one_rate=True),
     ".gif": Container("gif", "ffv1", "", None, turns=False, chapters=False),
 }  # fmt: skip
 """By the ending of the output's name."""

@@ -260,11 +260,11 @@ def _stream_info(stream: Stream, num_chapters: int) -> StreamInfo:
         said.get("title") or said.get("name"), bool(stream.disposition & Disposition.attached_pic),
         (context.sample_rate or None) if isinstance(context, AudioCodecContext) else None,
         stream.start_time * time_base if stream.start_time is not None and time_base else None,
-        _held_by(stream, said, num_chapters),
+        _carried_by(stream, said, num_chapters),
     )  # fmt: skip
 
 
-def _held_by(stream: Stream, said: dict[str, str], num_chapters: int) -> Literal["", "timecode", "chapters"]:
+def _carried_by(stream: Stream, said: dict[str, str], num_chapters: int) -> Literal["", "timecode", "chapters"]:
     if stream.type == "data" and "timecode" in said:
         return "timecode"
     # A track of text, of which libav tells no more.

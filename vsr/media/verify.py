@@ -143,7 +143,7 @@ def missing_metadata(target: Path, clip: ClipInfo, streams: Sequence[StreamPlan]
     keys = [key for key in wanted if key.lower() not in told]
     missing = [f"the metadata {', '.join(keys)}"] if keys else []
     if clip.num_chapters and not container.chapters:
-        missing.append(f"the {clip.num_chapters} chapters")
+        missing.append("its chapters")
     read = [plan.stream for plan in streams if plan.is_read]
     if len(of_streams) > len(read):
         titled = [(stream, told) for stream, told in zip(read, of_streams[1:], strict=False) if stream.title]

@@ -27,7 +27,7 @@ from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from vsr.errors import TrainingError, UsageError, VsrError
-from vsr.inference.device import choose_device
+from vsr.inference.device import choose_device, computes_in_bf16
 from vsr.networks.arithmetic import float32_products
 from vsr.training.options import TrainOptions
 
@@ -230,7 +230,7 @@ def _arithmetic(fabric: Fabric, options: TrainOptions) -> AbstractContextManager
 
 
 def _fabric(options: TrainOptions) -> Fabric:
-    device = choose_device(str(options.device))
+    device = choose_device(options.device)
     precision = _precision(options, device)
     several = options.devices * options.nodes > 1
     if device.type == "mps" and several:
@@ -262,9 +262,7 @@ def _meet_on_loopback() -> None:
 
 def _precision(options: TrainOptions, device: torch.device) -> str:
     if options.precision == "auto":
-        # Older GPUs emulate bf16, at less than the speed of fp32.
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16" if has_bf16 else "fp32"
+        return "bf16" if device.type == "cuda" and computes_in_bf16(device) else "fp32"
     if device.type == "cpu" and options.precision in ("fp16", "tf32"):
         raise UsageError(f"--precision {options.precision} needs a GPU; the CPU computes in fp32 or bf16.")
     if device.type == "mps" and options.precision == "tf32":

@@ -7,18 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from vsr.errors import UsageError, unknown_choices
+from vsr.inference import DeviceName
 from vsr.training.recipe import STAGES, Recipe, StageName
 from vsr.training.recipes import RECIPES
-
-if TYPE_CHECKING:
-    import torch
-
-    DeviceName = str | torch.device
-else:
-    DeviceName = str  # what a device of torch's is turned into, so that nothing here imports torch
 
 
 @dataclass(frozen=True, kw_only=True)
