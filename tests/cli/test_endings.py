@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import workers
 
 from vsr.cli.console import clean_end_on_signals
 from vsr.media.index import index_packets
@@ -52,16 +53,6 @@ def shell(command: str, source: Path, *more: object) -> subprocess.CompletedProc
 def assert_one_sentence(stderr: str, part: str) -> None:
     assert len(stderr.splitlines()) == 1 and stderr.startswith("vsr: "), stderr
     assert part in stderr and "a bug" not in stderr, stderr
-
-
-def workers(pid: int) -> list[int]:
-    """The worker processes of a command."""
-    found = []
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in listing.read_text().split():
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
-    return found
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import children, workers
 from safetensors.torch import load_file
 from torch import Tensor, multiprocessing
 
@@ -167,15 +168,6 @@ def until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
         time.sleep(0.02)
 
 
-def children(pid: int) -> list[int]:
-    """All of them: the training processes, and multiprocessing's own that tidies up."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def training_processes(pid: int) -> list[int]:
-    return [child for child in children(pid) if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -192,7 +184,7 @@ def test_ctrl_c_reaches_two_processes(options: TrainOptions, tmp_path: Path, pho
     output = tmp_path / "two"
     process = start(output)
     started = children(process.pid)
-    assert len(training_processes(process.pid)) == 2
+    assert len(workers(process.pid)) == 2
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=SECONDS)
     step = checkpoint(output)["step"]
@@ -227,7 +219,7 @@ def vars_of(output: Path) -> dict[str, Any]:
 def test_one_of_two_is_killed(tmp_path: Path, start: Start) -> None:
     process = start(tmp_path / "two")
     started = children(process.pid)
-    os.kill(training_processes(process.pid)[1], signal.SIGKILL)
+    os.kill(workers(process.pid)[1], signal.SIGKILL)
     began = time.monotonic()
     stdout, stderr = process.communicate(timeout=SECONDS)
     assert time.monotonic() - began < 20

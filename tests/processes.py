@@ -1,0 +1,26 @@
+"""Processes as Linux tells of them in /proc, where any of them may end between two looks."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+
+def children(pid: int) -> list[int]:
+    """List the child processes of all threads of a process, multiprocessing's own that tidies up among them."""
+    found = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += [int(child) for child in listing.read_text().split()]
+    return found
+
+
+def workers(pid: int) -> list[int]:
+    """List those children that multiprocessing has started to work."""
+    return [child for child in children(pid) if b"spawn_main" in _command(child)]
+
+
+def _command(pid: int) -> bytes:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
