@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vsr.errors import WeightsError, is_out_of_memory, shortened
 from vsr.files import write_whole
 from vsr.networks.discriminator import Discriminator
+from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.srgan import Generator
 
 logger = logging.getLogger(__name__)
@@ -50,8 +51,8 @@ class Network(Protocol):
         """(N, 3, H, W) RGB -> (N, 3, scale*H, scale*W)."""
 
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"srgan": Generator}
-"""Networks that upscale."""
+ARCHITECTURES: dict[str, type[nn.Module]] = {"srgan": Generator, "recurrent": RecurrentGenerator}
+"""Networks that upscale; the recurrent one as described by ``Network``, but for its call."""
 
 JUDGES: dict[str, type[nn.Module]] = {"discriminator": Discriminator}
 """Networks that only training needs."""

@@ -1,0 +1,120 @@
+"""A recurrent generator for clips: each frame is made of its LR frame and of what is known from the frames before.
+
+In the manner of RLSP (Fuoli, Gu and Timofte 2019, https://arxiv.org/abs/1909.08080): hidden features and the last
+output, as channels at LR size, go into the next step. The layers are SRGAN's residual blocks without normalisation,
+whose statistics of a batch do not suit a state that is carried on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vsr.imaging.resize import resize_bicubic
+from vsr.networks.srgan import MOST_BLOCKS
+
+REACH = 2
+"""LR pixels on each side of which bicubic interpolation makes the HR pixels of one."""
+
+QUIET = 0.1
+"""Factor of the first weights of what a block adds."""
+
+
+class RecurrentBlock(nn.Module):
+    """conv - PReLU - conv, added to its input. Keeps the shape (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.activation = nn.PReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        with torch.no_grad():
+            self.conv2.weight *= QUIET
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, x + self.conv2(self.activation(self.conv1(x))))
+
+
+class Enlargement(nn.Module):
+    """Bicubic interpolation as the channels that PixelShuffle takes: (N, 3, H, W) -> (N, 3*scale*scale, H, W).
+
+    Beyond the frame its edge is repeated.
+    """
+
+    weight: Tensor
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        size = 2 * REACH + 1
+        impulses = torch.eye(size * size).view(size * size, 1, size, size)
+        enlarged = resize_bicubic(impulses, size * scale, size * scale)
+        middle = slice(REACH * scale, (REACH + 1) * scale)
+        # (taps, 1, scale, scale) of the pixel in the middle -> (scale*scale, 1, size, size)
+        taps = enlarged[:, 0, middle, middle].flatten(1).t().reshape(scale * scale, 1, size, size)
+        self.register_buffer("weight", taps.repeat(3, 1, 1, 1), persistent=False)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        padded = functional.pad(lr, (REACH, REACH, REACH, REACH), mode="replicate")
+        return functional.conv2d(padded, self.weight, groups=3)
+
+
+class RecurrentGenerator(nn.Module):
+    """(N, 3, H, W) RGB in [0, 1] and a state -> (N, 3, scale*H, scale*W), not clipped, and the state for the next frame.
+
+    The state is (N, ``state_channels``, H, W): the LR frame, hidden features in [-1, 1], and the detail that was added
+    to bicubic interpolation, as PixelShuffle takes it. All zero, it knows of no frame before.
+
+    Args:
+        scale: 2 or 4.
+        blocks: residual blocks.
+        channels: width of all layers, and number of hidden features.
+        aligned: whether the state has to be moved along the motion between the frames before each step (see
+            ``vsr.inference.sequence``), or is taken as it lies.
+
+    A new network starts as bicubic interpolation: the last layer starts at zero, and the blocks start quiet.
+
+    Raises:
+        ValueError: a scale other than 2 or 4, no block or more than ``MOST_BLOCKS``, or no channel.
+    """
+
+    wants_unit_range = True
+
+    def __init__(self, *, scale: int = 4, blocks: int = 6, channels: int = 96, aligned: bool = False) -> None:
+        super().__init__()
+        if scale not in (2, 4):
+            raise ValueError(f"the recurrent generator's scale is 2 or 4, got {scale}")
+        if not 1 <= blocks <= MOST_BLOCKS or channels < 1:
+            raise ValueError(f"1 to {MOST_BLOCKS} blocks and a channel are needed, got {blocks} and {channels}")
+        self.scale, self.blocks, self.channels, self.aligned = scale, blocks, channels, aligned
+        detail = 3 * scale**2
+        self.state_channels = 3 + channels + detail
+        self.enlarge = Enlargement(scale)
+        self.head = nn.Sequential(nn.Conv2d(3 + self.state_channels, channels, 3, padding=1), nn.PReLU())
+        self.body = nn.Sequential(*(RecurrentBlock(channels) for _ in range(blocks)))
+        self.tail = nn.Conv2d(channels, detail, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(scale)
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(cast(Tensor, self.tail.bias))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The keywords that build this network again."""
+        return {"scale": self.scale, "blocks": self.blocks, "channels": self.channels, "aligned": self.aligned}
+
+    @property
+    def peak_floats_per_pixel(self) -> int:
+        """Floats alive at once for each LR pixel: both states, the features of a block, and the result."""
+        return 2 * self.state_channels + 3 * self.channels + 6 * self.scale**2
+
+    def initial_state(self, lr: Tensor) -> Tensor:
+        """The state before the first frame: (N, state_channels, H, W) of zeros, on the device of (N, 3, H, W)."""
+        return lr.new_zeros(lr.shape[0], self.state_channels, *lr.shape[2:])
+
+    def forward(self, lr: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(self.head(torch.cat((lr, state), 1)))  # (N, channels, H, W)
+        detail = self.tail(features)  # (N, 3*scale*scale, H, W)
+        sr = self.shuffle(self.enlarge(lr) + detail)  # (N, 3, scale*H, scale*W)
+        return sr, torch.cat((lr, features.tanh(), detail), 1)
