@@ -38,6 +38,8 @@ class TrainOptions:
     """Weights file that the generator starts from; of another scale all but the upsampling is taken."""
     init_discriminator: Path | None = None
     """Weights file that the discriminator starts from."""
+    teacher: Path | None = None
+    """Weights file of a recurrent generator whose output the one in training follows; see the loss teacher."""
     content_weights: Path | None = None
     """Weights of the content network; without it torchvision's, downloaded once."""
     lpips_weights: Path | None = None
@@ -101,10 +103,22 @@ class TrainOptions:
         judged = {"discriminator", "adversarial"} & set(self.stages)
         if judged and self.recipe.batch_size == 1 and self.recipe.crop_size <= 16:
             wrong.append("of one crop of 16 pixels the discriminator's last normalisation sees one value: take two")
+        wrong += self._wrong_of_clips()
         if self.cache == "gpu" and self.recipe.degradation == "video":
             wrong.append("the video degradation works on pictures in main memory: leave out cache gpu")
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
+
+    def _wrong_of_clips(self) -> list[str]:
+        wrong = []
+        if self.cache == "gpu" and self.recipe.generator == "recurrent":
+            wrong.append("clips are made in main memory: leave out cache gpu")
+        follows = [name for name in self.stages if self.recipe.stage(name).teacher]
+        if follows and self.teacher is None:
+            wrong.append(f"{follows[0]}: the loss teacher needs the weights file of one: --teacher")
+        if self.teacher is not None and not follows:
+            wrong.append("a teacher has no effect without a weight of its loss, such as --pretrain-teacher 0.5")
+        return wrong
 
     @property
     def stages(self) -> list[StageName]:

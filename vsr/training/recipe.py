@@ -15,8 +15,14 @@ StageName = Literal["pretrain", "discriminator", "adversarial"]
 STAGES: tuple[StageName, ...] = ("pretrain", "discriminator", "adversarial")
 """In the order in which they run."""
 
-LOSSES = ("mse", "l1", "content", "total_variation", "adversarial")
+LOSSES = (
+    *("mse", "l1", "charbonnier", "content", "total_variation"),
+    *("ping_pong", "teacher", "artefacts", "adversarial"),
+)
 """The terms of the generator's loss; each is a weight in :class:`Stage`."""
+
+LOSSES_OF_CLIPS = ("ping_pong", "teacher", "artefacts")
+"""Those that a recurrent generator alone has."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,20 @@ class Stage:
     """Weight of the mean squared error of pixels in [0, 1]."""
     l1: float = 0.0
     """Weight of the mean absolute error of pixels in [0, 1]."""
+    charbonnier: float = 0.0
+    """Weight of the Charbonnier loss of pixels in [0, 1]: L1 that is smooth at zero."""
     content: float = 0.0
     """Weight of the mean squared error of VGG features."""
     content_layer: str = "conv5_4"
     """Of which layer, by the VGG paper's names: ``conv5_4`` is the fourth convolution behind the fourth pooling."""
     total_variation: float = 0.0
     """Weight of the total variation of the upscaled crop."""
+    ping_pong: float = 0.0
+    """Weight of the mean squared difference between the two outputs of a frame where a clip runs forth and back."""
+    teacher: float = 0.0
+    """Weight of the mean absolute difference from the output of ``--teacher``."""
+    artefacts: float = 0.0
+    """Weight of the mean absolute error where the generator makes artefacts that its moving average does not (LDL)."""
     adversarial: float = 0.0
     """Weight of the adversarial loss; in the ``adversarial`` stage alone."""
 
@@ -178,7 +192,11 @@ class Recipe:
     """What lengths of stages count: updates, or passes over the pictures."""
 
     scale: int = 4
-    """Output size over input size: 2, 4 or 8."""
+    """Output size over input size: 2, 4 or 8; of a recurrent generator 2 or 4."""
+    generator: Literal["srgan", "recurrent"] = "srgan"
+    """``srgan``: upscales each picture by itself. ``recurrent``: a clip, frame by frame; it is trained on clips."""
+    aligned: bool = False
+    """Move the recurrent generator's state along the motion between two frames."""
     blocks: int = 16
     """Residual blocks of the generator."""
     channels: int = 64
@@ -235,9 +253,24 @@ class Recipe:
     """How LR is made of HR."""
     video: VideoDegradation = VideoDegradation()
     """The steps of the ``video`` degradation."""
+    frames: int = 1
+    """Frames of a clip, for a recurrent generator; 1 trains on single crops."""
+    long_frames: int = 0
+    """Frames of a clip in the last part of each stage; 0: as many as before."""
+    long_share: float = 0.2
+    """Share of the updates of a stage, its last, that see clips of ``long_frames``."""
+    backprop_frames: int = 0
+    """Frames through which gradients flow back along the state; 0: through the whole clip."""
+    rising_frames: int = 4
+    """First frames of a clip that count less in losses of pixels, the n-th n / rising_frames: they have few before."""
+    content_frames: int = 2
+    """Frames of each clip that the content loss looks at in an update, drawn anew."""
+    judged_frames: int = 1
+    """Frames of each clip that the discriminator sees in an update, drawn anew: alone, and between their neighbours."""
 
     def __post_init__(self) -> None:
         wrong = unknown_choices(self) + self._contradictions()
+        wrong += self._recurrent_contradictions() if self.generator == "recurrent" else self._single_contradictions()
         for name in STAGES:
             stage = self.stage(name)
             wrong += [f"{name}: {sentence}" for sentence in unknown_choices(stage)]
@@ -252,6 +285,12 @@ class Recipe:
                 wrong.append(f"{name}: weights of losses must be finite and not negative")
             elif stage.length and name != "discriminator" and not any(weights):
                 wrong.append(f"{name}: a loss is needed, one of {', '.join(LOSSES)} with a weight above 0")
+            if self.generator != "recurrent":
+                wrong += [
+                    f"{name}: the loss {loss} is for the recurrent generator"
+                    for loss in LOSSES_OF_CLIPS
+                    if getattr(stage, loss)
+                ]
         if self.pretrain.adversarial:
             wrong.append("pretrain: the adversarial loss belongs to the adversarial stage")
         if wrong:
@@ -281,6 +320,40 @@ class Recipe:
             wrong.append(f"betas must lie in [0, 1), got {self.betas}")
         if not 0 <= self.gradient_clip < math.inf:
             wrong.append(f"gradient_clip must be finite and not negative, got {self.gradient_clip}")
+        return wrong
+
+    def _single_contradictions(self) -> list[str]:
+        wrong = []
+        if self.frames != 1 or self.long_frames:
+            wrong.append("clips of several frames are for the recurrent generator: --generator recurrent")
+        if self.aligned:
+            wrong.append("aligned is for the recurrent generator, which has a state: --generator recurrent")
+        return wrong
+
+    def _recurrent_contradictions(self) -> list[str]:
+        wrong = []
+        least = 3 if self.discriminator.length or self.adversarial.length else 2
+        if self.frames < least:
+            why = "the discriminator sees three frames" if least == 3 else "a recurrent generator is trained on clips"
+            wrong.append(f"{why}: frames must be at least {least}, got {self.frames}")
+        if self.long_frames and self.long_frames < self.frames:
+            wrong.append(f"long_frames must be 0, or not less than frames ({self.frames}), got {self.long_frames}")
+        if not 0 <= self.long_share <= 1:
+            wrong.append(f"long_share must lie in [0, 1], got {self.long_share}")
+        if self.backprop_frames < 0:
+            wrong.append(f"backprop_frames must not be negative, got {self.backprop_frames}")
+        for name in ("rising_frames", "content_frames", "judged_frames"):
+            if getattr(self, name) < 1:
+                wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.scale == 8:
+            wrong.append("a recurrent generator's scale is 2 or 4, got 8")
+        for name, only in (("upsampling", "shuffle"), ("tanh", False), ("normalisation", "none")):
+            if getattr(self, name) != only:
+                wrong.append(f"{name} is for the generator srgan: a recurrent one has none to choose")
+        if self.unit == "epochs":
+            wrong.append("epochs are passes over pictures: the stages of a recurrent generator are given in steps")
+        if self.crops_per_picture != 1:
+            wrong.append(f"clips are drawn one by one: crops_per_picture must be 1, got {self.crops_per_picture}")
         return wrong
 
     def stage(self, name: StageName) -> Stage:
