@@ -17,7 +17,7 @@ from vsr.cli import main
 from vsr.cli.fields import SectionedCommand, SectionedOption, option_for_field, summary_of
 from vsr.cli.train import train as train_command
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import STAGES, Labels, Recipe, Stage, VideoDegradation, override
+from vsr.training.recipe import STAGES, ClipDegradation, Labels, Recipe, Stage, VideoDegradation, override
 from vsr.training.recipes import RECIPES
 
 
@@ -168,7 +168,7 @@ def test_the_docstring_behind_a_field() -> None:
     assert summary_of(Recipe, "blocks") == "Residual blocks of the generator."
 
 
-@pytest.mark.parametrize("options", [TrainOptions, Recipe, Stage, VideoDegradation])
+@pytest.mark.parametrize("options", [TrainOptions, Recipe, Stage, VideoDegradation, ClipDegradation])
 def test_every_field_says_what_it_is(options: type) -> None:
     assert [field.name for field in fields(options) if not summary_of(options, field.name)] == []
 
@@ -203,6 +203,8 @@ RECIPE: dict[str, tuple[list[str], Any]] = {
     "rotations": ([], False),
     "transposes": ([], True),
     "degradation": (["video"], "video"),
+    "frames": (["10"], 10),
+    "real_motion": (["0.5"], 0.5),
 }
 STAGE: dict[str, tuple[list[str], Any]] = {
     "length": (["7"], 7),
@@ -231,6 +233,30 @@ VIDEO: dict[str, tuple[list[str], Any]] = {
     "h265_crf": (["21", "26"], (21, 26)),
     "mpeg2_quantiser": (["3", "4"], (3, 4)),
 }
+CLIP: dict[str, tuple[list[str], Any]] = {
+    "clean": (["0.5"], 0.5),
+    "gaussian": (["0.5"], 0.5),
+    "blur": (["0", "1.5"], (0.0, 1.5)),
+    "reductions": (["area"], ("area",)),
+    "sharpened": (["0.5"], 0.5),
+    "sharpening": (["1", "1.5"], (1.0, 1.5)),
+    "sharpening_radius": (["1.5", "2"], (1.5, 2.0)),
+    "noise": (["0", "3"], (0.0, 3.0)),
+    "interlaced": (["0.5"], 0.5),
+    "context": (["4"], 4),
+    "lead": (["2"], 2),
+    "chroma": (["yuv444p,yuv420p"], ("yuv444p", "yuv420p")),
+    "codecs": (["mpeg4,none"], ("mpeg4", "none")),
+    "h264_crf": (["20", "25"], (20, 25)),
+    "h265_crf": (["21", "26"], (21, 26)),
+    "mpeg2_quantiser": (["3", "4"], (3, 4)),
+    "mpeg4_quantiser": (["3", "4"], (3, 4)),
+    "worst": (["0.5"], 0.5),
+    "worst_crf": (["45"], 45),
+    "keyframes": (["5", "50"], (5, 50)),
+    "again": (["0.5"], 0.5),
+    "again_size": (["0.8", "1.2"], (0.8, 1.2)),
+}
 LEARNS = ("length", "learning_rate", "schedule", "milestones")
 """What the discriminator's own stage has; it minimises no loss of the generator's."""
 
@@ -246,13 +272,15 @@ def every_value() -> Iterator[Any]:
             yield pytest.param(f"{stage}_{name}", words, f"{stage}.{name}", value, id=f"{stage}_{name}")
     for name, (words, value) in VIDEO.items():
         yield pytest.param(f"video_{name}", words, f"video.{name}", value, id=f"video_{name}")
+    for name, (words, value) in CLIP.items():
+        yield pytest.param(f"clip_{name}", words, f"clip.{name}", value, id=f"clip_{name}")
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in fields(recipe):
         value = getattr(recipe, field.name)
-        if isinstance(value, (Stage, VideoDegradation)):
+        if isinstance(value, (Stage, VideoDegradation, ClipDegradation)):
             values |= {f"{field.name}.{inner.name}": getattr(value, inner.name) for inner in fields(value)}
         else:
             values[field.name] = value
@@ -282,13 +310,14 @@ def train(*arguments: object) -> Result:
 
 
 def test_no_value_of_a_recipe_is_left_out() -> None:
-    assert {*RECIPE, "follows", *STAGES, "video"} == {field.name for field in fields(Recipe)}
+    assert {*RECIPE, "follows", *STAGES, "video", "clip"} == {field.name for field in fields(Recipe)}
     assert STAGE.keys() == {field.name for field in fields(Stage)}
     assert VIDEO.keys() == {field.name for field in fields(VideoDegradation)}
+    assert CLIP.keys() == {field.name for field in fields(ClipDegradation)}
     flags = {param.name for param in train_command.params if isinstance(param, SectionedOption)}
     own = {"data", "output", "recipe", "stage", "command", "validation"}
     expected = {field.name for field in fields(TrainOptions)} - own
-    expected |= RECIPE.keys() | {f"video_{name}" for name in VIDEO}
+    expected |= RECIPE.keys() | {f"video_{name}" for name in VIDEO} | {f"clip_{name}" for name in CLIP}
     expected |= {f"{stage}_{name}" for stage in ("pretrain", "adversarial") for name in STAGE}
     expected |= {f"discriminator_{name}" for name in LEARNS}
     assert flags == expected

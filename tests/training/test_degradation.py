@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from vsr.errors import UsageError
 from vsr.imaging.resize import resize_bicubic
 from vsr.training import compression, degradation
-from vsr.training.degradation import _kernel, degrade, degrade_batch, degrade_picture, reduce, region_size
+from vsr.training.degradation import degrade, degrade_batch, degrade_picture, reduce, reduction_kernel, region_size
 from vsr.training.recipe import VideoDegradation
 
 DEFAULTS = VideoDegradation()
@@ -89,7 +89,7 @@ def test_kernels_are_those_of_known_resizers(reduction: str, scale: int) -> None
     # Once through 8-bit YUV and back, whose rounding costs up to two codes.
     assert np.abs(lr[inner, inner].astype(float) - known.clip(0, 255)[inner, inner]).max() <= 2.5
     assert abs(np.mean(lr[inner, inner].astype(float) - known.clip(0, 255)[inner, inner])) < 0.2
-    assert _kernel(reduction, scale).sum() == pytest.approx(1)
+    assert reduction_kernel(reduction, scale).sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])

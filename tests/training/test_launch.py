@@ -202,7 +202,7 @@ def test_ctrl_c_reaches_two_processes(options: TrainOptions, tmp_path: Path, pho
 
 def vars_of(output: Path) -> dict[str, Any]:
     """The values of the recipe that a checkpoint was made with, two updates longer than it has."""
-    from vsr.training.recipe import Labels, Stage, VideoDegradation
+    from vsr.training.recipe import ClipDegradation, Labels, Stage, VideoDegradation
 
     state = checkpoint(output)
     values: dict[str, Any] = dict(state["recipe"])
@@ -211,6 +211,7 @@ def vars_of(output: Path) -> dict[str, Any]:
     values["adversarial"] = replace(values["adversarial"], length=state["stage_step"] + 2)
     values["real_labels"], values["fake_labels"] = (Labels(**values[f"{kind}_labels"]) for kind in ("real", "fake"))
     values["video"] = VideoDegradation(**values["video"])
+    values["clip"] = ClipDegradation(**values["clip"])
     del values["follows"]
     return values
 

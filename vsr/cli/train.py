@@ -15,7 +15,7 @@ import click
 from vsr.cli.console import INTERRUPTED, complain, say, say_lines, start_logging, stop_on_signal, verbosity_options
 from vsr.cli.fields import SectionedCommand, option_for_field
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import STAGES, Recipe, Stage, VideoDegradation, lasting, override
+from vsr.training.recipe import STAGES, ClipDegradation, Recipe, Stage, VideoDegradation, lasting, override
 from vsr.training.recipes import RECIPES
 
 FOLDER = click.Path(path_type=Path)
@@ -40,6 +40,10 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         command = option_for_field(
             recipe.video, field.name, prefix="video_", section="The video degradation, a value drawn for each crop"
         )(command)
+    for field in reversed(fields(ClipDegradation)):
+        command = option_for_field(
+            recipe.clip, field.name, prefix="clip_", section="The degradation of clips, a value drawn for each"
+        )(command)
     for stage in reversed(STAGES):
         for field in reversed(fields(Stage)):
             if stage == "discriminator" and field.name not in ("length", "learning_rate", "schedule", "milestones"):
@@ -48,7 +52,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 recipe.stage(stage), field.name, prefix=f"{stage}_", section=f"The stage {stage}"
             )(command)
     for field in reversed(fields(Recipe)):
-        if field.name not in (*STAGES, "video", "follows"):
+        if field.name not in (*STAGES, "video", "clip", "follows"):
             command = option_for_field(recipe, field.name, section="The recipe, with the defaults of srgan")(command)
     return command
 

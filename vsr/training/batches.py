@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from copy import copy
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from vsr.errors import UsageError
 from vsr.inference.device import available_memory, free_memory
+from vsr.training.clips import Clips, clip_batch
 from vsr.training.degradation import degrade_batch, degrade_picture, reduce, region_size
 from vsr.training.measure import HeldOut, least_size, middle
 from vsr.training.options import TrainOptions
 from vsr.training.pictures import Draws, PackedPictures, PictureSet
 from vsr.training.prefetch import ahead
 from vsr.training.recipe import Recipe
-from vsr.training.sources import find_pictures
+from vsr.training.sources import PictureFile, find_pictures
 
 
 def load_pictures(options: TrainOptions) -> tuple[PictureSet, list[HeldOut], str]:
@@ -119,6 +121,77 @@ class Batches:
             step=step,
         )
         return draws[self._part]
+
+
+def load_clips(options: TrainOptions) -> tuple[Clips, Clips | None, str]:
+    """Find the pictures and videos that clips are made of, and those to measure on.
+
+    Measured on are the pictures and videos of ``options.validation``, or of the layout; else ``options.hold_out``
+    pictures and pieces of videos of the training set, a tenth of either at most.
+
+    Returns:
+        The training set, what is held out (None where there is nothing), and how the data lie.
+
+    Raises:
+        TrainingDataError: there is nothing that can be used.
+    """
+    found = find_pictures(options.data, videos=True)
+    training = _clips(found.training, found.videos, options)
+    if options.validation:
+        given = find_pictures(options.validation, videos=True)
+        return training, _clips(given.training, given.videos, options), found.layout
+    pictures, videos = training.pictures, training.videos
+    held_pictures = pictures and pictures.hold_out(min(options.hold_out, len(pictures) // 10))
+    if found.validation:
+        apart = PictureSet(found.validation, min_size=options.recipe.crop_size, workers=options.workers)
+        held_pictures = apart.hold_out(options.hold_out)
+    held_videos = videos and videos.hold_out(min(options.hold_out, len(videos) // 10))
+    held_out = Clips(held_pictures, held_videos) if held_pictures or held_videos else None
+    return training, held_out, found.layout
+
+
+def _clips(pictures: Sequence[PictureFile], videos: Sequence[Path], options: TrainOptions) -> Clips:
+    recipe, workers = options.recipe, options.workers
+    filmed = PictureSet(pictures, min_size=recipe.crop_size, workers=workers) if pictures else None
+    if not videos:
+        return Clips(filmed, None)
+    # Here, so that training on pictures needs no PyAV.
+    from vsr.training.videos import VideoSet
+
+    frames = recipe.frames + recipe.clip.lead
+    return Clips(filmed, VideoSet(videos, min_size=recipe.crop_size, frames=frames, workers=workers))
+
+
+class ClipBatches:
+    """Draws the clips of each batch that this process trains on.
+
+    Args:
+        clips: to draw from.
+        options: recipe, seed, cache and workers.
+        fabric: device and processes.
+    """
+
+    def __init__(self, clips: Clips, options: TrainOptions, fabric: Fabric) -> None:
+        self._clips, self._recipe, self._seed = clips, options.recipe, options.seed
+        self._device, self._workers = fabric.device, options.workers
+        self._count = options.recipe.batch_size // fabric.world_size
+        self._first = fabric.global_rank * self._count
+        kept = [part for part in (clips.pictures, clips.videos) if part is not None]
+        for part in kept:
+            part.cache_bytes = 0 if options.cache == "none" else available_memory() // (2 * options.devices * len(kept))
+
+    def stream(self, steps: range) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """LR (N, T, 3, h, w) and HR (N, T, 3, H, W) of each step in order, float in [0, 1] on the device."""
+        with closing(ahead(self._make, steps, workers=self._workers)) as made:
+            for lr, hr in made:
+                yield self._floats(lr), self._floats(hr)
+
+    def _floats(self, clips: Tensor) -> Tensor:
+        return clips.to(self._device, non_blocking=True).float() / 255
+
+    def _make(self, step: int) -> tuple[Tensor, Tensor]:
+        lr, hr = clip_batch(self._clips, self._recipe, self._seed, step, self._first, self._count)
+        return _pinned(lr, self._device), _pinned(hr, self._device)
 
 
 def updates_of(length: int, recipe: Recipe, pictures: PictureSet) -> int:
