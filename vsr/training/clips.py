@@ -51,7 +51,7 @@ class Clips:
         """Draw a clip.
 
         Args:
-            frames: T; of the videos' clips it is as many as they were asked for.
+            frames: T; at most as many as the videos were asked for.
             size: edge of the window in HR pixels.
             real_motion: share of the clips that come from video files, where there are both.
             random: decides everything.
@@ -61,7 +61,7 @@ class Clips:
         """
         real = random.random() < real_motion
         if self.videos is not None and (real or self.pictures is None):
-            return self.videos.draw(size, random)
+            return self.videos.draw(size, random)[:frames]
         another = self._another()
         return film(another(random), frames, size, another, random)
 
@@ -86,7 +86,7 @@ def clip_batch(
     """A part of the batch of a step; parts agree with the whole.
 
     Args:
-        clips: to draw from; their videos give clips of ``recipe.frames + recipe.clip.lead`` frames.
+        clips: to draw from; their videos give clips of at least ``recipe.frames + recipe.clip.lead`` frames.
         recipe: batch and crop size, scale, frames and degradation.
         seed: together with ``step`` and a clip's number in the batch decides everything.
         step: number of the update.

@@ -407,7 +407,7 @@ class Recipe:
             wrong.append(f"blocks must be at most 1000, got {self.blocks}")
         if self.channels < 3:
             wrong.append(f"channels must be at least 3, got {self.channels}")
-        least = max(16, 4 * self.scale)
+        least = 20 if self.generator == "recurrent" else max(16, 4 * self.scale)  # SSIM is measured on whole clips
         if self.scale not in (2, 4, 8):
             wrong.append(f"scale must be 2, 4 or 8, got {self.scale}")
         elif self.crop_size < least or self.crop_size % self.scale:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from vsr.imaging.motion import estimate_motion
 from vsr.networks.recurrent import RecurrentGenerator, enlarge_flow, move_state, warp
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -25,6 +28,10 @@ class Shift:
 
     flow: Tensor
     trust: Tensor
+
+    def to(self, device: torch.device) -> Shift:
+        """The same on a device."""
+        return Shift(self.flow.to(device, non_blocking=True), self.trust.to(device, non_blocking=True))
 
     def joined(self, other: Shift) -> Shift:
         """These pairs, then those of ``other`` in reverse order."""
@@ -49,6 +56,30 @@ class ClipBatch:
     before: Shift | None = None
     after: Shift | None = None
 
+    def to(self, device: torch.device) -> ClipBatch:
+        """The same on a device, as floats: pictures of uint8 codes come into [0, 1] there."""
+        lr, hr = (
+            frames.float() / 255 if frames.dtype == torch.uint8 else frames
+            for frames in (frames.to(device, non_blocking=True) for frames in (self.lr, self.hr))
+        )
+        before, after = (shift and shift.to(device) for shift in (self.before, self.after))
+        return ClipBatch(lr, hr, before, after)
+
+    def pin_memory(self) -> ClipBatch:
+        """The same in memory from which a GPU copies without waiting."""
+        before, after = (
+            shift and Shift(shift.flow.pin_memory(), shift.trust.pin_memory()) for shift in (self.before, self.after)
+        )
+        return ClipBatch(self.lr.pin_memory(), self.hr.pin_memory(), before, after)
+
+    def alone(self, number: int) -> ClipBatch:
+        """The batch of one of its clips."""
+        one = slice(number, number + 1)
+        before, after = (
+            shift and Shift(shift.flow[one], shift.trust[one]) for shift in (self.before, self.after)
+        )
+        return ClipBatch(self.lr[one], self.hr[one], before, after)
+
     def there_and_back(self) -> ClipBatch:
         """The clips forth, then back to their first frames: T frames become 2T - 1.
 
@@ -61,6 +92,27 @@ class ClipBatch:
         if self.before is None or self.after is None:
             return ClipBatch(lr, hr)
         return ClipBatch(lr, hr, self.before.joined(self.after), self.after.joined(self.before))
+
+
+def find_shift(lr: Tensor, neighbour: Literal["before", "after"]) -> Shift:
+    """Estimate the motion between the frames of clips.
+
+    Args:
+        lr: (N, T, 3, h, w) uint8 RGB, on the CPU.
+        neighbour: of a frame, against which it is: the one before it or the one after.
+
+    Returns:
+        The shifts of all frames that have such a neighbour, with the trust that suits detail that LR does not show.
+    """
+    clips = np.ascontiguousarray(lr.movedim(2, -1).numpy())
+    first, second = (clips[:, :-1], clips[:, 1:]) if neighbour == "before" else (clips[:, 1:], clips[:, :-1])
+    count, pairs, height, width = first.shape[:4]
+    flow = np.empty((count, pairs, height, width, 2), np.float32)
+    trust = np.empty((count, pairs, height, width), np.float32)
+    for place in np.ndindex(count, pairs):
+        motion = estimate_motion(first[place], second[place])
+        flow[place], trust[place] = motion.flow, motion.trust_high
+    return Shift(torch.from_numpy(flow), torch.from_numpy(trust))
 
 
 def upscale_clips(
