@@ -56,7 +56,7 @@ def run_script(name: str, environment: dict[str, str], *arguments: object) -> st
 
 
 def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path, environment: dict[str, str]) -> None:
-    forms = ("bce", "relativistic", "hinge")
+    forms = ("bce", "relativistic", "hinge", "clips")
     assert run_script("joined_gradients.py", environment, "1,2", ",".join(forms), tmp_path) == ""
     for form in forms:
         one, two = (torch.load(tmp_path / f"{form}-{processes}.pt") for processes in (1, 2))

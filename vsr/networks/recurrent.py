@@ -52,13 +52,14 @@ class Enlargement(nn.Module):
         impulses = torch.eye(size * size).view(size * size, 1, size, size)
         enlarged = resize_bicubic(impulses, size * scale, size * scale)
         middle = slice(REACH * scale, (REACH + 1) * scale)
-        # (taps, 1, scale, scale) of the pixel in the middle -> (scale*scale, 1, size, size)
-        taps = enlarged[:, 0, middle, middle].flatten(1).t().reshape(scale * scale, 1, size, size)
-        self.register_buffer("weight", taps.repeat(3, 1, 1, 1), persistent=False)
+        # (taps, 1, scale, scale) of the pixel in the middle -> (3*scale*scale, taps): flat, since a single channel's
+        # channels-last strides are ones that torch's DistributedDataParallel cannot broadcast.
+        taps = enlarged[:, 0, middle, middle].flatten(1).t()
+        self.register_buffer("weight", taps.repeat(3, 1), persistent=False)
 
     def forward(self, lr: Tensor) -> Tensor:
         padded = functional.pad(lr, (REACH, REACH, REACH, REACH), mode="replicate")
-        return functional.conv2d(padded, self.weight, groups=3)
+        return functional.conv2d(padded, self.weight.view(-1, 1, 2 * REACH + 1, 2 * REACH + 1), groups=3)
 
 
 class RecurrentGenerator(nn.Module):

@@ -443,6 +443,8 @@ class Recipe:
             wrong.append(f"{why}: frames must be at least {least}, got {self.frames}")
         if self.long_frames and self.long_frames < self.frames:
             wrong.append(f"long_frames must be 0, or not less than frames ({self.frames}), got {self.long_frames}")
+        if self.long_frames > MOST_FRAMES:
+            wrong.append(f"long_frames must be at most {MOST_FRAMES}, got {self.long_frames}")
         if not 0 <= self.long_share <= 1:
             wrong.append(f"long_share must lie in [0, 1], got {self.long_share}")
         if self.backprop_frames < 0:
