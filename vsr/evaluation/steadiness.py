@@ -13,13 +13,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from vsr.imaging.motion import LEAST_SIZE, dense_flow, origins, visible_in_both
+
 Luma = npt.NDArray[np.float32]
 """(H, W) luma in 8-bit code values, not rounded: 16..235, and fractions of a code where the clip has more bits."""
 
 Mask = npt.NDArray[np.bool_]
 
-MIN_SIZE = 16
+MIN_SIZE = LEAST_SIZE
 """Pixels along an edge below which no flow is computed."""
+VISIBLE_SLACK = 0.5
+"""Square pixels by which forward and backward flow may disagree at least."""
 
 CUT_RESIDUAL = 8.0
 """Code values: at a cut, the last frame moved along the flow misses the next by more, on average over all pixels ..."""
@@ -55,29 +59,17 @@ class Transition:
 def find_transition(earlier: Luma, later: Luma) -> Transition:
     """Follow the motion between two frames of the reference.
 
-    The flow is Kroeger et al., "Fast optical flow using dense inverse search", 2016, https://arxiv.org/abs/1603.03590
-    (OpenCV's DIS), with the settings of its ``ULTRAFAST`` preset but down to full resolution: on 720p about as fast as
-    ``MEDIUM``, which ends at half of it, and with a quarter less error. A pixel is visible where forward and backward
-    flow agree, ``|f + b|^2 <= 0.01 (|f|^2 + |b|^2) + 0.5`` (Sundaram et al. 2010, as in Lai et al. 2018), and where it
-    comes from inside the frame.
+    The flow is that of :func:`vsr.imaging.motion.dense_flow`. A pixel is visible where the two flows agree to half a
+    square pixel.
 
     Args:
         earlier: (H, W), at least ``MIN_SIZE`` along each edge.
         later: of the same shape.
     """
-    height, width = later.shape
     codes = [np.ascontiguousarray(np.clip(np.rint(frame), 0, 255).astype(np.uint8)) for frame in (earlier, later)]
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-    dis.setFinestScale(0)
-    no_guess = cast(npt.NDArray[np.float32], None)  # the stubs do not know that it may be missing
-    forward, backward = dis.calc(codes[0], codes[1], no_guess), dis.calc(codes[1], codes[0], no_guess)
-    columns = (backward[..., 0] + np.arange(width, dtype=np.float32)).astype(np.float32)
-    rows = (backward[..., 1] + np.arange(height, dtype=np.float32)[:, None]).astype(np.float32)
-    returned = cv2.remap(forward, columns, rows, cv2.INTER_LINEAR)
-    missed = np.square(returned + backward).sum(-1)
-    length = np.square(returned).sum(-1) + np.square(backward).sum(-1)
-    inside = (columns >= 0) & (rows >= 0) & (columns <= width - 1) & (rows <= height - 1)
-    visible = (missed <= 0.01 * length + 0.5) & inside
+    forward, backward = dense_flow(*codes)
+    columns, rows = origins(backward)
+    visible = visible_in_both(forward, backward, VISIBLE_SLACK)
     residual = np.abs(_warp(earlier, columns, rows) - later)
     is_cut = bool(residual.mean() > CUT_RESIDUAL and visible.mean() < CUT_VISIBLE)
     return Transition(columns, rows, visible, _find_still(earlier, later), is_cut)
