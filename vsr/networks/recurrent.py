@@ -62,7 +62,7 @@ class Enlargement(nn.Module):
 
 
 class RecurrentGenerator(nn.Module):
-    """(N, 3, H, W) RGB in [0, 1] and a state -> (N, 3, scale*H, scale*W), not clipped, and the state for the next frame.
+    """(N, 3, H, W) RGB in [0, 1] and a state -> (N, 3, scale*H, scale*W), not clipped, and the state for the next one.
 
     The state is (N, ``state_channels``, H, W): the LR frame, hidden features in [-1, 1], and the detail that was added
     to bicubic interpolation, as PixelShuffle takes it. All zero, it knows of no frame before.
@@ -72,7 +72,7 @@ class RecurrentGenerator(nn.Module):
         blocks: residual blocks.
         channels: width of all layers, and number of hidden features.
         aligned: whether the state has to be moved along the motion between the frames before each step (see
-            ``vsr.inference.sequence``), or is taken as it lies.
+            ``move_state``), or is taken as it lies.
 
     A new network starts as bicubic interpolation: the last layer starts at zero, and the blocks start quiet.
 
@@ -118,3 +118,42 @@ class RecurrentGenerator(nn.Module):
         detail = self.tail(features)  # (N, 3*scale*scale, H, W)
         sr = self.shuffle(self.enlarge(lr) + detail)  # (N, 3, scale*H, scale*W)
         return sr, torch.cat((lr, features.tanh(), detail), 1)
+
+
+def move_state(state: Tensor, flow: Tensor, trust: Tensor, *, scale: int, channels: int) -> Tensor:
+    """Move a state along the motion between its frame and the next one. Differentiable in the state.
+
+    The LR frame and the hidden features move by bilinear interpolation; the detail, whose finest octave bilinear
+    interpolation would blur a little more in each frame, by cubic interpolation at HR size. Beyond the frame its edge
+    is repeated.
+
+    Args:
+        state: (N, 3 + channels + 3*scale*scale, H, W), see :class:`RecurrentGenerator`.
+        flow: (N, H, W, 2) float, columns before rows, in LR pixels: what lies at p now lay at p + flow[p] before.
+        trust: (N, H, W) in [0, 1], a factor of what was moved: 0 where the motion is not known.
+        scale: of the generator.
+        channels: its hidden features.
+
+    Returns:
+        The moved state, of the shape and dtype of ``state``.
+    """
+    exact = torch.promote_types(state.dtype, torch.float32)  # half precision has no room for a fraction of a pixel
+    flow = flow.to(exact)
+    coarse, detail = state.to(exact).tensor_split((3 + channels,), 1)
+    moved = _sample(coarse, flow, "bilinear")
+    # (N, H, W, 2) -> (N, scale*H, scale*W, 2), in HR pixels
+    fine_flow = functional.interpolate(flow.permute(0, 3, 1, 2) * scale, scale_factor=scale, mode="bilinear")
+    fine = _sample(functional.pixel_shuffle(detail, scale), fine_flow.permute(0, 2, 3, 1), "bicubic")
+    joined = torch.cat((moved, functional.pixel_unshuffle(fine, scale)), 1)
+    return (joined * trust.to(exact)[:, None]).to(state.dtype)
+
+
+def _sample(image: Tensor, flow: Tensor, mode: str) -> Tensor:
+    """(N, C, H, W) at p + flow[p] for each pixel p; ``flow`` (N, H, W, 2) in pixels, columns before rows."""
+    height, width = image.shape[2:]
+    rows = torch.arange(height, device=flow.device, dtype=flow.dtype)
+    columns = torch.arange(width, device=flow.device, dtype=flow.dtype)
+    # Pixel centres to [-1, 1], whose ends are the outer edges of the outermost pixels.
+    x = (columns + flow[..., 0] + 0.5) * (2 / width) - 1
+    y = (rows[:, None] + flow[..., 1] + 0.5) * (2 / height) - 1
+    return functional.grid_sample(image, torch.stack((x, y), -1), mode, "border", align_corners=False)
