@@ -1,4 +1,4 @@
-"""Steady what a frame-wise network makes of a clip: each frame is blended with the last one, moved along LR's motion."""
+"""Steady what a frame-wise network makes of a clip: blend each frame with the last one, moved along LR's motion."""
 
 from __future__ import annotations
 
