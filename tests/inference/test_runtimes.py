@@ -287,8 +287,7 @@ def test_no_result_of_openvino_is_too_little_memory(
     class Request:
         def infer(self, inputs: Any) -> None: ...
 
-        def get_output_tensor(self) -> Empty:
-            return Empty()
+        output_tensors = (Empty(),)
 
     runtime = Engine(tiny_generator(), device="cpu", runtime="openvino")._runtime
     monkeypatch.setattr(runtime, "_request", Request())

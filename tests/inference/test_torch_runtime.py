@@ -102,7 +102,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> CudaRuntime:
 
     def record(lr: Tensor) -> _Recorded:
         given, sr = torch.zeros_like(lr), torch.zeros_like(lr)
-        return _Recorded(Tape(lambda: sr.copy_(made._network(given))), given, sr)  # type: ignore[arg-type]
+        return _Recorded(Tape(lambda: sr.copy_(made._network(given))), (given,), (sr,))  # type: ignore[arg-type]
 
     monkeypatch.setattr(made, "_record", record)
     return made

@@ -170,7 +170,7 @@ def test_each_kind_of_network_has_its_own_functions(tmp_path: Path, tiny_weights
     assert message.endswith(f"beside it: {tmp_path / 'generator.safetensors'}.")
     with pytest.raises(WeightsError, match=r"tiny-x4\.safetensors is a generator \(srgan\); a discriminator is needed"):
         load_discriminator(tiny_weights)
-    with pytest.raises(ValueError, match="of srgan, not of a Discriminator"):
+    with pytest.raises(ValueError, match="of srgan, recurrent, not of a Discriminator"):
         save_network(tmp_path / "no.safetensors", discriminator(), {})
     with pytest.raises(ValueError, match="of discriminator, not of a Generator"):
         save_discriminator(tmp_path / "no.safetensors", load_network(tiny_weights), {})
@@ -387,7 +387,7 @@ def test_foreign_safetensors(tmp_path: Path, metadata: dict[str, str] | None) ->
 
 def test_an_architecture_that_is_not_there(tmp_path: Path, tiny_weights: Path) -> None:
     path = rewrite(tiny_weights, tmp_path / "other.safetensors", metadata={"architecture": "esrgan"})
-    with pytest.raises(WeightsError, match=r"other\.safetensors is for an architecture 'esrgan' .* it has srgan\."):
+    with pytest.raises(WeightsError, match=r"other\.safetensors is for an architecture 'esrgan' .* it has srgan, recurrent\."):
         load_network(str(path))
 
 

@@ -13,6 +13,8 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
+from vsr.networks.recurrent import RecurrentGenerator
+
 Result = TypeVar("Result")
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -68,7 +70,7 @@ def operations_per_pixel(network: nn.Module) -> float:
     """Floating-point operations for an LR pixel: two for each multiply-add of each convolution.
 
     Args:
-        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), on the CPU.
+        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), or a recurrent one, on the CPU.
     """
     counted, edge = 0, 8
 
@@ -78,8 +80,9 @@ def operations_per_pixel(network: nn.Module) -> float:
 
     convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     hooks = [layer.register_forward_hook(count) for layer in convolutions]
+    lr = torch.zeros(1, 3, edge, edge)
     with torch.no_grad():
-        network(torch.zeros(1, 3, edge, edge))
+        network(lr, network.initial_state(lr)) if isinstance(network, RecurrentGenerator) else network(lr)
     for hook in hooks:
         hook.remove()
     return counted / edge**2

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory
+from vsr.imaging.motion import estimate_motion
 from vsr.inference.device import choose_device, free_memory, kind_of
 from vsr.inference.runtimes import Precision, RuntimeName, build_runtime, has_weights
-from vsr.inference.tiling import upscale_tiled
+from vsr.inference.sequence import FrameSequence
+from vsr.inference.tiling import step_tiled, upscale_tiled
 from vsr.networks.models import DEFAULT_MODEL, load_calibration, load_network
+from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.rewrites import simplify
 from vsr.networks.weights import Calibration, Network
 
 logger = logging.getLogger(__name__)
+
+Codes = npt.NDArray[np.uint8]
+"""(..., H, W, 3) RGB."""
+Result = TypeVar("Result")
 
 OVERLAP = 16
 """LR pixels that neighbouring tiles share: the least power of two at which no pixel of a tiled real frame differs by
@@ -45,8 +52,8 @@ class Engine:
     """A super-resolution network, ready to run.
 
     Args:
-        network: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W). Changed in place: it is rewritten for
-            inference, weights are moved and converted.
+        network: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W), or a recurrent one, which takes and gives a
+            state as well. Changed in place: it is rewritten for inference, weights are moved and converted.
         device: ``auto`` (CUDA, then MPS, then CPU), or a device of torch's or its name.
         runtime: ``torch``, ``inductor``, ``openvino``, or ``auto``: OpenVINO on the CPU where it can, torch elsewhere.
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
@@ -81,6 +88,8 @@ class Engine:
         self._tile_size = tile_size
         self._sharing = sharing
         self._clips = described.wants_unit_range
+        self.recurrent = network if isinstance(network, RecurrentGenerator) else None
+        """The network, where a frame's result depends on a state; then ``step`` is what runs it."""
         self.has_weights = has_weights(network)
         """Whether there is something learnt to compute."""
         self._tiles: dict[tuple[int, int], int] = {}  # by height and width: the tile ...
@@ -91,6 +100,7 @@ class Engine:
         self.precision, self._runtime = build_runtime(
             network, self.device, runtime=runtime, precision=precision, calibration=calibration
         )
+        self.reset()
         self._digest = f"{weights} {calibration}" if self.precision == "int8" else weights
         self._exact: Engine | None = None
         self._floats_per_pixel = described.peak_floats_per_pixel
@@ -138,22 +148,54 @@ class Engine:
     @torch.inference_mode()
     def run(self, lr: Tensor) -> Tensor:
         """As a call, but that what half precision cannot hold is left as it came out. On CUDA it returns before
-        the device is done, unless frames are tiled."""
-        if self._clips:
-            lr = lr.clamp(0, 1)
-        runtime = self._runtime
+        the device is done, unless frames are tiled. A recurrent network takes each frame for the first of a clip."""
+        if self.recurrent is not None:
+            return self.step(lr, self.recurrent.initial_state(lr))[0]
+        runtime, scale, overlap = self._runtime, int(self.scale), self.overlap
+        lr = self._in_range(lr)
+
+        def tiled(tile_size: int) -> Tensor:
+            return upscale_tiled(runtime, lr, scale=scale, tile_size=tile_size, overlap=overlap)
+
+        return self._fitting(lr, lambda: runtime(lr), tiled)
+
+    @torch.inference_mode()
+    def step(self, lr: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a step of a recurrent network; what half precision cannot hold is left as it came out.
+
+        Args:
+            lr: (N, 3, H, W) float RGB, nominally in [0, 1], on the engine's device.
+            state: (N, S, H, W) float32: the network's ``initial_state``, or what the step before has given.
+
+        Returns:
+            (N, 3, scale*H, scale*W) float32, not clipped, and the next state.
+
+        Raises:
+            OutOfMemoryError: not even the smallest tile fits into memory.
+        """
+        runtime, scale, overlap = self._runtime, int(self.scale), self.overlap
+        lr = self._in_range(lr)
+
+        def tiled(tile_size: int) -> tuple[Tensor, Tensor]:
+            return step_tiled(runtime.step, lr, state, scale=scale, tile_size=tile_size, overlap=overlap)
+
+        return self._fitting(lr, lambda: runtime.step(lr, state), tiled)
+
+    def _in_range(self, lr: Tensor) -> Tensor:
+        return lr.clamp(0, 1) if self._clips else lr
+
+    def _fitting(self, lr: Tensor, whole: Callable[[], Result], tiled: Callable[[int], Result]) -> Result:
+        """Compute a batch whole, or in tiles where that is all that fits into memory."""
         count, _, height, width = lr.shape
         while True:
             tile_size = self.tile_for(count, height, width)
             try:
-                if tile_size >= max(height, width):
-                    return runtime(lr)
-                return upscale_tiled(runtime, lr, scale=int(self.scale), tile_size=tile_size, overlap=self.overlap)
+                return whole() if tile_size >= max(height, width) else tiled(tile_size)
             except (RuntimeError, MemoryError) as exc:
                 if not is_out_of_memory(exc):
                     raise
                 failure = exc.with_traceback(None)  # which holds the activations
-            if not runtime.release():
+            if not self._runtime.release():
                 self._shrink_tile(min(tile_size, max(height, width)), height, width, failure)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -167,14 +209,22 @@ class Engine:
     @torch.inference_mode()
     def run_exactly(self, lr: Tensor) -> Tensor:
         """As a call, in float32; for what half precision could not hold, which is counted here."""
+        return self._in_float32(len(lr)).run(lr)
+
+    @torch.inference_mode()
+    def step_exactly(self, lr: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``step``, in float32; for what half precision could not hold, which is counted here."""
+        return self._in_float32(len(lr)).step(lr, state)
+
+    def _in_float32(self, frames: int) -> Engine:
         if self._exact is None:
             logger.warning("half precision cannot hold all frames; such are done again in float32")
             self._exact = Engine(
                 deepcopy(self._network), device=str(self.device), runtime="torch", precision="fp32",
                 tile_size=self._tile_size, overlap=self.overlap, sharing=self._sharing,
             )  # fmt: skip
-        self.overflowed += len(lr)
-        return self._exact.run(lr)
+        self.overflowed += frames
+        return self._exact
 
     def record(self) -> None:
         """Many frames of a size are to come: on CUDA their kernels are recorded, and launched at once."""
@@ -191,8 +241,10 @@ class Engine:
         logger.warning("out of memory on %s: going on with tiles of %d pixels", self.device, smaller)
         self.on_smaller_tile(smaller)
 
-    def upscale(self, lr: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Upscale pictures.
+    def upscale(self, lr: Codes) -> Codes:
+        """Upscale pictures; by a recurrent model frames in their order, after those of the calls before.
+
+        ``reset`` begins another clip, and so does another size. A single picture stands for itself.
 
         Args:
             lr: uint8 RGB (N, H, W, 3) or (H, W, 3).
@@ -206,17 +258,38 @@ class Engine:
         if lr.dtype != np.uint8 or lr.ndim not in (3, 4) or lr.shape[-1] != 3 or 0 in lr.shape:
             raise ValueError(f"expected uint8 RGB (N, H, W, 3) or (H, W, 3), got {lr.dtype} {lr.shape}")
         frames = lr if lr.ndim == 4 else lr[None]
+        if self.recurrent is not None and lr.ndim == 4:
+            return self._upscale_clip(frames)
         size = self.batch_size(*frames.shape[1:3])
         batches = [self._upscale_batch(frames[start : start + size]) for start in range(0, len(frames), size)]
         sr = np.concatenate(batches)
         return sr if lr.ndim == 4 else sr[0]
 
+    def reset(self) -> None:
+        """Forget the frames that a recurrent model has upscaled: the next is the first of another clip."""
+        self._clip = FrameSequence(self)
+        self._before: tuple[Codes, Codes] | None = None
+
     @torch.inference_mode()
-    def _upscale_batch(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def _upscale_clip(self, frames: Codes) -> Codes:
+        results = []
+        for frame in frames:
+            if self._before is not None and self._before[0].shape != frame.shape:
+                self.reset()
+            if self._before is None or not np.array_equal(frame, self._before[0]):
+                motion = None if self._before is None else estimate_motion(self._before[0], frame)
+                self._before = frame.copy(), _to_codes(self._clip.step(self._from_codes(frame[None]), motion))[0]
+            results.append(self._before[1])
+        return np.stack(results)
+
+    @torch.inference_mode()
+    def _upscale_batch(self, frames: Codes) -> Codes:
+        return _to_codes(self(self._from_codes(frames)))
+
+    def _from_codes(self, frames: Codes) -> Tensor:
         # A copy: torch warns of arrays that are read-only, as those of picture libraries often are.
         lr = torch.from_numpy(np.array(frames, order="C")).to(self.device).permute(0, 3, 1, 2)
-        sr = self(lr.float() / 255).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-        return cast("npt.NDArray[np.uint8]", sr.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+        return lr.float() / 255
 
     def digest(self) -> str:
         """Of the weights, as they are used, and of what int8 knows of them; without weights of the name and scale."""
@@ -258,6 +331,12 @@ class Engine:
         # Convolutions on CUDA index with 32 bits, and no activation holds more than half of the peak.
         elements = 2**31 * 2 if self.device.type == "cuda" else budget
         return int(min(budget / self._runtime.bytes_per_float, elements) / self._floats_per_pixel)
+
+
+def _to_codes(sr: Tensor) -> Codes:
+    """(N, 3, H, W) in [0, 1], changed in place -> (N, H, W, 3)."""
+    sr = sr.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+    return cast(Codes, sr.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
 
 def _digest_of(network: nn.Module) -> str:

@@ -10,7 +10,7 @@ import operator
 import threading
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import openvino
@@ -19,6 +19,7 @@ from openvino import opset13 as ops
 from torch import Tensor, fx, nn
 
 from vsr.inference.quantisation import is_quantised, quantise_weights, with_exact_zero
+from vsr.networks.recurrent import REACH, Enlargement, RecurrentGenerator
 from vsr.networks.weights import Calibration
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -27,6 +28,9 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 BYTES_PER_FLOAT = {"fp32": 2.5, "bf16": 1.5, "int8": 1.5}
 """By precision: it joins layers and gives their maps up early, so that it needs less than torch (measured from
 160x90 to 640x360)."""
+
+NO_BIAS = 1e-30
+"""Far below what float32 can tell from zero beside any value of a picture, and yet not zero."""
 
 
 class UntranslatableError(Exception):
@@ -37,7 +41,8 @@ class OpenVinoRuntime:
     """Runs a network on the CPU, for frames of any size.
 
     Args:
-        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), in eval mode, float32, on the CPU.
+        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), or a recurrent one that takes and gives a state as well; in
+            eval mode, float32, on the CPU.
         precision: a key of ``HINTS``.
         calibration: for int8.
 
@@ -56,14 +61,23 @@ class OpenVinoRuntime:
 
     def __call__(self, lr: Tensor) -> Tensor:
         """(N, 3, H, W) float on the CPU -> (N, 3, scale*H, scale*W) float32."""
+        return self._compute(lr)[0]
+
+    def step(self, lr: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """A step of a recurrent network: as a call, and the next state, float32."""
+        sr, following = self._compute(lr, state)
+        return sr, following
+
+    def _compute(self, *given: Tensor) -> list[Tensor]:
+        arrays = [each.float().contiguous().numpy() for each in given]  # whose memory is read until the work is done
         with self._lock:
             if self._request is None:
                 self._request = _compiled(self._model, self._precision)
-            self._request.infer([openvino.Tensor(lr.float().contiguous().numpy(), shared_memory=True)])
-            sr = torch.from_numpy(self._request.get_output_tensor().data.copy())
-        if not sr.numel():  # seen where memory ran out within, and no error was raised
-            raise MemoryError(f"OpenVINO has no result for {tuple(lr.shape)}")
-        return sr
+            self._request.infer([openvino.Tensor(array, shared_memory=True) for array in arrays])
+            results = [torch.from_numpy(tensor.data.copy()) for tensor in self._request.output_tensors]
+        if not results[0].numel():  # seen where memory ran out within, and no error was raised
+            raise MemoryError(f"OpenVINO has no result for {tuple(given[0].shape)}")
+        return results
 
     def record(self) -> None:
         """Sizes do not matter here."""
@@ -111,18 +125,25 @@ def _core() -> openvino.Core:
     return openvino.Core()
 
 
+class _Tracer(fx.Tracer):
+    """Looks into no layer that has an entry here."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) in LAYERS or super().is_leaf_module(m, module_qualified_name)
+
+
 def translate(network: nn.Module, calibration: Calibration | None = None) -> openvino.Model:
-    """A network in OpenVINO's operations, for (N, 3, H, W) float32 of any size.
+    """A network in OpenVINO's operations, for float32 of any size.
 
     Args:
-        network: in eval mode.
+        network: in eval mode; of (N, 3, H, W), or recurrent: of that and a state, with two results.
         calibration: of its convolutions, to be computed in 8 bits; None: all in floating point.
 
     Raises:
         UntranslatableError: it has an operation that is not known here.
     """
     try:
-        return _translated(fx.Tracer().trace(network), network, calibration or Calibration({}))
+        return _translated(_Tracer().trace(network), network, calibration or Calibration({}))
     except UntranslatableError:
         raise
     except Exception as exc:  # whatever a network's code makes of a tracer, or OpenVINO of its operations
@@ -130,16 +151,18 @@ def translate(network: nn.Module, calibration: Calibration | None = None) -> ope
 
 
 def _translated(graph: fx.Graph, network: nn.Module, calibration: Calibration) -> openvino.Model:
-    source = ops.parameter([-1, 3, -1, -1], np.float32)
+    sources: list[Any] = []
     results: dict[fx.Node, Any] = {}
     ranges, shift = calibration.ranges, np.array(calibration.shift, np.float32).reshape(1, 3, 1, 1)
     for node in graph.nodes:
         if node.kwargs:
             raise UntranslatableError(f"{node} is called by keywords")
-        inputs = [results[value] if isinstance(value, fx.Node) else value for value in node.args]
+        inputs: Any = fx.node.map_arg(node.args, results.__getitem__)
         match node.op:
             case "placeholder":
-                results[node] = source
+                channels = cast(RecurrentGenerator, network).state_channels if sources else 3
+                results[node] = ops.parameter([-1, channels, -1, -1], np.float32)
+                sources.append(results[node])
             case "get_attr":
                 results[node] = ops.constant(operator.attrgetter(node.target)(network).numpy())
             case "call_module":
@@ -148,8 +171,10 @@ def _translated(graph: fx.Graph, network: nn.Module, calibration: Calibration) -
             case "call_function" | "call_method":
                 results[node] = _entry(FUNCTIONS, node.target, str(node))(*inputs)
             case "output":
-                result = ops.subtract(inputs[0], ops.constant(shift)) if ranges else inputs[0]
-                return openvino.Model([ops.result(result)], [source], type(network).__name__)
+                sr, *rest = inputs[0] if isinstance(inputs[0], (tuple, list)) else [inputs[0]]
+                sr = ops.subtract(sr, ops.constant(shift)) if ranges else sr
+                found = [ops.result(each) for each in (sr, *rest)]
+                return openvino.Model(found, sources, type(network).__name__)
     raise UntranslatableError("it has no result")
 
 
@@ -171,7 +196,18 @@ def _convolution(x: Any, layer: nn.Conv2d, measured: tuple[float, float] | None)
         x = ops.fake_quantize(x, least, greatest, least, greatest, 256)
     padding = list(layer.padding)
     y = ops.convolution(x, kernel, list(layer.stride), padding, padding, list(layer.dilation))
-    return y if layer.bias is None else ops.add(y, ops.constant(layer.bias.detach().numpy().reshape(1, -1, 1, 1)))
+    bias = np.zeros(len(weight), np.float32) if layer.bias is None else layer.bias.detach().numpy()
+    # A convolution in 8 bits without a bias, whose result is added to and used elsewhere too, came out as zeros.
+    bias = bias if bias.any() else np.full_like(bias, NO_BIAS)
+    return ops.add(y, ops.constant(bias.reshape(1, -1, 1, 1)))
+
+
+def _enlargement(x: Any, layer: Enlargement, _: object) -> Any:
+    frame = [0, 0, REACH, REACH]
+    weight = layer.weight.numpy()
+    kernel = ops.constant(weight.reshape(3, len(weight) // 3, *weight.shape[1:]))
+    padded = ops.pad(x, frame, frame, "edge")
+    return ops.group_convolution(padded, kernel, [1, 1], [0, 0], [0, 0], [1, 1])
 
 
 def _pixel_shuffle(x: Any, layer: nn.PixelShuffle, _: object) -> Any:
@@ -183,6 +219,7 @@ LAYERS: dict[type[nn.Module], Callable[..., Any]] = {
     nn.PReLU: lambda x, layer, _: ops.prelu(x, ops.constant(layer.weight.detach().numpy())),
     nn.LeakyReLU: lambda x, layer, _: ops.prelu(x, ops.constant(np.full(1, layer.negative_slope, np.float32))),
     nn.PixelShuffle: _pixel_shuffle,
+    Enlargement: _enlargement,
     nn.Identity: lambda x, layer, _: x,
 }
 """By class: from the input, the layer, and what was measured of it, to its result."""
@@ -193,6 +230,7 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     operator.mul: lambda x, y: ops.multiply(_value(x), _value(y)),
     operator.truediv: lambda x, y: ops.divide(_value(x), _value(y)),
     "tanh": ops.tanh,
+    torch.cat: lambda parts, axis: ops.concat(list(parts), axis),
 }
 """By function, or by a method's name: from its arguments to its result."""
 

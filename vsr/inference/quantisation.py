@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.rewrites import simplify
 from vsr.networks.weights import Calibration
 
@@ -23,14 +25,18 @@ LEVELS = 255
 
 GREATEST_WEIGHT = 127
 
+STILL_FRAMES = 4
+"""After so many steps on one frame the features that a recurrent network hands on have reached their range."""
+
 
 @torch.no_grad()
 def calibrate(network: nn.Module, pictures: Sequence[Tensor], tick: Callable[[], None] = lambda: None) -> Calibration:
     """Look what the convolutions of a network are given, and how far 8 bits then move the mean of its result.
 
     Args:
-        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), in eval mode; left as it is.
-        pictures: (N, 3, H, W) each, such as the network is made for.
+        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), or a recurrent one, in eval mode; left as it is.
+        pictures: (N, 3, H, W) each, such as the network is made for. A recurrent one sees each as a clip of
+            ``STILL_FRAMES`` equal frames, whose state changes from step to step all the same.
         tick: called after each picture; each comes twice.
 
     Raises:
@@ -64,9 +70,18 @@ def calibrate(network: nn.Module, pictures: Sequence[Tensor], tick: Callable[[],
 def _mean_of(network: nn.Module, pictures: Iterable[Tensor], tick: Callable[[], None]) -> Tensor:
     means = []
     for picture in pictures:
-        means.append(network(picture).clamp(0, 1).mean((0, 2, 3)))
+        means.append(_last_of_still(network, picture).clamp(0, 1).mean((0, 2, 3)))
         tick()
     return torch.stack(means).mean(0)
+
+
+def _last_of_still(network: nn.Module, picture: Tensor) -> Tensor:
+    if not isinstance(network, RecurrentGenerator):
+        return cast(Tensor, network(picture))
+    sr, state = picture, network.initial_state(picture)
+    for _ in range(STILL_FRAMES):
+        sr, state = network(picture, state)
+    return sr
 
 
 def is_quantised(layer: nn.Conv2d) -> bool:

@@ -33,6 +33,9 @@ class Runtime(Protocol):
     def __call__(self, lr: Tensor) -> Tensor:
         """(N, 3, H, W) float -> (N, 3, scale*H, scale*W) float32, both on the device. From any thread."""
 
+    def step(self, lr: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """A step of a recurrent network: LR frames and a state -> as a call, and the next state, float32."""
+
     def record(self) -> None:
         """Many frames of a size are to come: do what pays then."""
 
@@ -51,7 +54,8 @@ def build_runtime(
     """Take what is fastest there: OpenVINO on the CPU where it can run the network, torch elsewhere.
 
     Args:
-        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), in eval mode, float32, on the CPU.
+        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), or a recurrent one that takes and gives a state as well; in
+            eval mode, float32, on the CPU.
         device: where it shall run.
         runtime: ``auto``, or the one to take.
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere; fp32 is never TF32.

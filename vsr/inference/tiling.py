@@ -80,14 +80,50 @@ def upscale_tiled(
     Returns:
         (N, 3, scale*H, scale*W) float32 on the device of ``lr``.
     """
-    count, channels, height, width = lr.shape
+    return _tiled(lambda tile: (network(tile),), (lr,), (scale,), tile_size, overlap)[0]
+
+
+def step_tiled(
+    network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    lr: Tensor, state: Tensor, *, scale: int, tile_size: int, overlap: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Run a step of a recurrent ``network`` tile by tile; the tiles are cut from one state and blended into the next.
+
+    Args:
+        network: (N, 3, h, w) and (N, S, h, w) -> (N, 3, scale*h, scale*w) and (N, S, h, w).
+        lr: (N, 3, H, W).
+        state: (N, S, H, W).
+        scale: the network's.
+        tile_size: the largest edge of a tile, in LR pixels.
+        overlap: LR pixels that neighbouring tiles share at least.
+
+    Returns:
+        (N, 3, scale*H, scale*W) and (N, S, H, W), float32 on the device of ``lr``.
+    """
+    sr, following = _tiled(network, (lr, state), (scale, 1), tile_size, overlap)
+    return sr, following
+
+
+def _tiled(
+    network: Callable[..., tuple[Tensor, ...]], given: tuple[Tensor, ...], scales: tuple[int, ...], tile_size: int,
+    overlap: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """What ``network`` makes of tensors of one size; its results have their channels, and are larger by scales."""
+    first = given[0]
+    height, width = first.shape[-2:]
     tops, rows = tile_starts(height, tile_size, overlap)
     lefts, columns = tile_starts(width, tile_size, overlap)
-    down = blend_weights(tops, rows, height, scale).to(lr.device)
-    across = blend_weights(lefts, columns, width, scale).to(lr.device)
-    sr = torch.zeros(count, channels, height * scale, width * scale, device=lr.device)
+    down = [blend_weights(tops, rows, height, scale).to(first.device) for scale in scales]
+    across = [blend_weights(lefts, columns, width, scale).to(first.device) for scale in scales]
+    results = tuple(
+        torch.zeros(len(first), each.shape[1], height * scale, width * scale, device=first.device)
+        for each, scale in zip(given, scales, strict=True)
+    )
     for (i, top), (j, left) in product(enumerate(tops), enumerate(lefts)):
-        tile = network(lr[..., top : top + rows, left : left + columns])
-        target = sr[..., top * scale : (top + rows) * scale, left * scale : (left + columns) * scale]
-        target.addcmul_(tile.float(), torch.outer(down[i], across[j]))
-    return sr
+        tiles = network(*(each[..., top : top + rows, left : left + columns] for each in given))
+        for number, (tile, scale) in enumerate(zip(tiles, scales, strict=True)):
+            target = results[number][
+                ..., top * scale : (top + rows) * scale, left * scale : (left + columns) * scale
+            ]
+            target.addcmul_(tile.float(), torch.outer(down[number][i], across[number][j]))
+    return results

@@ -42,7 +42,8 @@ class TorchRuntime:
     take the same.
 
     Args:
-        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), in eval mode; moved to the device and converted.
+        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), or a recurrent one that takes and gives a state as well; in
+            eval mode; moved to the device and converted.
         device: where it runs.
         dtype: float32, float16 or bfloat16.
         compiled: by torch.compile, which joins what stands between the convolutions. The first frame of each shape
@@ -64,8 +65,16 @@ class TorchRuntime:
 
     def __call__(self, lr: Tensor) -> Tensor:
         """(N, 3, H, W) float -> (N, 3, scale*H, scale*W) float32, both on the device."""
+        return self._compute(lr)[0]
+
+    def step(self, lr: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """A step of a recurrent network: as a call, and the next state, float32."""
+        sr, following = self._compute(lr, state)
+        return sr, following
+
+    def _compute(self, *given: Tensor) -> tuple[Tensor, ...]:
         with self._settings():
-            return self._run(lr)
+            return self._run(*given)
 
     def record(self) -> None:
         """Nothing can be recorded here."""
@@ -79,8 +88,9 @@ class TorchRuntime:
             return nullcontext()
         return exact_on_cuda()
 
-    def _run(self, lr: Tensor) -> Tensor:
-        return cast(Tensor, self._network(lr.to(self._dtype, memory_format=self._memory_format))).float()
+    def _run(self, *given: Tensor) -> tuple[Tensor, ...]:
+        results = self._network(*(each.to(self._dtype, memory_format=self._memory_format) for each in given))
+        return tuple(each.float() for each in ((results,) if isinstance(results, Tensor) else results))
 
 
 @contextmanager
@@ -97,8 +107,8 @@ class _Recorded(NamedTuple):
     """Kernels that were recorded once, and the tensors that they read and write."""
 
     graph: torch.cuda.CUDAGraph
-    lr: Tensor
-    sr: Tensor
+    given: tuple[Tensor, ...]
+    results: tuple[Tensor, ...]
 
 
 class CudaRuntime(TorchRuntime):
@@ -131,35 +141,40 @@ class CudaRuntime(TorchRuntime):
             self._pool = None
         return kept
 
-    def __call__(self, lr: Tensor) -> Tensor:
-        """(N, 3, H, W) float -> (N, 3, scale*H, scale*W) float32, both on the device."""
+    def _compute(self, *given: Tensor) -> tuple[Tensor, ...]:
+        shape = given[0].shape
         with self._lock, self._settings():
-            if self._records and lr.shape in self._seen and lr.shape not in self._recorded:
+            if self._records and shape in self._seen and shape not in self._recorded:
                 try:
-                    self._recorded[lr.shape] = self._record(lr)
+                    self._recorded[shape] = self._record(*given)
                 except RuntimeError as exc:  # it ran without, and does so still
                     logger.info("kernels are not recorded: %s", exc)
                     self._records = False
                 if len(self._recorded) > MOST_RECORDED:
                     del self._recorded[next(iter(self._recorded))]
-            self._seen.add(lr.shape)
-            if (recorded := self._recorded.get(lr.shape)) is None:
-                return self._run(lr)
-            recorded.lr.copy_(lr)
+            self._seen.add(shape)
+            if (recorded := self._recorded.get(shape)) is None:
+                return self._run(*given)
+            for place, each in zip(recorded.given, given, strict=True):
+                place.copy_(each)
             recorded.graph.replay()
-            return recorded.sr.to(torch.float32, copy=True)  # the next replay writes there again
+            # The next replay writes there again.
+            return tuple(each.to(torch.float32, copy=True) for each in recorded.results)
 
-    def _record(self, lr: Tensor) -> _Recorded:
+    def _record(self, *examples: Tensor) -> _Recorded:
         with torch.cuda.device(self._device), _same_stream_after():  # graphs take the device for theirs
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            given = torch.empty_like(lr, dtype=self._dtype, memory_format=self._memory_format)
+            given = tuple(
+                torch.empty_like(each, dtype=self._dtype, memory_format=self._memory_format).zero_()
+                for each in examples
+            )
             computing = torch.cuda.current_stream()
             self._aside.wait_stream(computing)
             with torch.cuda.stream(self._aside):
-                self._network(given.zero_())  # what kernels do once for a stream is not to be recorded
+                self._network(*given)  # what kernels do once for a stream is not to be recorded
             computing.wait_stream(self._aside)
             graph = torch.cuda.CUDAGraph()
             # Of this thread alone: others may talk to the device, for a decoder or an encoder.
             with torch.cuda.graph(graph, self._pool, self._aside, capture_error_mode="thread_local"):
-                sr = self._network(given)
-        return _Recorded(graph, given, sr)
+                results = self._network(*given)
+        return _Recorded(graph, given, (results,) if isinstance(results, Tensor) else tuple(results))
