@@ -58,7 +58,13 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(cls=SectionedCommand)
-@click.option("--data", type=FOLDER, multiple=True, required=True, help="HR pictures: folder or zip; may be repeated.")
+@click.option(
+    "--data",
+    type=FOLDER,
+    multiple=True,
+    required=True,
+    help="HR pictures: folder or zip; for a recurrent generator videos too. May be repeated.",
+)
 @click.option("-o", "--output", type=FOLDER, required=True, metavar="RUN", help="Folder of the run.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="srgan", show_default=True, help="Whom to follow.")
 @click.option(
@@ -73,11 +79,12 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @verbosity_options
 def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
-    """Train a generator on pictures.
+    """Train a generator on pictures, or a recurrent one on clips.
 
     \b
     vsr train --data coco/ -o run
     vsr train --data coco/ -o run --resume
+    vsr train --recipe video-recurrent --data pictures/ --data clips/ -o run
     vsr upscale input.mp4 -o out.mp4 --model run/generator.safetensors
 
     A weight of 0 leaves a loss out; --pretrain-l1 1 --pretrain-mse 0 trains on L1.

@@ -77,7 +77,7 @@ def about(game: Game, options: TrainOptions, facts: Facts, quality: Quality | No
         "unit": game.recipe.unit,
         "stages": stages,
         "pictures": facts.pictures,
-        "videos": facts.videos,
+        **({"videos": facts.videos} if facts.videos else {}),
         "held_out": facts.held_out,
         "precision": options.precision,
         "hardware": facts.hardware,

@@ -24,7 +24,8 @@ class TrainOptions:
     """
 
     data: tuple[Path, ...]
-    """HR pictures: folders (searched recursively; COCO and CelebA by their layout), zip archives, files."""
+    """HR pictures: folders (searched recursively; COCO and CelebA by their layout), zip archives, files. For a
+    recurrent generator also video files, in folders or by themselves."""
     output: Path
     """Folder of the run: checkpoint, weights, card, log, figure and samples."""
     recipe: Recipe = RECIPES["srgan"]
