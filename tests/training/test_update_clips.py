@@ -225,3 +225,19 @@ def test_updates_bring_the_loss_down(play: Callable[..., Game]) -> None:
     clips = ClipBatch(clips.lr, hr, clips.before, clips.after)
     losses = [float(update_clips(game, clips, 3e-3)["generator_loss"]) for _ in range(40)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_a_device_without_float64(limited_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Apple's MPS."""
+    stage = Stage(length=1, charbonnier=1.0, ping_pong=0.1, artefacts=0.5, adversarial=0.1)
+    options = TrainOptions(
+        data=(Path("data"),), output=Path("run"), recipe=override(RECIPES["video-recurrent"], **TINY, adversarial=stage)
+    )
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.strategy._root_device = limited_device
+    monkeypatch.setattr(fabric.accelerator, "setup_device", lambda device: None)
+    game = new_game(fabric, options)
+    for name in options.stages:
+        begin_stage(game, name, options)
+        seen = update_clips(game, batch().to(limited_device), RATE)
+        assert all(value.device == limited_device and bool(value.isfinite()) for value in seen.values())
