@@ -98,30 +98,35 @@ def _turned(picture: Picture, random: np.random.Generator) -> Picture:
 
 @dataclass(frozen=True)
 class _Motion:
-    """Where a window lies at each moment; a frame's number need not be whole."""
+    """Where a window lies at each moment."""
 
-    times: npt.NDArray[np.float64]
     places: npt.NDArray[np.float64]
-    """(4, times): x and y in HR pixels, angle, logarithm of the size; zero in the middle of the clip."""
+    """(T + 2, 4): x and y in HR pixels, angle, logarithm of the size, from the frame before the first to that after the
+    last; about zero in the middle."""
 
     def at(self, time: float) -> Matrix:
-        """HR pixels around the window's centre -> HR pixels around the centre of where it is in the middle."""
-        x, y, angle, growth = (float(np.interp(time, self.times, values)) for values in self.places)
+        """HR pixels around the window's centre -> HR pixels around the centre of where it is in the middle.
+
+        Args:
+            time: number of a frame, which need not be whole, from -1 to T.
+        """
+        before = min(int(time + 1), len(self.places) - 2)
+        share = time + 1 - before
+        x, y, angle, growth = (self.places[before] * (1 - share) + self.places[before + 1] * share).tolist()
         cos, sin = math.exp(growth) * math.cos(angle), math.exp(growth) * math.sin(angle)
         return np.array([[cos, -sin, x], [sin, cos, y], [0, 0, 1]])
 
     def shortened(self, share: float) -> _Motion:
         """A share of the same way."""
-        return _Motion(self.times, self.places * share)
+        return _Motion(self.places * share)
 
 
 def _standing(frames: int) -> _Motion:
-    return _Motion(np.arange(-1.0, frames + 1), np.zeros((4, frames + 2)))
+    return _Motion(np.zeros((frames + 2, 4)))
 
 
 def _draw_motion(frames: int, random: np.random.Generator) -> _Motion:
-    times = np.arange(-1.0, frames + 1)
-    after_middle = times - (frames - 1) / 2
+    after_middle = np.arange(-1.0, frames + 1) - (frames - 1) / 2
     speed = FASTEST * random.random() ** 2
     direction, bend = random.uniform(0, 2 * math.pi, size=2)
     acceleration = STEEPEST * speed * random.random()
@@ -132,7 +137,7 @@ def _draw_motion(frames: int, random: np.random.Generator) -> _Motion:
         after_middle * speed * along + after_middle**2 / 2 * acceleration * bent + shaken
         for along, bent, shaken in zip(_unit(direction), _unit(bend), shake, strict=True)
     ]
-    return _Motion(times, np.stack([*ways, TURN * turn * after_middle, ZOOM * zoom * after_middle]))
+    return _Motion(np.stack([*ways, TURN * turn * after_middle, ZOOM * zoom * after_middle], 1))
 
 
 def _unit(angle: float) -> tuple[float, float]:
@@ -163,7 +168,7 @@ def _ground(picture: Picture, size: int, motion: _Motion, random: np.random.Gene
     whole = motion
     for share in (1.0, 0.5, 0.25, 0.0):
         motion = whole.shortened(share)
-        least, most = _extent([turn @ motion.at(time) for time in motion.times], size)
+        least, most = _extent([turn @ motion.at(number - 1) for number in range(len(motion.places))], size)
         coarsest = float((room / (most - least)).min())
         if coarsest >= 1:
             break

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from av.error import FFmpegError as LibavError
 
 from vsr.errors import InputError, TrainingDataError
 from vsr.imaging.colour import ColourSpec, PixelLayout, planes_to_rgb
@@ -58,10 +59,6 @@ class _Piece:
     def reduction(self) -> int:
         """HR is the video reduced by this."""
         return max(1, min(self.video.width, self.video.height) * 2 // LARGE)
-
-    @property
-    def weight(self) -> int:
-        return self.frames * (self.video.width // self.reduction) * (self.video.height // self.reduction)
 
 
 class VideoSet:
@@ -105,7 +102,8 @@ class VideoSet:
     def _reduce_to(self, pieces: list[_Piece]) -> None:
         self._pieces = pieces
         self.paths = list(dict.fromkeys(piece.path for piece in pieces))
-        self._ends = np.cumsum([piece.weight for piece in pieces], dtype=np.int64)
+        # Not by area, as places in one scene resemble each other more than two scenes do.
+        self._ends = np.cumsum([piece.frames for piece in pieces], dtype=np.int64)
 
     def hold_out(self, count: int) -> VideoSet:
         """Take ``count`` pieces, evenly spread over the set, out of it into one of their own; at most all."""
@@ -129,6 +127,8 @@ class VideoSet:
 
     def draw(self, size: int, random: np.random.Generator) -> Clip:
         """Draw a clip: a window that stands, in a video that runs forwards or backwards, mirrored and turned.
+
+        Each frame of the videos is about as likely to be in it as any other.
 
         Args:
             size: edge of the window in HR pixels; of smaller videos it is as large as they are.
@@ -165,17 +165,21 @@ class VideoSet:
         runs = self._cache.get(piece)
         if runs is not None:
             return runs
+        words = f"{piece.path} has no {self._frames} frames without a cut from tick {piece.start or 0} on"
         try:
             decoded = _decode(piece)
+            runs = [run for run in _between_cuts(decoded) if len(run) >= self._frames] if len(decoded) else []
         except InputError as exc:
-            logger.warning("left out, another takes its place: %s", exc)
-            decoded = None
-        runs = [] if decoded is None else [run for run in _between_cuts(decoded) if len(run) >= self._frames]
+            if isinstance(exc.__cause__, OSError) and not isinstance(exc.__cause__, LibavError):
+                raise  # of a disk that has gone: no reason to go on without
+            runs, words = [], str(exc)
         with self._lock:
             size = sum(run.nbytes for run in runs)
             if piece not in self._cache and self._cached_bytes[0] + size <= self.cache_bytes:
                 self._cache[piece] = runs
                 self._cached_bytes[0] += size
+                if not runs:
+                    logger.warning("left out, another takes its place: %s", words)
         return runs
 
 
@@ -200,17 +204,15 @@ def _pieces(path: Path, min_size: int, length: int) -> list[_Piece] | str:
     ]
 
 
-def _decode(piece: _Piece) -> Clip | None:
-    """All frames of a piece, reduced; None where there are none."""
+def _decode(piece: _Piece) -> Clip:
+    """All frames of a piece, reduced."""
     _, layout = decoded_format(piece.video)
     colour = colour_of(piece.video, piece.video.height)
     damage = Damage()  # of a piece nobody need be told
-    frames = read_frames(
-        piece.path, piece.video, start=piece.start, end=piece.end, deinterlace="auto", damage=damage
-    )
+    frames = read_frames(piece.path, piece.video, start=piece.start, end=piece.end, deinterlace="auto", damage=damage)
     with closing(frames):
         rgb = [_rgb(frame, layout, colour, piece.reduction) for frame in islice(frames, LONGEST_PIECE)]
-    return np.stack(rgb) if rgb else None
+    return np.stack(rgb) if rgb else np.empty((0, 0, 0, 3), np.uint8)
 
 
 def _rgb(frame: Frame, layout: PixelLayout, colour: ColourSpec, reduction: int) -> npt.NDArray[np.uint8]:
