@@ -127,13 +127,26 @@ class Batches:
 
 
 def load_clips(options: TrainOptions) -> tuple[Clips, list[HeldOut], str]:
+    """Find what clips to train on are made of, and make those to measure on.
+
+    Returns:
+        The training set, the held-out clips, and how the data lie.
+
+    Raises:
+        TrainingDataError: there is nothing that can be used.
+    """
+    training, apart, layout = find_clips(options)
+    return training, [] if apart is None else _held_out_clips(apart, options), layout
+
+
+def find_clips(options: TrainOptions) -> tuple[Clips, Clips | None, str]:
     """Find the pictures and videos that clips are made of, and those to measure on.
 
     Measured on are the pictures and videos of ``options.validation``, or of the layout; else ``options.hold_out``
     pictures and pieces of videos of the training set, a tenth of either at most.
 
     Returns:
-        The training set, the held-out clips, and how the data lie.
+        The training set, what is held out (None where there is nothing), and how the data lie.
 
     Raises:
         TrainingDataError: there is nothing that can be used.
@@ -142,22 +155,21 @@ def load_clips(options: TrainOptions) -> tuple[Clips, list[HeldOut], str]:
     training = _clips(found.training, found.videos, options)
     if options.validation:
         given = find_pictures(options.validation, videos=True)
-        return training, _held_out_clips(_clips(given.training, given.videos, options), options), found.layout
+        return training, _clips(given.training, given.videos, options), found.layout
     pictures, videos = training.pictures, training.videos
     held_pictures = pictures and pictures.hold_out(min(options.hold_out, len(pictures) // 10))
     if found.validation:
         apart = PictureSet(found.validation, min_size=options.recipe.crop_size, workers=options.workers)
         held_pictures = apart.hold_out(options.hold_out)
     held_videos = videos and videos.hold_out(min(options.hold_out, len(videos) // 10))
-    if not held_pictures and not held_videos:
-        return training, [], found.layout
-    return training, _held_out_clips(Clips(held_pictures, held_videos), options), found.layout
+    held_out = Clips(held_pictures, held_videos) if held_pictures or held_videos else None
+    return training, held_out, found.layout
 
 
 def _held_out_clips(clips: Clips, options: TrainOptions) -> list[HeldOut]:
     """Clips of the length that is seen last in training; what is measured of each is its last frame."""
     count = min(options.hold_out, len(clips.pictures or ()) + len(clips.videos or ()))
-    if not count:
+    if not count:  # pictures and videos to measure on were named, and none is wanted
         return []
     lr, hr = clip_batch(clips, longest(options.recipe), options.seed, 0, count=count)
     both = ClipBatch(lr, hr, find_shift(lr, "before"))
