@@ -103,6 +103,8 @@ class TrainOptions:
             wrong.append("of one crop of 16 pixels the discriminator's last normalisation sees one value: take two")
         if self.cache == "gpu" and self.recipe.degradation == "video":
             wrong.append("the video degradation works on pictures in main memory: leave out cache gpu")
+        if self.cache == "gpu" and self.recipe.frames > 1:
+            wrong.append("clips are made of pictures in main memory: leave out cache gpu")
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
 

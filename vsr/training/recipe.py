@@ -335,7 +335,8 @@ class Recipe:
     video: VideoDegradation = VideoDegradation()
     """The steps of the ``video`` degradation."""
     frames: int = 1
-    """Frames of a clip, for a recurrent generator; 1 trains on single crops."""
+    """Frames of a clip, for a recurrent generator; 1 trains on single crops. Clips lie at random, by area, in all
+    orientations, whatever the crops of pictures do."""
     real_motion: float = 0.3
     """Share of the clips that are cut out of video files, where the data hold any; the others move over pictures."""
     clip: ClipDegradation = ClipDegradation()
