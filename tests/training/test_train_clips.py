@@ -306,7 +306,6 @@ def test_values_that_contradict_each_other(name: str, changes: dict[str, Any], s
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"cache": "gpu"}, "clips are made in main memory: leave out cache gpu."),
         (
             {"teacher": Path("a")},
             "a teacher has no effect without a weight of its loss, such as --pretrain-teacher 0.5.",

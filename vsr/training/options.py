@@ -107,13 +107,13 @@ class TrainOptions:
         wrong += self._wrong_of_clips()
         if self.cache == "gpu" and self.recipe.degradation == "video":
             wrong.append("the video degradation works on pictures in main memory: leave out cache gpu")
+        if self.cache == "gpu" and self.recipe.frames > 1:
+            wrong.append("clips are made of pictures in main memory: leave out cache gpu")
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
 
     def _wrong_of_clips(self) -> list[str]:
         wrong = []
-        if self.cache == "gpu" and self.recipe.generator == "recurrent":
-            wrong.append("clips are made in main memory: leave out cache gpu")
         follows = [name for name in self.stages if self.recipe.stage(name).teacher]
         if follows and self.teacher is None:
             wrong.append(f"{follows[0]}: the loss teacher needs the weights file of one: --teacher")

@@ -352,7 +352,8 @@ class Recipe:
     video: VideoDegradation = VideoDegradation()
     """The steps of the ``video`` degradation."""
     frames: int = 1
-    """Frames of a clip, for a recurrent generator; 1 trains on single crops."""
+    """Frames of a clip, for a recurrent generator; 1 trains on single crops. Clips lie at random, by area, in all
+    orientations, whatever the crops of pictures do."""
     long_frames: int = 0
     """Frames of a clip in the last part of each stage; 0: as many as before."""
     long_share: float = 0.2
