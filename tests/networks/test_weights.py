@@ -387,7 +387,8 @@ def test_foreign_safetensors(tmp_path: Path, metadata: dict[str, str] | None) ->
 
 def test_an_architecture_that_is_not_there(tmp_path: Path, tiny_weights: Path) -> None:
     path = rewrite(tiny_weights, tmp_path / "other.safetensors", metadata={"architecture": "esrgan"})
-    with pytest.raises(WeightsError, match=r"other\.safetensors is for an architecture 'esrgan' .* it has srgan, recurrent\."):
+    said = r"other\.safetensors is for an architecture 'esrgan' .* it has srgan, recurrent\."
+    with pytest.raises(WeightsError, match=said):
         load_network(str(path))
 
 

@@ -81,6 +81,8 @@ class Clip:
     words: Sequence[str]
     batch_size: int = 2
     threads: int = 1
+    steadied: bool = False
+    in_order: bool = False
     output: Output = field(default_factory=Output)
     options: UpscaleOptions = field(default_factory=UpscaleOptions)
     clip: ClipInfo = field(default_factory=lambda: ClipInfo(Path("clip.mp4"), VIDEO, ()))
@@ -95,7 +97,7 @@ class Clip:
 
     @property
     def segments(self) -> list[Segment]:
-        return [Segment(number, None, None) for number in range(len(self.words))]
+        return [Segment(number, None, None, None) for number in range(len(self.words))]
 
 
 class Counting(Identity):
@@ -215,7 +217,8 @@ class Mended(Clip):
 
     @property
     def segments(self) -> list[Segment]:
-        return [Segment(0, None, None), Segment(1, 100, None, 100, None, 50), Segment(2, 200, None, 200, None, 150)]
+        later = [Segment(number, at, at, None, at, None, at - 50) for number, at in ((1, 100), (2, 200))]
+        return [Segment(0, None, None, None), *later]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])

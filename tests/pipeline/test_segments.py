@@ -107,7 +107,8 @@ def test_the_keyframe_before_the_entry() -> None:
 @pytest.mark.parametrize(("start", "end", "frames"), [(None, None, 7), (2, None, None), (None, 5, None)])
 def test_without_timestamps(start: int | None, end: int | None, frames: int | None) -> None:
     index = PacketIndex(np.array([], np.int64), np.array([0, 3]), 7, 0, "")
-    assert cut_by_time(index, SECONDS, start=start, end=end, seconds=TICKS) == [Segment(0, start, end, None, frames)]
+    found = cut_by_time(index, SECONDS, start=start, end=end, seconds=TICKS)
+    assert found == [Segment(0, start, start, end, None, frames)]
 
 
 def test_each_frame_lies_in_one_segment() -> None:

@@ -41,6 +41,7 @@ option = option_of(UpscaleOptions)
 PATH = click.Path(path_type=Path)
 
 AUTO: dict[str, Any] = {"default": "auto", "show_default": True, "metavar": "auto|N"}
+AUTO_YES_NO = ("auto", "yes", "no")
 OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures such as frames/%06d.png; a folder."
 
 
@@ -54,7 +55,8 @@ OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures suc
 @option("--detail", "Texture of an adversarial model: 0 faithful and soft, 1 sharp.", type=float)
 @option("--start", "Leave out what is shown earlier: seconds, or 1:30.5.", metavar="T", callback=parse_time)
 @option("--end", "Leave out what is shown then or later.", metavar="T", callback=parse_time)
-@option("--deinterlace", "auto: frames that are flagged as interlaced.", type=click.Choice(["auto", "yes", "no"]))
+@option("--steady", "auto: where a model makes texture of one frame at a time.", type=click.Choice(AUTO_YES_NO))
+@option("--deinterlace", "auto: frames that are flagged as interlaced.", type=click.Choice(AUTO_YES_NO))
 @option("--device", "auto, cpu, cuda, cuda:N or mps; several, as cuda:0,cuda:1, share the work.")
 @option("--engine", "auto: OpenVINO on the CPU, else torch.", type=click.Choice(ENGINES))
 @option(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory
 from vsr.imaging.motion import estimate_motion
+from vsr.inference.cost import operations_per_pixel
 from vsr.inference.device import choose_device, free_memory, kind_of
 from vsr.inference.runtimes import Precision, RuntimeName, build_runtime, has_weights
 from vsr.inference.sequence import FrameSequence
@@ -46,6 +47,9 @@ MEMORY_SHARE = 0.5
 MOST_ON_CPU = 2 << 30
 """Bytes that a batch of tiles may take on the CPU, so that a large frame leaves a small machine its memory: in float32
 the paper's generator finds room for 496 x 496 pixels."""
+
+OPERATIONS_A_SECOND = {"cpu": 2e11, "mps": 2e12, "cuda": 2e13}
+"""Of a device of each type, about."""
 
 
 class Engine:
@@ -90,11 +94,14 @@ class Engine:
         self._clips = described.wants_unit_range
         self.recurrent = network if isinstance(network, RecurrentGenerator) else None
         """The network, where a frame's result depends on a state; then ``step`` is what runs it."""
+        self.in_order = self.recurrent is not None
+        """Whether a frame's result depends on the frames before it."""
         self.has_weights = has_weights(network)
         """Whether there is something learnt to compute."""
         self._tiles: dict[tuple[int, int], int] = {}  # by height and width: the tile ...
         self._counts: dict[tuple[int, int], int] = {}  # ... and the largest batch that it was chosen for
         simplify(network.eval().requires_grad_(False))
+        self._operations_per_pixel = operations_per_pixel(network) if self.has_weights else 0.0
         self._network = network
         weights = _digest_of(network)
         self.precision, self._runtime = build_runtime(
@@ -278,13 +285,13 @@ class Engine:
                 self.reset()
             if self._before is None or not np.array_equal(frame, self._before[0]):
                 motion = None if self._before is None else estimate_motion(self._before[0], frame)
-                self._before = frame.copy(), _to_codes(self._clip.step(self._from_codes(frame[None]), motion))[0]
+                self._before = frame.copy(), to_codes(self._clip.step(self._from_codes(frame[None]), motion))[0]
             results.append(self._before[1])
         return np.stack(results)
 
     @torch.inference_mode()
     def _upscale_batch(self, frames: Codes) -> Codes:
-        return _to_codes(self(self._from_codes(frames)))
+        return to_codes(self(self._from_codes(frames)))
 
     def _from_codes(self, frames: Codes) -> Tensor:
         # A copy: torch warns of arrays that are read-only, as those of picture libraries often are.
@@ -323,6 +330,10 @@ class Engine:
         self.run(lr).flatten()[0].item()  # waits for the device
         return time.perf_counter() - started
 
+    def usual_seconds_of(self, height: int, width: int) -> float:
+        """How long a frame of a size takes on a device of this type, about: the same on all machines, at any time."""
+        return self._operations_per_pixel * height * width / OPERATIONS_A_SECOND[self.device.type]
+
     def _fitting_pixels(self) -> int:
         """How many LR pixels can be upscaled at once."""
         budget = int(MEMORY_SHARE * free_memory(self.device) / self._sharing)
@@ -333,7 +344,7 @@ class Engine:
         return int(min(budget / self._runtime.bytes_per_float, elements) / self._floats_per_pixel)
 
 
-def _to_codes(sr: Tensor) -> Codes:
+def to_codes(sr: Tensor) -> Codes:
     """(N, 3, H, W) in [0, 1], changed in place -> (N, H, W, 3)."""
     sr = sr.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
     return cast(Codes, sr.permute(0, 2, 3, 1).contiguous().cpu().numpy())

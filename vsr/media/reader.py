@@ -121,6 +121,7 @@ def read_frames(
     deinterlace: Literal["auto", "yes", "no"] = "no",
     max_pixels: int = MAX_PIXELS,
     damage: Damage | None = None,
+    damage_start: int | None = None,
 ) -> Generator[Frame, None, None]:
     """The frames of a stream in the order of presentation, the decoder drained at the end.
 
@@ -136,6 +137,7 @@ def read_frames(
         max_pixels: as ``probe``.
         damage: where to count what is wrong; it is complete once the last frame has been taken. Without it a warning
             says what was wrong.
+        damage_start: the first timestamp from which on it counts; None: from ``start``.
 
     Frames without a usable timestamp are counted in a warning.
 
@@ -144,12 +146,13 @@ def read_frames(
     """
     pix_fmt, layout = decoded_format(video)
     frames, counted = 0, Damage() if damage is None else damage
+    counts_from = start if damage_start is None else damage_start
     with open_clip(path, max_pixels) as container:
         clock = _Clock(video, container.format.name)
         stream = container.streams[video.index]
         assert isinstance(stream, VideoStream)
         packets = _Packets(container, stream, start if entry is None else entry)
-        decoded = _decode(packets, stream, counted, start, end)
+        decoded = _decode(packets, stream, counted, counts_from, end)
         if deinterlace != "no":
             decoded = Deinterlacer(stream, all_frames=deinterlace == "yes").apply(decoded)
         for raw, following in _with_following(decoded):
@@ -160,11 +163,12 @@ def read_frames(
                 continue
             if end is not None and pts >= end:
                 break
-            counted.concealed += raw.is_corrupt
+            counts = counts_from is None or pts >= counts_from
+            counted.concealed += raw.is_corrupt and counts
             extras = extras_of(raw) if video.codec in WITH_EXTRAS else None
             plain = raw
             if (raw.width, raw.height) != (video.width, video.height):
-                counted.resized += 1
+                counted.resized += counts
                 plain = raw.reformat(width=video.width, height=video.height)
             if plain.format.name.replace("yuvj", "yuv") != pix_fmt:
                 plain = plain.reformat(format=pix_fmt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -82,6 +83,23 @@ def find_partner(model: str) -> Path:
     if kept.is_file() and kept != path:
         return kept
     raise UsageError(f"model {model!r} has one amount of detail: there is no pixel-trained partner to blend it with.")
+
+
+def is_adversarial(model: str, detail: float = 1) -> bool:
+    """Whether a model was trained against a discriminator last, and texture is wanted of it.
+
+    Args:
+        model: as in ``load_network``.
+        detail: of it.
+    """
+    if model in BUILT_IN_PURPOSE or detail == 0:
+        return False
+    about = read_info(find_weights(model)).about
+    try:
+        stage = json.loads(about.get("training", "{}")).get("stage")
+    except (ValueError, AttributeError, RecursionError):  # free text
+        stage = None
+    return stage == "adversarial" or "pair" in about
 
 
 def blend(network: nn.Module, partner: nn.Module, detail: float) -> None:

@@ -49,8 +49,9 @@ class Enlargement(nn.Module):
     def __init__(self, scale: int) -> None:
         super().__init__()
         size = 2 * REACH + 1
-        impulses = torch.eye(size * size).view(size * size, 1, size, size)
-        enlarged = resize_bicubic(impulses, size * scale, size * scale)
+        with torch.device("cpu"):  # be the rest without values, on the device meta
+            impulses = torch.eye(size * size).view(size * size, 1, size, size)
+            enlarged = resize_bicubic(impulses, size * scale, size * scale)
         middle = slice(REACH * scale, (REACH + 1) * scale)
         # (taps, 1, scale, scale) of the pixel in the middle -> (3*scale*scale, taps): flat, since a single channel's
         # channels-last strides are ones that torch's DistributedDataParallel cannot broadcast.

@@ -220,7 +220,7 @@ class EngineOnNode:
 
     def __init__(self, ask: Callable[..., Any]) -> None:
         self._ask = ask
-        for name in ("scale", "runtime", "version", "precision", "kind", "has_weights"):
+        for name in ("scale", "runtime", "version", "precision", "kind", "has_weights", "in_order"):
             setattr(self, name, ask(name))
 
     def digest(self) -> Any:
@@ -238,6 +238,10 @@ class EngineOnNode:
     def seconds_of(self, *batch: int) -> Any:
         """As ``Engine``."""
         return self._ask("seconds_of", *batch)
+
+    def usual_seconds_of(self, *size: int) -> Any:
+        """As ``Engine``."""
+        return self._ask("usual_seconds_of", *size)
 
 
 def _knock(address: str) -> None:

@@ -18,7 +18,7 @@ import av
 import torch
 
 from vsr import __version__
-from vsr.errors import InputError, OutputError, VsrError
+from vsr.errors import InputError, OutputError, UsageError, VsrError
 from vsr.files import check_target
 from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
@@ -31,7 +31,7 @@ from vsr.media.pictures import is_picture_name, missing_numbers, pictures_of, pr
 from vsr.media.probe import probe
 from vsr.media.reader import Damage, said_of_resized
 from vsr.media.stills import is_animated, still_kind
-from vsr.networks.models import model_covering
+from vsr.networks.models import is_adversarial, model_covering
 from vsr.pipeline.executors import Executor, InProcess, executor_for
 from vsr.pipeline.job_folder import (
     BATCH,
@@ -55,10 +55,13 @@ from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
 from vsr.pipeline.plan import factor_of
 from vsr.pipeline.segments import (
     FEWEST_FRAMES,
+    FEWEST_IN_ORDER,
     LEAD_IN,
     LEAST_SECONDS,
     MOST_SECONDS,
     PICTURES,
+    STEADY_SECONDS,
+    WARM_UP,
     Finished,
     Segment,
     cut_by_number,
@@ -336,6 +339,8 @@ def plan_clip(
     if engine.precision == "int8" and conversion.source.bit_depth > 8:
         logger.warning("%s: int8 keeps about 8 of its %d bits.", clip.path.name, conversion.source.bit_depth)
     index, digest = _index(clip, options)
+    steadied = _is_steadied(clip, spec.model, engine, options)
+    in_order = steadied or engine.in_order
     settings: Settings = {
         "the version of vsr": __version__,
         "the version of torch": str(torch.__version__),
@@ -345,6 +350,7 @@ def plan_clip(
         "the network's weights": engine.digest(),
         "the engine": engine.version,
         "the precision": engine.precision,
+        "the steadying": steadied,
         "the part": _part_in_words(options),
         "the deinterlacing": options.deinterlace,
         **output.settings(),
@@ -352,6 +358,7 @@ def plan_clip(
     }
     kept = earlier if settings.items() <= earlier.items() else {}
     batch = options.batch_size or kept.get(BATCH) or engine.batch_size(video.height, video.width)
+    batch = 1 if in_order else batch
     if options.tile_size is None and TILE in kept:
         engine = load(replace(spec, tile_size=kept[TILE]))
     tile = engine.tile_for(batch, video.height, video.width)
@@ -359,17 +366,27 @@ def plan_clip(
     threads = kept.get(THREADS, os.cpu_count() or 1)
     halved = kept.get(HALVINGS)
     if halved is None:
-        halved = _halvings(engine, batch, clip, index, options)
+        halved = (_halvings_in_order if in_order else _halvings)(engine, batch, clip, index, options)
     settings |= {TILE: tile, BATCH: batch, THREADS: threads, HALVINGS: halved}
     others = () if options.cluster else options.devices[1:]
     settings[DEVICES] = sorted({engine.kind, *(kind_of(choose_device(device)) for device in others)})
     if kept.get(TILE) == tile and SMALLER_TILE in kept:
         settings[SMALLER_TILE] = tile = kept[SMALLER_TILE]
         engine = load(replace(spec, tile_size=tile))
-    segments = _cut(clip, index, options, halved)
+    segments = _cut(clip, index, options, halved, in_order=in_order)
     spec = replace(spec, engine=cast(RuntimeName, engine.runtime), precision=engine.precision, tile_size=tile)
-    order = Order(clip, options, output, conversion, spec, batch, threads)
+    order = Order(clip, options, output, conversion, spec, batch, threads, steadied, in_order)
     return ClipPlan(order, segments, settings, engine, index.num_bytes if index else 0)
+
+
+def _is_steadied(clip: ClipInfo, model: str, engine: Engine, options: UpscaleOptions) -> bool:
+    if clip.pictures and len(clip.pictures) == 1:
+        return False
+    if options.steady == "auto":
+        return not engine.in_order and is_adversarial(model, options.detail)
+    if options.steady == "yes" and not engine.has_weights:
+        raise UsageError(f"model {model!r} adds no detail that could flicker: leave out --steady.")
+    return options.steady == "yes"
 
 
 def _part_in_words(options: UpscaleOptions) -> str:
@@ -418,16 +435,40 @@ def _halvings(engine: Engine, batch: int, clip: ClipInfo, index: PacketIndex | N
     return halvings(frames, frame_seconds, SEGMENT_SECONDS)
 
 
-def _cut(clip: ClipInfo, index: PacketIndex | None, options: UpscaleOptions, halved: int) -> list[Segment]:
+def _halvings_in_order(
+    engine: Engine, batch: int, clip: ClipInfo, index: PacketIndex | None, options: UpscaleOptions
+) -> int:
+    """As ``_halvings``, but by what the clip is, and not by how quick the machine is.
+
+    Each segment begins anew. So where they begin shows in the pixels, and has to be the same for a part of the clip.
+    """
+    video, total = clip.video, index.num_frames if index else len(clip.pictures)
+    if clip.format == animation.FORMAT or (index is not None and len(index.timestamps) < 2):
+        return 0
+    frames = float(PICTURES)
+    if index is not None:
+        duration = float((index.timestamps[-1] - index.timestamps[0]) * video.time_base)
+        frames = total * STEADY_SECONDS[1] / duration
+    seconds = engine.usual_seconds_of(video.height, video.width)
+    return halvings(round(frames), seconds, SEGMENT_SECONDS, fewest=FEWEST_IN_ORDER)
+
+
+def _cut(
+    clip: ClipInfo, index: PacketIndex | None, options: UpscaleOptions, halved: int, *, in_order: bool
+) -> list[Segment]:
     cut = cut_of(clip, options)
     start, end = (None if at is None else ceil(at / clip.video.time_base) for at in (cut.start, cut.end))
     if clip.format == animation.FORMAT:
-        return [Segment(0, start, end)]
+        return [Segment(0, None if in_order else start, start, end)]
+    warm_up = WARM_UP if in_order else 0
     if index is None:
-        return cut_by_number(len(clip.pictures), start=start, end=end, halved=halved)
+        return cut_by_number(len(clip.pictures), start=start, end=end, warm_up=warm_up, halved=halved)
     lead_in = LEAD_IN if clip.video.interlaced or options.deinterlace == "yes" else 0
-    seconds = (Fraction(LEAST_SECONDS, 2**halved), Fraction(MOST_SECONDS, 2**halved))
-    return cut_by_time(index, clip.video.time_base, start=start, end=end, lead_in=lead_in, seconds=seconds)
+    least, most = STEADY_SECONDS if in_order else (LEAST_SECONDS, MOST_SECONDS)
+    seconds = (Fraction(least, 2**halved), Fraction(most, 2**halved))
+    return cut_by_time(
+        index, clip.video.time_base, start=start, end=end, lead_in=lead_in, warm_up=warm_up, seconds=seconds
+    )
 
 
 class _Report:

@@ -34,6 +34,9 @@ class UpscaleOptions:
     """Height of the output as it is shown; the width follows."""
     detail: float = 1.0
     """How much of an adversarial model's texture: 0 is its pixel-trained partner, faithful and soft."""
+    steady: Literal["auto", "yes", "no"] = "auto"
+    """Blend each frame with the one before along the motion, so that texture does not flicker. ``auto``: the frames of
+    a clip by a generator that was trained against a discriminator and looks at one frame at a time."""
     start: Fraction | None = None
     """Seconds from the clip's beginning; what is shown earlier is left out."""
     end: Fraction | None = None

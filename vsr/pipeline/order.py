@@ -70,6 +70,8 @@ class Order:
         engine: what upscales.
         batch_size: frames at once.
         threads: of the encoder.
+        steadied: whether the frames of a frame-wise generator are steadied.
+        in_order: whether a frame's result depends on the frames before it.
     """
 
     clip: ClipInfo
@@ -79,15 +81,17 @@ class Order:
     engine: EngineSpec
     batch_size: int
     threads: int
+    steadied: bool = False
+    in_order: bool = False
 
     def frames(self, segment: Segment, damage: Damage) -> Generator[Frame, None, None]:
-        """The decoded frames of a segment; what is wrong with them is counted in ``damage``."""
-        clip, part = self.clip, {"start": segment.start, "end": segment.end}
+        """The decoded frames of a segment, those of its warm-up first; what is wrong with its own is counted."""
+        clip, part = self.clip, {"start": segment.first, "end": segment.end}
         if clip.format == animation.FORMAT:
             return animation.read_animation(clip, **part)
         if clip.pictures:
             return read_pictures(clip, max_pixels=self.options.max_pixels, **part)
         return read_frames(
             clip.path, clip.video, entry=segment.entry, deinterlace=self.options.deinterlace,
-            max_pixels=self.options.max_pixels, damage=damage, **part,
+            max_pixels=self.options.max_pixels, damage=damage, damage_start=segment.start, **part,
         )  # fmt: skip

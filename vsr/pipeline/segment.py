@@ -6,26 +6,33 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
 from vsr.errors import OutputError, memory_explained
-from vsr.inference.engine import Engine
+from vsr.imaging.motion import Motion, estimate_motion
+from vsr.inference.engine import Codes, Engine
+from vsr.inference.sequence import FrameSequence
+from vsr.media.pixels import Plane
 from vsr.media.reader import Damage, Frame
 from vsr.pipeline.flow import Ahead, Behind
 from vsr.pipeline.job_folder import seal
 from vsr.pipeline.memory import LESS_MEMORY, queue_bytes
 from vsr.pipeline.order import Order
 from vsr.pipeline.outputs import FrameContext
+from vsr.pipeline.plan import Conversion
 from vsr.pipeline.segments import Finished, Segment
 from vsr.pipeline.stopwatch import NoStopwatch, Stopwatch, each
-from vsr.pipeline.upscaler import Upscaler
+from vsr.pipeline.upscaler import Upscaler, equal_planes, lr_codes
 from vsr.signals import shielded
 
 QUEUE_BYTES = 128 << 20
 """What may wait on either side of the network at most: about forty frames of 1080p."""
+
+MOTION_THREADS = min(8, os.cpu_count() or 1)
 
 
 def upscale_segments(
@@ -42,7 +49,8 @@ def upscale_segments(
     """Upscale segments into folders of their own.
 
     The next segment is decoded while the encoder finishes the one before. A frame that equals the one before it is not
-    computed again, be it the last of another segment.
+    computed again, be it the last of another segment; but where frames depend on those before, each segment begins
+    anew, with its warm-up, so that no pixel of it depends on what was upscaled where.
 
     Args:
         order: of the clip.
@@ -59,12 +67,15 @@ def upscale_segments(
         VsrError: whatever ends the reading, the computing or the writing.
     """
     watch = watch or NoStopwatch()
-    upscaler = Upscaler(engine, order.conversion, watch)
+    sequence = FrameSequence(engine, steadied=order.steadied) if order.in_order else None
+    upscaler = Upscaler(engine, order.conversion, watch, sequence)
+    items = _decoded(order, segments, watch)
+    items = _followed(items, order.conversion) if order.in_order else items
     max_bytes = queue_bytes(order.options, QUEUE_BYTES)
     with (
         memory_explained(f"upscaling {_described(order)} on {engine.device}", LESS_MEMORY),
         _Sink(order, folder, on_finished, watch) as sink,
-        Ahead(_decoded(order, segments, watch), max_bytes=max_bytes, name="vsr-decode") as decoded,
+        Ahead(items, max_bytes=max_bytes, name="vsr-decode") as decoded,
         Behind(sink.take, max_bytes=max_bytes, name="vsr-encode") as encoded,
         ExitStack() as leaving,  # the first to be left
     ):
@@ -73,8 +84,9 @@ def upscale_segments(
         for batch in _upscaled(batches, upscaler):
             with watch("waiting"):
                 for item in batch:
-                    encoded.put(item)
-            if count := sum(item.frame is not None for item in batch) - batch[0].discarded:
+                    if not item.warms_up:
+                        encoded.put(item)
+            if count := sum(item.frame is not None and not item.warms_up for item in batch) - batch[0].discarded:
                 on_frames(count)
 
 
@@ -88,11 +100,16 @@ class _Item:
     """On its way: a frame of a segment, or None at its end, with what is known by then.
 
     Attributes:
+        begins: whether nothing that came before it may show in it: of frames that depend on those before, the first of
+            their segment and its warm-up.
+        motion: to the frame from the last that differed from it; None: it equals that, or there is none.
         discarded: at an end after which the same segment begins again: how many frames it had.
     """
 
     segment: Segment
     frame: Frame | None
+    begins: bool = False
+    motion: Motion | None = None
     damage: Damage = field(default_factory=Damage)
     repeated: int = 0
     overflowed: int = 0
@@ -100,7 +117,11 @@ class _Item:
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.frame is None else self.frame.nbytes
+        return sum(0 if part is None else part.nbytes for part in (self.frame, self.motion))
+
+    @property
+    def warms_up(self) -> bool:
+        return self.frame is not None and self.segment.warms_up_at(self.frame.pts)
 
 
 def _decoded(order: Order, segments: Iterable[Segment], watch: Stopwatch) -> Generator[_Item, None, None]:
@@ -112,21 +133,51 @@ def _decoded(order: Order, segments: Iterable[Segment], watch: Stopwatch) -> Gen
                 if frames:
                     yield _Item(segment, None, discarded=frames)
                 _, damage = yield from _frames_of(order, replace(segment, entry=segment.earlier_entry), watch)
-            yield _Item(segment, None, damage)
+            yield _Item(segment, None, damage=damage)
 
 
 def _frames_of(
     order: Order, segment: Segment, watch: Stopwatch, *, until_damage: bool = False
 ) -> Generator[_Item, None, tuple[int, Damage]]:
     """Returns how many there were, and what was wrong with them."""
-    damage, count = Damage(), 0
+    damage, count, begins = Damage(), 0, order.in_order
     with closing(order.frames(segment, damage)) as frames:
         for frame in each(watch, "decode", frames):
             if until_damage and _is_visible(damage):
                 break
-            yield _Item(segment, frame)
-            count += 1
+            item = _Item(segment, frame, begins)
+            yield item
+            begins = False
+            count += not item.warms_up
     return count, damage
+
+
+def _followed(items: Generator[_Item, None, None], conversion: Conversion) -> Generator[_Item, None, None]:
+    """The same with the motion to each frame, which is found several frames ahead."""
+    ahead: deque[tuple[_Item, Future[Motion] | None]] = deque()
+    last: tuple[Plane, ...] = ()
+    codes: Codes | None = None
+
+    def found() -> _Item:
+        item, motion = ahead.popleft()
+        return item if motion is None else replace(item, motion=motion.result())
+
+    with closing(items), ThreadPoolExecutor(MOTION_THREADS, "vsr-motion") as pool:
+        try:
+            for item in items:
+                motion = None
+                if item.begins:
+                    last, codes = (), None
+                if item.frame is not None and not equal_planes(item.frame.planes, last):
+                    before, codes, last = codes, lr_codes(item.frame.planes, conversion), item.frame.planes
+                    motion = None if before is None else pool.submit(estimate_motion, before, codes)
+                ahead.append((item, motion))
+                if len(ahead) > MOTION_THREADS:
+                    yield found()
+            while ahead:
+                yield found()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _is_visible(damage: Damage) -> bool:
@@ -162,8 +213,12 @@ def _upscaled(batches: Iterable[list[_Item]], upscaler: Upscaler) -> Iterator[li
         ]
 
     for batch in batches:
+        if batch[0].begins:
+            upscaler.forget()
         if frames := [item.frame for item in batch if item.frame is not None]:
-            upscaler.begin(frames)
+            upscaler.begin(frames, batch[0].motion)
+            if batch[0].warms_up:
+                upscaler.take_repeated()
         else:
             batch = [replace(batch[0], repeated=upscaler.take_repeated())]
         under_way.append(batch)

@@ -22,6 +22,15 @@ PICTURES = 100
 FEWEST_FRAMES = 8
 """In a segment, however long they take: each begins with a keyframe, which is large."""
 
+WARM_UP = 16
+"""Frames before a segment by which a generator with a state, or the steadying of another, comes to know the scene."""
+
+STEADY_SECONDS = 6, 12
+"""As ``LEAST_SECONDS`` and ``MOST_SECONDS``, of segments that have to be warmed up."""
+
+FEWEST_IN_ORDER = 4 * WARM_UP
+"""As ``FEWEST_FRAMES``, where each segment has to be warmed up."""
+
 LEAD_IN = 4
 """Frames that a deinterlacer has to see before the first that it is asked for."""
 
@@ -32,7 +41,9 @@ class Segment:
 
     Attributes:
         number: its place, from 0.
-        start: the first timestamp, in ticks of the stream; None: from the beginning.
+        first: the first timestamp to upscale, in ticks of the stream; None: from the beginning. What lies before the
+            start is upscaled for what later frames take from it, and dropped.
+        start: the first timestamp of the segment; None: from the beginning.
         end: the first timestamp behind it; None: to the end.
         entry: the timestamp of the keyframe to decode from; None: whichever lies before the start.
         num_frames: how many frames lie in it; None where only decoding tells.
@@ -42,11 +53,16 @@ class Segment:
     """
 
     number: int
+    first: int | None
     start: int | None
     end: int | None
     entry: int | None = None
     num_frames: int | None = None
     earlier_entry: int | None = None
+
+    def warms_up_at(self, timestamp: int) -> bool:
+        """Whether a frame lies before the segment, and is upscaled for the sake of later ones alone."""
+        return self.start is not None and timestamp < self.start
 
 
 @dataclass(frozen=True)
@@ -89,9 +105,13 @@ def cut_by_time(
     start: int | None = None,
     end: int | None = None,
     lead_in: int = 0,
+    warm_up: int = 0,
     seconds: tuple[Fraction | int, Fraction | int] = (LEAST_SECONDS, MOST_SECONDS),
 ) -> list[Segment]:
     """Segments of some seconds that begin at keyframes where there are any, so that no frame is decoded twice.
+
+    With a warm-up the whole clip is cut, and of that is taken what lies between start and end: so a frame is upscaled
+    by the same frames before it, whatever part of the clip is wanted.
 
     Args:
         index: of the packets; without timestamps everything is one segment.
@@ -99,36 +119,52 @@ def cut_by_time(
         start: the first timestamp wanted; None: all from the beginning.
         end: the first no longer wanted; None: all to the end.
         lead_in: frames before a segment that have to be decoded too.
+        warm_up: frames before a segment that have to be upscaled too.
         seconds: the shortest and the longest segment.
     """
-    stamps = index.between(start, end)
-    if not len(stamps):
+    stamps = index.timestamps if warm_up else index.between(start, end)
+    if not len(index.between(start, end)):
         whole = start is None and end is None
-        return [Segment(0, start, end, None, index.num_frames if whole else None)]
+        return [Segment(0, None if warm_up else start, start, end, None, index.num_frames if whole else None)]
     least, most = (round(length / time_base) for length in seconds)
     cuts = [0]
     while (place := _next_cut(stamps, index.keyframes, cuts[-1], least, most)) is not None:
         cuts.append(place)
-    segments = []
+    segments: list[Segment] = []
     for number, (first, behind) in enumerate(zip(cuts, [*cuts[1:], len(stamps)], strict=True)):
-        begins = int(stamps[first]) if number else start
-        ends = int(stamps[behind]) if behind < len(stamps) else end
-        entry = None if begins is None else index.entry(_earlier(index, begins, lead_in))
+        begins = int(stamps[first]) if number else None if warm_up else start
+        warms = int(stamps[max(0, first - warm_up)]) if number and warm_up else begins
+        begins = _later(begins, start)
+        ends = _earlier_of(int(stamps[behind]) if behind < len(stamps) else end, end)
+        if not (frames := len(index.between(begins, ends))):
+            continue
+        entry = None if warms is None else index.entry(_earlier(index, warms, lead_in))
         earlier = None if entry is None or entry <= index.timestamps[0] else index.entry(entry - 1)
-        segments.append(Segment(number, begins, ends, entry, behind - first, earlier))
+        segments.append(Segment(len(segments), warms, begins, ends, entry, frames, earlier))
     return segments
 
 
-def halvings(frames: int, frame_seconds: float, most_seconds: float) -> int:
-    """How often a segment has to be halved so that it takes about so long, and no less than ``FEWEST_FRAMES``.
+def _later(one: int | None, other: int | None) -> int | None:
+    """The later beginning; None is the clip's."""
+    return max((at for at in (one, other) if at is not None), default=None)
+
+
+def _earlier_of(one: int | None, other: int | None) -> int | None:
+    """The earlier end; None is the clip's."""
+    return min((at for at in (one, other) if at is not None), default=None)
+
+
+def halvings(frames: int, frame_seconds: float, most_seconds: float, fewest: int = FEWEST_FRAMES) -> int:
+    """How often a segment has to be halved so that it takes about so long, and has no less than the fewest frames.
 
     Args:
         frames: in a segment that is not halved.
         frame_seconds: of computing, for each of them.
         most_seconds: of computing, for a segment.
+        fewest: frames in a segment.
     """
     count = 0
-    while frames * frame_seconds > most_seconds * 2**count and frames >= 2 * FEWEST_FRAMES * 2**count:
+    while frames * frame_seconds > most_seconds * 2**count and frames >= 2 * fewest * 2**count:
         count += 1
     return count
 
@@ -150,11 +186,20 @@ def _earlier(index: PacketIndex, timestamp: int, frames: int) -> int:
     return int(index.timestamps[max(0, place - frames)])
 
 
-def cut_by_number(count: int, *, start: int | None = None, end: int | None = None, halved: int = 0) -> list[Segment]:
-    """Segments of pictures, whose timestamps are their numbers; of ``PICTURES``, halved so often."""
+def cut_by_number(
+    count: int, *, start: int | None = None, end: int | None = None, warm_up: int = 0, halved: int = 0
+) -> list[Segment]:
+    """Segments of pictures, whose timestamps are their numbers; of ``PICTURES``, halved so often.
+
+    With a warm-up as ``cut_by_time``.
+    """
     pictures = max(1, PICTURES >> halved)
     first = start or 0
     behind = max(first, count if end is None else min(end, count))
-    begins = range(first, max(behind, first + 1), pictures)
-    ends = (min(at + pictures, behind) for at in begins)
-    return [Segment(number, at, to, None, to - at) for number, (at, to) in enumerate(zip(begins, ends, strict=True))]
+    segments: list[Segment] = []
+    for at in range(0 if warm_up else first, max(behind, first + 1), pictures):
+        begins, ends = max(at, first), min(at + pictures, behind)
+        if begins < ends or not (warm_up or segments):
+            warms = max(0, at - warm_up) if warm_up else begins
+            segments.append(Segment(len(segments), warms, begins, ends, None, ends - begins))
+    return segments

@@ -35,7 +35,7 @@ class SourceWatch:
         """
         numbers = range(len(self._files))
         if segment is not None and self._is_sequence:
-            numbers = numbers[segment.start or 0 : segment.end]
+            numbers = numbers[segment.first or 0 : segment.end]
         for number in numbers:
             if _stamp_or_none(self._files[number]) != self._stamps[number]:
                 raise InputError(

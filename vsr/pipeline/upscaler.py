@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from vsr.imaging.colour import alpha_of, alpha_to_plane, planes_to_rgb, rgb_to_planes
+from vsr.imaging.motion import Motion
 from vsr.imaging.resize import resize_bicubic
 from vsr.imaging.transparency import fill_invisible
-from vsr.inference.engine import Engine
+from vsr.inference.engine import Codes, Engine, to_codes
 from vsr.inference.lanes import Array, Landing, Lanes
+from vsr.inference.sequence import FrameSequence
 from vsr.media.pixels import Plane
 from vsr.media.reader import Frame
 from vsr.pipeline.plan import Conversion
@@ -43,12 +45,20 @@ class Upscaler:
     whose filters would else draw hidden colours into visible edges; so invisible pixels of the output hold that colour.
     Without alpha in the output, what was hidden is shown as it is stored.
 
+    Args:
+        engine: what upscales.
+        conversion: of the planes on both sides of it.
+        watch: is told how long each stage takes.
+        sequence: what upscales frames in their order, where they depend on those before; batches are of one frame then.
+
     Attributes:
         depth: batches that may be begun before the first of them has to be finished.
     """
 
-    def __init__(self, engine: Engine, conversion: Conversion, watch: Stopwatch) -> None:
-        self._engine, self._conversion, self._watch = engine, conversion, watch
+    def __init__(
+        self, engine: Engine, conversion: Conversion, watch: Stopwatch, sequence: FrameSequence | None = None
+    ) -> None:
+        self._engine, self._conversion, self._watch, self._sequence = engine, conversion, watch, sequence
         self._lanes = Lanes(engine.device)
         self._flights: deque[_Flight] = deque()
         self._last: tuple[Plane, ...] = ()
@@ -59,12 +69,21 @@ class Upscaler:
         pixelwise = engine.scale == 1 and not engine.has_weights and conversion.padded
         self._fills = conversion.source.alpha and conversion.target.alpha and not pixelwise
 
+    def forget(self) -> None:
+        """What comes next is upscaled as if nothing had come before."""
+        self._last = ()
+
     @torch.inference_mode()
-    def begin(self, frames: Sequence[Frame]) -> None:
-        """Send a batch to the device."""
+    def begin(self, frames: Sequence[Frame], motion: Motion | None = None) -> None:
+        """Send a batch to the device.
+
+        Args:
+            frames: of one size.
+            motion: for a sequence, to its next frame from the last that differed; None: nothing comes before it.
+        """
         fresh, places, before = [], [], self._last
         for frame in frames:
-            if not _equal(frame.planes, before):
+            if not equal_planes(frame.planes, before):
                 fresh.append(frame)
             places.append(len(fresh))
             before = frame.planes
@@ -75,7 +94,7 @@ class Upscaler:
             return
         with self._watch("upload"):
             decoded = self._lanes.upload([frame.planes for frame in fresh])
-        upscaled, finite = self._compute(decoded)
+        upscaled, finite = self._compute(decoded, motion)
         with self._watch("download"):
             self._flights.append(_Flight(places, decoded, self._lanes.download([*upscaled, finite])))
 
@@ -102,21 +121,24 @@ class Upscaler:
         before, self._overflowed = self._overflowed, self._engine.overflowed
         return self._overflowed - before
 
-    def _compute(self, decoded: list[Tensor], over: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+    def _compute(
+        self, decoded: list[Tensor], motion: Motion | None = None, over: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor]:
         """The planes of a batch's results, and (N,) whether half precision could hold them.
 
         Args:
             decoded: the planes of the batch.
+            motion: as ``begin``.
             over: (N,) bool: to compute those frames alone, in float32; None: all.
         """
         conversion, engine = self._conversion, self._engine
         with self._watch("to RGB"):
-            lr = planes_to_rgb(decoded, conversion.source, conversion.source_colour)
-            if self._fills and (seen := alpha_of(decoded, conversion.source)) is not None:
-                lr = fill_invisible(lr, seen)
-            lr = conversion.orientation.upright(lr)
+            lr = lr_of(decoded, conversion, filled=self._fills)
         with self._watch("network"):
-            sr = engine.run(lr) if over is None else engine.run_exactly(lr[over])
+            if self._sequence is not None:
+                sr = self._sequence.step(lr, motion)
+            else:
+                sr = engine.run(lr) if over is None else engine.run_exactly(lr[over])
             finite = engine.finite(sr)
         with self._watch("from RGB"):
             sr = _fit(sr, conversion)
@@ -129,14 +151,34 @@ class Upscaler:
     @torch.inference_mode()
     def _repaired(self, planes: list[Array], decoded: list[Tensor], over: Array) -> list[Array]:
         """A batch with those frames done again in float32 that half precision could not hold, and no others."""
-        upscaled, _ = self._compute(decoded, torch.from_numpy(over).to(self._engine.device))
+        upscaled, _ = self._compute(decoded, None, torch.from_numpy(over).to(self._engine.device))
         repaired = [plane.copy() for plane in planes]
         for plane, exact in zip(repaired, self._lanes.download(upscaled).wait(), strict=True):
             plane[over] = exact
         return repaired
 
 
-def _equal(planes: Sequence[Plane], others: Sequence[Plane]) -> bool:
+def lr_of(decoded: list[Tensor], conversion: Conversion, *, filled: bool = False) -> Tensor:
+    """What the network is given of decoded planes: (N, 3, H, W) RGB, upright.
+
+    Args:
+        decoded: as they were decoded, (N, rows, columns) each.
+        conversion: what they mean.
+        filled: give transparent pixels the colour of the visible ones around them.
+    """
+    lr = planes_to_rgb(decoded, conversion.source, conversion.source_colour)
+    if filled and (seen := alpha_of(decoded, conversion.source)) is not None:
+        lr = fill_invisible(lr, seen)
+    return conversion.orientation.upright(lr)
+
+
+def lr_codes(planes: Sequence[Plane], conversion: Conversion) -> Codes:
+    """(H, W, 3) uint8 RGB of a frame's planes, upright, by which its motion is found on the CPU."""
+    lr = lr_of([torch.from_numpy(np.ascontiguousarray(plane))[None] for plane in planes], conversion)
+    return cast(Codes, to_codes(lr)[0])
+
+
+def equal_planes(planes: Sequence[Plane], others: Sequence[Plane]) -> bool:
     """Whether two frames are equal byte for byte; of most that are not, one row tells it."""
     if len(planes) != len(others) or not np.array_equal(planes[0][len(planes[0]) // 2], others[0][len(planes[0]) // 2]):
         return False
