@@ -1,12 +1,15 @@
 """Crops a second that a folder of pictures yields, beside those that training eats, alternated in one run.
 
-    python benchmarks/data.py FOLDER_OR_ZIP [--quick] [--rounds 3] [--seconds 5] [--workers 2]
+    python benchmarks/data.py FOLDER_OR_ZIP [--quick] [--rounds 3] [--seconds 5] [--workers 2] [--clips]
 
 Each round measures, one after the other: crops from pictures that are decoded each time, from pictures kept in main
 memory, from all of them packed into one tensor (on the CPU, and on the GPU where there is one), and updates of the
 default generator by a plain forward, backward and Adam. Figures are medians over the rounds; the ratio (crops yielded
 over crops eaten) is taken within a round: above 1 the network is what limits training. On a GPU the share of time that
 it waits for data is what a loop with data takes longer than one with the same batch again and again.
+
+With --clips it measures the supply of clips instead, of 10 frames with HR crops of 192: from pictures, from video files
+where there are any, and in the recipe's mixture; by the clock, and for each second of a core that this process had.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import argparse
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from itertools import count, islice, repeat
 from pathlib import Path
 from statistics import median
@@ -26,11 +31,16 @@ from torch.nn.functional import mse_loss
 from vsr.imaging.resize import resize_bicubic
 from vsr.inference.device import available_memory, choose_device, free_memory
 from vsr.networks.srgan import Generator
+from vsr.training.batches import load_clips
+from vsr.training.clips import clip_batch
+from vsr.training.options import TrainOptions
 from vsr.training.pictures import Draws, PackedPictures, PictureSet
 from vsr.training.prefetch import ahead
+from vsr.training.recipes import RECIPES
 from vsr.training.sources import find_pictures
 
 BATCH_SIZE, CROP_SIZE = 16, 96
+CLIP_BATCH, CLIP_FRAMES, CLIP_CROP = 4, 10, 192
 STEPS = 1 << 30
 """More than are ever taken."""
 
@@ -123,6 +133,37 @@ def measure(pictures: PictureSet, device: torch.device, options: argparse.Namesp
         print(row)
 
 
+def measure_clips(options: argparse.Namespace) -> None:
+    """Print a table with a row for each kind of clip."""
+    recipe = replace(RECIPES["srgan"], frames=CLIP_FRAMES, crop_size=CLIP_CROP, batch_size=CLIP_BATCH)
+    run = TrainOptions(data=tuple(options.data), output=Path(), recipe=recipe, workers=options.workers, hold_out=0)
+    clips, _, layout = load_clips(run)
+    shares = {"as the recipe mixes them": recipe.real_motion}
+    if clips.pictures is not None and clips.videos is not None:
+        shares |= {"of pictures": 0.0, "of videos": 1.0}
+    print(f"clips of {CLIP_FRAMES} frames, HR crops of {CLIP_CROP}, from {layout}, {options.workers} threads\n")
+    print("| clips | clips/s | clips/s and core | LR pixels/s and core |")
+    print("|---|---|---|---|")
+    first = count()
+    for name, share in shares.items():
+        make = partial(clip_batch, clips, replace(recipe, real_motion=share), 0)
+        for _ in range(1 if options.quick else 20):
+            make(next(first))  # most pictures and all pieces of a few videos are decoded by then
+        rates = [clip_rate(make, first, options) for _ in range(options.rounds)]
+        by_clock, by_core = (median(column) for column in zip(*rates, strict=True))
+        pixels = by_core * CLIP_FRAMES * (CLIP_CROP // recipe.scale) ** 2
+        print(f"| {name} | {by_clock:.1f} | {by_core:.1f} | {pixels / 1e3:.0f} k |", flush=True)
+
+
+def clip_rate(make: Callable[[int], object], first: Iterator[int], options: argparse.Namespace) -> tuple[float, float]:
+    """Clips a second by the clock, and for each second of a core; of a process that does nothing else."""
+    done, clock, core = 0, time.monotonic(), time.process_time()
+    while not done or time.monotonic() < clock + options.seconds:
+        steps = range(next(first) * 10_000, next(first) * 10_000)
+        done += CLIP_BATCH * len(list(ahead(make, steps[: 2 * options.workers], workers=options.workers)))
+    return done / (time.monotonic() - clock), done / (time.process_time() - core)
+
+
 def main() -> None:
     """Measure a folder or zip archive."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -132,9 +173,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="threads that prepare crops")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quick", action="store_true", help="64 pictures, one short round: does it run?")
+    parser.add_argument("--clips", action="store_true", help="measure clips instead of crops")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds = 1, 0.5
+    if options.clips:
+        measure_clips(options)
+        return
     found = find_pictures(options.data)
     files = found.training[:64] if options.quick else found.training
     started = time.monotonic()

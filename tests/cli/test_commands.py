@@ -529,6 +529,7 @@ def test_the_help_of_train_is_in_sections() -> None:
         "The stage pretrain:",
         "The stage discriminator:",
         "The stage adversarial:",
+        "The degradation of clips, a value drawn for each:",
         "The video degradation, a value drawn for each crop:",
     ]
     text = " ".join(" ".join(lines).split())

@@ -17,7 +17,7 @@ from vsr.cli import main
 from vsr.cli.fields import SectionedCommand, SectionedOption, option_for_field, summary_of
 from vsr.cli.train import train as train_command
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import STAGES, Labels, Recipe, Stage, VideoDegradation, override
+from vsr.training.recipe import STAGES, ClipDegradation, Labels, Recipe, Stage, VideoDegradation, override
 from vsr.training.recipes import RECIPES
 
 
@@ -168,7 +168,7 @@ def test_the_docstring_behind_a_field() -> None:
     assert summary_of(Recipe, "blocks") == "Residual blocks of the generator."
 
 
-@pytest.mark.parametrize("options", [TrainOptions, Recipe, Stage, VideoDegradation])
+@pytest.mark.parametrize("options", [TrainOptions, Recipe, Stage, VideoDegradation, ClipDegradation])
 def test_every_field_says_what_it_is(options: type) -> None:
     assert [field.name for field in fields(options) if not summary_of(options, field.name)] == []
 
@@ -203,6 +203,15 @@ RECIPE: dict[str, tuple[list[str], Any]] = {
     "rotations": ([], False),
     "transposes": ([], True),
     "degradation": (["video"], "video"),
+    "aligned": ([], False),
+    "frames": (["8"], 8),
+    "long_frames": (["12"], 12),
+    "long_share": (["0.5"], 0.5),
+    "backprop_frames": (["5"], 5),
+    "rising_frames": (["2"], 2),
+    "content_frames": (["3"], 3),
+    "judged_frames": (["2"], 2),
+    "real_motion": (["0.5"], 0.5),
 }
 STAGE: dict[str, tuple[list[str], Any]] = {
     "length": (["7"], 7),
@@ -211,9 +220,13 @@ STAGE: dict[str, tuple[list[str], Any]] = {
     "milestones": (["0.3,0.6"], (0.3, 0.6)),
     "mse": (["0.25"], 0.25),
     "l1": (["0.5"], 0.5),
+    "charbonnier": (["0.75"], 0.75),
     "content": (["0.1"], 0.1),
     "content_layer": (["conv2_2"], "conv2_2"),
     "total_variation": (["0.01"], 0.01),
+    "ping_pong": (["0.5"], 0.5),
+    "teacher": (["0.3"], 0.3),
+    "artefacts": (["0.2"], 0.2),
     "adversarial": (["0.002"], 0.002),
 }
 VIDEO: dict[str, tuple[list[str], Any]] = {
@@ -231,8 +244,39 @@ VIDEO: dict[str, tuple[list[str], Any]] = {
     "h265_crf": (["21", "26"], (21, 26)),
     "mpeg2_quantiser": (["3", "4"], (3, 4)),
 }
+CLIP: dict[str, tuple[list[str], Any]] = {
+    "clean": (["0.5"], 0.5),
+    "gaussian": (["0.5"], 0.5),
+    "blur": (["0", "1.5"], (0.0, 1.5)),
+    "reductions": (["area"], ("area",)),
+    "sharpened": (["0.5"], 0.5),
+    "sharpening": (["1", "1.5"], (1.0, 1.5)),
+    "sharpening_radius": (["1.5", "2"], (1.5, 2.0)),
+    "noise": (["0", "3"], (0.0, 3.0)),
+    "interlaced": (["0.5"], 0.5),
+    "context": (["4"], 4),
+    "lead": (["2"], 2),
+    "chroma": (["yuv444p,yuv420p"], ("yuv444p", "yuv420p")),
+    "codecs": (["mpeg4,none"], ("mpeg4", "none")),
+    "h264_crf": (["20", "25"], (20, 25)),
+    "h265_crf": (["21", "26"], (21, 26)),
+    "mpeg2_quantiser": (["3", "4"], (3, 4)),
+    "mpeg4_quantiser": (["3", "4"], (3, 4)),
+    "worst": (["0.5"], 0.5),
+    "worst_crf": (["45"], 45),
+    "keyframes": (["5", "50"], (5, 50)),
+    "again": (["0.5"], 0.5),
+    "again_size": (["0.8", "1.2"], (0.8, 1.2)),
+}
 LEARNS = ("length", "learning_rate", "schedule", "milestones")
 """What the discriminator's own stage has; it minimises no loss of the generator's."""
+
+
+OF_CLIPS = (
+    *("aligned", "frames", "long_frames", "long_share", "backprop_frames"),
+    *("rising_frames", "content_frames", "judged_frames", "ping_pong", "teacher", "artefacts"),
+)
+"""What the recipe of a recurrent generator alone takes."""
 
 
 def every_value() -> Iterator[Any]:
@@ -246,13 +290,15 @@ def every_value() -> Iterator[Any]:
             yield pytest.param(f"{stage}_{name}", words, f"{stage}.{name}", value, id=f"{stage}_{name}")
     for name, (words, value) in VIDEO.items():
         yield pytest.param(f"video_{name}", words, f"video.{name}", value, id=f"video_{name}")
+    for name, (words, value) in CLIP.items():
+        yield pytest.param(f"clip_{name}", words, f"clip.{name}", value, id=f"clip_{name}")
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in fields(recipe):
         value = getattr(recipe, field.name)
-        if isinstance(value, (Stage, VideoDegradation)):
+        if isinstance(value, (Stage, VideoDegradation, ClipDegradation)):
             values |= {f"{field.name}.{inner.name}": getattr(value, inner.name) for inner in fields(value)}
         else:
             values[field.name] = value
@@ -282,13 +328,15 @@ def train(*arguments: object) -> Result:
 
 
 def test_no_value_of_a_recipe_is_left_out() -> None:
-    assert {*RECIPE, "follows", *STAGES, "video"} == {field.name for field in fields(Recipe)}
+    own = {"follows", "generator", *STAGES, "video", "clip"}
+    assert {*RECIPE} | own == {field.name for field in fields(Recipe)}
     assert STAGE.keys() == {field.name for field in fields(Stage)}
     assert VIDEO.keys() == {field.name for field in fields(VideoDegradation)}
+    assert CLIP.keys() == {field.name for field in fields(ClipDegradation)}
     flags = {param.name for param in train_command.params if isinstance(param, SectionedOption)}
     own = {"data", "output", "recipe", "stage", "command", "validation"}
     expected = {field.name for field in fields(TrainOptions)} - own
-    expected |= RECIPE.keys() | {f"video_{name}" for name in VIDEO}
+    expected |= RECIPE.keys() | {"generator"} | {f"video_{name}" for name in VIDEO} | {f"clip_{name}" for name in CLIP}
     expected |= {f"{stage}_{name}" for stage in ("pretrain", "adversarial") for name in STAGE}
     expected |= {f"discriminator_{name}" for name in LEARNS}
     assert flags == expected
@@ -298,12 +346,23 @@ def test_no_value_of_a_recipe_is_left_out() -> None:
 def test_a_value_arrives_and_moves_no_other(
     arrived: list[TrainOptions], flag: str, words: list[str], where: str, value: Any
 ) -> None:
-    result = train(f"--{flag.replace('_', '-')}", *words)
+    name = where.rpartition(".")[2]
+    recipe = "video-recurrent" if name in OF_CLIPS and not where.startswith("video.") else "srgan"
+    extra = ["--teacher", "a.safetensors"] if name == "teacher" else []
+    result = train("--recipe", recipe, f"--{flag.replace('_', '-')}", *words, *extra)
     assert result.exit_code == 0, result.output
-    before, after = flat(RECIPES["srgan"]), flat(arrived[0].recipe)
+    before, after = flat(RECIPES[recipe]), flat(arrived[0].recipe)
     assert before[where] != value, "a value that is the default shows nothing"
     assert after == before | {where: value}
     assert type(after[where]) is type(value)
+
+
+def test_the_kind_of_generator(arrived: list[TrainOptions]) -> None:
+    """Which is nothing by itself: a recurrent one wants clips."""
+    refused = train("--generator", "recurrent")
+    assert refused.exit_code == 2 and "frames must be at least 3, got 1" in refused.output
+    assert train("--generator", "recurrent", "--frames", 7).exit_code == 0
+    assert arrived[0].recipe == override(RECIPES["srgan"], generator="recurrent", frames=7)
 
 
 def test_an_override_is_of_the_recipe_that_was_named(arrived: list[TrainOptions]) -> None:
@@ -324,6 +383,7 @@ RUN: dict[str, tuple[list[str], Any]] = {
     "init": (["a.safetensors"], Path("a.safetensors")),
     "init_discriminator": (["b.safetensors"], Path("b.safetensors")),
     "content_weights": (["c.pth"], Path("c.pth")),
+    "teacher": (["e.safetensors"], Path("e.safetensors")),
     "lpips_weights": (["d.pth"], Path("d.pth")),
     "licence": (["CC0"], "CC0"),
     "hold_out": (["3"], 3),
@@ -348,8 +408,13 @@ RUN: dict[str, tuple[list[str], Any]] = {
 @pytest.mark.parametrize("name", RUN)
 def test_the_run_arrives(arrived: list[TrainOptions], name: str) -> None:
     words, value = RUN[name]
-    assert train(f"--{name.replace('_', '-')}", *words).exit_code == 0
-    before = TrainOptions(data=(Path("pictures"),), output=Path("run"))
+    follows = name == "teacher"
+    recipe = override(RECIPES["fast-recurrent"], pretrain_teacher=1.0) if follows else RECIPES["srgan"]
+    context = ["--recipe", "fast-recurrent", "--pretrain-teacher", "1"] if follows else []
+    assert train(f"--{name.replace('_', '-')}", *words, *context).exit_code == 0
+    before = TrainOptions(
+        data=(Path("pictures"),), output=Path("run"), recipe=recipe, teacher=Path("other") if follows else None
+    )
     assert getattr(before, name) != value
     assert dataclasses.replace(arrived[0], command="") == dataclasses.replace(before, **{name: value})
 

@@ -63,3 +63,11 @@ def test_what_cannot_be_built() -> None:
         small(crop_size=None)
     with pytest.raises(ValueError, match="got 8"):
         small(crop_size=8)
+
+
+def test_several_frames_are_seen_together() -> None:
+    network = Discriminator(channels=4, head="pooled", crop_size=None, frames=3)
+    assert network(torch.rand(2, 9, 20, 24)).shape == (2,)
+    assert Discriminator(**network.config).config == network.config
+    with pytest.raises(ValueError, match="at least one frame is needed, got 0"):
+        Discriminator(frames=0)

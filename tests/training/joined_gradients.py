@@ -19,7 +19,8 @@ from vsr.training.game import begin_stage, new_game
 from vsr.training.launch import launch
 from vsr.training.options import TrainOptions
 from vsr.training.recipe import Recipe, Stage, override
-from vsr.training.update import update
+from vsr.training.sequence import ClipBatch, Shift
+from vsr.training.update import update, update_clips
 
 TINY = Recipe(
     follows="nobody",
@@ -33,13 +34,38 @@ TINY = Recipe(
 )
 
 
+CLIPS = Recipe(
+    follows="nobody",
+    generator="recurrent",
+    aligned=True,
+    frames=4,
+    backprop_frames=3,
+    pretrain=Stage(length=1, mse=1.0),
+    adversarial=Stage(length=1, charbonnier=1.0, ping_pong=0.5, artefacts=0.5, adversarial=0.5),
+    adversarial_form="relativistic",
+    discriminator_head="pooled",
+    discriminator_channels=4,
+    blocks=1,
+    channels=4,
+    batch_size=4,
+    crop_size=32,
+)
+
+
+def draw_clips(random: torch.Generator) -> list[torch.Tensor]:
+    """LR and HR of four clips, flow and trust against the frames before, and against those after."""
+    shapes = [(4, 4, 3, 8, 8), (4, 4, 3, 32, 32), *[(4, 3, 8, 8, 2), (4, 3, 8, 8)] * 2]
+    return [torch.rand(shape, generator=random, dtype=torch.float64) for shape in shapes]
+
+
 def gradients(fabric: Fabric, options: TrainOptions, report: Callable[[Any], None], stop: Callable[[], bool]) -> None:
-    """The gradients of all forms: starting processes takes longer than that."""
+    """The gradients of all forms, or of ``clips``: starting processes takes longer than that."""
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     fabric._precision = fabric.strategy.precision = DoublePrecision()  # so that rounding hides nothing
     for form in sys.argv[2].split(","):
-        found = one_update(fabric, replace(options, recipe=override(TINY, adversarial_form=form)))
+        recipe = CLIPS if form == "clips" else override(TINY, adversarial_form=form)
+        found = one_update(fabric, replace(options, recipe=recipe))
         if fabric.is_global_zero:
             torch.save(found, options.output / f"{form}-{fabric.world_size}.pt")
 
@@ -53,11 +79,16 @@ def one_update(fabric: Fabric, options: TrainOptions) -> tuple[dict[str, Any], d
     for parameter in game.generator.plain.parameters():
         with torch.no_grad():
             parameter.add_(torch.randn(parameter.shape, generator=random).to(parameter), alpha=0.05)
-    pictures = (torch.rand(4, 3, size, size, generator=random, dtype=torch.float64) for size in (4, 16))
-    lr, hr = (picture.to(fabric.device) for picture in pictures)
     share = 4 // fabric.world_size
     part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
-    seen = update(game, lr[part], hr[part], learning_rate=0.0)
+    if options.recipe.generator == "recurrent":
+        clips = (drawn[part].to(fabric.device) for drawn in draw_clips(random))
+        lr, hr, *shifts = clips
+        seen = update_clips(game, ClipBatch(lr, hr, Shift(*shifts[:2]), Shift(*shifts[2:])), learning_rate=0.0)
+    else:
+        pictures = (torch.rand(4, 3, size, size, generator=random, dtype=torch.float64) for size in (4, 16))
+        lr, hr = (picture.to(fabric.device)[part] for picture in pictures)
+        seen = update(game, lr, hr, learning_rate=0.0)
     assert game.discriminator is not None
     found: dict[str, Any] = {}
     for player, network in (("generator", game.generator.plain), ("discriminator", game.discriminator.plain)):

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from joined_gradients import TINY, one_update
+from joined_gradients import CLIPS, TINY, one_update
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision.double import DoublePrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
@@ -31,7 +31,7 @@ def main(device: str, compiled: bool, form: str, folder: Path) -> None:
     strategy = DDPStrategy(process_group_backend="gloo", start_method="popen") if processes > 1 else "auto"
     fabric = Fabric(accelerator=device, devices=1, num_nodes=processes, strategy=strategy, plugins=DoublePrecision())
     fabric.launch()
-    recipe = override(TINY, adversarial_form=form)
+    recipe = CLIPS if form == "clips" else override(TINY, adversarial_form=form)
     found = one_update(fabric, TrainOptions(data=(), output=folder, recipe=recipe, compile=compiled, device=device))
     if fabric.is_global_zero:
         gradients, seen = found

@@ -49,6 +49,7 @@ def test_texts_of_a_weights_file(options: TrainOptions) -> None:
         "step": 8,
         "seed": 3,
         "crops": "2 of 16x16",
+        "generator": "srgan, 1 blocks of 4 channels",
         "degradation": "bicubic",
         "unit": "steps",
         "stages": {
@@ -89,6 +90,7 @@ def test_a_card(options: TrainOptions, tmp_path: Path) -> None:
         "|---|---|",
         f"| data | {name} (COCO, 900 pictures) |",
         "| licence | CC0 |",
+        "| generator | srgan, 1 blocks of 4 channels |",
         "| LR | antialiased bicubic, rounded to 8 bits |",
         "| crops | 2 of 16x16 |",
         "| pretrain | 3 at 0.001, constant: 1 mse (steps) |",

@@ -235,6 +235,17 @@ def test_a_stage_that_was_cut_short_is_done(options: TrainOptions) -> None:
     assert train(replace(shorter, stage="discriminator")).steps == 4
 
 
+def test_a_checkpoint_that_does_not_know_a_value_yet_had_its_default(options: TrainOptions) -> None:
+    run_until(options, 2)
+    path = options.output / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    for name in ("frames", "real_motion", "clip"):
+        del state["recipe"][name]
+    torch.save(state, path)
+    refused(replace(options, recipe=override(options.recipe, frames=5), resume=True), "frames was 1 and is now 5")
+    assert train(replace(options, resume=True)).steps == 8
+
+
 def test_resuming_with_other_ways_of_running_is_allowed(options: TrainOptions) -> None:
     run_until(options, 2)
     other = replace(options, resume=True, workers=1, cache="none", log_every=1, checkpoint_every=1, licence="CC0")

@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from textures import shift_between
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vsr.errors import UsageError
 from vsr.imaging.resize import resize_bicubic
 from vsr.training import compression, degradation
-from vsr.training.degradation import _kernel, degrade, degrade_batch, degrade_picture, reduce, region_size
+from vsr.training.degradation import degrade, degrade_batch, degrade_picture, reduce, reduction_kernel, region_size
 from vsr.training.recipe import VideoDegradation
 
 DEFAULTS = VideoDegradation()
@@ -44,18 +45,6 @@ def bicubic(hr: np.ndarray, scale: int) -> np.ndarray:
     """(H, W, 3) uint8 -> float codes, neither rounded nor clipped."""
     tensor = torch.from_numpy(hr).permute(2, 0, 1).double()
     return resize_bicubic(tensor, hr.shape[0] // scale, hr.shape[1] // scale).permute(1, 2, 0).numpy()
-
-
-def shift_between(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(down, across) in pixels by which a grey image lies beside its reference; least squares on gradients."""
-    image, reference = (picture.mean(-1)[4:-4, 4:-4] for picture in (image, reference))
-    slopes = [slope.ravel() for slope in np.gradient(reference)]
-    # A blurred image differs by its curvature too; a constant takes what compression does to brightness.
-    columns = np.stack(
-        [*slopes, *(np.gradient(s.reshape(reference.shape))[a].ravel() for a, s in enumerate(slopes))], 1
-    )
-    columns = np.concatenate([columns, np.ones((len(columns), 1))], 1)
-    return -np.linalg.lstsq(columns, (image - reference).ravel(), rcond=None)[0][:2]
 
 
 def test_reduce_is_bicubic_rounded_to_8_bits() -> None:
@@ -89,7 +78,7 @@ def test_kernels_are_those_of_known_resizers(reduction: str, scale: int) -> None
     # Once through 8-bit YUV and back, whose rounding costs up to two codes.
     assert np.abs(lr[inner, inner].astype(float) - known.clip(0, 255)[inner, inner]).max() <= 2.5
     assert abs(np.mean(lr[inner, inner].astype(float) - known.clip(0, 255)[inner, inner])) < 0.2
-    assert _kernel(reduction, scale).sum() == pytest.approx(1)
+    assert reduction_kernel(reduction, scale).sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])

@@ -32,6 +32,7 @@ from vsr.training.launch import _fabric, _joining, _meet_on_loopback, _precision
 from vsr.training.log import read_log
 from vsr.training.options import TrainOptions
 from vsr.training.recipe import override
+from vsr.training.recipes import RECIPES
 from vsr.training.trainer import train
 
 HERE = Path(__file__).parent
@@ -56,7 +57,7 @@ def run_script(name: str, environment: dict[str, str], *arguments: object) -> st
 
 
 def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path, environment: dict[str, str]) -> None:
-    forms = ("bce", "relativistic", "hinge")
+    forms = ("bce", "relativistic", "hinge", "clips")
     assert run_script("joined_gradients.py", environment, "1,2", ",".join(forms), tmp_path) == ""
     for form in forms:
         one, two = (torch.load(tmp_path / f"{form}-{processes}.pt") for processes in (1, 2))
@@ -202,7 +203,7 @@ def test_ctrl_c_reaches_two_processes(options: TrainOptions, tmp_path: Path, pho
 
 def vars_of(output: Path) -> dict[str, Any]:
     """The values of the recipe that a checkpoint was made with, two updates longer than it has."""
-    from vsr.training.recipe import Labels, Stage, VideoDegradation
+    from vsr.training.recipe import ClipDegradation, Labels, Stage, VideoDegradation
 
     state = checkpoint(output)
     values: dict[str, Any] = dict(state["recipe"])
@@ -211,6 +212,7 @@ def vars_of(output: Path) -> dict[str, Any]:
     values["adversarial"] = replace(values["adversarial"], length=state["stage_step"] + 2)
     values["real_labels"], values["fake_labels"] = (Labels(**values[f"{kind}_labels"]) for kind in ("real", "fake"))
     values["video"] = VideoDegradation(**values["video"])
+    values["clip"] = ClipDegradation(**values["clip"])
     del values["follows"]
     return values
 
@@ -470,3 +472,24 @@ def test_processes_meet_where_the_name_of_the_machine_leads_nowhere(
     monkeypatch.setattr("sys.platform", "linux")
     _meet_on_loopback()
     assert os.environ.get("GLOO_SOCKET_IFNAME") == interface
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_processes_train_on_clips_as_one_does(
+    tmp_path: Path, photographs: Path, environment: dict[str, str]
+) -> None:
+    values: dict[str, Any] = {
+        **{"pretrain_length": 2, "adversarial_length": 2, "adversarial_content": 0.0, "frames": 3, "long_frames": 0},
+        **{"blocks": 1, "channels": 4, "discriminator_channels": 4, "batch_size": 4, "crop_size": 20},
+        **{"clip_clean": 1.0, "pretrain_learning_rate": 1e-3, "adversarial_learning_rate": 1e-3},
+    }
+    words = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "vsr", "train", "--recipe", "video-recurrent", "--data", str(photographs)]
+    command += ["-o", str(tmp_path / "two"), "--devices", "2", "--device", "cpu", "--hold-out", "0", "-q", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    recipe = override(RECIPES["video-recurrent"], **values)
+    train(TrainOptions(data=(photographs,), output=tmp_path / "one", recipe=recipe, device="cpu", hold_out=0))
+    one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
+    for network in ("generator", "ema", "discriminator"):
+        assert_close(two[network], one[network], 2e-4)

@@ -15,8 +15,8 @@ from vsr.training import log as module
 from vsr.training.log import COLUMNS, LOG, Averages, Log, Statistics, read_log, summarise, summary_table
 
 HEADER = (
-    "step,stage,stage_step,seconds,crops_per_second,learning_rate,generator_loss,mse,l1,content,total_variation,"
-    "adversarial,discriminator_loss,d_real,d_fake,psnr_y,ssim_y,lpips\n"
+    "step,stage,stage_step,seconds,crops_per_second,learning_rate,generator_loss,mse,l1,charbonnier,content,"
+    "total_variation,ping_pong,teacher,artefacts,adversarial,discriminator_loss,d_real,d_fake,psnr_y,ssim_y,lpips\n"
 )
 
 
@@ -70,7 +70,7 @@ def test_rows_reach_the_file_at_once(tmp_path: Path) -> None:
     with Log(tmp_path, step=0) as log:
         assert (tmp_path / LOG).read_text() == HEADER
         log.write(pretrain(100, 0.123456789, learning_rate=1e-4, psnr_y=None, seconds=1234567.5))
-        expected = HEADER + "100,pretrain,100,1234568,,0.0001,0.1234568,0.1234568,,,,,,,,,,\n"
+        expected = HEADER + "100,pretrain,100,1234568,,0.0001,0.1234568,0.1234568,,,,,,,,,,,,,,\n"
         assert (tmp_path / LOG).read_text() == expected
     rows = read_log(tmp_path / LOG)
     assert len(rows) == 1 and rows.stages == ("pretrain",)
@@ -94,7 +94,7 @@ def test_resuming_removes_what_lies_behind_the_checkpoint(tmp_path: Path, step: 
     assert [path.name for path in tmp_path.iterdir()] == [LOG]
 
 
-@pytest.mark.parametrize("torn", ["2", "200,pretrain,2", "200,pretrain" + "," * 16, "\0\0\0"])
+@pytest.mark.parametrize("torn", ["2", "200,pretrain,2", "200,pretrain" + "," * 20, "\0\0\0"])
 def test_a_torn_last_line_does_not_count(tmp_path: Path, torn: str) -> None:
     with Log(tmp_path, step=0) as log:
         log.write(pretrain(100))
@@ -117,8 +117,8 @@ def test_an_empty_file_gets_its_header(tmp_path: Path) -> None:
         ("step,loss\n1,0.5\n", "has other columns"),
         (HEADER.rstrip(), "has other columns"),
         (HEADER + "1,pretrain\n", "damaged in line 2"),
-        (HEADER + "1,pretrain" + "," * 16 + "\nx,pretrain" + "," * 16 + "\n", "damaged in line 3"),
-        (HEADER + "1,pretrain,1,1,fast" + "," * 13 + "\n", "damaged in line 2"),
+        (HEADER + "1,pretrain" + "," * 20 + "\nx,pretrain" + "," * 20 + "\n", "damaged in line 3"),
+        (HEADER + "1,pretrain,1,1,fast" + "," * 17 + "\n", "damaged in line 2"),
     ],
 )
 def test_a_file_that_is_no_log(tmp_path: Path, content: str, complaint: str) -> None:

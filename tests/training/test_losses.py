@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vsr.training.losses import ADVERSARIAL, draw_labels, l1, mse, total_variation
+from vsr.training.losses import ADVERSARIAL, artefacts, charbonnier, draw_labels, l1, mse, total_variation
 from vsr.training.recipe import Labels
 
 FAKE, REAL = torch.tensor([-1.0, 2.0]), torch.tensor([3.0, 0.5])
@@ -27,6 +27,43 @@ def test_pixel_losses() -> None:
     sr, hr = torch.tensor([0.0, 0.5, 1.0, 0.2]).view(1, 1, 2, 2), torch.tensor([0.0, 0.0, 0.5, 0.4]).view(1, 1, 2, 2)
     assert float(mse(sr, hr)) == pytest.approx((0.25 + 0.25 + 0.04) / 4)
     assert float(l1(sr, hr)) == pytest.approx((0.5 + 0.5 + 0.2) / 4)
+    roots = [math.sqrt(error**2 + 1e-6) for error in (0, 0.5, 0.5, 0.2)]
+    assert float(charbonnier(sr, hr)) == pytest.approx(sum(roots) / 4)
+
+
+def test_charbonnier_has_a_gradient_where_nothing_is_wrong() -> None:
+    sr = torch.full((1, 3, 2, 2), 0.5, requires_grad=True)
+    (gradient,) = torch.autograd.grad(charbonnier(sr, torch.full((1, 3, 2, 2), 0.5)), sr)
+    assert not gradient.any()
+
+
+def test_artefacts_by_hand() -> None:
+    """LDL's weight: the variance of the residual in the 7x7 pixels around, times the fifth root of that of all."""
+    torch.manual_seed(0)
+    sr, hr, average = torch.rand(3, 2, 3, 12, 12)
+    residual, of_average = (sr - hr).abs().sum(1), (average - hr).abs().sum(1)
+    expected = []
+    for number in range(2):
+        whole = float(residual[number].var()) ** 0.2
+        for row in range(12):
+            for column in range(12):
+                if residual[number, row, column] < of_average[number, row, column]:
+                    expected += [0.0] * 3
+                    continue
+                around = [11 - abs(11 - abs(row + step)) for step in range(-3, 4)]
+                across = [11 - abs(11 - abs(column + step)) for step in range(-3, 4)]
+                weight = whole * float(residual[number][around][:, across].var())
+                expected += [weight * float(error) for error in (sr - hr)[number, :, row, column].abs()]
+    found = artefacts(sr.requires_grad_(), hr, average)
+    assert float(found.detach()) == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+    assert 0 < sum(value == 0 for value in expected) < len(expected)
+    found.backward()
+    assert sr.grad is not None and bool(sr.grad.any())
+
+
+def test_no_artefacts_where_the_average_is_no_better() -> None:
+    sr, hr = torch.rand(2, 1, 3, 8, 8)
+    assert float(artefacts(sr, hr, hr + 2)) == 0
 
 
 def test_total_variation() -> None:

@@ -50,6 +50,7 @@ def gradients(folder: Path, device: str, processes: int, compiled: bool, form: s
     return found
 
 
+@pytest.mark.parametrize("form", ["relativistic", "clips"])
 @pytest.mark.parametrize(
     ("device", "compiled"),
     [
@@ -58,12 +59,12 @@ def gradients(folder: Path, device: str, processes: int, compiled: bool, form: s
         pytest.param("cuda", True, marks=needs_cuda),
     ],
 )
-def test_two_processes_share_a_device(device: str, compiled: bool, tmp_path: Path) -> None:
+def test_two_processes_share_a_device(device: str, compiled: bool, form: str, tmp_path: Path) -> None:
     """The discriminator passes twice, over upscaled crops and real ones, before its gradients are averaged; batch
     normalisation is over the joined batch; compiled or not. It comes to what one process finds, which computes plainly.
     """
-    one, seen = gradients(tmp_path, device, 1, False, "relativistic")
-    two, also_seen = gradients(tmp_path, device, 2, compiled, "relativistic")
+    one, seen = gradients(tmp_path, device, 1, False, form)
+    two, also_seen = gradients(tmp_path, device, 2, compiled, form)
     assert one.keys() == two.keys() and len([name for name in one if "running" in name]) > 10
     for name, gradient in one.items():
         tolerance = 1e-6 * max(float(gradient.abs().max()), 1e-7)

@@ -70,6 +70,10 @@ def test_the_stages_of_a_run(stage: Any, stages: list[str]) -> None:
             "the video degradation works on pictures in main memory: leave out cache gpu.",
         ),
         (
+            {"cache": "gpu", "recipe": RECIPES["video-recurrent"]},
+            "clips are made of pictures in main memory: leave out cache gpu.",
+        ),
+        (
             {"recipe": recipe(batch_size=1, crop_size=16)},
             "of one crop of 16 pixels the discriminator's last normalisation sees one value: take two.",
         ),

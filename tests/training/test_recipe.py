@@ -11,6 +11,7 @@ from vsr.errors import UsageError
 from vsr.training.recipe import (
     LOSSES,
     STAGES,
+    ClipDegradation,
     Labels,
     Recipe,
     Stage,
@@ -215,6 +216,42 @@ def test_degradations_that_cannot_be(values: dict[str, Any], message: str) -> No
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"clean": -0.1, "again": 2.0}, "clean is a share in [0, 1], got -0.1; again is a share in [0, 1], got 2.0."),
+        ({"gaussian": NAN}, "gaussian is a share in [0, 1], got nan."),
+        ({"sharpening": (2.0, 1.0)}, "sharpening is a range of values from 0 up, got 2.0 to 1.0."),
+        ({"mpeg4_quantiser": (0, 4)}, "mpeg4_quantiser is a range within 1 to 31, got 0 to 4."),
+        ({"keyframes": (0, 4)}, "keyframes is a range within 1 to 600, got 0 to 4."),
+        ({"again_size": (0.1, 1.0)}, "again_size is a range within 0.25 to 4, got 0.1 to 1.0."),
+        ({"worst_crf": 34}, "worst_crf lies between the ranges of h264_crf and h265_crf and 51, got 34."),
+        ({"codecs": ("vp9",)}, "codecs are of flv, h264, h265, mpeg2, mpeg4, none, got vp9."),
+        ({"chroma": ()}, "chroma are of yuv420p, yuv422p, yuv444p, got none at all."),
+        ({"lead": -1}, "context and lead must not be negative."),
+    ],
+    ids=str,
+)
+def test_degradations_of_clips_that_cannot_be(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        ClipDegradation(**values)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"generator": "recurrent", "frames": 65}, "frames must lie in 1 to 64, got 65."),
+        ({"real_motion": 1.5}, "real_motion is a share in [0, 1], got 1.5."),
+    ],
+    ids=str,
+)
+def test_clips_that_cannot_be(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        override(recipe(), **values)
+    assert str(caught.value) == message
+
+
 def test_override_reaches_every_part_and_leaves_the_rest() -> None:
     before = recipe()
     after = override(
@@ -225,6 +262,7 @@ def test_override_reaches_every_part_and_leaves_the_rest() -> None:
         adversarial_content=0.5,
         adversarial_content_layer="conv3_4",
         video_noise=(0.0, 3.0),
+        clip_noise=(0.0, 2.0),
         # Names of the recipe's own that begin like a part's.
         discriminator_channels=4,
         discriminator_head="pooled",
@@ -237,6 +275,7 @@ def test_override_reaches_every_part_and_leaves_the_rest() -> None:
         discriminator=Stage(length=7),
         adversarial=Stage(length=5, mse=1.0, adversarial=1e-3, content=0.5, content_layer="conv3_4"),
         video=VideoDegradation(noise=(0.0, 3.0)),
+        clip=ClipDegradation(noise=(0.0, 2.0)),
         discriminator_channels=4,
         discriminator_head="pooled",
         adversarial_form="hinge",

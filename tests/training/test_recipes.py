@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.features import CONVOLUTIONS, SLIM
+from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.srgan import Generator
 from vsr.training.game import begin_stage, new_game
 from vsr.training.options import TrainOptions
 from vsr.training.recipe import LOSSES, STAGES, Recipe, override
 from vsr.training.recipes import RECIPES
-from vsr.training.update import update
+from vsr.training.sequence import ClipBatch, Shift
+from vsr.training.update import update, update_clips
 
 TABLE: dict[str, dict[str, Any]] = {
     # Ledig et al. 2017, sections 2 and 3.2: labels are 1 and 0, flips and turns are ours.
@@ -83,8 +85,57 @@ TABLE: dict[str, dict[str, Any]] = {
 }
 
 
-def test_the_table_is_whole() -> None:
-    assert TABLE.keys() == RECIPES.keys()
+RECURRENT: dict[str, dict[str, Any]] = {
+    "video-recurrent": {
+        "lengths": (300_000, 0, 100_000),
+        "pretrain": {"charbonnier": 1.0},
+        "adversarial": {"charbonnier": 0.05, "content": 2.5e-5, "ping_pong": 0.1, "adversarial": 0.006},
+        "generator": (6, 96, True),
+        "clips": (10, 15, 192, 16),
+    },
+    "fast-recurrent": {
+        "lengths": (400_000, 0, 0),
+        "pretrain": {"charbonnier": 1.0},
+        "generator": (2, 64, True),
+        "clips": (10, 15, 192, 16),
+    },
+}
+
+
+def test_the_tables_are_whole() -> None:
+    assert TABLE.keys() | RECURRENT.keys() == RECIPES.keys()
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_what_is_written_down_of_recurrent_generators(name: str) -> None:
+    recipe, said = RECIPES[name], RECURRENT[name]
+    assert tuple(recipe.stage(stage).length for stage in STAGES) == said["lengths"]
+    for stage in STAGES:
+        weights = {loss: getattr(recipe.stage(stage), loss) for loss in LOSSES}
+        assert {loss: weight for loss, weight in weights.items() if weight} == said.get(stage, {}), stage
+    assert (recipe.blocks, recipe.channels, recipe.aligned) == said["generator"]
+    assert (recipe.frames, recipe.long_frames, recipe.crop_size, recipe.batch_size) == said["clips"]
+    assert (recipe.generator, recipe.scale, recipe.discriminator_head) == ("recurrent", 4, "pooled")
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_one_update_of_each_stage_on_clips(name: str, asked: list[str]) -> None:
+    recipe = override(cut_down(name), frames=3, long_frames=0)
+    options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)
+    game = new_game(Fabric(accelerator="cpu", devices=1), options)
+    hr = torch.rand(2, 3, 3, 32, 32)
+    shift = Shift(torch.rand(2, 2, 8, 8, 2), torch.rand(2, 2, 8, 8))
+    clips = ClipBatch(nn.functional.avg_pool3d(hr, (1, 4, 4)), hr, shift, shift)
+    for stage in options.stages:
+        begin_stage(game, stage, options)
+        seen = update_clips(game, clips, 1e-4)
+        assert set(seen) == {"generator_loss", *RECURRENT[name][stage]} | (JUDGED if stage == "adversarial" else set())
+        total = sum(float(seen[term]) for term in RECURRENT[name][stage])
+        assert float(seen["generator_loss"]) == pytest.approx(total, rel=1e-5)
+    assert isinstance(game.generator.plain, RecurrentGenerator) and game.generator.plain.aligned
+    if game.discriminator is not None:
+        config = cast(Discriminator, game.discriminator.plain).config
+        assert (config["frames"], config["head"]) == (3, "pooled")
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -119,8 +170,13 @@ def test_which_rates_fall() -> None:
         for stage in STAGES
         if recipe.stage(stage).schedule != "constant"
     }
-    assert falling == {("srgan", "adversarial"): (0.5,), ("div2k-256", "adversarial"): (200 / 240,)}
+    assert {place: falling[place] for place in falling if RECIPES[place[0]].generator == "srgan"} == {
+        ("srgan", "adversarial"): (0.5,),
+        ("div2k-256", "adversarial"): (200 / 240,),
+    }
+    assert falling["video-recurrent", "adversarial"] == (0.5, 0.8)
     assert {recipe.adversarial.schedule for recipe in RECIPES.values()} == {"constant", "multi-step"}
+    assert {RECIPES[name].pretrain.schedule for name in RECURRENT} == {"one-cycle"}
 
 
 def slim_weights(network: str) -> dict[str, Tensor]:
@@ -158,7 +214,7 @@ def cut_down(name: str) -> Recipe:
 JUDGED = {"discriminator_loss", "d_real", "d_fake"}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", TABLE)
 def test_one_update_of_each_stage(name: str, asked: list[str]) -> None:
     recipe = cut_down(name)
     options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)
@@ -181,7 +237,7 @@ def test_one_update_of_each_stage(name: str, asked: list[str]) -> None:
     assert (game.step, game.stage, game.stage_step) == (len(options.stages), "adversarial", 1)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", TABLE)
 def test_the_networks_of_each(name: str, asked: list[str]) -> None:
     recipe, said = cut_down(name), TABLE[name]["networks"]
     options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)

@@ -356,3 +356,27 @@ def test_a_list_that_is_a_bomb(tmp_path: Path) -> None:
         opened.writestr("list_eval_partition.txt", bytes(65 << 20))
     with pytest.raises(TrainingDataError, match=r"list_eval_partition\.txt is too large for a list of pictures"):
         find_pictures([archive])
+
+
+def test_videos_are_found_where_they_are_wanted(tmp_path: Path) -> None:
+    fill(tmp_path, ["a.png", "deep/b.MP4", "deep/.hidden.mp4", "c.mkv", ".cache/d.mp4", "e.gif", "f.txt"])
+    found = find_pictures([tmp_path, tmp_path / "c.mkv"], videos=True)
+    assert found.videos == [tmp_path / "c.mkv", tmp_path / "deep" / "b.MP4"]
+    assert names_of(found.training) == ["a.png"] and found.layout == "pictures, videos"
+    plain = find_pictures([tmp_path])
+    assert plain.videos == [] and plain.training == found.training and plain.layout == "pictures"
+
+
+@pytest.mark.parametrize("source", ["", "b.mp4"], ids=["folder", "file"])
+def test_a_source_may_hold_videos_alone(tmp_path: Path, source: str) -> None:
+    fill(tmp_path, ["b.mp4"])
+    found = find_pictures([tmp_path / source], videos=True)
+    assert found == Found([], [], "videos", [tmp_path / "b.mp4"])
+    with pytest.raises(TrainingDataError, match="no pictures in"):
+        find_pictures([tmp_path / source])
+
+
+def test_a_source_with_neither_pictures_nor_videos(tmp_path: Path) -> None:
+    fill(tmp_path, ["a.txt"])
+    with pytest.raises(TrainingDataError, match=r"no pictures and no videos in .*: looked for .*\.mp4.*\.png"):
+        find_pictures([tmp_path], videos=True)

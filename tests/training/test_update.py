@@ -402,7 +402,10 @@ def slim_weights() -> dict[str, Tensor]:
     return weights
 
 
-@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.content_network == "vgg19"])
+@pytest.mark.parametrize(
+    "name",
+    [name for name, recipe in RECIPES.items() if (recipe.content_network, recipe.generator) == ("vgg19", "srgan")],
+)
 def test_each_recipe_on_a_device_without_float64(
     name: str, limited_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ import click
 from vsr.cli.console import INTERRUPTED, complain, say, say_lines, start_logging, stop_on_signal, verbosity_options
 from vsr.cli.fields import SectionedCommand, option_for_field
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import STAGES, Recipe, Stage, VideoDegradation, lasting, override
+from vsr.training.recipe import STAGES, ClipDegradation, Recipe, Stage, VideoDegradation, lasting, override
 from vsr.training.recipes import RECIPES
 
 FOLDER = click.Path(path_type=Path)
@@ -40,6 +40,10 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         command = option_for_field(
             recipe.video, field.name, prefix="video_", section="The video degradation, a value drawn for each crop"
         )(command)
+    for field in reversed(fields(ClipDegradation)):
+        command = option_for_field(
+            recipe.clip, field.name, prefix="clip_", section="The degradation of clips, a value drawn for each"
+        )(command)
     for stage in reversed(STAGES):
         for field in reversed(fields(Stage)):
             if stage == "discriminator" and field.name not in ("length", "learning_rate", "schedule", "milestones"):
@@ -48,13 +52,19 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 recipe.stage(stage), field.name, prefix=f"{stage}_", section=f"The stage {stage}"
             )(command)
     for field in reversed(fields(Recipe)):
-        if field.name not in (*STAGES, "video", "follows"):
+        if field.name not in (*STAGES, "video", "clip", "follows"):
             command = option_for_field(recipe, field.name, section="The recipe, with the defaults of srgan")(command)
     return command
 
 
 @click.command(cls=SectionedCommand)
-@click.option("--data", type=FOLDER, multiple=True, required=True, help="HR pictures: folder or zip; may be repeated.")
+@click.option(
+    "--data",
+    type=FOLDER,
+    multiple=True,
+    required=True,
+    help="HR pictures: folder or zip; for a recurrent generator videos too. May be repeated.",
+)
 @click.option("-o", "--output", type=FOLDER, required=True, metavar="RUN", help="Folder of the run.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="srgan", show_default=True, help="Whom to follow.")
 @click.option(
@@ -69,11 +79,12 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @verbosity_options
 def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
-    """Train a generator on pictures.
+    """Train a generator on pictures, or a recurrent one on clips.
 
     \b
     vsr train --data coco/ -o run
     vsr train --data coco/ -o run --resume
+    vsr train --recipe video-recurrent --data pictures/ --data clips/ -o run
     vsr upscale input.mp4 -o out.mp4 --model run/generator.safetensors
 
     A weight of 0 leaves a loss out; --pretrain-l1 1 --pretrain-mse 0 trains on L1.

@@ -81,6 +81,12 @@ CONTAINERS = {
 CONTAINERS[".mts"] = CONTAINERS[".ts"]
 CONTAINERS[".m2ts"] = replace(CONTAINERS[".ts"], held=_TS | {"hdmv_pgs_subtitle", "pcm_bluray"})  # Blu-ray's own
 
+VIDEO_ENDINGS = frozenset(CONTAINERS) | {
+    ".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".flv", ".h264", ".hevc", ".m1v", ".m2v", ".mj2", ".mjpeg", ".mpeg",
+    ".mpg", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".vob", ".wmv", ".wtv", ".y4m",
+}  # fmt: skip
+"""What a folder is searched for: the endings that vsr writes, and others that libav reads."""
+
 TEXT_SUBTITLES = frozenset({"subrip", "ass", "ssa", "mov_text", "webvtt", "text"})
 
 

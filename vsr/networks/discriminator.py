@@ -14,7 +14,7 @@ SLOPE = 0.2
 
 
 class Discriminator(nn.Module):
-    """(N, 3, H, W) RGB in [0, 1] -> (N,) logits, greater for what it takes for real.
+    """(N, 3*frames, H, W) RGB in [0, 1] -> (N,) logits, greater for what it takes for real.
 
     Eight 3x3 convolutions; every second one halves the size, and the width doubles behind it.
 
@@ -24,9 +24,10 @@ class Discriminator(nn.Module):
             with average pooling, for crops of any size from 16 up.
         crop_size: edge of the crops in pixels, for the dense head.
         dense_size: width of the layer before the logit; 1024 in the paper.
+        frames: pictures that are seen together, one after the other along the channels.
 
     Raises:
-        ValueError: an unknown head, or a dense head without a crop size of at least 16.
+        ValueError: an unknown head, a dense head without a crop size of at least 16, or no frame.
     """
 
     replaceable = ("head.",)
@@ -39,14 +40,18 @@ class Discriminator(nn.Module):
         head: Literal["dense", "pooled"] = "dense",
         crop_size: int | None = 96,
         dense_size: int = 1024,
+        frames: int = 1,
     ) -> None:
         super().__init__()
         if head not in ("dense", "pooled"):
             raise ValueError(f"the head is dense or pooled, got {head!r}")
         if head == "dense" and (crop_size is None or crop_size < 16):
             raise ValueError(f"a dense head needs the crop size, at least 16 pixels, got {crop_size}")
+        if frames < 1:
+            raise ValueError(f"at least one frame is needed, got {frames}")
         self.channels, self.head_kind, self.crop_size, self.dense_size = channels, head, crop_size, dense_size
-        layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.LeakyReLU(SLOPE, inplace=True)]
+        self.frames = frames
+        layers: list[nn.Module] = [nn.Conv2d(3 * frames, channels, 3, padding=1), nn.LeakyReLU(SLOPE, inplace=True)]
         width = channels
         for stage in range(4):
             if stage:
@@ -80,6 +85,7 @@ class Discriminator(nn.Module):
             "head": self.head_kind,
             "crop_size": self.crop_size,
             "dense_size": self.dense_size,
+            "frames": self.frames,
         }
 
     def forward(self, image: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ whose statistics of a batch do not suit a state that is carried on.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +53,14 @@ class Enlargement(nn.Module):
             impulses = torch.eye(size * size).view(size * size, 1, size, size)
             enlarged = resize_bicubic(impulses, size * scale, size * scale)
         middle = slice(REACH * scale, (REACH + 1) * scale)
-        # (taps, 1, scale, scale) of the pixel in the middle -> (scale*scale, 1, size, size)
-        taps = enlarged[:, 0, middle, middle].flatten(1).t().reshape(scale * scale, 1, size, size)
-        self.register_buffer("weight", taps.repeat(3, 1, 1, 1), persistent=False)
+        # (taps, 1, scale, scale) of the pixel in the middle -> (3*scale*scale, taps): flat, since a single channel's
+        # channels-last strides are ones that torch's DistributedDataParallel cannot broadcast.
+        taps = enlarged[:, 0, middle, middle].flatten(1).t()
+        self.register_buffer("weight", taps.repeat(3, 1), persistent=False)
 
     def forward(self, lr: Tensor) -> Tensor:
         padded = functional.pad(lr, (REACH, REACH, REACH, REACH), mode="replicate")
-        return functional.conv2d(padded, self.weight, groups=3)
+        return functional.conv2d(padded, self.weight.view(-1, 1, 2 * REACH + 1, 2 * REACH + 1), groups=3)
 
 
 class RecurrentGenerator(nn.Module):
@@ -141,16 +142,26 @@ def move_state(state: Tensor, flow: Tensor, trust: Tensor, *, scale: int, channe
     exact = torch.promote_types(state.dtype, torch.float32)  # half precision has no room for a fraction of a pixel
     flow = flow.to(exact)
     coarse, detail = state.to(exact).tensor_split((3 + channels,), 1)
-    moved = _sample(coarse, flow, "bilinear")
-    # (N, H, W, 2) -> (N, scale*H, scale*W, 2), in HR pixels
-    fine_flow = functional.interpolate(flow.permute(0, 3, 1, 2) * scale, scale_factor=scale, mode="bilinear")
-    fine = _sample(functional.pixel_shuffle(detail, scale), fine_flow.permute(0, 2, 3, 1), "bicubic")
+    moved = warp(coarse, flow, "bilinear")
+    fine = warp(functional.pixel_shuffle(detail, scale), enlarge_flow(flow, scale), "bicubic")
     joined = torch.cat((moved, functional.pixel_unshuffle(fine, scale)), 1)
     return (joined * trust.to(exact)[:, None]).to(state.dtype)
 
 
-def _sample(image: Tensor, flow: Tensor, mode: str) -> Tensor:
-    """(N, C, H, W) at p + flow[p] for each pixel p; ``flow`` (N, H, W, 2) in pixels, columns before rows."""
+def enlarge_flow(flow: Tensor, scale: int) -> Tensor:
+    """Flow in LR pixels -> flow in HR pixels, (N, H, W, 2) -> (N, scale*H, scale*W, 2), by bilinear interpolation."""
+    enlarged = functional.interpolate(flow.permute(0, 3, 1, 2) * scale, scale_factor=scale, mode="bilinear")
+    return enlarged.permute(0, 2, 3, 1)
+
+
+def warp(image: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"]) -> Tensor:
+    """Take each pixel p from p + flow[p]; beyond the image its edge is repeated. Differentiable in the image.
+
+    Args:
+        image: (N, C, H, W) of float32 or float64.
+        flow: (N, H, W, 2) of the same dtype, in pixels, columns before rows.
+        mode: of the interpolation.
+    """
     height, width = image.shape[2:]
     rows = torch.arange(height, device=flow.device, dtype=flow.dtype)
     columns = torch.arange(width, device=flow.device, dtype=flow.dtype)

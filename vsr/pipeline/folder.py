@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, VsrError
-from vsr.media.containers import CONTAINERS
+from vsr.media.containers import CONTAINERS, VIDEO_ENDINGS
 from vsr.media.pictures import files_named, find_pictures, is_pattern, is_picture_name, natural_order, stands_for_many
 from vsr.media.stills import is_animated
 from vsr.pipeline.executors import executor_for
@@ -19,12 +19,6 @@ from vsr.pipeline.job_folder import Command, read_job, remove_if_empty
 from vsr.pipeline.options import UpscaleOptions
 
 logger = logging.getLogger(__name__)
-
-OTHER_VIDEOS = frozenset({
-    ".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".flv", ".h264", ".hevc", ".m1v", ".m2v", ".mj2", ".mjpeg", ".mpeg",
-    ".mpg", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".vob", ".wmv", ".wtv", ".y4m",
-})  # fmt: skip
-"""What a folder is searched for, beside the endings that vsr writes."""
 
 PICTURE = -1
 """In place of a clip's size in bytes."""
@@ -153,7 +147,7 @@ def _inputs_in(folder: Path, recursive: bool) -> Iterator[Path]:
 
 
 def _is_video_name(path: Path) -> bool:
-    return path.suffix.lower() in CONTAINERS or path.suffix.lower() in OTHER_VIDEOS
+    return path.suffix.lower() in VIDEO_ENDINGS
 
 
 def _output_name(source: Path) -> str:

@@ -15,7 +15,7 @@ from vsr.text import markdown, markdown_code
 from vsr.training.log import LOG, Rows, read_log
 from vsr.training.measure import Quality
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import LOSSES, STAGES, Stage, StageName
+from vsr.training.recipe import LOSSES, STAGES, Recipe, Stage, StageName
 from vsr.training.update import Game
 
 CARD = "card.md"
@@ -29,10 +29,11 @@ class Facts:
 
     Attributes:
         pictures: how many are trained on.
-        held_out: how many are measured on.
+        held_out: how many pictures, or clips, are measured on.
         layout: how they lie: a folder, COCO, CelebA.
         fingerprint: of the pictures.
         hardware: the device and how many of it.
+        videos: how many are trained on.
     """
 
     pictures: int
@@ -40,6 +41,11 @@ class Facts:
     layout: str
     fingerprint: str
     hardware: str
+    videos: int = 0
+
+    def __str__(self) -> str:
+        videos = f", {self.videos} videos" if self.videos else ""
+        return f"{self.layout}, {self.pictures} pictures{videos}"
 
 
 def hardware(device: torch.device, processes: int) -> str:
@@ -65,11 +71,13 @@ def about(game: Game, options: TrainOptions, facts: Facts, quality: Quality | No
         "stage": game.stage,
         "step": game.step,
         "seed": game.seed,
-        "crops": f"{game.recipe.batch_size} of {game.recipe.crop_size}x{game.recipe.crop_size}",
-        "degradation": game.recipe.degradation,
+        "crops": _crops(game.recipe),
+        "generator": _generator(game.recipe),
+        "degradation": "clip" if game.recipe.generator == "recurrent" else game.recipe.degradation,
         "unit": game.recipe.unit,
         "stages": stages,
         "pictures": facts.pictures,
+        **({"videos": facts.videos} if facts.videos else {}),
         "held_out": facts.held_out,
         "precision": options.precision,
         "hardware": facts.hardware,
@@ -79,7 +87,7 @@ def about(game: Game, options: TrainOptions, facts: Facts, quality: Quality | No
         "purpose": f"x{game.recipe.scale}, trained by vsr train, at step {game.step} in the stage {game.stage}",
         "recipe": game.recipe.follows,
         "licence": options.licence,
-        "data": f"{', '.join(path.name for path in options.data)} ({facts.layout}, {facts.pictures} pictures)",
+        "data": f"{', '.join(path.name for path in options.data)} ({facts})",
         "command": options.command,
         "training": json.dumps(training),
     }
@@ -92,10 +100,15 @@ def write_card(output: Path, texts: Mapping[str, str], facts: Facts) -> None:
         OutputError: it cannot be written.
     """
     training = json.loads(texts["training"])
-    reduced = {"bicubic": "antialiased bicubic, rounded to 8 bits", "video": "blurred, reduced, noise, video codecs"}
+    reduced = {
+        "bicubic": "antialiased bicubic, rounded to 8 bits",
+        "video": "blurred, reduced, noise, video codecs",
+        "clip": "whole clips blurred or sharpened, reduced, noise, video codecs once or twice",
+    }
     rows = [
         ("data", texts["data"]),
         ("licence", texts["licence"]),
+        ("generator", training["generator"]),
         ("LR", reduced[training["degradation"]]),
         ("crops", training["crops"]),
         *((name, f"{values} ({training['unit']})") for name, values in training["stages"].items()),
@@ -108,8 +121,24 @@ def write_card(output: Path, texts: Mapping[str, str], facts: Facts) -> None:
     for name, value in rows:
         as_code = name == "command" and texts["command"]
         lines.append(f"| {name} | {markdown_code(value) if as_code else markdown(str(value))} |")
-    lines += ["", f"On {facts.held_out} held-out pictures along the way:", "", *_curve(read_log(output / LOG))]
+    measured = "the last frames of {} held-out clips" if training["degradation"] == "clip" else "{} held-out pictures"
+    lines += ["", f"On {measured.format(facts.held_out)} along the way:", "", *_curve(read_log(output / LOG))]
     write_whole(output / CARD, ("\n".join(lines) + "\n").encode())
+
+
+def _generator(recipe: Recipe) -> str:
+    size = f"{recipe.generator}, {recipe.blocks} blocks of {recipe.channels} channels"
+    if recipe.generator != "recurrent":
+        return size
+    return f"{size}, its state {'moved along the motion' if recipe.aligned else 'not aligned'}"
+
+
+def _crops(recipe: Recipe) -> str:
+    edge = f"{recipe.crop_size}x{recipe.crop_size}"
+    if recipe.generator != "recurrent":
+        return f"{recipe.batch_size} of {edge}"
+    longer = f", at the end of a stage {recipe.long_frames}" if recipe.long_frames else ""
+    return f"{recipe.batch_size} clips of {edge}, {recipe.frames} frames each{longer}"
 
 
 def _stages_behind(game: Game) -> list[StageName]:

@@ -13,26 +13,35 @@ from copy import deepcopy
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.srgan import Generator
-from vsr.training.batches import Batches
+from vsr.training.batches import Batches, ClipBatches
+from vsr.training.sequence import ClipBatch, upscale_clips
 from vsr.training.update import Game
 
 CROPS = 128
 """How many are looked at: the mean error of single pictures deviates by half a code, and so theirs by a twentieth."""
+CLIPS = 32
+"""How many clips, whose frames are much alike."""
 
 
-def centred(game: Game, batches: Batches) -> Generator:
+def centred(game: Game, batches: Batches | ClipBatches) -> nn.Module:
     """A copy of a run's moving average in eval mode, centred on its first crops; the run itself stays as it is.
 
     Args:
         game: the run.
         batches: what it is trained on; the crops are the same for any number of processes.
     """
-    network = cast(Generator, deepcopy(game.ema.module)).eval()
-    with closing(batches.whole().stream(range(-(-CROPS // game.recipe.batch_size)))) as pairs:
-        centre(network, pairs)
+    network = deepcopy(game.ema.module).eval()
+    whole = batches.whole()
+    if isinstance(whole, ClipBatches):
+        with closing(whole.stream(range(-(-CLIPS // game.recipe.batch_size)))) as clips:
+            centre_recurrent(cast(RecurrentGenerator, network), clips)
+    else:
+        with closing(whole.stream(range(-(-CROPS // game.recipe.batch_size)))) as pairs:
+            centre(cast(Generator, network), pairs)
     return network
 
 
@@ -51,6 +60,27 @@ def centre(network: Generator, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     assert network.tail.bias is not None
     if bool(shift.isfinite().all()):  # else there is nothing left to save
         network.tail.bias -= shift
+
+
+@torch.no_grad()
+def centre_recurrent(network: RecurrentGenerator, batches: Iterable[ClipBatch]) -> None:
+    """``centre`` for a recurrent generator, over all frames of clips.
+
+    What is taken from the tail's biases goes into the next frame's state as well, whose effect is left out.
+
+    Args:
+        network: in eval mode; changed in place.
+        batches: at least one.
+    """
+    errors = []
+    for clips in batches:
+        sr = upscale_clips(network, network, clips)
+        pairs = zip(sr, clips.hr.unbind(1), strict=True)
+        errors.append(torch.stack([(found.clamp(0, 1) - hr).mean((0, 2, 3)) for found, hr in pairs]).mean(0))
+    shift = torch.stack(errors).mean(0)
+    assert network.tail.bias is not None
+    if bool(shift.isfinite().all()):
+        network.tail.bias.view(3, -1).sub_(shift[:, None])  # the pixels of a colour lie side by side
 
 
 def _greatest_slope(network: Generator) -> Tensor | float:

@@ -26,7 +26,7 @@ from vsr.training.game import prepare_stage
 from vsr.training.log import LOG, TENSORBOARD
 from vsr.training.measure import Quality
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import STAGES, Recipe, StageName
+from vsr.training.recipe import STAGES, Recipe, Stage, StageName
 from vsr.training.update import Game, Player
 
 CHECKPOINT = "checkpoint.pt"
@@ -45,6 +45,10 @@ FOLDERS = (SAMPLES, TENSORBOARD)
 
 MAY_CHANGE = frozenset({"follows", "unit", "pretrain.length", "discriminator.length", "adversarial.length"})
 """Values of a recipe that may differ when a run is resumed: a stage may be made longer or shorter on the way."""
+
+
+DEFAULTS = Recipe(follows="", pretrain=Stage(), adversarial=Stage())
+"""What a recipe says where nothing is said."""
 
 
 @contextmanager
@@ -303,7 +307,8 @@ def _is_like(given: Tensor, wanted: Tensor) -> bool:
 
 
 def _differences(state: Mapping[str, Any], recipe: Recipe, seed: int, fingerprint: str) -> Iterator[str]:
-    wanted, recorded = _flat(asdict(recipe)), _flat(state["recipe"])
+    # A value that the checkpoint does not know yet had no effect when it was written: its default says so.
+    wanted, recorded = _flat(asdict(recipe)), _flat(asdict(DEFAULTS)) | _flat(state["recipe"])
     for name in sorted(wanted.keys() | recorded.keys()):
         if name not in MAY_CHANGE and wanted.get(name) != recorded.get(name):
             yield f"{shortened(name)} was {in_words(recorded.get(name))} and is now {in_words(wanted.get(name))}"

@@ -65,30 +65,46 @@ def _x265(crf: int, b_frames: int) -> dict[str, str]:
     return {"preset": "medium", "crf": str(crf), "x265-params": params}
 
 
-def _mpeg2(quantiser: int, b_frames: int) -> dict[str, str]:
+def _mpeg(quantiser: int, b_frames: int) -> dict[str, str]:
     return {"qmin": str(quantiser), "qmax": str(quantiser), "bf": str(b_frames)}
+
+
+def _flv(quantiser: int, b_frames: int) -> dict[str, str]:
+    return {"qmin": str(quantiser), "qmax": str(quantiser)}  # it has no B-frames
 
 
 _CODECS = {
     "h264": _Codec("libx264", "h264", 16, range(52), _x264),
     # 34: of a single row of its 32x32 units, x265 makes something else each time.
     "h265": _Codec("libx265", "hevc", 34, range(52), _x265),
-    "mpeg2": _Codec("mpeg2video", "mpeg2video", 16, range(1, 32), _mpeg2),
+    "mpeg2": _Codec("mpeg2video", "mpeg2video", 16, range(1, 32), _mpeg),
+    "mpeg4": _Codec("mpeg4", "mpeg4", 16, range(1, 32), _mpeg),
+    "flv": _Codec("flv", "flv", 16, range(1, 32), _flv),
 }
+_CHROMA = {
+    "mpeg2": {"yuv444p": "yuv422p"},
+    "mpeg4": dict.fromkeys(("yuv422p", "yuv444p"), "yuv420p"),
+    "flv": dict.fromkeys(("yuv422p", "yuv444p"), "yuv420p"),
+}
+"""What a codec takes for pixel formats that it lacks."""
 
 
-def compress(frames: Frames, *, codec: str, quality: int, pixel_format: str, b_frames: int = 2) -> Frames:
+def compress(
+    frames: Frames, *, codec: str, quality: int, pixel_format: str, b_frames: int = 2, keyframes: int | None = None
+) -> Frames:
     """What a decoder makes of frames that were encoded: one intra frame, then predicted ones.
 
     Any size will do: frames are grown to what the codec takes by repeating their edges, and cut back.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB, at least one.
-        codec: h264, h265 or mpeg2.
-        quality: a constant rate factor of 0..51 for H.264 and H.265, a quantiser of 1..31 for MPEG-2; more is worse.
+        codec: h264, h265, mpeg2, mpeg4 (part 2) or flv (Sorenson's H.263).
+        quality: a constant rate factor of 0..51 for H.264 and H.265, a quantiser of 1..31 for the others; more is
+            worse.
         pixel_format: how chroma is stored: yuv420p, yuv422p or yuv444p. MPEG-2 has no 4:4:4 and takes 4:2:2 for
-            it.
+            it; MPEG-4 and Sorenson's H.263 take 4:2:0 for all.
         b_frames: greatest number of bidirectional frames in a row.
+        keyframes: greatest number of frames from one intra frame to the next; None leaves it to the encoder.
 
     Returns:
         (T, H, W, 3) uint8 RGB, in the order in which they came.
@@ -105,12 +121,11 @@ def compress(frames: Frames, *, codec: str, quality: int, pixel_format: str, b_f
         raise ValueError(f"{codec} has qualities {chosen.qualities[0]} to {chosen.qualities[-1]}, got {quality}")
     if b_frames < 0:
         raise ValueError(f"b_frames must not be negative, got {b_frames}")
-    if codec == "mpeg2" and pixel_format == "yuv444p":
-        pixel_format = "yuv422p"
+    pixel_format = _CHROMA.get(codec, {}).get(pixel_format, pixel_format)
     planes = _to_planes(frames, pixel_format, chosen.least_size)
     options = chosen.options(quality, b_frames)
     try:
-        packets = _encode(planes, chosen.encoder, pixel_format, options)
+        packets = _encode(planes, chosen.encoder, pixel_format, options, keyframes)
         decoded = list(_decode(packets, chosen.decoder, LAYOUTS[pixel_format]))
     except UnknownCodecError as exc:
         raise UsageError(f"this build of libav has no {chosen.encoder}; train without the codec {codec}.") from exc
@@ -161,7 +176,7 @@ def _to_rgb(planes: Sequence[tuple[Plane, ...]], pixel_format: str, shape: tuple
 
 
 def _encode(
-    frames: Sequence[tuple[Plane, ...]], encoder: str, pixel_format: str, options: dict[str, str]
+    frames: Sequence[tuple[Plane, ...]], encoder: str, pixel_format: str, options: dict[str, str], keyframes: int | None
 ) -> Iterator[Packet[Any]]:
     context = cast(VideoCodecContext, CodecContext.create(encoder, "w"))
     context.height, context.width = frames[0][0].shape
@@ -169,6 +184,8 @@ def _encode(
     context.framerate, context.time_base = RATE, 1 / RATE
     context.thread_count = 1  # the batch is what is computed in parallel
     context.options = options
+    if keyframes is not None:
+        context.gop_size = keyframes
     for number, planes in enumerate(frames):
         frame = frame_of(planes, pixel_format)
         frame.pts, frame.time_base = number, context.time_base

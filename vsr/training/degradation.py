@@ -195,14 +195,14 @@ def _draw_treatment(options: VideoDegradation, random: np.random.Generator) -> _
     blur = random.uniform(*options.blur)
     down, across = ANISOTROPY ** random.uniform(-1, 1, size=2)
     quietest, noisiest = options.noise
-    codec = _one_of(options.codecs, random)
+    codec = one_of(options.codecs, random)
     best, worst = _qualities(options, codec)
     return _Treatment(
         blur=(blur * down, blur * across),
-        reduction=_one_of(options.reductions, random),
+        reduction=one_of(options.reductions, random),
         noise=quietest + (noisiest - quietest) * random.random() ** 2,
         luma_share=random.random(),
-        pixel_format=_one_of(options.chroma, random),
+        pixel_format=one_of(options.chroma, random),
         codec=codec,
         quality=int(random.integers(best, worst + 1)),
         b_frames=int(random.integers(MOST_B_FRAMES + 1)),
@@ -236,7 +236,7 @@ def _film(region: Picture, path: _Path, scale: int, treatment: _Treatment, rando
     rows, columns = (length * scale for length in path.window)
     clip = np.stack([filtered[y : y + rows : scale, x : x + columns : scale] for y, x in path.corners])
     if treatment.noise:
-        clip += _noise(clip.shape, treatment, random)
+        clip += sensor_noise(clip.shape, treatment.noise, treatment.luma_share, random)
     codes = np.clip(np.rint(clip, out=clip), 0, 255, out=clip).astype(np.uint8)
     # Here, so that training on bicubic needs no PyAV.
     from vsr.training.compression import compress, subsample
@@ -251,8 +251,8 @@ def _film(region: Picture, path: _Path, scale: int, treatment: _Treatment, rando
 
 def _blurred(region: Picture, scale: int, treatment: _Treatment) -> Floats:
     """Blur and reduction in one: (H, W, 3) codes, at each HR pixel the LR pixel whose upper left corner it is."""
-    reduction = _kernel(treatment.reduction, scale)
-    down, across = (np.convolve(_gaussian(sigma * scale / 4), reduction) for sigma in treatment.blur)
+    reduction = reduction_kernel(treatment.reduction, scale)
+    down, across = (np.convolve(gaussian(sigma * scale / 4), reduction) for sigma in treatment.blur)
     anchor = (len(across) - scale) // 2, (len(down) - scale) // 2
     region = np.ascontiguousarray(region)  # OpenCV takes no mirrored views
     filtered = cv2.sepFilter2D(region, cv2.CV_32F, across, down, anchor=anchor, borderType=cv2.BORDER_REFLECT)
@@ -260,7 +260,7 @@ def _blurred(region: Picture, scale: int, treatment: _Treatment) -> Floats:
 
 
 @lru_cache(maxsize=16)
-def _kernel(reduction: str, scale: int) -> npt.NDArray[Any]:
+def reduction_kernel(reduction: str, scale: int) -> npt.NDArray[Any]:
     """Weights of the HR pixels around an LR pixel, an even number of them, centred; they sum to 1."""
     if reduction == "area":  # OpenCV's INTER_AREA
         return np.full(scale, 1 / scale)
@@ -276,7 +276,7 @@ def _kernel(reduction: str, scale: int) -> npt.NDArray[Any]:
     return weights
 
 
-def _gaussian(sigma: float) -> npt.NDArray[Any]:
+def gaussian(sigma: float) -> npt.NDArray[Any]:
     """An odd number of weights up to three standard deviations; they sum to 1."""
     reach = math.ceil(3 * sigma)
     weights: npt.NDArray[Any] = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2)) if reach else np.ones(1)
@@ -284,11 +284,11 @@ def _gaussian(sigma: float) -> npt.NDArray[Any]:
     return weights
 
 
-def _noise(shape: tuple[int, ...], treatment: _Treatment, random: np.random.Generator) -> Floats:
+def sensor_noise(shape: tuple[int, ...], deviation: float, luma_share: float, random: np.random.Generator) -> Floats:
     """(T, H, W, 3): each channel's own noise, and one in common, which is noise of luma."""
-    own = random.standard_normal(shape, np.float32) * np.float32(math.sqrt(1 - treatment.luma_share))
-    shared = random.standard_normal((*shape[:3], 1), np.float32) * np.float32(math.sqrt(treatment.luma_share))
-    return (own + shared) * np.float32(treatment.noise)
+    own = random.standard_normal(shape, np.float32) * np.float32(math.sqrt(1 - luma_share))
+    shared = random.standard_normal((*shape[:3], 1), np.float32) * np.float32(math.sqrt(luma_share))
+    return (own + shared) * np.float32(deviation)
 
 
 def _qualities(options: VideoDegradation, codec: str) -> tuple[int, int]:
@@ -296,7 +296,8 @@ def _qualities(options: VideoDegradation, codec: str) -> tuple[int, int]:
     return ranges.get(codec, (0, 0))
 
 
-def _one_of(choices: Sequence[str], random: np.random.Generator) -> str:
+def one_of(choices: Sequence[str], random: np.random.Generator) -> str:
+    """One of the choices, each as likely as any other."""
     return choices[int(random.integers(len(choices)))]
 
 

@@ -16,6 +16,7 @@ from vsr.errors import UsageError
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.features import ContentFeatures, find_content_weights, layer_names
 from vsr.networks.models import load_network
+from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.srgan import Generator
 from vsr.networks.weights import Network, load_discriminator, load_shared
 from vsr.training.options import TrainOptions
@@ -31,7 +32,7 @@ def new_game(fabric: Fabric, options: TrainOptions) -> Game:
 
     Raises:
         UnknownModelError: there is no ``options.init``.
-        UsageError: the content network has no such layer, or ``options.init`` is of another kind.
+        UsageError: the content network has no such layer, or ``options.init`` or the teacher is of another kind.
         WeightsError: weights to start from, or of a content network, are missing or damaged.
     """
     recipe = options.recipe
@@ -43,10 +44,13 @@ def new_game(fabric: Fabric, options: TrainOptions) -> Game:
     generator = _seeded(options.seed, lambda: _generator(recipe))
     if options.init is not None:
         _start_from(options.init, generator)
+    teacher = _teacher(recipe, options)
+    if teacher is not None:
+        teacher = teacher.to(fabric.device).to(memory_format=torch.channels_last)
     player = _player(fabric, generator, options)
     average = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
     ema = AveragedModel(player.plain, multi_avg_fn=average, use_buffers=True)
-    return Game(fabric, recipe, options.seed, player, ema)
+    return Game(fabric, recipe, options.seed, player, ema, teacher=teacher)
 
 
 def prepare_stage(game: Game, stage: StageName, options: TrainOptions) -> None:
@@ -83,8 +87,10 @@ def begin_stage(game: Game, stage: StageName, options: TrainOptions) -> None:
 def _start_from(path: Path, generator: nn.Module) -> None:
     """Take over all weights that fit; of a network for another scale that is everything before the upsampling."""
     other = load_network(str(path))
+    if type(other) is not type(generator):
+        raise UsageError(f"--init {path} is a network of another kind than the recipe's generator.")
     mine, theirs = (cast(Network, network).config for network in (generator, other))
-    apart = [name for name in ("tanh", "normalisation") if mine[name] != theirs.get(name)]
+    apart = [name for name in ("tanh", "normalisation") if mine.get(name) != theirs.get(name)]
     if apart:
         raise UsageError(f"--init {path} is a network of another kind: its {' and '.join(apart)} differ.")
     left = set(load_shared(generator, other.state_dict())) & set(generator.state_dict())
@@ -92,7 +98,11 @@ def _start_from(path: Path, generator: nn.Module) -> None:
         logger.warning("%s starts the generator but for %s.", path, ", ".join(sorted(left)))
 
 
-def _generator(recipe: Recipe) -> Generator:
+def _generator(recipe: Recipe) -> nn.Module:
+    if recipe.generator == "recurrent":
+        return RecurrentGenerator(
+            scale=recipe.scale, blocks=recipe.blocks, channels=recipe.channels, aligned=recipe.aligned
+        )
     return Generator(
         scale=recipe.scale,
         blocks=recipe.blocks,
@@ -106,11 +116,23 @@ def _generator(recipe: Recipe) -> Generator:
 
 def _discriminator(recipe: Recipe, init: Path | None) -> Discriminator:
     network = Discriminator(
-        channels=recipe.discriminator_channels, head=recipe.discriminator_head, crop_size=recipe.crop_size
+        channels=recipe.discriminator_channels,
+        head=recipe.discriminator_head,
+        crop_size=recipe.crop_size,
+        frames=3 if recipe.generator == "recurrent" else 1,
     )
     if init is not None:
         load_discriminator(init, network)
     return network
+
+
+def _teacher(recipe: Recipe, options: TrainOptions) -> RecurrentGenerator | None:
+    if options.teacher is None:
+        return None
+    teacher = load_network(str(options.teacher))
+    if not isinstance(teacher, RecurrentGenerator) or teacher.scale != recipe.scale:
+        raise UsageError(f"--teacher {options.teacher} is not a recurrent generator of scale {recipe.scale}.")
+    return teacher.requires_grad_(False)
 
 
 def _features(recipe: Recipe, stage: StageName, options: TrainOptions) -> ContentFeatures | None:

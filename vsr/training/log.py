@@ -15,11 +15,12 @@ from torch import Tensor
 
 from vsr.errors import CheckpointError, InputError, OutputError, UsageError
 from vsr.files import write_whole
+from vsr.training.recipe import LOSSES, LOSSES_OF_CLIPS
 
 LOG = "log.csv"
 TENSORBOARD = "tensorboard"
 
-GENERATOR = ("generator_loss", "mse", "l1", "content", "total_variation", "adversarial")
+GENERATOR = ("generator_loss", *LOSSES)
 """The sum that the generator minimises, and its terms, each weighted as it enters the sum."""
 DISCRIMINATOR = ("discriminator_loss", "d_real", "d_fake")
 """Its loss, and the mean of the sigmoid of its logits for real crops and for upscaled ones."""
@@ -28,6 +29,9 @@ QUALITY = ("psnr_y", "ssim_y", "lpips")
 RATE = ("crops_per_second", "learning_rate")
 COLUMNS = ("step", "stage", "stage_step", "seconds", *RATE, *GENERATOR, *DISCRIMINATOR, *QUALITY)
 """``step``: updates in all. ``stage_step``: updates of this stage. ``seconds``: of this run so far."""
+
+COLUMNS_OF_PICTURES = tuple(name for name in COLUMNS if name not in ("charbonnier", *LOSSES_OF_CLIPS))
+"""Those of a log from before there was training on clips, which is continued with the others empty."""
 
 GROUPS = {"rate": RATE, "loss": GENERATOR, "discriminator": DISCRIMINATOR, "quality": QUALITY}
 """How the columns are grouped in TensorBoard."""
@@ -186,12 +190,13 @@ def _text(value: float | str) -> str:
 def _decode(content: bytes, path: Path) -> list[dict[str, str]]:
     """The rows of a log as they are written; a last line without its end, left by a killed run, does not count."""
     header, *lines = content.decode("utf-8", errors="replace").split("\n")[:-1] or [""]
-    if header != ",".join(COLUMNS):
+    columns = tuple(header.split(","))
+    if columns not in (COLUMNS, COLUMNS_OF_PICTURES):
         raise InputError(f"{path} is no training log of this version of vsr: it has other columns.")
     rows = []
     for number, line in enumerate(lines, 2):
         try:
-            rows.append(dict(zip(COLUMNS, line.split(","), strict=True)))
+            rows.append(dict.fromkeys(COLUMNS, "") | dict(zip(columns, line.split(","), strict=True)))
             _ = int(rows[-1]["step"]), [float(rows[-1][name] or "nan") for name in COLUMNS if name != "stage"]
         except ValueError as exc:
             raise InputError(f"{path} is damaged in line {number}.") from exc

@@ -30,11 +30,37 @@ def l1(sr: Tensor, hr: Tensor) -> Tensor:
     return functional.l1_loss(sr, hr)
 
 
+def charbonnier(sr: Tensor, hr: Tensor) -> Tensor:
+    """Mean of sqrt(error^2 + 1e-6) of (N, 3, H, W): L1 that is smooth below a quarter of a code (Lai et al. 2017)."""
+    return ((sr - hr).square() + 1e-6).sqrt().mean()
+
+
 def total_variation(image: Tensor) -> Tensor:
     """Mean squared difference of neighbours, down and across: (N, 3, H, W) -> scalar."""
     down = (image[..., 1:, :] - image[..., :-1, :]).square().mean()
     across = (image[..., :, 1:] - image[..., :, :-1]).square().mean()
     return down + across
+
+
+def artefacts(sr: Tensor, hr: Tensor, average: Tensor) -> Tensor:
+    """Mean absolute error weighted by how likely it is an artefact: Liang et al. 2022, https://arxiv.org/abs/2203.09195.
+
+    What scatters around a pixel is texture of the wrong kind. Pixels at which the generator is nearer to HR than its
+    moving average count nothing. The weights are given no gradient.
+
+    Args:
+        sr: (N, 3, H, W), H and W at least 4.
+        hr: (N, 3, H, W).
+        average: what the moving average of the generator makes of the same LR, likewise.
+    """
+    with torch.no_grad():
+        residual, of_average = ((hr - upscaled).abs().sum(1, keepdim=True) for upscaled in (sr, average))
+        padded = functional.pad(residual, (3, 3, 3, 3), mode="reflect")
+        mean = functional.avg_pool2d(padded, 7, stride=1)
+        local = (functional.avg_pool2d(padded.square(), 7, stride=1) - mean.square()).clamp(min=0) * (49 / 48)
+        whole = residual.var((1, 2, 3), keepdim=True) ** 0.2
+        weight = whole * local * (residual >= of_average)
+    return (weight * (sr - hr)).abs().mean()
 
 
 def draw_labels(labels: Labels, count: int, random: np.random.Generator) -> Tensor:

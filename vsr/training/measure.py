@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from vsr.imaging.metrics import psnr_y, ssim_y
 from vsr.networks.arithmetic import float32_products
+from vsr.networks.recurrent import RecurrentGenerator
+from vsr.training.sequence import ClipBatch, upscale_clips
 
 LARGEST = 320
 """Edge of the middle part of a picture that is measured, in pixels: enough to see the trend, and quick."""
@@ -17,15 +19,17 @@ LARGEST = 320
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One picture to measure on.
+    """One picture to measure on, or the last frame of a clip.
 
     Attributes:
         lr: (3, h, w) uint8 RGB.
         hr: (3, scale*h, scale*w) uint8 RGB.
+        clip: the clip, a batch of one, for a recurrent generator; None: a picture by itself.
     """
 
     lr: Tensor
     hr: Tensor
+    clip: ClipBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def measure(
     """Upscale the held-out pictures and compare them with their originals, in float32 whatever the run computes in.
 
     Args:
-        generator: (N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w).
+        generator: (N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w); or a recurrent one.
         held_out: the pictures.
         lpips: two batches of RGB in [0, 1] -> distances; None leaves it out.
         scale: of the generator, and by custom the border that PSNR and SSIM leave out.
@@ -77,8 +81,7 @@ def measure(
     values: list[tuple[float, float, float]] = []
     upscaled = []
     for pair in held_out:
-        lr, hr = (picture[None].to(device).float() / 255 for picture in (pair.lr, pair.hr))
-        sr = generator(lr.contiguous(memory_format=torch.channels_last))
+        sr, hr = _upscaled(generator, pair, device), pair.hr[None].to(device).float() / 255
         sr = sr.mul(255).round().clamp(0, 255) / 255
         distance = float("nan") if lpips is None else float(lpips(sr, hr))
         values.append((float(psnr_y(sr, hr, border=scale)), float(ssim_y(sr, hr, border=scale)), distance))
@@ -88,3 +91,13 @@ def measure(
         return None, []
     psnr, ssim, distance = (sum(column) / len(values) for column in zip(*values, strict=True))
     return Quality(psnr, ssim, None if lpips is None else distance), upscaled
+
+
+def _upscaled(generator: nn.Module, pair: HeldOut, device: torch.device) -> Tensor:
+    """(1, 3, scale*h, scale*w)."""
+    if pair.clip is not None:
+        assert isinstance(generator, RecurrentGenerator)
+        return upscale_clips(generator, generator, pair.clip.to(device))[-1]
+    lr = pair.lr[None].to(device).float() / 255
+    sr: Tensor = generator(lr.contiguous(memory_format=torch.channels_last))
+    return sr

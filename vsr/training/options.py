@@ -24,7 +24,8 @@ class TrainOptions:
     """
 
     data: tuple[Path, ...]
-    """HR pictures: folders (searched recursively; COCO and CelebA by their layout), zip archives, files."""
+    """HR pictures: folders (searched recursively; COCO and CelebA by their layout), zip archives, files. For a
+    recurrent generator also video files, in folders or by themselves."""
     output: Path
     """Folder of the run: checkpoint, weights, card, log, figure and samples."""
     recipe: Recipe = RECIPES["srgan"]
@@ -38,6 +39,8 @@ class TrainOptions:
     """Weights file that the generator starts from; of another scale all but the upsampling is taken."""
     init_discriminator: Path | None = None
     """Weights file that the discriminator starts from."""
+    teacher: Path | None = None
+    """Weights file of a recurrent generator whose output the one in training follows; see the loss teacher."""
     content_weights: Path | None = None
     """Weights of the content network; without it torchvision's, downloaded once."""
     lpips_weights: Path | None = None
@@ -101,10 +104,22 @@ class TrainOptions:
         judged = {"discriminator", "adversarial"} & set(self.stages)
         if judged and self.recipe.batch_size == 1 and self.recipe.crop_size <= 16:
             wrong.append("of one crop of 16 pixels the discriminator's last normalisation sees one value: take two")
+        wrong += self._wrong_of_clips()
         if self.cache == "gpu" and self.recipe.degradation == "video":
             wrong.append("the video degradation works on pictures in main memory: leave out cache gpu")
+        if self.cache == "gpu" and self.recipe.frames > 1:
+            wrong.append("clips are made of pictures in main memory: leave out cache gpu")
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
+
+    def _wrong_of_clips(self) -> list[str]:
+        wrong = []
+        follows = [name for name in self.stages if self.recipe.stage(name).teacher]
+        if follows and self.teacher is None:
+            wrong.append(f"{follows[0]}: the loss teacher needs the weights file of one: --teacher")
+        if self.teacher is not None and not follows:
+            wrong.append("a teacher has no effect without a weight of its loss, such as --pretrain-teacher 0.5")
+        return wrong
 
     @property
     def stages(self) -> list[StageName]:

@@ -131,6 +131,10 @@ class PictureSet:
         """The picture of a number, or the one that stands in for it. (H, W, 3) uint8 RGB, not to be written to."""
         return self.stand_in(range(len(self))[number])[1]
 
+    def at_pixel(self, share: float) -> int:
+        """The number of the picture with the pixel that lies at a share, in [0, 1), of all pixels of the set."""
+        return int(np.searchsorted(self._area_ends, int(share * int(self._area_ends[-1])), side="right"))
+
     def stand_in(self, number: int, *, keep: bool = True) -> tuple[int, Picture]:
         """The first picture from ``number`` on, and from the start again, that is not damaged, and its number.
 

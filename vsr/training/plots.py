@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from vsr.files import write_whole
 from vsr.training.log import Rows, read_log
+from vsr.training.recipe import LOSSES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,10 @@ CURVES = {
     "content": ("content", "tab:blue"),
     "mse": ("MSE", "tab:green"),
     "l1": ("L1", "tab:olive"),
+    "charbonnier": ("Charbonnier", "tab:cyan"),
+    "ping_pong": ("ping-pong", "tab:pink"),
+    "teacher": ("teacher", "tab:gray"),
+    "artefacts": ("artefacts", "tab:orange"),
     "adversarial": ("adversarial", "tab:red"),
     "total_variation": ("total variation", "tab:purple"),
     "discriminator_loss": ("discriminator", "tab:brown"),
@@ -69,7 +74,7 @@ PANELS = (
     Panel(
         "Generator: loss, each term times its weight",
         "loss",
-        ("generator_loss", "content", "mse", "l1", "adversarial", "total_variation"),
+        ("generator_loss", "content", *(name for name in LOSSES if name != "content")),
         logarithmic=True,
     ),
     Panel("Discriminator: loss", "loss", ("discriminator_loss",)),

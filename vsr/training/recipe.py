@@ -15,8 +15,17 @@ StageName = Literal["pretrain", "discriminator", "adversarial"]
 STAGES: tuple[StageName, ...] = ("pretrain", "discriminator", "adversarial")
 """In the order in which they run."""
 
-LOSSES = ("mse", "l1", "content", "total_variation", "adversarial")
+LOSSES = (
+    *("mse", "l1", "charbonnier", "content", "total_variation"),
+    *("ping_pong", "teacher", "artefacts", "adversarial"),
+)
 """The terms of the generator's loss; each is a weight in :class:`Stage`."""
+
+LOSSES_OF_CLIPS = ("ping_pong", "teacher", "artefacts")
+"""Those that a recurrent generator alone has."""
+
+MOST_FRAMES = 64
+"""Of a clip."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +86,20 @@ class Stage:
     """Weight of the mean squared error of pixels in [0, 1]."""
     l1: float = 0.0
     """Weight of the mean absolute error of pixels in [0, 1]."""
+    charbonnier: float = 0.0
+    """Weight of the Charbonnier loss of pixels in [0, 1]: L1 that is smooth at zero."""
     content: float = 0.0
     """Weight of the mean squared error of VGG features."""
     content_layer: str = "conv5_4"
     """Of which layer, by the VGG paper's names: ``conv5_4`` is the fourth convolution behind the fourth pooling."""
     total_variation: float = 0.0
     """Weight of the total variation of the upscaled crop."""
+    ping_pong: float = 0.0
+    """Weight of the mean squared difference between the two outputs of a frame where a clip runs forth and back."""
+    teacher: float = 0.0
+    """Weight of the mean absolute difference from the output of ``--teacher``."""
+    artefacts: float = 0.0
+    """Weight of the mean absolute error where the generator makes artefacts that its moving average does not (LDL)."""
     adversarial: float = 0.0
     """Weight of the adversarial loss; in the ``adversarial`` stage alone."""
 
@@ -130,31 +147,126 @@ class VideoDegradation:
     """Quantisers of MPEG-2: 2 is the best, DVDs lie at 3 to 8, at 12 the blocks stand out."""
 
     def __post_init__(self) -> None:
-        wrong = []
-        for name in ("blur", "noise"):
-            low, high = getattr(self, name)
-            if not 0 <= low <= high < math.inf:
-                wrong.append(f"{name} is a range of values from 0 up, got {low} to {high}")
-        for name, least, most in (("h264_crf", 0, 51), ("h265_crf", 0, 51), ("mpeg2_quantiser", 1, 31)):
-            low, high = getattr(self, name)
-            if not least <= low <= high <= most:
-                wrong.append(f"{name} is a range within {least} to {most}, got {low} to {high}")
-        known = {
-            "reductions": {"bicubic", "area", "bilinear"},
-            "chroma": {"yuv420p", "yuv422p", "yuv444p"},
-            "codecs": {"h264", "h265", "mpeg2", "none"},
-        }
-        for name, choices in known.items():
-            strange = sorted(set(getattr(self, name)) - choices)
-            if strange or not getattr(self, name):
-                wrong.append(f"{name} are of {', '.join(sorted(choices))}, got {', '.join(strange) or 'none at all'}")
-        for name in ("clean", "still"):
-            if not 0 <= getattr(self, name) <= 1:
-                wrong.append(f"{name} is a share in [0, 1], got {getattr(self, name)}")
+        wrong = _wrong_ranges(self, "blur", "noise")
+        wrong += _wrong_limits(self, h264_crf=(0, 51), h265_crf=(0, 51), mpeg2_quantiser=(1, 31))
+        wrong += _wrong_choices(self, {"h264", "h265", "mpeg2", "none"})
+        wrong += _wrong_shares(self, "clean", "still")
         if self.motion < 0 or self.context < 0 or self.frames < 1:
             wrong.append("motion and context must not be negative, and at least one frame is needed")
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipDegradation:
+    """What a clip of several frames goes through on its way to LR, each step at a strength drawn anew for each clip.
+
+    Wider than :class:`VideoDegradation`: sharpened and interlaced sources, older codecs, a second compression.
+    """
+
+    clean: float = 0.2
+    """Share of clips that are reduced and nothing else, without compression."""
+    gaussian: float = 0.25
+    """Share of the clean clips that are reduced by a Gaussian of 1.5 HR pixels at x4 and a pick of pixels, known as BD;
+    plain bicubic reduces the others."""
+    blur: tuple[float, float] = (0.2, 2.8)
+    """Standard deviation of a Gaussian before the reduction, in HR pixels at x4 (it grows with the scale); up to a
+    quarter more or less along each axis."""
+    reductions: tuple[str, ...] = ("bicubic", "area", "bilinear")
+    """Kernels of the reduction, one drawn for each clip."""
+    sharpened: float = 0.15
+    """Share of the degraded clips whose source is sharpened, with halos along its edges, before the reduction."""
+    sharpening: tuple[float, float] = (0.5, 2.0)
+    """Strength of the sharpening: the share of the detail that is added once more."""
+    sharpening_radius: tuple[float, float] = (1.0, 3.0)
+    """Standard deviation of the Gaussian that sharpening takes as the picture without detail, in HR pixels at x4."""
+    noise: tuple[float, float] = (0.0, 6.0)
+    """Standard deviation of sensor noise on LR, in 8-bit codes, new in each frame; mostly a small one."""
+    interlaced: float = 0.06
+    """Share of the degraded clips with what a bad deinterlacer leaves: combs where little moves, or doubled lines."""
+    context: int = 8
+    """LR pixels that are encoded beyond each side of the crop, where the source has them."""
+    lead: int = 4
+    """Greatest number of frames that are encoded before the first one of the clip and dropped, so that a clip rarely
+    begins with a keyframe."""
+    chroma: tuple[str, ...] = ("yuv420p", "yuv420p", "yuv420p", "yuv420p", "yuv422p", "yuv444p")
+    """Pixel formats, one drawn for each compression."""
+    codecs: tuple[str, ...] = ("h264",) * 5 + ("h265", "h265", "mpeg2", "mpeg4", "flv", "none")
+    """Codecs, one drawn for each compression; one that is named twice is drawn twice as often, ``none`` compresses
+    nothing."""
+    h264_crf: tuple[int, int] = (17, 33)
+    """Constant rate factors of H.264."""
+    h265_crf: tuple[int, int] = (19, 35)
+    """Constant rate factors of H.265."""
+    mpeg2_quantiser: tuple[int, int] = (2, 12)
+    """Quantisers of MPEG-2."""
+    mpeg4_quantiser: tuple[int, int] = (2, 18)
+    """Quantisers of MPEG-4 part 2, and of Sorenson's H.263 in Flash video."""
+    worst: float = 0.08
+    """Share of the compressions by H.264 and H.265 that are worse than the ranges above, up to ``worst_crf``."""
+    worst_crf: int = 40
+    """Greatest constant rate factor of these."""
+    keyframes: tuple[int, int] = (12, 250)
+    """Greatest number of frames from one keyframe to the next; as likely between 12 and 24 as between 120 and 240."""
+    again: float = 0.2
+    """Share of the degraded clips that were resized and compressed once before, as a clip that was posted again."""
+    again_size: tuple[float, float] = (0.6, 1.4)
+    """Size of that earlier clip over that of LR."""
+
+    def __post_init__(self) -> None:
+        wrong = _wrong_ranges(self, "blur", "noise", "sharpening", "sharpening_radius")
+        wrong += _wrong_limits(
+            self, h264_crf=(0, 51), h265_crf=(0, 51), mpeg2_quantiser=(1, 31), mpeg4_quantiser=(1, 31),
+            keyframes=(1, 600), again_size=(0.25, 4),
+        )  # fmt: skip
+        wrong += _wrong_choices(self, {"h264", "h265", "mpeg2", "mpeg4", "flv", "none"})
+        wrong += _wrong_shares(self, "clean", "gaussian", "sharpened", "interlaced", "worst", "again")
+        if not max(self.h264_crf[1], self.h265_crf[1]) <= self.worst_crf <= 51:
+            wrong.append(f"worst_crf lies between the ranges of h264_crf and h265_crf and 51, got {self.worst_crf}")
+        if self.context < 0 or self.lead < 0:
+            wrong.append("context and lead must not be negative")
+        if wrong:
+            raise UsageError("; ".join(wrong) + ".")
+
+
+def _wrong_ranges(options: Any, *names: str) -> list[str]:
+    return [
+        f"{name} is a range of values from 0 up, got {low} to {high}"
+        for name in names
+        for low, high in [getattr(options, name)]
+        if not 0 <= low <= high < math.inf
+    ]
+
+
+def _wrong_limits(options: Any, **limits: tuple[float, float]) -> list[str]:
+    return [
+        f"{name} is a range within {least} to {most}, got {low} to {high}"
+        for name, (least, most) in limits.items()
+        for low, high in [getattr(options, name)]
+        if not least <= low <= high <= most
+    ]
+
+
+def _wrong_choices(options: Any, codecs: set[str]) -> list[str]:
+    wrong = []
+    known = {
+        "reductions": {"bicubic", "area", "bilinear"},
+        "chroma": {"yuv420p", "yuv422p", "yuv444p"},
+        "codecs": codecs,
+    }
+    for name, choices in known.items():
+        strange = sorted(set(getattr(options, name)) - choices)
+        if strange or not getattr(options, name):
+            wrong.append(f"{name} are of {', '.join(sorted(choices))}, got {', '.join(strange) or 'none at all'}")
+    return wrong
+
+
+def _wrong_shares(options: Any, *names: str) -> list[str]:
+    return [
+        f"{name} is a share in [0, 1], got {getattr(options, name)}"
+        for name in names
+        if not 0 <= getattr(options, name) <= 1
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +290,11 @@ class Recipe:
     """What lengths of stages count: updates, or passes over the pictures."""
 
     scale: int = 4
-    """Output size over input size: 2, 4 or 8."""
+    """Output size over input size: 2, 4 or 8; of a recurrent generator 2 or 4."""
+    generator: Literal["srgan", "recurrent"] = "srgan"
+    """``srgan``: upscales each picture by itself. ``recurrent``: a clip, frame by frame; it is trained on clips."""
+    aligned: bool = False
+    """Move the recurrent generator's state along the motion between two frames."""
     blocks: int = 16
     """Residual blocks of the generator."""
     channels: int = 64
@@ -235,9 +351,29 @@ class Recipe:
     """How LR is made of HR."""
     video: VideoDegradation = VideoDegradation()
     """The steps of the ``video`` degradation."""
+    frames: int = 1
+    """Frames of a clip, for a recurrent generator; 1 trains on single crops. Clips lie at random, by area, in all
+    orientations, whatever the crops of pictures do."""
+    long_frames: int = 0
+    """Frames of a clip in the last part of each stage; 0: as many as before."""
+    long_share: float = 0.2
+    """Share of the updates of a stage, its last, that see clips of ``long_frames``."""
+    backprop_frames: int = 0
+    """Frames through which gradients flow back along the state; 0: through the whole clip."""
+    rising_frames: int = 4
+    """First frames of a clip that count less in losses of pixels, the n-th n / rising_frames: they have few before."""
+    content_frames: int = 2
+    """Frames of each clip that the content loss looks at in an update, drawn anew."""
+    judged_frames: int = 1
+    """Frames of each clip that the discriminator sees in an update, drawn anew: alone, and between their neighbours."""
+    real_motion: float = 0.3
+    """Share of the clips that are cut out of video files, where the data hold any; the others move over pictures."""
+    clip: ClipDegradation = ClipDegradation()
+    """The steps by which clips of several frames become LR."""
 
     def __post_init__(self) -> None:
         wrong = unknown_choices(self) + self._contradictions()
+        wrong += self._recurrent_contradictions() if self.generator == "recurrent" else self._single_contradictions()
         for name in STAGES:
             stage = self.stage(name)
             wrong += [f"{name}: {sentence}" for sentence in unknown_choices(stage)]
@@ -252,6 +388,12 @@ class Recipe:
                 wrong.append(f"{name}: weights of losses must be finite and not negative")
             elif stage.length and name != "discriminator" and not any(weights):
                 wrong.append(f"{name}: a loss is needed, one of {', '.join(LOSSES)} with a weight above 0")
+            if self.generator != "recurrent":
+                wrong += [
+                    f"{name}: the loss {loss} is for the recurrent generator"
+                    for loss in LOSSES_OF_CLIPS
+                    if getattr(stage, loss)
+                ]
         if self.pretrain.adversarial:
             wrong.append("pretrain: the adversarial loss belongs to the adversarial stage")
         if wrong:
@@ -266,13 +408,16 @@ class Recipe:
             wrong.append(f"blocks must be at most 1000, got {self.blocks}")
         if self.channels < 3:
             wrong.append(f"channels must be at least 3, got {self.channels}")
-        least = max(16, 4 * self.scale)
+        least = 20 if self.generator == "recurrent" else max(16, 4 * self.scale)  # SSIM is measured on whole clips
         if self.scale not in (2, 4, 8):
             wrong.append(f"scale must be 2, 4 or 8, got {self.scale}")
         elif self.crop_size < least or self.crop_size % self.scale:
             wrong.append(f"crop_size must be a multiple of {self.scale}, at least {least}, got {self.crop_size}")
         if self.batch_size % max(1, self.crops_per_picture):
             wrong.append(f"batch_size {self.batch_size} is no multiple of crops_per_picture {self.crops_per_picture}")
+        if not 1 <= self.frames <= MOST_FRAMES:
+            wrong.append(f"frames must lie in 1 to {MOST_FRAMES}, got {self.frames}")
+        wrong += _wrong_shares(self, "real_motion")
         if not 0 <= self.ema_decay < 1:
             wrong.append(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         if not 0 < self.norm_momentum <= 1:
@@ -281,6 +426,42 @@ class Recipe:
             wrong.append(f"betas must lie in [0, 1), got {self.betas}")
         if not 0 <= self.gradient_clip < math.inf:
             wrong.append(f"gradient_clip must be finite and not negative, got {self.gradient_clip}")
+        return wrong
+
+    def _single_contradictions(self) -> list[str]:
+        wrong = []
+        if self.frames != 1 or self.long_frames:
+            wrong.append("clips of several frames are for the recurrent generator: --generator recurrent")
+        if self.aligned:
+            wrong.append("aligned is for the recurrent generator, which has a state: --generator recurrent")
+        return wrong
+
+    def _recurrent_contradictions(self) -> list[str]:
+        wrong = []
+        least = 3 if self.discriminator.length or self.adversarial.length else 2
+        if self.frames < least:
+            why = "the discriminator sees three frames" if least == 3 else "a recurrent generator is trained on clips"
+            wrong.append(f"{why}: frames must be at least {least}, got {self.frames}")
+        if self.long_frames and self.long_frames < self.frames:
+            wrong.append(f"long_frames must be 0, or not less than frames ({self.frames}), got {self.long_frames}")
+        if self.long_frames > MOST_FRAMES:
+            wrong.append(f"long_frames must be at most {MOST_FRAMES}, got {self.long_frames}")
+        if not 0 <= self.long_share <= 1:
+            wrong.append(f"long_share must lie in [0, 1], got {self.long_share}")
+        if self.backprop_frames < 0:
+            wrong.append(f"backprop_frames must not be negative, got {self.backprop_frames}")
+        for name in ("rising_frames", "content_frames", "judged_frames"):
+            if getattr(self, name) < 1:
+                wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.scale == 8:
+            wrong.append("a recurrent generator's scale is 2 or 4, got 8")
+        for name, only in (("upsampling", "shuffle"), ("tanh", False), ("normalisation", "none")):
+            if getattr(self, name) != only:
+                wrong.append(f"{name} is for the generator srgan: a recurrent one has none to choose")
+        if self.unit == "epochs":
+            wrong.append("epochs are passes over pictures: the stages of a recurrent generator are given in steps")
+        if self.crops_per_picture != 1:
+            wrong.append(f"clips are drawn one by one: crops_per_picture must be 1, got {self.crops_per_picture}")
         return wrong
 
     def stage(self, name: StageName) -> Stage:
@@ -319,7 +500,7 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
         TypeError: no such field.
         UsageError: the values contradict each other.
     """
-    parts: dict[str, dict[str, Any]] = {name: {} for name in (*STAGES, "video")}
+    parts: dict[str, dict[str, Any]] = {name: {} for name in (*STAGES, "video", "clip")}
     own: dict[str, Any] = {}
     names = {field.name for field in fields(recipe)}
     for name, value in values.items():

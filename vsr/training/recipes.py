@@ -1,4 +1,4 @@
-"""The recipes: SRGAN as the paper trains it, and as four public systems do. Imports no torch.
+"""The recipes: SRGAN as the paper trains it, and as four public systems do; recurrent generators. Imports no torch.
 
 Each is a literal; a new one is one entry. ``vsr train --recipe NAME`` takes one, and every value of it can be given on
 the command line. Where a source feeds VGG with pictures of a range that VGG was not trained on, ours are prepared as
@@ -7,7 +7,20 @@ VGG wants them; where it takes labels beyond 1, ours end at 1.
 
 from __future__ import annotations
 
+from typing import Any
+
 from vsr.training.recipe import Labels, Recipe, Stage
+
+CLIPS: dict[str, Any] = {
+    "aligned": True,
+    "frames": 10,
+    "long_frames": 15,
+    "crop_size": 192,
+    "batch_size": 16,
+    "gradient_clip": 0.5,
+    "discriminator_head": "pooled",
+}
+"""What recipes of recurrent generators have in common."""
 
 RECIPES: dict[str, Recipe] = {
     "srgan": Recipe(
@@ -100,5 +113,34 @@ RECIPES: dict[str, Recipe] = {
         sampling="by-picture",
         flips=False,
         rotations=False,
+    ),
+    "video-recurrent": Recipe(
+        follows="RLSP (Fuoli et al. 2019, https://arxiv.org/abs/1909.08080), adversarial as TecoGAN (Chu et al. 2020, "
+        "https://arxiv.org/abs/1811.09393)",
+        generator="recurrent",
+        blocks=6,
+        channels=96,
+        pretrain=Stage(length=300_000, learning_rate=4e-4, schedule="one-cycle", charbonnier=1.0),
+        adversarial=Stage(
+            length=100_000,
+            learning_rate=1e-4,
+            schedule="multi-step",
+            milestones=(0.5, 0.8),
+            charbonnier=0.05,
+            content=2.5e-5,
+            content_layer="conv3_4",
+            ping_pong=0.1,
+            adversarial=0.006,
+        ),
+        **CLIPS,
+    ),
+    "fast-recurrent": Recipe(
+        follows="RLSP (Fuoli et al. 2019, https://arxiv.org/abs/1909.08080)",
+        generator="recurrent",
+        blocks=2,
+        channels=64,
+        pretrain=Stage(length=400_000, learning_rate=4e-4, schedule="one-cycle", charbonnier=1.0),
+        adversarial=Stage(),
+        **CLIPS,
     ),
 }

@@ -1,6 +1,7 @@
-"""Where training pictures lie, and how large they are.
+"""Where training pictures and videos lie, and how large the pictures are.
 
-They lie in folders and zip archives, which are read in place, some in the layouts of COCO and CelebA.
+Pictures lie in folders and zip archives, which are read in place, some in the layouts of COCO and CelebA; videos lie in
+folders.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from zipfile import BadZipFile, ZipFile, ZipInfo
@@ -42,34 +43,46 @@ class Found:
     validation: list[PictureFile]
     """What the layout sets aside for that; empty where it sets nothing aside."""
     layout: str
-    """``COCO``, ``CelebA``, ``pictures``, or several of them with commas."""
+    """``COCO``, ``CelebA``, ``pictures``, ``videos``, or several of them with commas."""
+    videos: list[Path] = field(default_factory=list)
+    """Video files, where they are wanted."""
 
 
-def find_pictures(sources: Sequence[Path]) -> Found:
+def find_pictures(sources: Sequence[Path], *, videos: bool = False) -> Found:
     """The pictures among ``sources``: files, zip archives, and folders, which are searched through with their archives.
 
     In the layout of COCO (folders train2014 or train2017 beside val2014 or val2017) and of CelebA (img_align_celeba
     with list_eval_partition) training and validation are told apart, and the pictures for tests left out. Without that
     all are for training. Hidden files, ``__MACOSX`` and repeats are left out.
 
+    Args:
+        sources: files, archives and folders.
+        videos: whether to find video files as well, but in archives; a source may then hold videos alone.
+
     Raises:
-        TrainingDataError: a source does not exist or holds no pictures; an archive is damaged or encrypted.
+        TrainingDataError: a source does not exist or holds nothing wanted; an archive is damaged or encrypted.
     """
     training: list[PictureFile] = []
     validation: list[PictureFile] = []
     layouts: list[str] = []
+    clips: dict[str, Path] = {}
     seen: set[str] = set()
     for source in sources:
         files = sorted(_listing(source), key=lambda file: file.relative.split("/"))
-        if not files:
-            endings = ", ".join(sorted(ENDINGS))
-            raise TrainingDataError(f"no pictures in {source}: looked for {endings}, in all subfolders and archives.")
+        found_clips = list(_videos(source)) if videos else []
+        if not files and not found_clips:
+            kinds = "pictures and no videos" if videos else "pictures"
+            endings = ", ".join(sorted(ENDINGS | _video_endings() if videos else ENDINGS))
+            raise TrainingDataError(f"no {kinds} in {source}: looked for {endings}, in all subfolders and archives.")
+        for path in found_clips:
+            clips.setdefault(os.path.realpath(path), path)
         split = _split(files)
         training += _unseen(split.training, seen)
         validation += _unseen(split.validation, seen)
         layouts += split.layout.split(", ")
-    found = Found(training, validation, ", ".join(dict.fromkeys(layouts)))
-    if not training:
+    layouts += ["videos"] * bool(clips)
+    found = Found(training, validation, ", ".join(dict.fromkeys(filter(None, layouts))), list(clips.values()))
+    if not training and not clips:
         names = ", ".join(map(str, sources))
         raise TrainingDataError(f"{names} in the layout of {found.layout}: none of the pictures are for training.")
     return found
@@ -158,7 +171,37 @@ def _listing(source: Path) -> Iterator[PictureFile]:
         yield PictureFile(source)
 
 
+def _videos(source: Path) -> Iterator[Path]:
+    """The video files of a source, in the order of their names."""
+    endings = _video_endings()
+    if not source.is_dir():
+        yield from [source] * (source.suffix.lower() in endings)
+        return
+    found = [Path(here, name) for here, names in _folders(source) for name in names]
+    yield from sorted(path for path in found if path.suffix.lower() in endings)
+
+
+def _video_endings() -> frozenset[str]:
+    # Here, so that training on pictures needs no PyAV.
+    from vsr.media.containers import VIDEO_ENDINGS
+
+    return VIDEO_ENDINGS - {".gif"}  # of few colours
+
+
 def _in_folder(folder: Path) -> Iterator[PictureFile]:
+    for here, names in _folders(folder):
+        below = PurePosixPath(here.relative_to(folder).as_posix())
+        for name in names:
+            ending = os.path.splitext(name)[1].lower()
+            if ending in ENDINGS:
+                yield PictureFile(here / name, relative=str(below / name))
+            elif ending == ".zip":
+                yield from _in_packed_folder(here / name, below)
+
+
+def _folders(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and all below it that are visible, each once, with the names of their visible files."""
+
     def refuse(error: OSError) -> None:
         raise TrainingDataError(f"cannot read the folder {error.filename}: {error.strerror}.") from error
 
@@ -170,13 +213,7 @@ def _in_folder(folder: Path) -> Iterator[PictureFile]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if _is_visible(name))
-        below = PurePosixPath(Path(here).relative_to(folder).as_posix())
-        for name in filter(_is_visible, names):
-            ending = os.path.splitext(name)[1].lower()
-            if ending in ENDINGS:
-                yield PictureFile(Path(here, name), relative=str(below / name))
-            elif ending == ".zip":
-                yield from _in_packed_folder(Path(here, name), below)
+        yield Path(here), list(filter(_is_visible, names))
 
 
 def _in_packed_folder(archive: Path, below: PurePosixPath) -> Iterator[PictureFile]:

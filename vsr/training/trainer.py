@@ -7,28 +7,31 @@ optimisers and that number continues a run exactly: on the CPU bit for bit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from vsr.errors import CheckpointError, TrainingError, UsageError, WeightsError, is_out_of_memory
 from vsr.networks.lpips import load_lpips
-from vsr.training.batches import Batches, load_pictures, updates_of
+from vsr.training.batches import Batches, ClipBatches, load_clips, load_pictures, longest, updates_of
 from vsr.training.card import Facts, hardware
 from vsr.training.checkpoint import WEIGHTS, remove_old_run, restore_checkpoint, run_folder
+from vsr.training.clips import Clips
 from vsr.training.game import begin_stage, new_game
 from vsr.training.launch import launch
 from vsr.training.log import LOG, Statistics, find_tensorboard, read_log, summarise
-from vsr.training.measure import Quality
+from vsr.training.measure import HeldOut, Quality
 from vsr.training.options import TrainOptions
+from vsr.training.pictures import PictureSet
 from vsr.training.recipe import STAGES, StageName
 from vsr.training.schedules import SCHEDULES
-from vsr.training.update import Game, update
+from vsr.training.sequence import ClipBatch
+from vsr.training.update import Game, update, update_clips
 from vsr.training.watch import TrainProgress, Watch
 
 logger = logging.getLogger(__name__)
@@ -105,20 +108,21 @@ def _fit(
     report: Callable[[TrainProgress], None],
     should_stop: Callable[[], bool],
 ) -> TrainSummary:
-    pictures, held_out, layout = load_pictures(options)
-    facts = Facts(
-        len(pictures), len(held_out), layout, pictures.fingerprint(), hardware(fabric.device, fabric.world_size)
-    )
-    lengths = {name: updates_of(options.recipe.stage(name).length, options.recipe, pictures) for name in STAGES}
+    source, held_out, layout = (load_clips if options.recipe.generator == "recurrent" else load_pictures)(options)
+    facts = _facts(source, held_out, layout, fabric)
+    lengths = {name: updates_of(options.recipe.stage(name).length, options.recipe, source) for name in STAGES}
     game = new_game(fabric, options)
-    batches = Batches(pictures, options, fabric)
+    batches = ClipBatches(source, options, fabric) if isinstance(source, Clips) else Batches(source, options, fabric)
     lpips = None
     if fabric.is_global_zero and options.tensorboard:
         find_tensorboard()  # missed before an old run gives way
     if fabric.is_global_zero and (held_out or options.lpips_weights):
         lpips = _lpips(options, fabric.device)
     stages = _enter(game, options, lengths, facts.fingerprint)
-    logger.info("%d pictures to train on, %d held out, from update %d", facts.pictures, facts.held_out, game.step)
+    videos = f" and {facts.videos} videos" if facts.videos else ""
+    logger.info(
+        "%d pictures%s to train on, %d held out, from update %d", facts.pictures, videos, facts.held_out, game.step
+    )
     watch, stopped = None, False
     if fabric.is_global_zero:
         done = {game.stage: game.stage_step}
@@ -141,6 +145,14 @@ def _fit(
     )
 
 
+def _facts(source: PictureSet | Clips, held_out: list[HeldOut], layout: str, fabric: Fabric) -> Facts:
+    devices = hardware(fabric.device, fabric.world_size)
+    if isinstance(source, PictureSet):
+        return Facts(len(source), len(held_out), layout, source.fingerprint(), devices)
+    videos = 0 if source.videos is None else len(source.videos.paths)
+    return Facts(len(source.pictures or ()), len(held_out), layout, source.fingerprint(), devices, videos)
+
+
 @contextmanager
 def _out_of_memory_explained(fabric: Fabric, options: TrainOptions) -> Iterator[None]:
     try:
@@ -148,9 +160,11 @@ def _out_of_memory_explained(fabric: Fabric, options: TrainOptions) -> Iterator[
     except (MemoryError, RuntimeError) as exc:  # torch.OutOfMemoryError is a RuntimeError; the CPU has no name for it
         if not is_out_of_memory(exc):
             raise
+        recipe = options.recipe
+        crops = "crops" if recipe.frames == 1 else f"clips of {longest(recipe).frames} frames"
         raise TrainingError(
-            f"{fabric.device} has no memory for batches of {options.recipe.batch_size} crops of "
-            f"{options.recipe.crop_size}: take a smaller --batch-size or --crop-size, or --precision bf16."
+            f"{fabric.device} has no memory for batches of {recipe.batch_size} {crops} of {recipe.crop_size}: "
+            "take a smaller --batch-size or --crop-size, or --precision bf16."
         ) from exc
 
 
@@ -180,19 +194,37 @@ def _enter(game: Game, options: TrainOptions, lengths: Mapping[StageName, int], 
     return ahead
 
 
-def _run_stage(game: Game, batches: Batches, length: int, watch: Watch | None, should_stop: Callable[[], bool]) -> bool:
+def _run_stage(
+    game: Game, batches: Batches | ClipBatches, length: int, watch: Watch | None, should_stop: Callable[[], bool]
+) -> bool:
     """The updates that a stage has still before it; returns whether it was asked to stop."""
     schedule, milestones = SCHEDULES[game.weights.schedule], game.weights.milestones
-    with closing(batches.stream(range(game.step, game.step + length - game.stage_step))) as stream:
-        for lr, hr in stream:
+    with closing(_stream(game, batches, length)) as stream:
+        for batch in stream:
             learning_rate = game.weights.learning_rate * schedule(game.stage_step, length, milestones)
-            seen = update(game, lr, hr, learning_rate)
+            if isinstance(batch, ClipBatch):
+                seen = update_clips(game, batch, learning_rate)
+            else:
+                seen = update(game, *batch, learning_rate)
             stopped = game.stage_step < length and _agreed(game, should_stop)
             if watch is not None:
                 watch.after_update(seen, learning_rate, stopped=stopped)
             if stopped:
                 return True
     return False
+
+
+def _stream(
+    game: Game, batches: Batches | ClipBatches, length: int
+) -> Generator[ClipBatch | tuple[Tensor, Tensor], None, None]:
+    """The batches that a stage has still before it."""
+    begin = game.step - game.stage_step
+    steps = range(game.step, begin + length)
+    if isinstance(batches, Batches):
+        return batches.stream(steps)
+    long_from = begin + round((1 - game.recipe.long_share) * length)
+    both_ways = game.stage != "pretrain" or game.weights.ping_pong > 0
+    return batches.stream(steps, long_from=long_from, both_ways=both_ways)
 
 
 def _agreed(game: Game, should_stop: Callable[[], bool]) -> bool:

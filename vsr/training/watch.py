@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import TrainingError
-from vsr.networks.srgan import Generator
 from vsr.networks.weights import save_discriminator, save_network
-from vsr.training.batches import Batches
+from vsr.training.batches import Batches, ClipBatches
 from vsr.training.card import Facts, about, write_card
 from vsr.training.centring import centred
 from vsr.training.checkpoint import CHECKPOINT, DISCRIMINATOR, FIGURE, SAMPLES, WEIGHTS, save_checkpoint
@@ -67,7 +66,7 @@ class Watch:
     def __init__(
         self,
         game: Game,
-        batches: Batches,
+        batches: Batches | ClipBatches,
         options: TrainOptions,
         facts: Facts,
         held_out: list[HeldOut],
@@ -170,7 +169,7 @@ class Watch:
             "Take a smaller learning rate, --gradient-clip 1, or --precision fp32."
         )
 
-    def _measure(self, network: Generator, row: dict[str, float | str | None]) -> None:
+    def _measure(self, network: nn.Module, row: dict[str, float | str | None]) -> None:
         game, options = self._game, self._options
         game.quality, sr = measure(
             network, self._held_out, self._lpips, scale=game.recipe.scale, device=game.fabric.device
@@ -199,7 +198,7 @@ class Watch:
             return quality.psnr_y
         return None if quality.lpips is None else -quality.lpips
 
-    def _save(self, network: Generator, last: bool) -> None:
+    def _save(self, network: nn.Module, last: bool) -> None:
         game, output = self._game, self._options.output
         save_checkpoint(game, output, fingerprint=self._facts.fingerprint, lengths=self._lengths)
         save_network(output / WEIGHTS, network, self._about())

@@ -1,0 +1,26 @@
+"""Made pictures that several tests of training share, and how they are compared."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+def moving(height: int = 40, width: int = 40, count: int = 4, grain: float = 1.0) -> np.ndarray:
+    """(count, height, width, 3) uint8: a soft random texture that moves by (1, 2) pixels a frame."""
+    noise = np.random.default_rng(0).standard_normal((height + count, width + 2 * count, 3)).astype(np.float32)
+    texture = cv2.GaussianBlur(noise, (0, 0), grain)
+    texture = np.clip(128 + 45 * texture / texture.std(), 0, 255).astype(np.uint8)
+    return np.stack([texture[t : t + height, 2 * t : 2 * t + width] for t in range(count)])
+
+
+def shift_between(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(down, across) in pixels by which a grey image lies beside its reference; least squares on gradients."""
+    image, reference = (picture.mean(-1)[4:-4, 4:-4] for picture in (image, reference))
+    slopes = [slope.ravel() for slope in np.gradient(reference)]
+    # A blurred image differs by its curvature too; a constant takes what compression does to brightness.
+    columns = np.stack(
+        [*slopes, *(np.gradient(s.reshape(reference.shape))[a].ravel() for a, s in enumerate(slopes))], 1
+    )
+    columns = np.concatenate([columns, np.ones((len(columns), 1))], 1)
+    return -np.linalg.lstsq(columns, (image - reference).ravel(), rcond=None)[0][:2]

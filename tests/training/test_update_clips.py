@@ -1,0 +1,243 @@
+"""One update on clips against the same worked out in plain torch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vsr.networks.recurrent import RecurrentGenerator, enlarge_flow, move_state, warp
+from vsr.networks.weights import save_network
+from vsr.training.game import begin_stage, new_game
+from vsr.training.losses import artefacts
+from vsr.training.options import TrainOptions
+from vsr.training.recipe import LOSSES, Stage, override
+from vsr.training.recipes import RECIPES
+from vsr.training.sequence import ClipBatch, Shift
+from vsr.training.update import Game, update_clips
+
+RATE = 1e-3
+FRAMES = 4
+TINY = {
+    **{"blocks": 1, "channels": 4, "discriminator_channels": 4, "crop_size": 32, "batch_size": 2, "ema_decay": 0.75},
+    **{"frames": FRAMES, "long_frames": 0, "gradient_clip": 0.0, "discriminator": Stage(length=1)},
+}
+
+
+class Pooled(nn.Module):
+    """In the place of VGG: features that can be worked out by hand."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return functional.avg_pool2d(image, 4).square()
+
+
+def shake(network: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += torch.randn_like(parameter) * 0.1
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Game]:
+    """Builds a tiny game on clips that stands in a stage, with every parameter random and no weight but those given."""
+    monkeypatch.setattr("vsr.training.game.find_content_weights", lambda network, path: {})
+    monkeypatch.setattr("vsr.training.game.ContentFeatures", lambda *arguments, **keywords: Pooled())
+
+    def build(stage: Any, weights: dict[str, float], *, precision: Any = "32-true", **values: Any) -> Game:
+        none = dict.fromkeys(LOSSES, 0.0)
+        parts = {"adversarial": Stage(length=1, l1=1.0), stage: Stage(length=1, **{**none, **weights})}
+        recipe = override(RECIPES["video-recurrent"], **{**TINY, **parts, **values})
+        teacher = tmp_path / "teacher.safetensors" if weights.get("teacher") else None
+        if teacher is not None:
+            network = RecurrentGenerator(blocks=1, channels=3)
+            shake(network)
+            save_network(teacher, network, {})
+        options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe, seed=3, teacher=teacher)
+        game = new_game(Fabric(accelerator="cpu", devices=1, precision=precision), options)
+        shake(game.generator.plain)
+        game.ema.module.load_state_dict(game.generator.plain.state_dict())
+        begin_stage(game, stage, options)
+        return game
+
+    return build
+
+
+def batch(frames: int = FRAMES) -> ClipBatch:
+    def shift() -> Shift:
+        return Shift(torch.randn(2, frames - 1, 8, 8, 2), torch.rand(2, frames - 1, 8, 8))
+
+    return ClipBatch(torch.rand(2, frames, 3, 8, 8), torch.rand(2, frames, 3, 32, 32), shift(), shift())
+
+
+def by_hand(generator: nn.Module, clips: ClipBatch) -> list[Tensor]:
+    """The frames that a generator makes, aligned."""
+    network, before = cast(RecurrentGenerator, generator), clips.before
+    state = network.initial_state(clips.lr[:, 0])
+    upscaled = []
+    for number in range(clips.lr.shape[1]):
+        if number and network.aligned:
+            assert before is not None
+            flow, trust = before.flow[:, number - 1], before.trust[:, number - 1]
+            state = move_state(state, flow, trust, scale=4, channels=network.channels)
+        sr, state = network(clips.lr[:, number], state)
+        upscaled.append(sr)
+    return upscaled
+
+
+def mean_over_frames(loss: Callable[[Tensor], Tensor], sr: list[Tensor], other: list[Tensor]) -> Tensor:
+    shares = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0][: len(sr)]
+    values = [share * loss(one - two) for share, one, two in zip(shares, sr, other, strict=True)]
+    return torch.stack(values).sum() / sum(shares)
+
+
+@pytest.mark.parametrize("name", ["mse", "l1", "charbonnier", "content", "total_variation", "teacher", "artefacts"])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_a_pretraining_update_by_hand(play: Callable[..., Game], name: str, aligned: bool) -> None:
+    game = play("pretrain", {name: 3.0}, aligned=aligned, content_frames=9)
+    clips = batch()
+    generator, average = copy.deepcopy(game.generator.plain), copy.deepcopy(game.ema.module)
+    shake(cast(nn.Module, game.ema.module))
+    average.load_state_dict(game.ema.module.state_dict())
+    sr, hr = by_hand(generator, clips), list(clips.hr.unbind(1))
+    with torch.no_grad():
+        taught = by_hand(game.teacher, clips) if game.teacher is not None else []
+        averaged = by_hand(average, clips)
+    expected = {
+        "mse": lambda: mean_over_frames(lambda error: error.square().mean(), sr, hr),
+        "l1": lambda: mean_over_frames(lambda error: error.abs().mean(), sr, hr),
+        "charbonnier": lambda: mean_over_frames(lambda error: (error.square() + 1e-6).sqrt().mean(), sr, hr),
+        "content": lambda: torch.stack(
+            [(functional.avg_pool2d(s, 4) ** 2 - functional.avg_pool2d(h, 4) ** 2).square().mean() for s, h in pairs]
+        ).mean(),
+        "total_variation": lambda: torch.stack(
+            [one.diff(dim=2).square().mean() + one.diff(dim=3).square().mean() for one in sr]
+        ).mean(),
+        "teacher": lambda: mean_over_frames(lambda error: error.abs().mean(), sr, taught),
+        "artefacts": lambda: torch.stack([artefacts(*each) for each in zip(sr, hr, averaged, strict=True)]).mean(),
+    }
+    pairs = list(zip(sr, hr, strict=True))
+    loss = 3 * expected[name]()
+    gradients = torch.autograd.grad(loss, list(generator.parameters()))
+    seen = update_clips(game, clips, 0.0)
+    assert seen.keys() == {"generator_loss", name}
+    assert float(seen[name]) == float(seen["generator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    for parameter, gradient in zip(game.generator.plain.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
+    assert (game.step, game.stage_step) == (1, 1)
+
+
+def test_ping_pong_by_hand(play: Callable[..., Game]) -> None:
+    game = play("pretrain", {"ping_pong": 2.0, "l1": 1.0})
+    clips = batch()
+    sr = by_hand(copy.deepcopy(game.generator.plain), clips.there_and_back())
+    hr = clips.hr[:, [0, 1, 2, 3, 2, 1, 0]].unbind(1)
+    seen = update_clips(game, clips, RATE)
+    apart = torch.stack([(sr[there] - sr[back]).square().mean() for there, back in ((0, 6), (1, 5), (2, 4))]).mean()
+    assert float(seen["ping_pong"]) == pytest.approx(2 * float(apart.detach()), rel=1e-5)
+    assert float(seen["l1"]) == pytest.approx(
+        float(mean_over_frames(lambda error: error.abs().mean(), sr, list(hr)).detach()), rel=1e-5
+    )
+
+
+def judged_by_hand(frames: list[Tensor], clips: ClipBatch, middle: int) -> Tensor:
+    assert clips.before is not None and clips.after is not None
+    earlier = warp(frames[middle - 1], enlarge_flow(clips.before.flow[:, middle - 1], 4), "bicubic")
+    later = warp(frames[middle + 1], enlarge_flow(clips.after.flow[:, middle], 4), "bicubic")
+    moving = torch.cat((earlier, frames[middle], later), 1)
+    return torch.stack((moving, frames[middle].repeat(1, 3, 1, 1)), 1).flatten(0, 1)
+
+
+def test_an_adversarial_update_by_hand(play: Callable[..., Game]) -> None:
+    game = play("adversarial", {"l1": 1.0, "adversarial": 0.5})
+    assert game.discriminator is not None
+    clips = batch()
+    generator, judge = copy.deepcopy(game.generator.plain), copy.deepcopy(game.discriminator.plain)
+    sr, hr = by_hand(generator, clips), list(clips.hr.unbind(1))
+    middle = int(np.random.default_rng([3, 0, 3]).choice(range(1, FRAMES - 1), 1, replace=False)[0])
+    fake, real = judged_by_hand(sr, clips, middle), judged_by_hand(hr, clips, middle)
+
+    seen = update_clips(game, clips, RATE)
+
+    verdicts = judge(fake.detach()), judge(real)
+    loss = functional.softplus(verdicts[0]).mean() + functional.softplus(-verdicts[1]).mean()
+    assert float(seen["discriminator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-4)
+    for parameter, gradient in zip(
+        game.discriminator.plain.parameters(), torch.autograd.grad(loss, list(judge.parameters())), strict=True
+    ):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
+        assert parameter.requires_grad
+    judge.load_state_dict(game.discriminator.plain.state_dict())
+    fooled = 0.5 * functional.softplus(-judge(fake)).mean()
+    pixels = mean_over_frames(lambda error: error.abs().mean(), sr, hr)
+    assert float(seen["adversarial"]) == pytest.approx(float(fooled.detach()), rel=1e-4)
+    gradients = torch.autograd.grad(pixels + fooled, list(generator.parameters()))
+    for parameter, gradient in zip(game.generator.plain.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
+    assert seen.keys() == {"generator_loss", "l1", "adversarial", "discriminator_loss", "d_real", "d_fake"}
+
+
+def test_the_discriminators_stage_leaves_the_generator_alone(play: Callable[..., Game]) -> None:
+    game = play("discriminator", {"ping_pong": 1.0})
+    before = {name: tensor.clone() for name, tensor in game.generator.plain.state_dict().items()}
+    seen = update_clips(game, batch(), RATE)
+    assert seen.keys() == {"discriminator_loss", "d_real", "d_fake"}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in game.generator.plain.state_dict().items())
+
+
+def test_frames_are_drawn_by_seed_and_update(play: Callable[..., Game], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+
+    def triplets(frames: list[Tensor], clips: ClipBatch, middles: list[int]) -> Tensor:
+        asked.append(middles)
+        return torch.cat([frames[0].repeat(1, 3, 1, 1)] * 2)
+
+    monkeypatch.setattr("vsr.training.update.triplets", triplets)
+    for step in (0, 0, 1, 2, 3, 4, 5):
+        game = play("discriminator", {}, judged_frames=2, frames=8)
+        game.step = step
+        update_clips(game, batch(8), RATE)
+    assert asked[0::2] == asked[1::2], "the same frames of SR and of HR"
+    assert asked[0] == asked[2] and len({tuple(one) for one in asked}) > 2
+    assert all(len(set(one)) == 2 and {*one} <= {*range(1, 7)} for one in asked)
+
+
+def test_half_precision_ends_before_the_losses(play: Callable[..., Game]) -> None:
+    weights = dict.fromkeys(("l1", "content", "ping_pong", "teacher", "artefacts", "adversarial"), 1.0)
+    game = play("adversarial", weights, precision="bf16-mixed")
+    seen = update_clips(game, batch(), RATE)
+    assert {value.dtype for value in seen.values()} == {torch.float32}
+    assert all(torch.isfinite(value) for value in seen.values())
+    assert {tensor.dtype for tensor in game.generator.plain.parameters()} == {torch.float32}
+
+
+def test_updates_bring_the_loss_down(play: Callable[..., Game]) -> None:
+    game = play("pretrain", {"charbonnier": 1.0})
+    clips = batch()
+    hr = torch.stack([functional.interpolate(lr, scale_factor=4.0) for lr in clips.lr.unbind(1)], 1)
+    clips = ClipBatch(clips.lr, hr, clips.before, clips.after)
+    losses = [float(update_clips(game, clips, 3e-3)["generator_loss"]) for _ in range(40)]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_a_device_without_float64(limited_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Apple's MPS."""
+    stage = Stage(length=1, charbonnier=1.0, ping_pong=0.1, artefacts=0.5, adversarial=0.1)
+    options = TrainOptions(
+        data=(Path("data"),), output=Path("run"), recipe=override(RECIPES["video-recurrent"], **TINY, adversarial=stage)
+    )
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.strategy._root_device = limited_device
+    monkeypatch.setattr(fabric.accelerator, "setup_device", lambda device: None)
+    game = new_game(fabric, options)
+    for name in options.stages:
+        begin_stage(game, name, options)
+        seen = update_clips(game, batch().to(limited_device), RATE)
+        assert all(value.device == limited_device and bool(value.isfinite()) for value in seen.values())
