@@ -1,0 +1,79 @@
+"""Steady what a frame-wise network makes of a clip: each frame is blended with the last one, moved along LR's motion."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vsr.imaging.motion import Motion
+
+HIGH_SHARE, LOW_SHARE = 0.9, 0.85
+"""Of the last output, in detail that LR does not show, and in what it does."""
+
+LOW_SIGMA = 0.87
+"""LR pixels. With the mean over an LR pixel before it and the linear interpolation after it, the Gaussian that parts
+the bands has a standard deviation of one LR pixel."""
+
+
+def motion_to_device(motion: Motion, device: torch.device) -> Tensor:
+    """All that :func:`steady` needs of a motion, in one copy that CUDA does not wait for.
+
+    Returns:
+        (1, 4, H, W) float32 on the device: the flow's x and y, and the trust in the high and in the low band.
+    """
+    pinned = device.type == "cuda"
+    packed = torch.empty((1, 4, *motion.trust_high.shape), pin_memory=pinned)
+    for plane, array in zip(
+        packed[0], (motion.flow[..., 0], motion.flow[..., 1], motion.trust_high, motion.trust_low), strict=True
+    ):
+        plane.numpy()[:] = array
+    return packed.to(device, non_blocking=pinned)
+
+
+def steady(
+    sr: Tensor, previous: Tensor, motion: Tensor, *, scale: int, high: float = HIGH_SHARE, low: float = LOW_SHARE
+) -> Tensor:
+    """Blend a frame with the last output, each of two bands as far as the motion is trusted there.
+
+    Args:
+        sr: (1, 3, scale*H, scale*W) float32 RGB, what the network made.
+        previous: of the same shape and device: what this function returned for the frame before, not rounded; at a
+            cut and for the first frame there is none, and ``sr`` is the output.
+        motion: (1, 4, H, W) of ``motion_to_device``, on the same device.
+        scale: of the network.
+        high: share of ``previous`` in the high band where trust is 1.
+        low: the same in the low band, which is coarser than an LR pixel.
+
+    Returns:
+        (1, 3, scale*H, scale*W) float32.
+    """
+    enlarged = functional.interpolate(motion, scale_factor=scale, mode="bilinear", align_corners=False)
+    difference = _warp(previous, enlarged[:, :2] * scale) - sr
+    coarse = _low_band(difference, scale)
+    trust_high, trust_low = high * enlarged[:, 2:3], low * enlarged[:, 3:4]
+    # sr + trust_high * (difference - coarse) + trust_low * coarse
+    return sr + trust_high * difference + (trust_low - trust_high) * coarse
+
+
+def _warp(image: Tensor, flow: Tensor) -> Tensor:
+    """Cubic: linear interpolation would blur more with each frame that it passes through."""
+    height, width = image.shape[-2:]
+    columns = torch.arange(width, dtype=torch.float32, device=image.device) + flow[:, 0]
+    rows = torch.arange(height, dtype=torch.float32, device=image.device).unsqueeze(1) + flow[:, 1]
+    grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], -1)
+    return functional.grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)
+
+
+def _low_band(image: Tensor, scale: int) -> Tensor:
+    """What is coarser than an LR pixel, computed at the size of LR."""
+    small = functional.avg_pool2d(image, scale)
+    reach = math.ceil(3 * LOW_SIGMA)
+    taps = torch.arange(-reach, reach + 1, dtype=torch.float32, device=image.device).div_(LOW_SIGMA).square_()
+    kernel = taps.mul_(-0.5).softmax(0).expand(image.shape[1], 1, 1, -1)
+    padded = functional.pad(small, (reach, reach, reach, reach), mode="replicate")
+    blurred = functional.conv2d(padded, kernel, groups=image.shape[1])
+    blurred = functional.conv2d(blurred, kernel.transpose(-1, -2), groups=image.shape[1])
+    return functional.interpolate(blurred, scale_factor=scale, mode="bilinear", align_corners=False)
