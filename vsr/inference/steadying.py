@@ -1,4 +1,4 @@
-"""Steady what a frame-wise network makes of a clip: each frame is blended with the last one, moved along LR's motion."""
+"""Steady the output of a frame-wise network: each frame is blended with the last one, moved along the motion of LR."""
 
 from __future__ import annotations
 
