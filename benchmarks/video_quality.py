@@ -1,22 +1,27 @@
 """What models are worth on compressed clips: how true, how perceptually close and how steady.
 
     python benchmarks/video_quality.py DATA --model video-x4 --model srgan-x4 [--lpips-weights FILE] [--frames 12]
-        [--scale 4] [--crf 23 32] [--clip NAME ...]
+        [--scale 4] [--crf 23 32] [--clip NAME ...] [--dirty]
 
-DATA holds ``clips`` and ``test/Set14``. Each reference clip is reduced to a quarter, or half, as MATLAB does, encoded
-by x264 (preset medium, 4:2:0) at each CRF, and enlarged by each model and bicubic. References and outputs are lossless
-4:4:4, so that only the first encoding counts. The measures are those of ``vsr eval`` on clips, and LPIPS as
-the mean over the frames. Still ratio is the change between frames where the reference is still, over that of bicubic;
-it is missing where nothing is still. Warping error is the change along the motion, beside that of the reference itself.
-Bicubic and anything else that blurs is steady without merit: compare steadiness between models that are equally sharp.
+DATA holds ``clips``, ``test/Set14`` and ``vid4``; for ``--dirty`` ``clips`` and ``motion``. Each reference clip is
+reduced to a quarter, or half, as MATLAB does, encoded by x264 (preset medium, 4:2:0) at each CRF, and enlarged by each
+model and bicubic. References and outputs are lossless 4:4:4, so that only the first encoding counts. The measures are
+those of ``vsr eval`` on clips, and LPIPS as the mean over the frames. Still ratio is the change between frames where
+the reference is still, over that of bicubic; it is missing where nothing is still. Warping error is the change along
+the motion, beside that of the reference itself. Bicubic and anything else that blurs is steady without merit: compare
+steadiness between models that are equally sharp.
 
-The references are two real clips, which compression has been through already, and slow pans over pictures, which are
-untouched: what changes in these beside the motion comes from x264 and the upscaler. The pans go over pictures of Set14,
-as the large photographs in DATA were trained on, and the other test pictures are too small to move a window over.
+The references are two real clips, which compression has been through already; slow pans over pictures, which are
+untouched: what changes in these beside the motion comes from x264 and the upscaler; and two clips of Vid4, the
+benchmark of the literature, which are untouched too, through a window in their middle. The pans go over pictures of
+Set14, as the large photographs in DATA were trained on, and the other test pictures are too small to move a window
+over.
 
-An x4 generator of 16 blocks runs at about 0.6 frames a second of 320x180 on two idle cores. The four references have
-the LR pixels of 1.6 such frames, so that 12 frames take about 35 s for each such model and CRF. With the measuring, two
-models at two CRFs took 2 minutes for 4 frames on two shared cores, and take about 6 for 12.
+With ``--dirty`` LR comes from two encodings by other codecs instead, as ``dirty_clips.py`` lists them.
+
+An x4 generator of 16 blocks runs at about 0.6 frames a second of 320x180 on two idle cores. The references have the LR
+pixels of 2 such frames, so that 12 frames take about 40 s for each such model and CRF. With the measuring, two
+models at two CRFs take about 8 minutes on two shared cores.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from dirty_clips import DIRTY_CLIPS, make_dirty
 from torch import Tensor
 from tqdm import tqdm
 
@@ -55,6 +61,8 @@ CUT = 187
 """The first frame of a new scene."""
 CUT_WIDTH = 632
 """Columns; right of 640 the clip shows diagrams."""
+VID4_WINDOW = (320, 480)
+"""Rows and columns."""
 COLUMNS = (
     Column("clip"),
     Column("model"),
@@ -79,15 +87,31 @@ class Shot:
 
 
 def excerpt(path: Path, first: int, num_frames: int, width: int | None = None) -> Iterator[Tensor]:
-    """Frames of a clip, uint8 (3, H, W) RGB, cut to the left ``width`` columns."""
+    """Frames of a clip, uint8 (3, H, W) RGB, cut to the left ``width`` columns.
+
+    Raises:
+        ValueError: the clip ends before.
+    """
+    found = 0
     with closing(read_rgb(identify(path))) as frames:
         for frame in islice(frames, first, first + num_frames):
             yield to_bytes(frame[0, :, :, :width])
+            found += 1
+    if found < num_frames:
+        raise ValueError(f"{path} has {found} frames from {first} on, not {num_frames}; take --frames {found}")
 
 
 def around_cut(path: Path, num_frames: int) -> Iterator[Tensor]:
     """Half of the frames before the cut, half behind it."""
     return excerpt(path, CUT - num_frames // 2, num_frames, CUT_WIDTH)
+
+
+def middle(path: Path, num_frames: int) -> Iterator[Tensor]:
+    """A window in the middle of a clip, uint8 (3, H, W) RGB."""
+    rows, columns = VID4_WINDOW
+    for frame in excerpt(path, 0, num_frames):
+        top, left = (frame.shape[1] - rows) // 2, (frame.shape[2] - columns) // 2
+        yield frame[:, top : top + rows, left : left + columns]
 
 
 def pan(path: Path, num_frames: int) -> Iterator[Tensor]:
@@ -127,6 +151,8 @@ SHOTS: dict[str, tuple[str, Callable[[Path, int], Iterator[Tensor]]]] = {
     "cut": ("clips/scene_cuts.mp4", around_cut),
     "pan over barbara": ("test/Set14/barbara.png", pan),
     "pan over monarch": ("test/Set14/monarch.png", pan),
+    "calendar": ("vid4/calendar.mkv", middle),
+    "walk": ("vid4/walk.mkv", middle),
 }
 
 
@@ -152,13 +178,18 @@ def mean_lpips(output: Path, reference: Path, lpips: Lpips) -> float:
         return fmean(lpips(*(each.clamp(0, 1).to(device) for each in pair)).item() for pair in pairs)
 
 
+def compress(shot: Shot, crf: int) -> Path:
+    """The LR clip."""
+    lr = shot.hr.with_name(f"lr{crf}.mp4")
+    vsr.upscale(shot.lr_pictures, lr, model="identity", codec="h264", crf=crf, preset="medium", pix_fmt="yuv420p")
+    return lr
+
+
 def measure(
-    shot: Shot, crf: int, models: Sequence[str], lpips: Lpips, device: str, step: Callable[[], None]
+    shot: Shot, lr: Path, models: Sequence[str], lpips: Lpips, device: str, step: Callable[[], None]
 ) -> list[Row]:
     """A row for each model; ``step`` is called after each of them, and once more."""
     with TemporaryDirectory(dir=shot.hr.parent) as folder:
-        lr = Path(folder) / "lr.mp4"
-        vsr.upscale(shot.lr_pictures, lr, model="identity", codec="h264", crf=crf, preset="medium", pix_fmt="yuv420p")
         outputs = tuple(Path(folder) / f"{number}.mkv" for number in range(len(models)))
         for model, output in zip(models, outputs, strict=True):
             vsr.upscale(lr, output, model=model, scale=shot.scale, device=device, codec="ffv1", pix_fmt="yuv444p")
@@ -209,38 +240,60 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", action="append", required=True, help="may be repeated; the first is judged")
     parser.add_argument("--scale", type=int, default=4, choices=(2, 4))
     parser.add_argument("--lpips-weights", type=Path)
-    parser.add_argument("--frames", type=int, default=12, help="of each clip, 2 to 80")
+    parser.add_argument("--frames", type=int, default=12, help="of each clip, 2 to 80; those of Vid4 have 16")
     parser.add_argument("--crf", type=int, nargs="+", default=[23, 32])
-    parser.add_argument("--clip", action="append", choices=tuple(SHOTS), help="instead of all; may be repeated")
+    parser.add_argument("--clip", action="append", help="instead of all; may be repeated")
+    parser.add_argument("--dirty", action="store_true", help="clips that were encoded twice; --crf is not used")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     if not 2 <= options.frames <= 80:
         parser.error(f"--frames lies in 2..80, got {options.frames}")
+    known = DIRTY_CLIPS if options.dirty else SHOTS
+    if unknown := [name for name in options.clip or () if name not in known]:
+        parser.error(f"--clip is one of {', '.join(known)}, got {', '.join(unknown)}")
     return options
 
 
+def clean_sets(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[tuple[Shot, Path]]]]:
+    """For each CRF its name, and the shots with their LR clips."""
+    shots = []
+    for name in options.clip or SHOTS:
+        path, frames_of = SHOTS[name]
+        frames = frames_of(options.data / path, options.frames)
+        shots.append(make_shot(name, frames, folder / name, options.scale))
+    for crf in options.crf:
+        yield f"x264 at CRF {crf}", [(shot, compress(shot, crf)) for shot in shots]
+
+
+def dirty_set(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[tuple[Shot, Path]]]]:
+    """The same with the clips that were encoded twice."""
+    pairs = []
+    for name in options.clip or DIRTY_CLIPS:
+        clip = DIRTY_CLIPS[name]
+        hrs = list(excerpt(options.data / clip.source, clip.start, options.frames))
+        shot = make_shot(name, hrs, folder / name, options.scale)
+        pairs.append((shot, make_dirty(clip, hrs, folder / name / "dirty", options.scale)))
+    yield "two encodings", pairs
+
+
 def main() -> None:
-    """Print a table for each CRF, and the verdicts."""
+    """Print a table for each kind of LR, and the verdicts."""
     options = parse()
     models = tuple(dict.fromkeys([*options.model, "bicubic"]))
     lpips = load_lpips(options.lpips_weights)
-    names = options.clip or tuple(SHOTS)
     verdicts = []
     with TemporaryDirectory() as folder:
-        shots = []
-        for name in names:
-            path, frames_of = SHOTS[name]
-            frames = frames_of(options.data / path, options.frames)
-            shots.append(make_shot(name, frames, Path(folder) / name, options.scale))
-        for crf in options.crf:
-            with tqdm(total=len(shots) * (len(models) + 1), desc=f"CRF {crf}", leave=False) as bar:
-                run = partial(measure, crf=crf, models=models, lpips=lpips, device=options.device, step=bar.update)
-                rows = [row for shot in shots for row in run(shot)]
+        sets = (dirty_set if options.dirty else clean_sets)(options, Path(folder))
+        for title, pairs in sets:
+            with tqdm(total=len(pairs) * (len(models) + 1), desc=title, leave=False) as bar:
+                run = partial(measure, models=models, lpips=lpips, device=options.device, step=bar.update)
+                rows = [row for shot, lr in pairs for row in run(shot, lr)]
             means = [mean_row(rows, model) for model in models]
-            about = {"cells": f"means over {options.frames} frames a clip, LR by x264 at CRF {crf}"}
+            about = {"cells": f"means over {options.frames} frames a clip, LR by {title}"}
             print(to_markdown(Table(COLUMNS, (*rows, *means), about, ("clip",))))
-            verdicts.append(f"CRF {crf}: {verdict(means)}")
-    print("; ".join(verdicts) + ".")
+            if len(models) > 1:
+                verdicts.append(f"{title}: {verdict(means)}.")
+    print(*verdicts)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from limited_device import limited_device
 from torch import Tensor
 from torch.nn import functional
 
-from vsr.imaging.motion import Motion
+from vsr.imaging.motion import Motion, estimate_motion
 from vsr.inference.steadying import HIGH_SHARE, LOW_SHARE, motion_to_device, steady
 
 CPU = torch.device("cpu")
@@ -118,6 +118,19 @@ def test_many_frames_of_a_moving_picture_do_not_ring() -> None:
     inside = (..., slice(16, -16), slice(16, -32))
     spread = output[inside].std() / frames[-1][inside].std()
     assert 0.9 < spread < 1.1
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 8])
+def test_a_fade_is_followed(step: int) -> None:
+    """In codes a frame: the output lags by less than three codes."""
+    picture = noise(24, 32, sigma=1)[0].permute(1, 2, 0).mul(100).round()
+    frames = [(picture + 40 + step * number).to(torch.uint8) for number in range(12)]
+    outputs = [functional.interpolate(lr.permute(2, 0, 1)[None].float(), scale_factor=4) for lr in frames]
+    output = outputs[0]
+    for earlier, later, sr in zip(frames[:-1], frames[1:], outputs[1:], strict=True):
+        motion = motion_to_device(estimate_motion(earlier.numpy(), later.numpy()), CPU)
+        output = steady(sr, output, motion, scale=4)
+        assert (output - sr).mean().abs() < 3
 
 
 def test_a_device_without_float64_gives_the_same() -> None:

@@ -14,7 +14,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vsr.networks.recurrent import RecurrentGenerator, enlarge_flow, move_state, warp
+from vsr.imaging.warping import enlarge_flow, warp
+from vsr.networks.recurrent import RecurrentGenerator, move_state
 from vsr.networks.weights import save_network
 from vsr.training.game import begin_stage, new_game
 from vsr.training.losses import artefacts

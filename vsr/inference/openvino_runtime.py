@@ -204,8 +204,8 @@ def _convolution(x: Any, layer: nn.Conv2d, measured: tuple[float, float] | None)
 
 def _enlargement(x: Any, layer: Enlargement, _: object) -> Any:
     frame = [0, 0, REACH, REACH]
-    weight = layer.weight.numpy()
-    kernel = ops.constant(weight.reshape(3, len(weight) // 3, *weight.shape[1:]))
+    size = 2 * REACH + 1
+    kernel = ops.constant(layer.weight.numpy().reshape(3, -1, 1, size, size))
     padded = ops.pad(x, frame, frame, "edge")
     return ops.group_convolution(padded, kernel, [1, 1], [0, 0], [0, 0], [1, 1])
 

@@ -1,4 +1,4 @@
-"""Steady what a frame-wise network makes of a clip: blend each frame with the last one, moved along LR's motion."""
+"""Steady the output of a frame-wise network: each frame is blended with the last one, moved along the motion of LR."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vsr.imaging.motion import Motion
+from vsr.imaging.warping import enlarge_flow, warp
 
 HIGH_SHARE, LOW_SHARE = 0.9, 0.85
 """Of the last output, in detail that LR does not show, and in what it does."""
@@ -50,21 +51,14 @@ def steady(
     Returns:
         (1, 3, scale*H, scale*W) float32.
     """
-    enlarged = functional.interpolate(motion, scale_factor=scale, mode="bilinear", align_corners=False)
-    difference = _warp(previous, enlarged[:, :2] * scale) - sr
+    flow = enlarge_flow(motion[:, :2].permute(0, 2, 3, 1), scale)
+    trust = functional.interpolate(motion[:, 2:], scale_factor=scale, mode="bilinear")
+    # Cubic: linear interpolation would blur more with each frame that it passes through.
+    difference = warp(previous, flow, "bicubic") - sr
     coarse = _low_band(difference, scale)
-    trust_high, trust_low = high * enlarged[:, 2:3], low * enlarged[:, 3:4]
+    trust_high, trust_low = high * trust[:, :1], low * trust[:, 1:]
     # sr + trust_high * (difference - coarse) + trust_low * coarse
     return sr + trust_high * difference + (trust_low - trust_high) * coarse
-
-
-def _warp(image: Tensor, flow: Tensor) -> Tensor:
-    """Cubic: linear interpolation would blur more with each frame that it passes through."""
-    height, width = image.shape[-2:]
-    columns = torch.arange(width, dtype=torch.float32, device=image.device) + flow[:, 0]
-    rows = torch.arange(height, dtype=torch.float32, device=image.device).unsqueeze(1) + flow[:, 1]
-    grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], -1)
-    return functional.grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)
 
 
 def _low_band(image: Tensor, scale: int) -> Tensor:

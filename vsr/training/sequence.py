@@ -1,4 +1,4 @@
-"""ClipBatch in training: a batch of them, a recurrent generator's way through one, what a discriminator sees of it."""
+"""Clips in training: a batch of them, a recurrent generator's way through one, what a discriminator sees of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from vsr.imaging.motion import estimate_motion
-from vsr.networks.recurrent import RecurrentGenerator, enlarge_flow, move_state, warp
+from vsr.imaging.warping import enlarge_flow, warp
+from vsr.networks.recurrent import RecurrentGenerator, move_state
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """One frame of a recurrent generator: LR and state -> SR and state."""
