@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def clip_options(options: TrainOptions, make_clip: Any) -> TrainOptions:
-    """Two clips of three frames in a batch, from twelve small pictures and a video of forty frames."""
+    """Four clips of three frames in a batch, from twelve small pictures and a video of forty frames."""
     video = make_clip("motion.mp4", size=(64, 48), pts=range(0, 40 * 512, 512))
     recipe = override(options.recipe, frames=3, batch_size=4, real_motion=0.5, clip_context=2)
     return replace(options, data=(*options.data, video), recipe=recipe)
