@@ -147,8 +147,8 @@ def measure_clips(options: argparse.Namespace) -> None:
     first = count()
     for name, share in shares.items():
         make = partial(clip_batch, clips, replace(recipe, real_motion=share), 0)
-        for _ in range(1 if options.quick else 20):
-            make(next(first))  # most pictures and all pieces of a few videos are decoded by then
+        steps = range(next(first) * 10_000, STEPS)[: 1 if options.quick else 20]
+        list(ahead(make, steps, workers=options.workers))  # most pictures and all of a few videos are decoded then
         rates = [clip_rate(make, first, options) for _ in range(options.rounds)]
         by_clock, by_core = (median(column) for column in zip(*rates, strict=True))
         pixels = by_core * CLIP_FRAMES * (CLIP_CROP // recipe.scale) ** 2

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def clip_options(options: TrainOptions, make_clip: Any) -> TrainOptions:
-    """Two clips of three frames in a batch, from twelve small pictures and a video of forty frames."""
+    """Four clips of three frames in a batch, from twelve small pictures and a video of forty frames."""
     video = make_clip("motion.mp4", size=(64, 48), pts=range(0, 40 * 512, 512))
     recipe = override(
         options.recipe, generator="recurrent", frames=3, batch_size=4, crop_size=20, real_motion=0.5, clip_context=2
