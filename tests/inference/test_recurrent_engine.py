@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -149,9 +150,22 @@ def test_a_network_of_frames_is_steadied(tiny_generator: Callable[..., torch.nn.
 
     def change(steadied: bool, motion: Motion | None) -> float:
         sequence = FrameSequence(engine, steadied=steadied)
-        first, second = sequence.step(frames[0], None), sequence.step(frames[1], motion)
+        first, second = sequence.step(frames[0], [None]), sequence.step(frames[1], [motion])
         assert torch.equal(first, engine(frames[0]))
         return float((second - first).abs().mean())
 
     assert change(True, motion) < 0.5 * change(False, motion)
     assert change(True, None) == change(False, None), "there is no motion to follow at a beginning"
+
+
+@pytest.mark.parametrize("steadied", [False, True])
+def test_frames_may_come_several_at_a_time(
+    steadied: bool, network: RecurrentGenerator, tiny_generator: Callable[..., torch.nn.Module], clip: Codes
+) -> None:
+    engine = Engine(tiny_generator(), device="cpu", runtime="torch") if steadied else engine_of(network)
+    frames = torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255
+    motions = [None, *(estimate_motion(*pair) for pair in itertools.pairwise(clip))]
+    one, several = FrameSequence(engine, steadied=steadied), FrameSequence(engine, steadied=steadied)
+    expected = torch.cat([one.step(frame[None], [motion]) for frame, motion in zip(frames, motions, strict=True)])
+    found = torch.cat([several.step(frames[part], motions[part]) for part in (slice(0, 1), slice(1, 4), slice(4, 6))])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

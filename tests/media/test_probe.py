@@ -3,11 +3,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import av.logging
 import cv2
 import numpy as np
 import pytest
@@ -370,3 +373,10 @@ def test_open_clip_passes_on_what_its_user_raises(make_clip: MakeClip, leaves_no
 )
 def test_display_matrix(shared_data: Path, name: str, matrix: tuple[int, ...] | None) -> None:
     assert probe(shared_data / "clips" / name).video.display_matrix == matrix
+
+
+def test_threads_that_probe_leave_the_level_of_libavs_messages(make_clip: MakeClip) -> None:
+    clip, before = make_clip(), av.logging.get_level()
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: probe(clip).video.tags, range(64)))) == 1
+    assert av.logging.get_level() == before

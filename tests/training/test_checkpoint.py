@@ -239,10 +239,10 @@ def test_a_checkpoint_that_does_not_know_a_value_yet_had_its_default(options: Tr
     run_until(options, 2)
     path = options.output / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
-    for name in ("frames", "real_motion", "clip"):
+    for name in ("generator", "frames", "real_motion", "clip"):
         del state["recipe"][name]
     torch.save(state, path)
-    refused(replace(options, recipe=override(options.recipe, frames=5), resume=True), "frames was 1 and is now 5")
+    refused(replace(options, recipe=override(options.recipe, real_motion=0.5), resume=True), "real_motion was 0.3 and is now 0.5")
     assert train(replace(options, resume=True)).steps == 8
 
 

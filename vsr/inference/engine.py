@@ -285,7 +285,7 @@ class Engine:
                 self.reset()
             if self._before is None or not np.array_equal(frame, self._before[0]):
                 motion = None if self._before is None else estimate_motion(self._before[0], frame)
-                self._before = frame.copy(), to_codes(self._clip.step(self._from_codes(frame[None]), motion))[0]
+                self._before = frame.copy(), to_codes(self._clip.step(self._from_codes(frame[None]), [motion]))[0]
             results.append(self._before[1])
         return np.stack(results)
 

@@ -5,6 +5,7 @@ What is kept from frame to frame is kept here, and nothing of it in the network 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class FrameSequence:
-    """Upscales one frame after the other by what it knows of those before.
+    """Upscales frames one after the other, by what it knows of those before.
 
     Args:
         engine: what upscales.
@@ -36,24 +37,29 @@ class FrameSequence:
         self._last: Tensor | None = None
 
     @torch.inference_mode()
-    def step(self, lr: Tensor, motion: Motion | None) -> Tensor:
-        """Upscale the next frame. One that equals the frame before is not given: its result is the same.
+    def step(self, lr: Tensor, motions: Sequence[Motion | None]) -> Tensor:
+        """Upscale the next frames. One that equals the frame before is not given: its result is the same.
 
         Args:
-            lr: (1, 3, H, W) float RGB, nominally in [0, 1], on the engine's device.
-            motion: between the frame given before and this one; None, or a cut, begins anew.
+            lr: (N, 3, H, W) float RGB, nominally in [0, 1], on the engine's device.
+            motions: N, from the frame before each to it; None, or a cut, begins anew.
 
         Returns:
-            (1, 3, scale*H, scale*W) float32 on the same device, not clipped.
+            (N, 3, scale*H, scale*W) float32 on the same device, not clipped.
         """
-        if motion is None or motion.is_cut:
-            self.reset()
-        moved = None if self._state is None and self._last is None else self._on_device(motion)
-        sr = self._engine(lr) if self._engine.recurrent is None else self._step(lr, moved)
-        if self._last is not None and moved is not None:
-            sr = steady(sr, self._last, moved, scale=int(self._engine.scale))
-        self._last = sr if self._steadied else None
-        return sr
+        alone = self._engine(lr) if self._engine.recurrent is None else None
+        results = []
+        for number, motion in enumerate(motions):
+            frame = slice(number, number + 1)
+            if motion is None or motion.is_cut:
+                self.reset()
+            moved = None if self._state is None and self._last is None else self._on_device(motion)
+            sr = self._step(lr[frame], moved) if alone is None else alone[frame]
+            if self._last is not None and moved is not None:
+                sr = steady(sr, self._last, moved, scale=int(self._engine.scale))
+            self._last = sr if self._steadied else None
+            results.append(sr)
+        return torch.cat(results)
 
     def _on_device(self, motion: Motion | None) -> Tensor | None:
         network = self._engine.recurrent

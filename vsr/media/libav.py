@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from fractions import Fraction
 from threading import local
 from typing import Any, cast
@@ -129,6 +130,10 @@ def chroma_location_of(frame: VideoFrame) -> int:
     return _chroma_location_by_filter(frame)
 
 
+_LOG_LEVEL = threading.Lock()
+"""Held while libav's is changed: it is the whole process's, and two threads would set back each other's."""
+
+
 def _chroma_location_by_filter(frame: VideoFrame) -> int:
     """Read the location from a filter's report, for want of an attribute."""
     graph = Graph()
@@ -138,17 +143,18 @@ def _chroma_location_by_filter(frame: VideoFrame) -> int:
     report, sink = graph.add("showinfo"), graph.add("buffersink")
     source.link_to(report)
     report.link_to(sink)
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)
-    try:
-        graph.configure()
-        with av.logging.Capture() as messages:
-            graph.push(frame)
-            graph.pull()
-    except (LibavError, ValueError) as exc:  # of a damaged frame
-        logger.debug("no filter takes the first frame: %s", exc)
-        return 0
-    finally:
-        av.logging.set_level(level)
+    with _LOG_LEVEL:
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.INFO)
+        try:
+            graph.configure()
+            with av.logging.Capture() as messages:
+                graph.push(frame)
+                graph.pull()
+        except (LibavError, ValueError) as exc:  # of a damaged frame
+            logger.debug("no filter takes the first frame: %s", exc)
+            return 0
+        finally:
+            av.logging.set_level(level)
     found = re.search(r"\bcl:(\w+)", "".join(text for _, _, text in messages))
     return CHROMA_LOCATIONS.index(found[1]) if found and found[1] in CHROMA_LOCATIONS else 0

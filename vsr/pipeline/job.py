@@ -358,7 +358,7 @@ def plan_clip(
     }
     kept = earlier if settings.items() <= earlier.items() else {}
     batch = options.batch_size or kept.get(BATCH) or engine.batch_size(video.height, video.width)
-    batch = 1 if in_order else batch
+    batch = 1 if engine.in_order else batch
     if options.tile_size is None and TILE in kept:
         engine = load(replace(spec, tile_size=kept[TILE]))
     tile = engine.tile_for(batch, video.height, video.width)

@@ -186,10 +186,10 @@ def _is_visible(damage: Damage) -> bool:
 
 
 def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
-    """Frames of one segment in batches; the end of a segment alone."""
+    """Frames of one segment, or of its warm-up, in batches; the end of a segment alone."""
     batch: list[_Item] = []
     for item in items:
-        if batch and (item.frame is None or len(batch) == size):
+        if batch and (item.frame is None or len(batch) == size or item.warms_up != batch[0].warms_up):
             yield batch
             batch = []
         batch.append(item)
@@ -216,7 +216,7 @@ def _upscaled(batches: Iterable[list[_Item]], upscaler: Upscaler) -> Iterator[li
         if batch[0].begins:
             upscaler.forget()
         if frames := [item.frame for item in batch if item.frame is not None]:
-            upscaler.begin(frames, batch[0].motion)
+            upscaler.begin(frames, [item.motion for item in batch])
             if batch[0].warms_up:
                 upscaler.take_repeated()
         else:

@@ -49,7 +49,7 @@ class Upscaler:
         engine: what upscales.
         conversion: of the planes on both sides of it.
         watch: is told how long each stage takes.
-        sequence: what upscales frames in their order, where they depend on those before; batches are of one frame then.
+        sequence: what upscales frames in their order, where they depend on those before.
 
     Attributes:
         depth: batches that may be begun before the first of them has to be finished.
@@ -74,16 +74,19 @@ class Upscaler:
         self._last = ()
 
     @torch.inference_mode()
-    def begin(self, frames: Sequence[Frame], motion: Motion | None = None) -> None:
+    def begin(self, frames: Sequence[Frame], motions: Sequence[Motion | None] = ()) -> None:
         """Send a batch to the device.
 
         Args:
             frames: of one size.
-            motion: for a sequence, to its next frame from the last that differed; None: nothing comes before it.
+            motions: for a sequence, to each frame from the last that differed; None: nothing comes before it.
         """
-        fresh, places, before = [], [], self._last
-        for frame in frames:
+        fresh: list[Frame] = []
+        followed: list[Motion | None] = []
+        places, before = [], self._last
+        for number, frame in enumerate(frames):
             if not equal_planes(frame.planes, before):
+                followed += motions[number : number + 1]
                 fresh.append(frame)
             places.append(len(fresh))
             before = frame.planes
@@ -94,7 +97,7 @@ class Upscaler:
             return
         with self._watch("upload"):
             decoded = self._lanes.upload([frame.planes for frame in fresh])
-        upscaled, finite = self._compute(decoded, motion)
+        upscaled, finite = self._compute(decoded, followed)
         with self._watch("download"):
             self._flights.append(_Flight(places, decoded, self._lanes.download([*upscaled, finite])))
 
@@ -122,13 +125,13 @@ class Upscaler:
         return self._overflowed - before
 
     def _compute(
-        self, decoded: list[Tensor], motion: Motion | None = None, over: Tensor | None = None
+        self, decoded: list[Tensor], motions: Sequence[Motion | None] = (), over: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor]:
         """The planes of a batch's results, and (N,) whether half precision could hold them.
 
         Args:
             decoded: the planes of the batch.
-            motion: as ``begin``.
+            motions: as ``begin``.
             over: (N,) bool: to compute those frames alone, in float32; None: all.
         """
         conversion, engine = self._conversion, self._engine
@@ -136,7 +139,7 @@ class Upscaler:
             lr = lr_of(decoded, conversion, filled=self._fills)
         with self._watch("network"):
             if self._sequence is not None:
-                sr = self._sequence.step(lr, motion)
+                sr = self._sequence.step(lr, motions)
             else:
                 sr = engine.run(lr) if over is None else engine.run_exactly(lr[over])
             finite = engine.finite(sr)
@@ -151,7 +154,7 @@ class Upscaler:
     @torch.inference_mode()
     def _repaired(self, planes: list[Array], decoded: list[Tensor], over: Array) -> list[Array]:
         """A batch with those frames done again in float32 that half precision could not hold, and no others."""
-        upscaled, _ = self._compute(decoded, None, torch.from_numpy(over).to(self._engine.device))
+        upscaled, _ = self._compute(decoded, (), torch.from_numpy(over).to(self._engine.device))
         repaired = [plane.copy() for plane in planes]
         for plane, exact in zip(repaired, self._lanes.download(upscaled).wait(), strict=True):
             plane[over] = exact
