@@ -242,7 +242,8 @@ def test_a_checkpoint_that_does_not_know_a_value_yet_had_its_default(options: Tr
     for name in ("generator", "frames", "real_motion", "clip"):
         del state["recipe"][name]
     torch.save(state, path)
-    refused(replace(options, recipe=override(options.recipe, real_motion=0.5), resume=True), "real_motion was 0.3 and is now 0.5")
+    other = override(options.recipe, real_motion=0.5)
+    refused(replace(options, recipe=other, resume=True), "real_motion was 0.3 and is now 0.5")
     assert train(replace(options, resume=True)).steps == 8
 
 
