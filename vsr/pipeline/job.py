@@ -55,13 +55,14 @@ from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
 from vsr.pipeline.plan import factor_of
 from vsr.pipeline.segments import (
     FEWEST_FRAMES,
-    FEWEST_IN_ORDER,
     LEAD_IN,
     LEAST_SECONDS,
     MOST_SECONDS,
     PICTURES,
-    STEADY_SECONDS,
-    WARM_UP,
+    STATE_WARM_UP,
+    STEADY_WARM_UP,
+    WARM_SECONDS,
+    WARM_SHARE,
     Finished,
     Segment,
     cut_by_number,
@@ -340,7 +341,7 @@ def plan_clip(
         logger.warning("%s: int8 keeps about 8 of its %d bits.", clip.path.name, conversion.source.bit_depth)
     index, digest = _index(clip, options)
     steadied = _is_steadied(clip, spec.model, engine, options)
-    in_order = steadied or engine.in_order
+    warm_up = STATE_WARM_UP if engine.in_order else STEADY_WARM_UP if steadied else 0
     settings: Settings = {
         "the version of vsr": __version__,
         "the version of torch": str(torch.__version__),
@@ -366,16 +367,19 @@ def plan_clip(
     threads = kept.get(THREADS, os.cpu_count() or 1)
     halved = kept.get(HALVINGS)
     if halved is None:
-        halved = (_halvings_in_order if in_order else _halvings)(engine, batch, clip, index, options)
+        halved = (
+            _halvings_of_warm(engine, clip, index, warm_up) if warm_up
+            else _halvings(engine, batch, clip, index, options)
+        )  # fmt: skip
     settings |= {TILE: tile, BATCH: batch, THREADS: threads, HALVINGS: halved}
     others = () if options.cluster else options.devices[1:]
     settings[DEVICES] = sorted({engine.kind, *(kind_of(choose_device(device)) for device in others)})
     if kept.get(TILE) == tile and SMALLER_TILE in kept:
         settings[SMALLER_TILE] = tile = kept[SMALLER_TILE]
         engine = load(replace(spec, tile_size=tile))
-    segments = _cut(clip, index, options, halved, in_order=in_order)
+    segments = _cut(clip, index, options, halved, warm_up)
     spec = replace(spec, engine=cast(RuntimeName, engine.runtime), precision=engine.precision, tile_size=tile)
-    order = Order(clip, options, output, conversion, spec, batch, threads, steadied, in_order)
+    order = Order(clip, options, output, conversion, spec, batch, threads, steadied, warm_up > 0)
     return ClipPlan(order, segments, settings, engine, index.num_bytes if index else 0)
 
 
@@ -435,9 +439,7 @@ def _halvings(engine: Engine, batch: int, clip: ClipInfo, index: PacketIndex | N
     return halvings(frames, frame_seconds, SEGMENT_SECONDS)
 
 
-def _halvings_in_order(
-    engine: Engine, batch: int, clip: ClipInfo, index: PacketIndex | None, options: UpscaleOptions
-) -> int:
+def _halvings_of_warm(engine: Engine, clip: ClipInfo, index: PacketIndex | None, warm_up: int) -> int:
     """As ``_halvings``, but by what the clip is, and not by how quick the machine is.
 
     Each segment begins anew. So where they begin shows in the pixels, and has to be the same for a part of the clip.
@@ -448,23 +450,22 @@ def _halvings_in_order(
     frames = float(PICTURES)
     if index is not None:
         duration = float((index.timestamps[-1] - index.timestamps[0]) * video.time_base)
-        frames = total * STEADY_SECONDS[1] / duration
+        frames = total * WARM_SECONDS[1] / duration
     seconds = engine.usual_seconds_of(video.height, video.width)
-    return halvings(round(frames), seconds, SEGMENT_SECONDS, fewest=FEWEST_IN_ORDER)
+    return halvings(round(frames), seconds, SEGMENT_SECONDS, fewest=WARM_SHARE * warm_up)
 
 
 def _cut(
-    clip: ClipInfo, index: PacketIndex | None, options: UpscaleOptions, halved: int, *, in_order: bool
+    clip: ClipInfo, index: PacketIndex | None, options: UpscaleOptions, halved: int, warm_up: int
 ) -> list[Segment]:
     cut = cut_of(clip, options)
     start, end = (None if at is None else ceil(at / clip.video.time_base) for at in (cut.start, cut.end))
     if clip.format == animation.FORMAT:
-        return [Segment(0, None if in_order else start, start, end)]
-    warm_up = WARM_UP if in_order else 0
+        return [Segment(0, None if warm_up else start, start, end)]
     if index is None:
         return cut_by_number(len(clip.pictures), start=start, end=end, warm_up=warm_up, halved=halved)
     lead_in = LEAD_IN if clip.video.interlaced or options.deinterlace == "yes" else 0
-    least, most = STEADY_SECONDS if in_order else (LEAST_SECONDS, MOST_SECONDS)
+    least, most = WARM_SECONDS if warm_up else (LEAST_SECONDS, MOST_SECONDS)
     seconds = (Fraction(least, 2**halved), Fraction(most, 2**halved))
     return cut_by_time(
         index, clip.video.time_base, start=start, end=end, lead_in=lead_in, warm_up=warm_up, seconds=seconds
