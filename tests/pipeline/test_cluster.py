@@ -15,6 +15,8 @@ import torch
 
 import vsr
 from vsr.errors import UsageError, VsrError
+from vsr.networks.recurrent import RecurrentGenerator
+from vsr.networks.weights import save_network
 from vsr.pipeline import cluster, node
 from vsr.pipeline.cluster import Cluster
 from vsr.pipeline.node import Greeting, SegmentActor, fingerprint
@@ -43,11 +45,21 @@ def two_nodes() -> Iterator[Any]:
         started.shutdown()
 
 
+def recurrent_weights(path: Path) -> Path:
+    network = RecurrentGenerator(scale=2, blocks=1, channels=4, aligned=True)
+    torch.nn.init.normal_(network.tail.weight, std=0.05)
+    save_network(path, network, {})
+    return path
+
+
 def test_a_cluster_changes_no_byte_and_leaves_nothing(
     two_nodes: Any, make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = make_clip(pts=range(0, 250 * 512, 512), options={"g": "100"}, audio=["aac"])
     here = vsr.upscale(clip, tmp_path / "here.mp4", **CHOSEN)
+    slow = make_clip("slow.mp4", pts=range(0, 60 * 6400, 6400))
+    in_order = CHOSEN | {"model": str(recurrent_weights(tmp_path / "recurrent.safetensors"))}
+    in_order_here = vsr.upscale(slow, tmp_path / "in_order_here.mp4", **in_order)
 
     # Nothing is planned on a machine that may have no GPU; the nodes have another file of that name.
     monkeypatch.setattr(EngineSpec, "load", None)
@@ -58,6 +70,9 @@ def test_a_cluster_changes_no_byte_and_leaves_nothing(
     there = vsr.upscale(clip, tmp_path / "there.mp4", **on_the_cluster)
     assert there.segments == here.segments > 1
     assert there.target.read_bytes() == here.target.read_bytes()
+    in_order_there = vsr.upscale(slow, tmp_path / "in_order_there.mp4", **on_the_cluster | in_order)
+    assert in_order_there.segments == in_order_here.segments > 1
+    assert in_order_there.target.read_bytes() == in_order_here.target.read_bytes()
     assert not ray.is_initialized()
 
     # It is left at once, whatever its nodes are at.
