@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+WITHOUT_SAMPLING = {"mps"}
+"""Types of devices on which not every torch that vsr takes samples with these modes; there the CPU does it."""
+
 
 def enlarge_flow(flow: Tensor, scale: int) -> Tensor:
     """Flow in LR pixels -> flow in HR pixels, (N, H, W, 2) -> (N, scale*H, scale*W, 2), by bilinear interpolation."""
@@ -23,6 +26,8 @@ def warp(image: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"]) -> T
         flow: (N, H, W, 2) of the same dtype, in pixels, columns before rows.
         mode: of the interpolation.
     """
+    if image.device.type in WITHOUT_SAMPLING:
+        return warp(image.cpu(), flow.cpu(), mode).to(image.device)
     height, width = image.shape[2:]
     rows = torch.arange(height, device=flow.device, dtype=flow.dtype)
     columns = torch.arange(width, device=flow.device, dtype=flow.dtype)
