@@ -1,4 +1,4 @@
-"""Made pictures that several tests of training share, and how they are compared."""
+"""Made pictures that several tests share, and how they are compared."""
 
 from __future__ import annotations
 
@@ -24,3 +24,20 @@ def shift_between(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
     )
     columns = np.concatenate([columns, np.ones((len(columns), 1))], 1)
     return -np.linalg.lstsq(columns, (image - reference).ravel(), rcond=None)[0][:2]
+
+
+def pan(picture: np.ndarray, across: int, down: int, margin: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Two views of a picture; the later lies ``across`` columns and ``down`` rows further on."""
+    height, width = picture.shape[:2]
+    views = [
+        picture[margin + y : height - margin + y, margin + x : width - margin + x] for x, y in ((0, 0), (across, down))
+    ]
+    return np.ascontiguousarray(views[0]), np.ascontiguousarray(views[1])
+
+
+def passing(background: np.ndarray, thing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two frames in which a part of a picture, rows 40 to 90, moves before another from columns 40 to 52 on."""
+    frames = background.copy(), background.copy()
+    for frame, left in zip(frames, (40, 52), strict=True):
+        frame[40:90, left : left + 50] = thing[40:90, 40:90]
+    return frames

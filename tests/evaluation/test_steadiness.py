@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from textures import pan, passing
 
 from vsr.evaluation.steadiness import STILL_REACH, Luma, find_transition, still_change, warping_error
 
@@ -16,15 +17,6 @@ def texture(height: int, width: int, seed: int = 0) -> Luma:
     noise = np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 3)
     return np.asarray(125 + 30 * smooth / smooth.std(), np.float32).clip(16, 235)
-
-
-def pan(picture: Luma, across: int, down: int, margin: int = 16) -> tuple[Luma, Luma]:
-    """Two views of a picture; the later lies ``across`` columns and ``down`` rows further on."""
-    height, width = picture.shape
-    views = [
-        picture[margin + y : height - margin + y, margin + x : width - margin + x] for x, y in ((0, 0), (across, down))
-    ]
-    return np.ascontiguousarray(views[0]), np.ascontiguousarray(views[1])
 
 
 @pytest.mark.parametrize(("across", "down"), [(0, 0), (3, 0), (0, -4), (6, 5)])
@@ -56,12 +48,7 @@ def test_the_output_does_not_guide_the_flow() -> None:
 
 
 def test_what_was_hidden_is_left_out() -> None:
-    background, thing = texture(128, 160, 1), texture(128, 160, 2)
-    frames = []
-    for left in (40, 52):
-        frame = background.copy()
-        frame[40:90, left : left + 50] = thing[40:90, 40:90]
-        frames.append(frame)
+    frames = passing(texture(128, 160, 1), texture(128, 160, 2))
     transition = find_transition(*frames)
     uncovered = transition.visible[42:88, 41:51]
     assert uncovered.mean() < 0.4 < transition.visible.mean()

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from textures import pan, passing
 
 from vsr.imaging.motion import Codes, Motion, estimate_motion
 
@@ -20,15 +21,6 @@ def texture(height: int, width: int, seed: int = 0) -> Codes:
     noise = np.random.default_rng(seed).normal(size=(height, width, 3)).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 2)
     return np.clip(125 + 30 * smooth / smooth.std(), 0, 255).astype(np.uint8)
-
-
-def pan(picture: Codes, across: int, down: int, margin: int = 16) -> tuple[Codes, Codes]:
-    """Two views of a picture; the later lies ``across`` columns and ``down`` rows further on."""
-    height, width = picture.shape[:2]
-    views = [
-        picture[margin + y : height - margin + y, margin + x : width - margin + x] for x, y in ((0, 0), (across, down))
-    ]
-    return np.ascontiguousarray(views[0]), np.ascontiguousarray(views[1])
 
 
 def with_noise(picture: Codes, codes: int, seed: int) -> Codes:
@@ -93,12 +85,7 @@ def test_letters_before_what_moves_are_not_dragged_along() -> None:
 
 
 def test_what_was_hidden_is_not_trusted() -> None:
-    background, thing = texture(128, 160, 1), texture(128, 160, 2)
-    frames = []
-    for left in (40, 52):
-        frame = background.copy()
-        frame[40:90, left : left + 50] = thing[40:90, 40:90]
-        frames.append(frame)
+    frames = passing(texture(128, 160, 1), texture(128, 160, 2))
     motion = estimate_motion(*frames)
     assert motion.trust_high[44:86, 43:50].mean() < 0.2
     assert motion.trust_high[:, 100:].mean() > 0.9

@@ -20,9 +20,14 @@ from vsr.errors import UsageError
 from vsr.inference.engine import Engine
 from vsr.inference.sequence import FrameSequence
 from vsr.media.images import read_picture, write_picture
+from vsr.media.index import index_packets
+from vsr.media.probe import probe
 from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.weights import save_network
+from vsr.pipeline.estimate import estimate_clip
 from vsr.pipeline.job_folder import job_folder_of
+from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.segments import WARM_SECONDS, cut_by_time
 
 pytestmark = pytest.mark.usefixtures("no_tracker", "leaves_nothing")
 
@@ -112,6 +117,21 @@ def test_a_part_has_the_pixels_of_the_whole(
     part = vsr.upscale(clip, tmp_path / "part.mkv", **asked, **times)
     wanted = whole[int((start or 0) * 2) : int((end or 40) * 2)]
     assert part.frames == len(wanted) and content(part.target) == wanted
+
+
+@pytest.mark.parametrize("part", [{}, {"start": Fraction(12), "end": Fraction(14)}])
+def test_an_estimate_counts_the_warm_up(
+    part: dict[str, Fraction], asked: dict[str, Any], make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """As frames to compute, and not among those that come out; it is tried without."""
+    clip, options = make_clip(**LONG), UpscaleOptions(**asked, **part)
+    estimate = estimate_clip(clip, tmp_path / "out.mkv", options)
+    assert estimate.frames == (4 if part else 80)
+    assert 0 < estimate.measured_frames <= estimate.frames and estimate.seconds > 0
+    cut = cut_by_time(index_packets(clip, probe(clip).video), LONG["time_base"], warm_up=16, seconds=WARM_SECONDS)
+    assert [segment.num_frames for segment in cut] == [18, 18, 18, 18, 8]
+    assert [segment.num_warm_up for segment in cut] == [0, 16, 16, 16, 16]
+    assert [segment.first for segment in cut] == [None, 1000, 10_000, 19_000, 28_000]
 
 
 def test_pictures_in_order_are_a_clip(asked: dict[str, Any], make_clip: MakeClip, tmp_path: Path) -> None:

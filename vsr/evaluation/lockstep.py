@@ -9,12 +9,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, zip_longest
-
-import numpy as np
-import torch
+from typing import cast
 
 from vsr.errors import InputError, UsageError
 from vsr.evaluation.clips import to_rgb
+from vsr.imaging.colour import rgb_to_codes
 from vsr.imaging.orientation import UPRIGHT, orientation_of
 from vsr.media.clip import ClipInfo, VideoInfo, colour_of
 from vsr.media.images import Picture
@@ -148,7 +147,6 @@ def count_packets(clip: ClipInfo) -> int:
 def to_picture(frame: Frame, video: VideoInfo) -> Picture:
     """A decoded frame in RGB, rounded to 8 bits, turned as the container says."""
     _, layout = decoded_format(video)
-    rgb = to_rgb(frame, layout, colour_of(video, video.height))[0]
-    codes = rgb.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-    upright = (orientation_of(video.display_matrix) or UPRIGHT).upright(codes)
-    return np.ascontiguousarray(upright.permute(1, 2, 0).numpy())
+    rgb = to_rgb(frame, layout, colour_of(video, video.height))
+    upright = (orientation_of(video.display_matrix) or UPRIGHT).upright(rgb)
+    return cast(Picture, rgb_to_codes(upright)[0])

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -327,3 +329,16 @@ def _check_planes(planes: Sequence[Tensor], layout: PixelLayout) -> None:
             raise ValueError(f"plane {index} must be {(count, *shape)}, got {tuple(plane.shape)}")
         if plane.dtype != (dtype := layout.dtype_on(plane.device)):
             raise ValueError(f"plane {index} of {layout.bit_depth} bits must be {dtype}, got {plane.dtype}")
+
+
+def rgb_to_codes(rgb: Tensor) -> npt.NDArray[np.uint8]:
+    """Round pictures to 8 bits, and bring them to main memory.
+
+    Args:
+        rgb: (N, 3, H, W) in [0, 1], changed in place; what lies outside is clipped.
+
+    Returns:
+        (N, H, W, 3).
+    """
+    codes = rgb.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+    return cast("npt.NDArray[np.uint8]", codes.permute(0, 2, 3, 1).contiguous().cpu().numpy())

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Codes = npt.NDArray[np.uint8]
-"""8-bit code values: (H, W, 3) RGB, or (H, W) luma."""
+"""8-bit code values: (..., H, W, 3) RGB, or (H, W) luma."""
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 WITHOUT_SAMPLING = {"mps"}
-"""Types of devices on which not every torch that vsr takes samples with these modes; there the CPU does it."""
+"""Types of devices on which torch may lack these modes, as it did at first; there the CPU samples."""
 
 
 def enlarge_flow(flow: Tensor, scale: int) -> Tensor:

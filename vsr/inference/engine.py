@@ -12,12 +12,12 @@ from copy import deepcopy
 from typing import TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory
-from vsr.imaging.motion import estimate_motion
+from vsr.imaging.colour import rgb_to_codes
+from vsr.imaging.motion import Codes, estimate_motion
 from vsr.inference.cost import operations_per_pixel
 from vsr.inference.device import choose_device, free_memory, kind_of
 from vsr.inference.runtimes import Precision, RuntimeName, build_runtime, has_weights
@@ -30,8 +30,6 @@ from vsr.networks.weights import Calibration, Network
 
 logger = logging.getLogger(__name__)
 
-Codes = npt.NDArray[np.uint8]
-"""(..., H, W, 3) RGB."""
 Result = TypeVar("Result")
 
 OVERLAP = 16
@@ -94,8 +92,6 @@ class Engine:
         self._clips = described.wants_unit_range
         self.recurrent = network if isinstance(network, RecurrentGenerator) else None
         """The network, where a frame's result depends on a state; then ``step`` is what runs it."""
-        self.in_order = self.recurrent is not None
-        """Whether a frame's result depends on the frames before it."""
         self.has_weights = has_weights(network)
         """Whether there is something learnt to compute."""
         self._tiles: dict[tuple[int, int], int] = {}  # by height and width: the tile ...
@@ -120,6 +116,11 @@ class Engine:
     def runtime(self) -> str:
         """What runs the network: ``torch``, ``inductor`` or ``openvino``."""
         return self._runtime.name
+
+    @property
+    def in_order(self) -> bool:
+        """Whether a frame's result depends on the frames before it."""
+        return self.recurrent is not None
 
     @property
     def kind(self) -> str:
@@ -285,13 +286,13 @@ class Engine:
                 self.reset()
             if self._before is None or not np.array_equal(frame, self._before[0]):
                 motion = None if self._before is None else estimate_motion(self._before[0], frame)
-                self._before = frame.copy(), to_codes(self._clip.step(self._from_codes(frame[None]), [motion]))[0]
+                self._before = frame.copy(), rgb_to_codes(self._clip.step(self._from_codes(frame[None]), [motion]))[0]
             results.append(self._before[1])
         return np.stack(results)
 
     @torch.inference_mode()
     def _upscale_batch(self, frames: Codes) -> Codes:
-        return to_codes(self(self._from_codes(frames)))
+        return rgb_to_codes(self(self._from_codes(frames)))
 
     def _from_codes(self, frames: Codes) -> Tensor:
         # A copy: torch warns of arrays that are read-only, as those of picture libraries often are.
@@ -342,12 +343,6 @@ class Engine:
         # Convolutions on CUDA index with 32 bits, and no activation holds more than half of the peak.
         elements = 2**31 * 2 if self.device.type == "cuda" else budget
         return int(min(budget / self._runtime.bytes_per_float, elements) / self._floats_per_pixel)
-
-
-def to_codes(sr: Tensor) -> Codes:
-    """(N, 3, H, W) in [0, 1], changed in place -> (N, H, W, 3)."""
-    sr = sr.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-    return cast(Codes, sr.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
 
 def _digest_of(network: nn.Module) -> str:

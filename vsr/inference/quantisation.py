@@ -26,7 +26,7 @@ LEVELS = 255
 GREATEST_WEIGHT = 127
 
 STILL_FRAMES = 4
-"""After so many steps on one frame the features that a recurrent network hands on have reached their range."""
+"""Steps on one frame, so that what a recurrent network hands on to the next is seen too."""
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import ceil
 from pathlib import Path
@@ -93,13 +93,14 @@ def estimate_clip(
         output.rehearse(Path(folder))
     planned = time.monotonic() - started
     frames = sum(_length(segment, clip.video.num_frames_estimated) for segment in plan.segments)
+    computed = frames + sum(segment.num_warm_up for segment in plan.segments)
     sample = _measure(plan, frames)
     video_bytes = round(sample.num_bytes * frames / sample.frames)
     others = 0 if clip.pictures else max(0, source.stat().st_size - plan.video_bytes)
     shares = len(options.devices)  # processes on one device share what it can do
     return Estimate(
         source, target, frames, len(plan.segments), plan.order.conversion.width, plan.order.conversion.height,
-        planned + sample.seconds * frames / sample.frames / shares, sample.frames, video_bytes + others,
+        planned + sample.seconds * computed / sample.frames / shares, sample.frames, video_bytes + others,
         video_bytes * (2 if len(plan.segments) == 1 else 3) + others, tuple(map(str, output.streams)),
     )  # fmt: skip
 
@@ -110,7 +111,7 @@ def _length(segment: Segment, otherwise: int | None) -> int:
 
 @dataclass(frozen=True)
 class _Shortened(Order):
-    """Work on the first frames of each segment alone.
+    """Work on the first frames of each segment alone, without its warm-up.
 
     Attributes:
         counts: how many, by the segment's number.
@@ -119,7 +120,8 @@ class _Shortened(Order):
     counts: Mapping[int, int] = field(default_factory=dict)
 
     def frames(self, segment: Segment, damage: Damage) -> Generator[Frame, None, None]:
-        with closing(super().frames(segment, damage)) as frames:
+        cold = replace(segment, first=segment.start)
+        with closing(super().frames(cold, damage)) as frames:
             yield from islice(frames, self.counts[segment.number])
 
 

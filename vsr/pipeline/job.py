@@ -327,11 +327,7 @@ def plan_clip(
     if video.interlaced:
         fate = "upscaled as it lies, combing and all" if options.deinterlace == "no" else "deinterlaced"
         logger.log(logging.WARNING if options.deinterlace == "no" else logging.INFO, "%s is %s.", clip.path, fate)
-    spec = EngineSpec(
-        model_covering(options.model, factor), factor if options.model == "bicubic" else None, options.devices[0],
-        _engine_of_all(options), options.precision, options.tile_size, options.detail,
-        1 if options.cluster else options.workers_sharing(choose_device(options.devices[0]).type),
-    )  # fmt: skip
+    spec = _engine_spec(options, factor)
     load = (executor or InProcess()).load
     engine = load(spec)
     conversion = output.plan(engine.scale)
@@ -367,10 +363,7 @@ def plan_clip(
     threads = kept.get(THREADS, os.cpu_count() or 1)
     halved = kept.get(HALVINGS)
     if halved is None:
-        halved = (
-            _halvings_of_warm(engine, clip, index, warm_up) if warm_up
-            else _halvings(engine, batch, clip, index, options)
-        )  # fmt: skip
+        halved = _halvings(engine, batch, clip, index, options, warm_up)
     settings |= {TILE: tile, BATCH: batch, THREADS: threads, HALVINGS: halved}
     others = () if options.cluster else options.devices[1:]
     settings[DEVICES] = sorted({engine.kind, *(kind_of(choose_device(device)) for device in others)})
@@ -381,6 +374,14 @@ def plan_clip(
     spec = replace(spec, engine=cast(RuntimeName, engine.runtime), precision=engine.precision, tile_size=tile)
     order = Order(clip, options, output, conversion, spec, batch, threads, steadied, warm_up > 0)
     return ClipPlan(order, segments, settings, engine, index.num_bytes if index else 0)
+
+
+def _engine_spec(options: UpscaleOptions, factor: float | None) -> EngineSpec:
+    return EngineSpec(
+        model_covering(options.model, factor), factor if options.model == "bicubic" else None, options.devices[0],
+        _engine_of_all(options), options.precision, options.tile_size, options.detail,
+        1 if options.cluster else options.workers_sharing(choose_device(options.devices[0]).type),
+    )  # fmt: skip
 
 
 def _is_steadied(clip: ClipInfo, model: str, engine: Engine, options: UpscaleOptions) -> bool:
@@ -417,42 +418,38 @@ def _index(clip: ClipInfo, options: UpscaleOptions) -> tuple[PacketIndex | None,
     return None, digest.hexdigest()
 
 
-def _halvings(engine: Engine, batch: int, clip: ClipInfo, index: PacketIndex | None, options: UpscaleOptions) -> int:
+def _halvings(
+    engine: Engine, batch: int, clip: ClipInfo, index: PacketIndex | None, options: UpscaleOptions, warm_up: int
+) -> int:
     """How often segments have to be halved so that one is computed in about ``SEGMENT_SECONDS``.
 
-    The network is timed on a batch or two, unless it has no weights or there would be nothing to cut.
+    The network is timed on a batch or two, unless it has no weights or there would be nothing to cut. Where segments
+    have to be warmed up it is not: as each of them begins anew, where they begin shows in the pixels, and follows from
+    the clip and the kind of device alone.
     """
     video, total = clip.video, index.num_frames if index else len(clip.pictures)
     uncut = clip.format == animation.FORMAT or (index is not None and not len(index.timestamps))
-    if uncut or total < 2 * FEWEST_FRAMES or not engine.has_weights:
+    fewest = WARM_SHARE * warm_up or FEWEST_FRAMES
+    if uncut or total < 2 * fewest or not engine.has_weights:
         return 0
+    frames = PICTURES
+    if index is not None:
+        duration = float((index.timestamps[-1] - index.timestamps[0]) * video.time_base)
+        frames = round(total * _bounds(warm_up)[1] / duration)
+    if warm_up:
+        return halvings(frames, engine.usual_seconds_of(video.height, video.width), SEGMENT_SECONDS, fewest)
     # Processes on one device share what it can do; a worker of a cluster has its own.
     sharing = 1 if options.cluster else max(1, options.num_workers // len(options.devices))
     frame_seconds = sharing * engine.seconds_of(batch, video.height, video.width) / batch  # with all that is done once
     if total * frame_seconds <= SEGMENT_SECONDS:
         return 0
     frame_seconds = sharing * engine.seconds_of(batch, video.height, video.width) / batch
-    frames = PICTURES
-    if index is not None:
-        duration = float((index.timestamps[-1] - index.timestamps[0]) * video.time_base)
-        frames = round(total * MOST_SECONDS / duration)
-    return halvings(frames, frame_seconds, SEGMENT_SECONDS)
+    return halvings(frames, frame_seconds, SEGMENT_SECONDS, fewest)
 
 
-def _halvings_of_warm(engine: Engine, clip: ClipInfo, index: PacketIndex | None, warm_up: int) -> int:
-    """As ``_halvings``, but by what the clip is, and not by how quick the machine is.
-
-    Each segment begins anew. So where they begin shows in the pixels, and has to be the same for a part of the clip.
-    """
-    video, total = clip.video, index.num_frames if index else len(clip.pictures)
-    if clip.format == animation.FORMAT or (index is not None and len(index.timestamps) < 2):
-        return 0
-    frames = float(PICTURES)
-    if index is not None:
-        duration = float((index.timestamps[-1] - index.timestamps[0]) * video.time_base)
-        frames = total * WARM_SECONDS[1] / duration
-    seconds = engine.usual_seconds_of(video.height, video.width)
-    return halvings(round(frames), seconds, SEGMENT_SECONDS, fewest=WARM_SHARE * warm_up)
+def _bounds(warm_up: int) -> tuple[int, int]:
+    """How many seconds a segment has at least and at most before it is halved."""
+    return WARM_SECONDS if warm_up else (LEAST_SECONDS, MOST_SECONDS)
 
 
 def _cut(
@@ -465,7 +462,7 @@ def _cut(
     if index is None:
         return cut_by_number(len(clip.pictures), start=start, end=end, warm_up=warm_up, halved=halved)
     lead_in = LEAD_IN if clip.video.interlaced or options.deinterlace == "yes" else 0
-    least, most = WARM_SECONDS if warm_up else (LEAST_SECONDS, MOST_SECONDS)
+    least, most = _bounds(warm_up)
     seconds = (Fraction(least, 2**halved), Fraction(most, 2**halved))
     return cut_by_time(
         index, clip.video.time_base, start=start, end=end, lead_in=lead_in, warm_up=warm_up, seconds=seconds

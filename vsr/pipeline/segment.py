@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 
 from vsr.errors import OutputError, memory_explained
-from vsr.imaging.motion import Motion, estimate_motion
-from vsr.inference.engine import Codes, Engine
+from vsr.imaging.motion import Codes, Motion, estimate_motion
+from vsr.inference.engine import Engine
 from vsr.inference.sequence import FrameSequence
 from vsr.media.pixels import Plane
 from vsr.media.reader import Damage, Frame
@@ -33,6 +33,7 @@ QUEUE_BYTES = 128 << 20
 """What may wait on either side of the network at most: about forty frames of 1080p."""
 
 MOTION_THREADS = min(8, os.cpu_count() or 1)
+"""That find the motion of frames to come, each between two of them."""
 
 
 def upscale_segments(
@@ -70,7 +71,7 @@ def upscale_segments(
     sequence = FrameSequence(engine, steadied=order.steadied) if order.in_order else None
     upscaler = Upscaler(engine, order.conversion, watch, sequence)
     items = _decoded(order, segments, watch)
-    items = _followed(items, order.conversion) if order.in_order else items
+    items = _with_motion(items, order.conversion) if order.in_order else items
     max_bytes = queue_bytes(order.options, QUEUE_BYTES)
     with (
         memory_explained(f"upscaling {_described(order)} on {engine.device}", LESS_MEMORY),
@@ -152,7 +153,7 @@ def _frames_of(
     return count, damage
 
 
-def _followed(items: Generator[_Item, None, None], conversion: Conversion) -> Generator[_Item, None, None]:
+def _with_motion(items: Generator[_Item, None, None], conversion: Conversion) -> Generator[_Item, None, None]:
     """The same with the motion to each frame, which is found several frames ahead."""
     ahead: deque[tuple[_Item, Future[Motion] | None]] = deque()
     last: tuple[Plane, ...] = ()

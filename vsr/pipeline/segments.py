@@ -52,6 +52,7 @@ class Segment:
         earlier_entry: the keyframe before the entry, to decode from where the segment turns out to be damaged: what is
             lost is made up from the frames before, and a decoder learns on its way how far frames are reordered. None
             where the entry is the beginning.
+        num_warm_up: how many frames lie from ``first`` to the start; 0 where only decoding tells.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Segment:
     entry: int | None = None
     num_frames: int | None = None
     earlier_entry: int | None = None
+    num_warm_up: int = 0
 
     def warms_up_at(self, timestamp: int) -> bool:
         """Whether a frame lies before the segment, and is upscaled for the sake of later ones alone."""
@@ -125,35 +127,30 @@ def cut_by_time(
         seconds: the shortest and the longest segment.
     """
     stamps = index.timestamps if warm_up else index.between(start, end)
-    if not len(index.between(start, end)):
+    wanted = len(index.between(start, end))
+    if not wanted:
         whole = start is None and end is None
         return [Segment(0, None if warm_up else start, start, end, None, index.num_frames if whole else None)]
     least, most = (round(length / time_base) for length in seconds)
     cuts = [0]
     while (place := _next_cut(stamps, index.keyframes, cuts[-1], least, most)) is not None:
         cuts.append(place)
+    skipped = len(index.between(None, start)) if warm_up and start is not None else 0
     segments: list[Segment] = []
-    for number, (first, behind) in enumerate(zip(cuts, [*cuts[1:], len(stamps)], strict=True)):
-        begins = int(stamps[first]) if number else None if warm_up else start
-        warms = int(stamps[max(0, first - warm_up)]) if number and warm_up else begins
-        begins = _later(begins, start)
-        ends = _earlier_of(int(stamps[behind]) if behind < len(stamps) else end, end)
-        if not (frames := len(index.between(begins, ends))):
+    for cut, following in zip(cuts, [*cuts[1:], len(stamps)], strict=True):
+        begins, ends = max(cut, skipped), min(following, skipped + wanted)
+        if begins >= ends:
             continue
-        entry = None if warms is None else index.entry(_earlier(index, warms, lead_in))
+        warms = max(0, cut - warm_up) if warm_up else begins
+        from_tick = start if begins == skipped else int(stamps[begins])
+        to_tick = end if ends == skipped + wanted else int(stamps[ends])
+        first = from_tick if warms == begins else int(stamps[warms]) if warms else None
+        entry = None if first is None else index.entry(_earlier(index, first, lead_in))
         earlier = None if entry is None or entry <= index.timestamps[0] else index.entry(entry - 1)
-        segments.append(Segment(len(segments), warms, begins, ends, entry, frames, earlier))
+        segments.append(
+            Segment(len(segments), first, from_tick, to_tick, entry, ends - begins, earlier, begins - warms)
+        )
     return segments
-
-
-def _later(one: int | None, other: int | None) -> int | None:
-    """The later beginning; None is the clip's."""
-    return max((at for at in (one, other) if at is not None), default=None)
-
-
-def _earlier_of(one: int | None, other: int | None) -> int | None:
-    """The earlier end; None is the clip's."""
-    return min((at for at in (one, other) if at is not None), default=None)
 
 
 def halvings(frames: int, frame_seconds: float, most_seconds: float, fewest: int = FEWEST_FRAMES) -> int:
@@ -203,5 +200,7 @@ def cut_by_number(
         begins, ends = max(at, first), min(at + pictures, behind)
         if begins < ends or not (warm_up or segments):
             warms = max(0, at - warm_up) if warm_up else begins
-            segments.append(Segment(len(segments), warms, begins, ends, None, ends - begins))
+            segments.append(
+                Segment(len(segments), warms, begins, ends, None, ends - begins, None, begins - warms)
+            )
     return segments

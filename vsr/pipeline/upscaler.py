@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vsr.imaging.colour import alpha_of, alpha_to_plane, planes_to_rgb, rgb_to_planes
-from vsr.imaging.motion import Motion
+from vsr.imaging.colour import alpha_of, alpha_to_plane, planes_to_rgb, rgb_to_codes, rgb_to_planes
+from vsr.imaging.motion import Codes, Motion
 from vsr.imaging.resize import resize_bicubic
 from vsr.imaging.transparency import fill_invisible
-from vsr.inference.engine import Codes, Engine, to_codes
+from vsr.inference.engine import Engine
 from vsr.inference.lanes import Array, Landing, Lanes
 from vsr.inference.sequence import FrameSequence
 from vsr.media.pixels import Plane
@@ -178,7 +178,7 @@ def lr_of(decoded: list[Tensor], conversion: Conversion, *, filled: bool = False
 def lr_codes(planes: Sequence[Plane], conversion: Conversion) -> Codes:
     """(H, W, 3) uint8 RGB of a frame's planes, upright, by which its motion is found on the CPU."""
     lr = lr_of([torch.from_numpy(np.ascontiguousarray(plane))[None] for plane in planes], conversion)
-    return cast(Codes, to_codes(lr)[0])
+    return cast(Codes, rgb_to_codes(lr)[0])
 
 
 def equal_planes(planes: Sequence[Plane], others: Sequence[Plane]) -> bool:

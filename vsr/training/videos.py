@@ -12,16 +12,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from av.error import FFmpegError as LibavError
 
 from vsr.errors import InputError, TrainingDataError
-from vsr.imaging.colour import ColourSpec, PixelLayout, planes_to_rgb
+from vsr.imaging.colour import ColourSpec, PixelLayout, planes_to_rgb, rgb_to_codes
+from vsr.imaging.motion import Codes
 from vsr.inference.device import available_memory
 from vsr.media.clip import VideoInfo, colour_of
 from vsr.media.probe import probe
@@ -215,15 +215,15 @@ def _decode(piece: _Piece) -> Clip:
     return np.stack(rgb) if rgb else np.empty((0, 0, 0, 3), np.uint8)
 
 
-def _rgb(frame: Frame, layout: PixelLayout, colour: ColourSpec, reduction: int) -> npt.NDArray[np.uint8]:
+def _rgb(frame: Frame, layout: PixelLayout, colour: ColourSpec, reduction: int) -> Codes:
     """(H, W, 3)."""
-    rgb = planes_to_rgb([torch.from_numpy(plane[None].copy()) for plane in frame.planes], layout, colour)[0]
-    codes: Any = rgb.mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    rgb = planes_to_rgb([torch.from_numpy(plane[None].copy()) for plane in frame.planes], layout, colour)
+    codes = cast(Codes, rgb_to_codes(rgb)[0])
     if reduction > 1:
         height, width = (length // reduction for length in codes.shape[:2])
         codes = codes[: height * reduction, : width * reduction]
-        codes = cv2.resize(codes, (width, height), interpolation=cv2.INTER_AREA)
-    return cast(npt.NDArray[np.uint8], codes)
+        codes = cast(Codes, cv2.resize(codes, (width, height), interpolation=cv2.INTER_AREA))
+    return codes
 
 
 def _between_cuts(clip: Clip) -> list[Clip]:
