@@ -1,7 +1,7 @@
 """What models are worth on compressed clips: how true, how perceptually close and how steady.
 
     python benchmarks/video_quality.py DATA --model video-x4 --model srgan-x4 [--lpips-weights FILE] [--frames 12]
-        [--scale 4] [--crf 23 32] [--clip NAME ...] [--dirty]
+        [--scale 4] [--crf 23 32] [--clip NAME ...] [--dirty] [--steady no]
 
 DATA holds ``clips``, ``test/Set14`` and ``vid4``; for ``--dirty`` ``clips`` and ``motion``. Each reference clip is
 reduced to a quarter, or half, as MATLAB does, encoded by x264 (preset medium, 4:2:0) at each CRF, and enlarged by each
@@ -186,13 +186,14 @@ def compress(shot: Shot, crf: int) -> Path:
 
 
 def measure(
-    shot: Shot, lr: Path, models: Sequence[str], lpips: Lpips, device: str, step: Callable[[], None]
+    shot: Shot, lr: Path, models: Sequence[str], lpips: Lpips, device: str, steady: str, step: Callable[[], None]
 ) -> list[Row]:
     """A row for each model; ``step`` is called after each of them, and once more."""
     with TemporaryDirectory(dir=shot.hr.parent) as folder:
         outputs = tuple(Path(folder) / f"{number}.mkv" for number in range(len(models)))
         for model, output in zip(models, outputs, strict=True):
-            vsr.upscale(lr, output, model=model, scale=shot.scale, device=device, codec="ffv1", pix_fmt="yuv444p")
+            chosen = {"model": model, "scale": shot.scale, "device": device, "steady": steady}
+            vsr.upscale(lr, output, codec="ffv1", pix_fmt="yuv444p", **chosen)
             step()
         report = vsr.evaluate_videos(vsr.VideoEvalOptions(reference=shot.hr, outputs=outputs, lr=lr, max_unpaired=0))
         distances = [mean_lpips(output, shot.hr, lpips) for output in outputs]
@@ -244,6 +245,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--crf", type=int, nargs="+", default=[23, 32])
     parser.add_argument("--clip", action="append", help="instead of all; may be repeated")
     parser.add_argument("--dirty", action="store_true", help="clips that were encoded twice; --crf is not used")
+    parser.add_argument("--steady", default="auto", choices=("auto", "no"))
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     if not 2 <= options.frames <= 80:
@@ -286,7 +288,9 @@ def main() -> None:
         sets = (dirty_set if options.dirty else clean_sets)(options, Path(folder))
         for title, pairs in sets:
             with tqdm(total=len(pairs) * (len(models) + 1), desc=title, leave=False) as bar:
-                run = partial(measure, models=models, lpips=lpips, device=options.device, step=bar.update)
+                run = partial(
+                    measure, models=models, lpips=lpips, device=options.device, steady=options.steady, step=bar.update
+                )
                 rows = [row for shot, lr in pairs for row in run(shot, lr)]
             means = [mean_row(rows, model) for model in models]
             about = {"cells": f"means over {options.frames} frames a clip, LR by {title}"}
