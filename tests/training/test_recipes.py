@@ -90,7 +90,7 @@ RECURRENT: dict[str, dict[str, Any]] = {
         "lengths": (300_000, 0, 100_000),
         "pretrain": {"charbonnier": 1.0},
         "adversarial": {"charbonnier": 0.05, "content": 2.5e-5, "ping_pong": 0.1, "adversarial": 0.006},
-        "generator": (6, 96, True),
+        "generator": (10, 64, True),
         "clips": (10, 15, 192, 16),
     },
     "fast-recurrent": {

@@ -55,7 +55,7 @@ def test_the_state_goes_from_frame_to_frame(aligned: bool) -> None:
         if aligned and number:
             assert batch.before is not None
             flow, trust = batch.before.flow[:, number - 1], batch.before.trust[:, number - 1]
-            state = move_state(state, flow, trust, scale=2, channels=4)
+            state = move_state(state, flow, trust)
         sr, state = network(batch.lr[:, number], state)
         torch.testing.assert_close(found[number], sr)
 

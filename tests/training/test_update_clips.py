@@ -87,7 +87,7 @@ def by_hand(generator: nn.Module, clips: ClipBatch) -> list[Tensor]:
         if number and network.aligned:
             assert before is not None
             flow, trust = before.flow[:, number - 1], before.trust[:, number - 1]
-            state = move_state(state, flow, trust, scale=4, channels=network.channels)
+            state = move_state(state, flow, trust)
         sr, state = network(clips.lr[:, number], state)
         upscaled.append(sr)
     return upscaled

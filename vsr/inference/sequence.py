@@ -73,7 +73,7 @@ class FrameSequence:
             state = network.initial_state(lr)
         elif network.aligned and motion is not None:
             flow, trust = motion[:, :2].permute(0, 2, 3, 1), motion[:, 2]
-            state = move_state(state, flow, trust, scale=network.scale, channels=network.channels)
+            state = move_state(state, flow, trust)
         sr, following = engine.step(lr, state)
         if not bool(engine.finite(sr).all() & engine.finite(following).all()):
             sr, following = engine.step_exactly(lr, state)

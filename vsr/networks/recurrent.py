@@ -1,8 +1,9 @@
 """A recurrent generator for clips: each frame is made of its LR frame and of what is known from the frames before.
 
-In the manner of RLSP (Fuoli, Gu and Timofte 2019, https://arxiv.org/abs/1909.08080): hidden features and the last
-output, as channels at LR size, go into the next step. The layers are SRGAN's residual blocks without normalisation,
-whose statistics of a batch do not suit a state that is carried on.
+In the manner of RLSP (Fuoli, Gu and Timofte 2019, https://arxiv.org/abs/1909.08080): hidden features at LR size go into
+the next step. Its last output does not, which is costly to move and, where the features are moved, tells nothing new
+(docs/video-generator.md). The layers are SRGAN's residual blocks without normalisation, whose statistics of a batch do
+not suit a state that is carried on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vsr.imaging.resize import resize_bicubic
-from vsr.imaging.warping import enlarge_flow, warp
+from vsr.imaging.warping import warp
 from vsr.networks.srgan import MOST_BLOCKS
 
 REACH = 2
@@ -67,8 +68,8 @@ class Enlargement(nn.Module):
 class RecurrentGenerator(nn.Module):
     """(N, 3, H, W) RGB in [0, 1] and a state -> (N, 3, scale*H, scale*W), not clipped, and the state for the next one.
 
-    The state is (N, ``state_channels``, H, W): the LR frame, hidden features in [-1, 1], and the detail that was added
-    to bicubic interpolation, as PixelShuffle takes it. All zero, it knows of no frame before.
+    The state is (N, ``state_channels``, H, W): the LR frame, and hidden features in [-1, 1]. All zero, it knows of no
+    frame before.
 
     Args:
         scale: 2 or 4.
@@ -85,19 +86,18 @@ class RecurrentGenerator(nn.Module):
 
     wants_unit_range = True
 
-    def __init__(self, *, scale: int = 4, blocks: int = 6, channels: int = 96, aligned: bool = False) -> None:
+    def __init__(self, *, scale: int = 4, blocks: int = 10, channels: int = 64, aligned: bool = False) -> None:
         super().__init__()
         if scale not in (2, 4):
             raise ValueError(f"the recurrent generator's scale is 2 or 4, got {scale}")
         if not 1 <= blocks <= MOST_BLOCKS or channels < 1:
             raise ValueError(f"1 to {MOST_BLOCKS} blocks and a channel are needed, got {blocks} and {channels}")
         self.scale, self.blocks, self.channels, self.aligned = scale, blocks, channels, aligned
-        detail = 3 * scale**2
-        self.state_channels = 3 + channels + detail
+        self.state_channels = 3 + channels
         self.enlarge = Enlargement(scale)
         self.head = nn.Sequential(nn.Conv2d(3 + self.state_channels, channels, 3, padding=1), nn.PReLU())
         self.body = nn.Sequential(*(RecurrentBlock(channels) for _ in range(blocks)))
-        self.tail = nn.Conv2d(channels, detail, 3, padding=1)
+        self.tail = nn.Conv2d(channels, 3 * scale**2, 3, padding=1)
         self.shuffle = nn.PixelShuffle(scale)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(cast(Tensor, self.tail.bias))
@@ -120,30 +120,23 @@ class RecurrentGenerator(nn.Module):
         features = self.body(self.head(torch.cat((lr, state), 1)))  # (N, channels, H, W)
         detail = self.tail(features)  # (N, 3*scale*scale, H, W)
         sr = self.shuffle(self.enlarge(lr) + detail)  # (N, 3, scale*H, scale*W)
-        return sr, torch.cat((lr, features.tanh(), detail), 1)
+        return sr, torch.cat((lr, features.tanh()), 1)
 
 
-def move_state(state: Tensor, flow: Tensor, trust: Tensor, *, scale: int, channels: int) -> Tensor:
-    """Move a state along the motion between its frame and the next one. Differentiable in the state.
+def move_state(state: Tensor, flow: Tensor, trust: Tensor) -> Tensor:
+    """Move a state along the motion between its frame and the next one, by bilinear interpolation.
 
-    The LR frame and the hidden features move by bilinear interpolation; the detail, whose finest octave bilinear
-    interpolation would blur a little more in each frame, by cubic interpolation at HR size. Beyond the frame its edge
-    is repeated.
+    Beyond the frame its edge is repeated. Differentiable in the state.
 
     Args:
-        state: (N, 3 + channels + 3*scale*scale, H, W), see :class:`RecurrentGenerator`.
+        state: (N, C, H, W), see :class:`RecurrentGenerator`.
         flow: (N, H, W, 2) float, columns before rows, in LR pixels: what lies at p now lay at p + flow[p] before.
         trust: (N, H, W) in [0, 1], a factor of what was moved: 0 where the motion is not known.
-        scale: of the generator.
-        channels: its hidden features.
 
     Returns:
         The moved state, of the shape and dtype of ``state``.
     """
     exact = torch.promote_types(state.dtype, torch.float32)  # half precision has no room for a fraction of a pixel
-    flow = flow.to(exact)
-    coarse, detail = state.to(exact).tensor_split((3 + channels,), 1)
-    moved = warp(coarse, flow, "bilinear")
-    fine = warp(functional.pixel_shuffle(detail, scale), enlarge_flow(flow, scale), "bicubic")
-    joined = torch.cat((moved, functional.pixel_unshuffle(fine, scale)), 1)
-    return (joined * trust.to(exact)[:, None]).to(state.dtype)
+    moved = warp(state.to(exact), flow.to(exact), "bilinear")
+    moved *= trust.to(exact)[:, None]
+    return moved.to(state.dtype)

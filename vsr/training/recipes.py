@@ -118,8 +118,8 @@ RECIPES: dict[str, Recipe] = {
         follows="RLSP (Fuoli et al. 2019, https://arxiv.org/abs/1909.08080), adversarial as TecoGAN (Chu et al. 2020, "
         "https://arxiv.org/abs/1811.09393)",
         generator="recurrent",
-        blocks=6,
-        channels=96,
+        blocks=10,
+        channels=64,
         pretrain=Stage(length=300_000, learning_rate=4e-4, schedule="one-cycle", charbonnier=1.0),
         adversarial=Stage(
             length=100_000,

@@ -143,7 +143,7 @@ def upscale_clips(
             state = state.detach()
         if number and generator.aligned and clips.before is not None:
             flow, trust = clips.before.flow[:, number - 1], clips.before.trust[:, number - 1]
-            state = move_state(state, flow, trust, scale=generator.scale, channels=generator.channels)
+            state = move_state(state, flow, trust)
         sr, state = step(lr, state)
         upscaled.append(sr)
     return upscaled
