@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -153,7 +153,7 @@ def translate(network: nn.Module, calibration: Calibration | None = None) -> ope
 def _translated(graph: fx.Graph, network: nn.Module, calibration: Calibration) -> openvino.Model:
     sources: list[Any] = []
     results: dict[fx.Node, Any] = {}
-    ranges, shift = calibration.ranges, np.array(calibration.shift, np.float32).reshape(1, 3, 1, 1)
+    ranges = calibration.ranges
     for node in graph.nodes:
         if node.kwargs:
             raise UntranslatableError(f"{node} is called by keywords")
@@ -172,10 +172,19 @@ def _translated(graph: fx.Graph, network: nn.Module, calibration: Calibration) -
                 results[node] = _entry(FUNCTIONS, node.target, str(node))(*inputs)
             case "output":
                 sr, *rest = inputs[0] if isinstance(inputs[0], (tuple, list)) else [inputs[0]]
-                sr = ops.subtract(sr, ops.constant(shift)) if ranges else sr
+                sr = _shifted(sr, calibration.shift) if ranges else sr
                 found = [ops.result(each) for each in (sr, *rest)]
                 return openvino.Model(found, sources, type(network).__name__)
     raise UntranslatableError("it has no result")
+
+
+def _shifted(sr: Any, shift: Sequence[float]) -> Any:
+    """A result less a value for each colour; before PixelShuffle where that comes last, which is quicker by far."""
+    shuffled = sr.get_type_name() == "DepthToSpace"
+    factor = sr.get_attributes()["block_size"] if shuffled else 1
+    values = np.repeat(np.array(shift, np.float32), factor**2).reshape(1, -1, 1, 1)
+    shifted = ops.subtract(sr.input_value(0) if shuffled else sr, ops.constant(values))
+    return ops.depth_to_space(shifted, "depth_first", factor) if shuffled else shifted
 
 
 def _entry(table: Mapping[Any, Callable[..., Any]], key: object, name: str) -> Callable[..., Any]:
