@@ -1,12 +1,13 @@
 """The whole command against the loop that people use, on the CPU, alternated in one run.
 
-    python benchmarks/speed.py [--model video-x4] [--rounds 3] [--frames 96]
+    python benchmarks/speed.py [--model video-x4 ...] [--no-loop] [--steady no] [--rounds 3] [--frames 96]
 
-For each size, every round runs the loop (``plain_loop.py``) and ``vsr upscale`` in each precision one after the other,
-each in a process of its own, so that a drift of the machine meets all of them; who begins changes from round to round.
-Everything is counted, the start of Python and torch too. Figures are medians over the rounds, and a ratio (time of the
-loop over ours) is taken within a round. Memory is the process's own largest; this script stays small, since a child
-inherits what its parent holds.
+For each size, every round runs the loop (``plain_loop.py``) with the first model and ``vsr upscale`` with each model in
+each precision one after the other, each in a process of its own, so that a drift of the machine meets all of them; who
+begins changes from round to round. Everything is counted, the start of Python and torch too. Figures are medians over
+the rounds, and a ratio (time of another over ours) is taken within a round: of the loop, and of the first model in the
+same precision. Memory is the process's own largest; this script stays small, since a child inherits what its parent
+holds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import ffmpeg
 
@@ -28,6 +30,17 @@ from vsr.media.ffmpeg import run
 HERE = Path(__file__).parent
 SIZES = ((160, 90), (320, 180))
 PRECISIONS = ("fp32", "bf16", "int8")
+
+
+class Case(NamedTuple):
+    """What is measured: a model in a precision."""
+
+    model: str
+    precision: str
+
+
+LOOP = Case("plain_loop.py", "")
+"""With the first model, eagerly in float32."""
 
 
 @dataclass(frozen=True)
@@ -60,44 +73,53 @@ def cut_clip(target: Path, width: int, height: int, frames: int) -> None:
     run(ffmpeg.output(sized, str(target), vframes=frames, crf=16).overwrite_output())
 
 
-def measure(model: str, width: int, height: int, frames: int, rounds: int) -> dict[str, list[Run]]:
-    """The runs of the loop and of each precision, round by round."""
+def measure(options: argparse.Namespace, width: int, height: int, frames: int) -> dict[Case, list[Run]]:
+    """The runs of the loop and of each model in each precision, round by round."""
     with tempfile.TemporaryDirectory() as folder:
         clip, ours, theirs = (str(Path(folder) / name) for name in ("lr.mp4", "vsr.mp4", "loop.mp4"))
         cut_clip(Path(clip), width, height, frames)
-        command = [sys.executable, "-m", "vsr", "upscale", clip, "-o", ours, "--model", model]
-        command += ["--device", "cpu", "--overwrite", "-q", "--precision"]
-        commands = {"loop": [sys.executable, str(HERE / "plain_loop.py"), clip, theirs, model]}
-        commands |= {precision: [*command, precision] for precision in PRECISIONS}
-        runs: dict[str, list[Run]] = {name: [] for name in commands}
-        for number in range(rounds):
-            names = [*commands][number % len(commands) :] + [*commands][: number % len(commands)]
-            for name in names:
-                runs[name].append(run_process(commands[name]))
+        command = [sys.executable, "-m", "vsr", "upscale", clip, "-o", ours, "--device", "cpu", "--overwrite", "-q"]
+        command += ["--steady", options.steady]
+        cases = [Case(model, precision) for model in options.model for precision in options.precision]
+        commands = {case: [*command, "--model", case.model, "--precision", case.precision] for case in cases}
+        if options.loop:
+            commands[LOOP] = [sys.executable, str(HERE / "plain_loop.py"), clip, theirs, options.model[0]]
+        runs: dict[Case, list[Run]] = {case: [] for case in commands}
+        for number in range(options.rounds):
+            order = [*commands][number % len(commands) :] + [*commands][: number % len(commands)]
+            for case in order:
+                runs[case].append(run_process(commands[case]))
     return runs
 
 
-def row(width: int, height: int, frames: int, name: str, runs: list[Run], loop: list[Run]) -> str:
-    """A row of the table."""
-    ratio = median(theirs.seconds / ours.seconds for ours, theirs in zip(runs, loop, strict=True))
-    seconds, peak = median(run.seconds for run in runs), max(run.peak_mib for run in runs)
-    return f"| {width}x{height} | {frames} | {name} | {frames / seconds:.2f} | {peak:.0f} MiB | {ratio:.2f} |"
+def ratio(runs: list[Run], others: list[Run] | None) -> str:
+    """How many times as long the others took; nothing where there are none."""
+    if others is None:
+        return ""
+    return f"{median(other.seconds / run.seconds for run, other in zip(runs, others, strict=True)):.2f}"
 
 
 def main() -> None:
     """Print a table with rows for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="video-x4")
+    parser.add_argument("--model", action="append", help="may be repeated; video-x4 by default")
+    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="may be repeated; all by default")
+    parser.add_argument("--no-loop", dest="loop", action="store_false")
+    parser.add_argument("--steady", default="auto", choices=("auto", "no"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--frames", type=int, default=96, help="of the smaller size; a quarter of them of the larger")
     options = parser.parse_args()
-    print("| clip | frames | | frames/s | memory | time of the loop over ours |")
-    print("|---|---|---|---|---|---|")
+    options.model, options.precision = options.model or ["video-x4"], options.precision or PRECISIONS
+    print("| clip | frames | | frames/s | memory | time of the loop over ours | of the first model over this one |")
+    print("|---|---|---|---|---|---|---|")
     for (width, height), frames in zip(SIZES, (options.frames, options.frames // 4), strict=True):
-        runs = measure(options.model, width, height, frames, options.rounds)
-        for name in runs:
-            label = name if name == "loop" else f"`vsr upscale`, {name}"
-            print(row(width, height, frames, label, runs[name], runs["loop"]), flush=True)
+        runs = measure(options, width, height, frames)
+        for case, each in runs.items():
+            seconds, peak = median(run.seconds for run in each), max(run.peak_mib for run in each)
+            figures = f"{frames / seconds:.2f} | {peak:.0f} MiB | {ratio(each, runs.get(LOOP))}"
+            first = "" if case == LOOP else ratio(each, runs[Case(options.model[0], case.precision)])
+            label = f"`{case.model}` {case.precision}".strip()
+            print(f"| {width}x{height} | {frames} | {label} | {figures} | {first} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """What models are worth on compressed clips: how true, how perceptually close and how steady.
 
     python benchmarks/video_quality.py DATA --model video-x4 --model srgan-x4 [--lpips-weights FILE] [--frames 12]
-        [--scale 4] [--crf 23 32] [--clip NAME ...] [--dirty] [--steady no]
+        [--scale 4] [--crf none 23 32] [--clip NAME ...] [--dirty] [--steady no]
 
 DATA holds ``clips``, ``test/Set14`` and ``vid4``; for ``--dirty`` ``clips`` and ``motion``. Each reference clip is
-reduced to a quarter, or half, as MATLAB does, encoded by x264 (preset medium, 4:2:0) at each CRF, and enlarged by each
-model and bicubic. References and outputs are lossless 4:4:4, so that only the first encoding counts. The measures are
-those of ``vsr eval`` on clips, and LPIPS as the mean over the frames. Still ratio is the change between frames where
-the reference is still, over that of bicubic; it is missing where nothing is still. Warping error is the change along
-the motion, beside that of the reference itself. Bicubic and anything else that blurs is steady without merit: compare
-steadiness between models that are equally sharp.
+reduced to a quarter, or half, as MATLAB does, encoded by x264 (preset medium, 4:2:0) at each CRF, or without loss at
+``none``, and enlarged by each model and bicubic. References and outputs are lossless 4:4:4, so that only the first
+encoding counts. The measures are those of ``vsr eval`` on clips, and LPIPS as the mean over the frames. Still ratio is
+the change between frames where the reference is still, over that of bicubic; it is missing where nothing is still.
+Warping error is the change along the motion, beside that of the reference itself. Bicubic and anything else that blurs
+is steady without merit: compare steadiness between models that are equally sharp.
 
 The references are two real clips, which compression has been through already; slow pans over pictures, which are
 untouched: what changes in these beside the motion comes from x264 and the upscaler; and two clips of Vid4, the
@@ -178,8 +178,12 @@ def mean_lpips(output: Path, reference: Path, lpips: Lpips) -> float:
         return fmean(lpips(*(each.clamp(0, 1).to(device) for each in pair)).item() for pair in pairs)
 
 
-def compress(shot: Shot, crf: int) -> Path:
-    """The LR clip."""
+def compress(shot: Shot, crf: int | None) -> Path:
+    """The LR clip; without loss where ``crf`` is None."""
+    if crf is None:
+        lr = shot.hr.with_name("lr.mkv")
+        vsr.upscale(shot.lr_pictures, lr, model="identity", codec="ffv1", pix_fmt="yuv444p")
+        return lr
     lr = shot.hr.with_name(f"lr{crf}.mp4")
     vsr.upscale(shot.lr_pictures, lr, model="identity", codec="h264", crf=crf, preset="medium", pix_fmt="yuv420p")
     return lr
@@ -242,7 +246,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scale", type=int, default=4, choices=(2, 4))
     parser.add_argument("--lpips-weights", type=Path)
     parser.add_argument("--frames", type=int, default=12, help="of each clip, 2 to 80; those of Vid4 have 16")
-    parser.add_argument("--crf", type=int, nargs="+", default=[23, 32])
+    parser.add_argument("--crf", type=lambda text: None if text == "none" else int(text), nargs="+", default=[23, 32])
     parser.add_argument("--clip", action="append", help="instead of all; may be repeated")
     parser.add_argument("--dirty", action="store_true", help="clips that were encoded twice; --crf is not used")
     parser.add_argument("--steady", default="auto", choices=("auto", "no"))
@@ -264,7 +268,7 @@ def clean_sets(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
         frames = frames_of(options.data / path, options.frames)
         shots.append(make_shot(name, frames, folder / name, options.scale))
     for crf in options.crf:
-        yield f"x264 at CRF {crf}", [(shot, compress(shot, crf)) for shot in shots]
+        yield "ffv1" if crf is None else f"x264 at CRF {crf}", [(shot, compress(shot, crf)) for shot in shots]
 
 
 def dirty_set(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[tuple[Shot, Path]]]]:

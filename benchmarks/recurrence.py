@@ -1,0 +1,151 @@
+"""What a state does to a clip: flat colours, drift, and what is seen where a state begins anew.
+
+    python benchmarks/recurrence.py DATA --model runs/video/generator.safetensors [--frames 200] [--device cpu]
+
+DATA holds ``test/Set14`` and ``clips``.
+
+- **flat colours**: each of eight, five frames long; the largest difference from it in codes, in the middle and at all.
+- **drift**: a window that goes to and fro over a picture; PSNR of RGB in each fifth of the frames, and of a window that
+  stands still under noise of a code. A state that drifts loses from fifth to fifth.
+- **cut**: the first frame of a new scene, upscaled behind another scene and by itself; the largest difference in codes.
+- **boundary**: a segment's first frame by a state that was warmed up on the frames before, of which the pipeline takes
+  ``STATE_WARM_UP``: the change across the boundary over that between the same two frames of the clip in one go.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+from itertools import islice, product
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import vsr
+from vsr.evaluation.clips import identify, read_rgb
+from vsr.imaging.resize import resize_as_matlab
+from vsr.inference.engine import Engine
+from vsr.media.images import read_picture
+from vsr.pipeline.segments import STATE_WARM_UP
+
+Codes = npt.NDArray[np.uint8]
+
+WINDOW = 256
+"""HR pixels of an edge."""
+PERIOD = 40
+"""Frames in which the moving window comes back: a fifth of 200, so that each fifth shows the same."""
+EDGE = 8
+"""HR pixels along the border that are not counted in the middle."""
+CUT = 187
+"""The first frame of a new scene in ``clips/scene_cuts.mp4``."""
+SCENES = (0, CUT - 40)
+"""First frames of forty without a cut."""
+STEPS = (0, 1, 2, 4, 8, STATE_WARM_UP)
+
+
+def psnr(ours: Codes, reference: Codes) -> float:
+    """Of RGB, in dB, over all frames."""
+    return float(10 * np.log10(255**2 / np.mean((ours.astype(np.float64) - reference) ** 2)))
+
+
+def reduced(hr: Codes, scale: int) -> Codes:
+    """(N, H, W, 3) -> (N, H/scale, W/scale, 3), as MATLAB does."""
+    height, width = (size // scale for size in hr.shape[1:3])
+    return np.stack([to_array(resize_as_matlab(to_tensor(frame), height, width)) for frame in hr])
+
+
+def to_tensor(frame: Codes) -> torch.Tensor:
+    """(H, W, 3) -> (3, H, W)."""
+    return torch.from_numpy(frame).permute(2, 0, 1)
+
+
+def to_array(frame: torch.Tensor) -> Codes:
+    """(3, H, W) -> (H, W, 3)."""
+    return frame.permute(1, 2, 0).contiguous().numpy()
+
+
+def anew(engine: Engine, lr: Codes) -> Codes:
+    """The frames of a clip from its first one on."""
+    engine.reset()
+    return engine.upscale(lr)
+
+
+def flat_colours(engine: Engine) -> tuple[int, int]:
+    """The largest difference in the middle of a frame, and at all, in codes."""
+    inner = slice(EDGE, -EDGE)
+    middle = whole = 0
+    for colour in product((0, 255), repeat=3):
+        lr = np.tile(np.array(colour, np.uint8), (5, 32, 40, 1))
+        lr += (np.arange(5, dtype=np.uint8) % 2)[:, None, None, None] * (lr == 0)  # an equal frame is not computed
+        apart = np.abs(anew(engine, lr).astype(int) - lr[:, :1, :1])
+        middle, whole = max(middle, apart[:, inner, inner].max()), max(whole, apart.max())
+    return int(middle), int(whole)
+
+
+def drift(engine: Engine, data: Path, num_frames: int) -> dict[str, list[float]]:
+    """PSNR in each fifth of a clip, of a window that moves and of one that stands still."""
+    picture = read_picture(data / "test/Set14/monarch.png")
+    scale, random = int(engine.scale), np.random.default_rng(0)
+    there_and_back = np.abs((np.arange(num_frames) + PERIOD // 2) % PERIOD - PERIOD // 2)
+    paths = {"moving": there_and_back, "still": np.zeros(num_frames, int)}
+    results = {}
+    for name, along in paths.items():
+        top, left = 2 * along, 3 * along
+        hr = np.stack([picture[y : y + WINDOW, x : x + WINDOW] for y, x in zip(top, left, strict=True)])
+        lr = reduced(hr, scale)
+        noise = random.integers(-1, 2, lr.shape) if name == "still" else 0
+        sr = anew(engine, np.clip(lr + noise, 0, 255).astype(np.uint8))
+        fifths = np.array_split(np.arange(num_frames), 5)
+        results[name] = [psnr(sr[fifth], hr[fifth]) for fifth in fifths]
+    return results
+
+
+def at_cut(engine: Engine, lr: Codes) -> int:
+    """The largest difference between the last frame, the first of a scene, behind another one and by itself."""
+    behind, alone = anew(engine, lr)[-1], anew(engine, lr[-1:])[0]
+    return int(np.abs(behind.astype(int) - alone).max())
+
+
+def at_boundary(engine: Engine, lr: Codes) -> list[float]:
+    """The change across a boundary in the middle over the one without, by how many frames warmed the state up."""
+    place = len(lr) // 2
+    last, first = anew(engine, lr)[place - 1 : place + 1].astype(float)
+    results = []
+    for warm_up in STEPS:
+        ours = anew(engine, lr[place - warm_up : place + 1])[-1]
+        results.append(float(np.abs(ours - last).mean() / np.abs(first - last).mean()))
+    return results
+
+
+def read_lr(path: Path, first: int, end: int, scale: int) -> Codes:
+    """Frames of a clip, reduced."""
+    with closing(read_rgb(identify(path))) as frames:
+        chosen = [to_array((frame[0] * 255).round().byte()) for frame in islice(frames, first, end)]
+    return reduced(np.stack(chosen), scale)
+
+
+def main() -> None:
+    """Print the figures of each model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", action="append", required=True, help="may be repeated")
+    parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    for model in options.model:
+        engine = vsr.load_model(model, device=options.device)
+        scale, clip = int(engine.scale), options.data / "clips/scene_cuts.mp4"
+        print(f"{model}\nflat colours, codes in the middle and at all:", *flat_colours(engine))
+        print("cut, codes:", at_cut(engine, read_lr(clip, CUT - 8, CUT + 1, scale)))
+        for start in SCENES:
+            ratios = at_boundary(engine, read_lr(clip, start, start + 40, scale))
+            told = ", ".join(f"{steps}: {ratio:.2f}" for steps, ratio in zip(STEPS, ratios, strict=True))
+            print(f"boundary behind frame {start}, by frames of warm-up: {told}")
+        for name, fifths in drift(engine, options.data, options.frames).items():
+            print(f"drift, {name}, dB in each fifth:", *(f"{value:.3f}" for value in fifths), flush=True)
+
+
+if __name__ == "__main__":
+    main()
