@@ -336,11 +336,11 @@ def test_memory_that_does_not_suffice(options: TrainOptions, monkeypatch: pytest
 
 
 def test_the_sizes_of_the_recipes() -> None:
-    """Multiply-adds for each LR pixel."""
+    """Multiply-adds for each LR pixel: at most 1.2 million of ``video``, 0.3 of ``fast``."""
 
     def cost(recipe: Recipe) -> int:
         network = RecurrentGenerator(scale=recipe.scale, blocks=recipe.blocks, channels=recipe.channels)
         return sum(parameter.numel() for parameter in network.parameters() if parameter.dim() == 4)
 
-    assert cost(RECIPES["video-recurrent"]) == pytest.approx(1.17e6, rel=0.01)
-    assert cost(RECIPES["fast-recurrent"]) == pytest.approx(0.24e6, rel=0.02)
+    assert cost(RECIPES["video-recurrent"]) == pytest.approx(0.81e6, rel=0.01)
+    assert cost(RECIPES["fast-recurrent"]) == pytest.approx(0.22e6, rel=0.03)
