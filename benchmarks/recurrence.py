@@ -40,6 +40,8 @@ EDGE = 8
 """HR pixels along the border that are not counted in the middle."""
 CUT = 187
 """The first frame of a new scene in ``clips/scene_cuts.mp4``."""
+CUT_WIDTH = 632
+"""Columns; right of 640 the clip shows diagrams, which the cut leaves as they are."""
 SCENES = (0, CUT - 40)
 """First frames of forty without a cut."""
 STEPS = (0, 1, 2, 4, 8, STATE_WARM_UP)
@@ -122,7 +124,7 @@ def at_boundary(engine: Engine, lr: Codes) -> list[float]:
 def read_lr(path: Path, first: int, end: int, scale: int) -> Codes:
     """Frames of a clip, reduced."""
     with closing(read_rgb(identify(path))) as frames:
-        chosen = [to_array((frame[0] * 255).round().byte()) for frame in islice(frames, first, end)]
+        chosen = [to_array((frame[0, ..., :CUT_WIDTH] * 255).round().byte()) for frame in islice(frames, first, end)]
     return reduced(np.stack(chosen), scale)
 
 
