@@ -31,7 +31,8 @@ def no_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shape", [(160, 200), (60, 300), (40, 40)], ids=["large", "flat", "smaller than the window"])
-def test_nothing_comes_from_beyond_a_picture(shape: tuple[int, int]) -> None:
+def test_nothing_comes_from_beyond_a_picture(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(film_module, "PLAIN", 0.0)
     white, grey = np.full((*shape, 3), 255, np.uint8), np.full((90, 90, 3), 255, np.uint8)
     for seed in SEEDS:
         clip = filmed(white, seed, layer=grey)
@@ -81,6 +82,7 @@ def test_cameras_move_smoothly_and_each_way(no_layers: None, monkeypatch: pytest
 
 
 def test_layers_move_apart_from_the_ground(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(film_module, "PLAIN", 0.0)
     monkeypatch.setattr(film_module, "STILL", 0.0)
     monkeypatch.setattr(film_module, "TRIPOD", 1.0)
     ground, layer = np.full((200, 200, 3), 20, np.uint8), np.full((200, 200, 3), 220, np.uint8)
@@ -91,6 +93,21 @@ def test_layers_move_apart_from_the_ground(monkeypatch: pytest.MonkeyPatch) -> N
         moved += bool(np.abs(np.diff(clip, axis=0)).max() > 20)
         soft += bool(((clip > 40) & (clip < 200)).any())
     assert moved > 0.6 * len(SEEDS) and soft > 0.8 * len(SEEDS)
+
+
+def test_plain_layers_are_of_one_colour_that_is_often_saturated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(film_module, "TRIPOD", 1.0)
+    monkeypatch.setattr(film_module, "MOST_LAYERS", 1)
+    monkeypatch.setattr(film_module, "BLURRED", 0.0)
+    monkeypatch.setattr(film_module, "PLAIN", 1.0)
+    grey = np.full((160, 200, 3), 128, np.uint8)
+    saturated = 0
+    for seed in SEEDS:
+        farthest = np.abs(filmed(grey, seed)[0].astype(int) - 128).max(-1)
+        colours = np.unique(filmed(grey, seed)[0][farthest == farthest.max()], axis=0)
+        assert len(colours) == 1, "an edge between it and the ground is a mixture of the two"
+        saturated += {0, 255} <= set(colours[0].tolist())
+    assert saturated >= len(SEEDS) // 6
 
 
 def test_motion_blur_lies_along_the_way(no_layers: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,8 @@ LAYERED = 0.4
 MOST_LAYERS = 3
 LAYER_STANDS = 0.25
 """Share of these layers that do not move: a logo, a caption."""
+PLAIN = 0.15
+"""Share of the layers of a single colour, as drawings and captions have them and photographs do not."""
 LAYER_SIZE = (0.2, 0.8)
 """Over that of the window."""
 MARGIN = 3
@@ -82,7 +84,9 @@ def film(picture: Picture, frames: int, size: int, another: Another, random: np.
         for number in range(int(random.integers(1, MOST_LAYERS + 1))):
             stands = still or (random.random() < LAYER_STANDS and bool(number or not tripod))
             motion = _standing(frames) if stands else _draw_motion(frames, random)
-            views.append(_layer(_turned(another(random), random), size, motion, random))
+            plain = random.random() < PLAIN
+            content = _draw_plain(size, random) if plain else _turned(another(random), random)
+            views.append(_layer(content, size, motion, random))
     exposure = random.uniform(0.2, 1.0) if random.random() < BLURRED else 0.0
     if still:
         return np.repeat(_frame(views, size, 0, 0.0)[None], frames, 0)
@@ -181,6 +185,12 @@ def _ground(picture: Picture, size: int, motion: _Motion, random: np.random.Gene
     canvas, scaling = _canvas(picture[top:bottom, left:right], coarseness)
     to_picture = _shift(*(place - 0.5 - (left, top))) @ np.diag([coarseness, coarseness, 1]) @ turn
     return _View(canvas, scaling @ to_picture, motion)
+
+
+def _draw_plain(size: int, random: np.random.Generator) -> Picture:
+    """(size, size, 3) of one colour; two of three times a channel is empty or full, so that many are saturated."""
+    colour = random.choice([0, 255, int(random.integers(256))], 3)
+    return np.tile(colour.astype(np.uint8), (size, size, 1))
 
 
 def _layer(picture: Picture, size: int, motion: _Motion, random: np.random.Generator) -> _View:
