@@ -4,10 +4,11 @@
 
 DATA holds ``test/Set14`` and ``clips``.
 
-- **flat colours**: each of eight, five frames long; the largest difference from it in codes, in the middle and at all.
+- **flat colours**: eight pure ones; the largest difference from each in codes, of a single frame, and of five frames
+  that differ by a code from one to the next, in the middle of the frame and up to its border.
 - **drift**: a window that goes to and fro over a picture; PSNR of RGB in each fifth of the frames, and of a window that
   stands still under noise of a code. A state that drifts loses from fifth to fifth.
-- **cut**: the first frame of a new scene, upscaled behind another scene and by itself; the largest difference in codes.
+- **cut**: the first frame of a new scene, upscaled after another scene and by itself; the largest difference in codes.
 - **boundary**: a segment's first frame by a state that was warmed up on the frames before, of which the pipeline takes
   ``STATE_WARM_UP``: the change across the boundary over that between the same two frames of the clip in one go.
 """
@@ -74,16 +75,18 @@ def anew(engine: Engine, lr: Codes) -> Codes:
     return engine.upscale(lr)
 
 
-def flat_colours(engine: Engine) -> tuple[int, int]:
-    """The largest difference in the middle of a frame, and at all, in codes."""
+def flat_colours(engine: Engine) -> tuple[int, int, int]:
+    """The largest difference in codes: of a single frame, of five in the middle, and of five up to the border."""
     inner = slice(EDGE, -EDGE)
-    middle = whole = 0
+    apart = []
     for colour in product((0, 255), repeat=3):
         lr = np.tile(np.array(colour, np.uint8), (5, 32, 40, 1))
-        lr += (np.arange(5, dtype=np.uint8) % 2)[:, None, None, None] * (lr == 0)  # an equal frame is not computed
-        apart = np.abs(anew(engine, lr).astype(int) - lr[:, :1, :1])
-        middle, whole = max(middle, apart[:, inner, inner].max()), max(whole, apart.max())
-    return int(middle), int(whole)
+        lr[1::2][lr[1::2] == 0] = 1  # a frame that equals the last one is not computed
+        differences = np.abs(anew(engine, lr).astype(int) - lr[:, :1, :1])
+        middle = differences[:, inner, inner]
+        apart.append((middle[0].max(), middle.max(), differences.max()))
+    alone, middle, whole = np.max(apart, 0).tolist()
+    return alone, middle, whole
 
 
 def drift(engine: Engine, data: Path, num_frames: int) -> dict[str, list[float]]:
@@ -105,9 +108,9 @@ def drift(engine: Engine, data: Path, num_frames: int) -> dict[str, list[float]]
 
 
 def at_cut(engine: Engine, lr: Codes) -> int:
-    """The largest difference between the last frame, the first of a scene, behind another one and by itself."""
-    behind, alone = anew(engine, lr)[-1], anew(engine, lr[-1:])[0]
-    return int(np.abs(behind.astype(int) - alone).max())
+    """The largest difference between the last frame, the first of a scene, after another one and by itself."""
+    after, alone = anew(engine, lr)[-1], anew(engine, lr[-1:])[0]
+    return int(np.abs(after.astype(int) - alone).max())
 
 
 def at_boundary(engine: Engine, lr: Codes) -> list[float]:
@@ -139,12 +142,12 @@ def main() -> None:
     for model in options.model:
         engine = vsr.load_model(model, device=options.device)
         scale, clip = int(engine.scale), options.data / "clips/scene_cuts.mp4"
-        print(f"{model}\nflat colours, codes in the middle and at all:", *flat_colours(engine))
+        print(f"{model}\nflat colours, codes of a single frame, of five, and up to the border:", *flat_colours(engine))
         print("cut, codes:", at_cut(engine, read_lr(clip, CUT - 8, CUT + 1, scale)))
         for start in SCENES:
             ratios = at_boundary(engine, read_lr(clip, start, start + 40, scale))
             told = ", ".join(f"{steps}: {ratio:.2f}" for steps, ratio in zip(STEPS, ratios, strict=True))
-            print(f"boundary behind frame {start}, by frames of warm-up: {told}")
+            print(f"boundary in the scene from frame {start}, by frames of warm-up: {told}")
         for name, fifths in drift(engine, options.data, options.frames).items():
             print(f"drift, {name}, dB in each fifth:", *(f"{value:.3f}" for value in fifths), flush=True)
 

@@ -188,7 +188,7 @@ def _ground(picture: Picture, size: int, motion: _Motion, random: np.random.Gene
 
 
 def _draw_plain(size: int, random: np.random.Generator) -> Picture:
-    """(size, size, 3) of one colour; two of three times a channel is empty or full, so that many are saturated."""
+    """(size, size, 3) of one colour. A channel is 0 or 255 two times out of three, so that many are saturated."""
     colour = random.choice([0, 255, int(random.integers(256))], 3)
     return np.tile(colour.astype(np.uint8), (size, size, 1))
 
