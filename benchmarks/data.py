@@ -30,14 +30,12 @@ from torch.nn.functional import mse_loss
 
 from vsr.imaging.resize import resize_bicubic
 from vsr.inference.device import available_memory, choose_device, free_memory
-from vsr.networks.srgan import Generator
+from vsr.networks.generator import Generator
 from vsr.training.batches import load_clips
 from vsr.training.clips import clip_batch
 from vsr.training.options import TrainOptions
-from vsr.training.pictures import Draws, PackedPictures, PictureSet
-from vsr.training.prefetch import ahead
+from vsr.training.pictures import Draws, PackedPictures, PictureSet, ahead, find_pictures
 from vsr.training.recipes import RECIPES
-from vsr.training.sources import find_pictures
 
 BATCH_SIZE, CROP_SIZE = 16, 96
 CLIP_BATCH, CLIP_FRAMES, CLIP_CROP = 4, 10, 192

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 import vsr
-from vsr.evaluation.clips import identify, read_rgb
+from vsr.evaluation.pairing import identify, read_rgb
+from vsr.imaging.pictures import write_picture
 from vsr.imaging.resize import resize_as_matlab
-from vsr.media.images import write_picture
 
 HALO_SIGMA = 1.2
 """Pixels of the first generation."""

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from vsr.errors import VsrError
 from vsr.media.ffmpeg import carried_program
-from vsr.media.verify import Count, count_packets
+from vsr.media.mux import Count, count_packets
 
 SECONDS, RATE = 30, 25
 

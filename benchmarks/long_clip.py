@@ -37,7 +37,7 @@ FRAMES, TIMES = 16, 8
 PLANNING = """
 import sys, time
 from pathlib import Path
-from vsr.media.index import index_packets
+from vsr.media.probe import index_packets
 from vsr.media.probe import probe
 clip = probe(Path(sys.argv[1]))
 started = time.perf_counter()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from vsr.media.ffmpeg import find_program
-from vsr.networks.models import load_network
+from vsr.networks.weights import load_network
 
 
 @torch.no_grad()

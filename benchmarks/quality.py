@@ -14,12 +14,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vsr.evaluation.images import ImageProgress, evaluate_images
+from vsr.evaluation.images import ImageProgress, ModelScore, evaluate_images
 from vsr.evaluation.options import ImageEvalOptions
-from vsr.evaluation.report import Column, Table, check_output, to_markdown, write_table
-from vsr.evaluation.scores import ModelScore
-from vsr.networks.models import find_weights, shipped_models
-from vsr.networks.weights import read_info
+from vsr.evaluation.tables import Column, Table, check_output, to_markdown, write_table
+from vsr.networks.weights import find_weights, read_info, shipped_models
 
 SETS = ("Set5", "Set14", "BSD100")
 

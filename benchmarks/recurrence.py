@@ -25,10 +25,10 @@ import numpy.typing as npt
 import torch
 
 import vsr
-from vsr.evaluation.clips import identify, read_rgb
+from vsr.evaluation.pairing import identify, read_rgb
+from vsr.imaging.pictures import read_picture
 from vsr.imaging.resize import resize_as_matlab
 from vsr.inference.engine import Engine
-from vsr.media.images import read_picture
 from vsr.pipeline.segments import STATE_WARM_UP
 
 Codes = npt.NDArray[np.uint8]

@@ -15,8 +15,8 @@ from statistics import median
 import torch
 
 import vsr
-from vsr.inference.cost import measure_cost, seconds_of
-from vsr.pipeline.bench import BenchOptions, Speed, bench
+from vsr.inference.device import measure_cost, seconds_of
+from vsr.machine import BenchOptions, Speed, bench
 
 SIZES = ((160, 90), (320, 180), (640, 360), (1280, 720))
 LENGTHS = (4, 8, 16, 32)

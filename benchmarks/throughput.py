@@ -25,11 +25,11 @@ import torch
 import vsr
 from vsr.imaging.colour import planes_to_rgb, rgb_to_planes
 from vsr.media.clip import ClipInfo, colour_of
-from vsr.media.codecs import CODECS
-from vsr.media.encoder import Encoder, VideoFormat
 from vsr.media.ffmpeg import run
+from vsr.media.formats import CODECS
 from vsr.media.probe import probe
 from vsr.media.reader import decoded_format, read_frames
+from vsr.media.writer import Encoder, VideoFormat
 
 FORMATS = ("yuv420p", "yuv420p10le")
 FAST = {"preset": "ultrafast", "crf": "18"}

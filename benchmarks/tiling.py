@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 import vsr
-from vsr.networks.models import load_network
+from vsr.networks.weights import load_network
 
 OVERLAPS = (0, 4, 8, 12, 16, 24, 32)
 

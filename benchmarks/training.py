@@ -21,15 +21,15 @@ from tempfile import TemporaryDirectory
 import torch
 from lightning_fabric import Fabric
 
-from vsr.inference.cost import operations_per_pixel, seconds_of
-from vsr.inference.peak import peak_product
-from vsr.networks.srgan import Generator
+from vsr.inference.device import operations_per_pixel, seconds_of
+from vsr.machine import peak_product
+from vsr.networks.generator import Generator
 from vsr.training.batches import Batches, load_pictures
-from vsr.training.game import begin_stage, new_game
+from vsr.training.checkpoint import begin_stage, new_game
 from vsr.training.launch import launch
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import RECIPES
-from vsr.training.update import update
+from vsr.training.step import update
 
 WARM_UP = 5
 """Updates before the clock starts."""

@@ -43,10 +43,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 import vsr
-from vsr.evaluation.clips import identify, read_rgb
-from vsr.evaluation.report import Column, Table, to_markdown
+from vsr.evaluation.pairing import identify, read_rgb
+from vsr.evaluation.tables import Column, Table, to_markdown
+from vsr.imaging.pictures import read_picture, write_picture
 from vsr.imaging.resize import resize_as_matlab
-from vsr.media.images import read_picture, write_picture
 from vsr.networks.lpips import Lpips, load_lpips
 
 MULTIPLE = 8

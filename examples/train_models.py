@@ -15,10 +15,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsr.evaluation.calibration import calibrate_file
-from vsr.media.images import ENDINGS
-from vsr.networks.models import blend, load_network
-from vsr.networks.weights import read_info, save_network
+from vsr.evaluation.images import calibrate_file
+from vsr.imaging.pictures import ENDINGS
+from vsr.networks.weights import blend, load_network, read_info, save_network
 
 ADVERSARIAL = {
     "stage": "adversarial", "discriminator-head": "pooled", "adversarial-content-layer": "conv3_4",

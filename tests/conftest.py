@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from vsr.media.ffmpeg import carried_program
-from vsr.networks.srgan import Generator
+from vsr.networks.generator import Generator
 from vsr.networks.weights import save_network
 
 Listing = list[tuple[int, int, str]]

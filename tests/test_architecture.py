@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: who may import whom, what is packed, how long a module may be."""
+"""The rules of docs/architecture.md that a machine can check: who may import whom, and what is packed."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ import vsr
 PACKAGE = Path(vsr.__file__).parent
 PROJECT = Path(__file__).parent.parent
 
-FLOORS = {
+LAYERS = {
     "errors": 0,
     "signals": 0,
-    "text": 0,
-    "imaging": 0,
     "files": 1,
-    "networks": 2,
-    "media": 2,
-    "inference": 3,
-    "pipeline": 4,
-    "training": 4,
-    "evaluation": 4,
-    "cli": 5,
+    "imaging": 2,
+    "networks": 3,
+    "media": 3,
+    "inference": 4,
+    "pipeline": 5,
+    "training": 5,
+    "evaluation": 5,
+    "comparison": 6,
+    "machine": 6,
+    "cli": 7,
 }
-"""Imports go downwards only, and never between rooms on one floor."""
+"""Imports go to lower layers only, and never between packages of one layer."""
 
-MEETING_ROOMS = ("pipeline", "evaluation")
-"""Where one module may know both media and networks."""
+WITH_MEDIA_AND_NETWORKS = ("pipeline", "evaluation", "machine")
+"""Packages in which one module may import both media and networks."""
 
 PUBLIC_HOMES: Mapping[str, str] = vsr._HOME
 """Where the names of `vsr` come from: ``from vsr import train`` is an import of ``vsr.training.trainer``."""
 
 
-def room_of(module: str) -> str:
-    """The room of a module's dotted name; empty for `vsr` itself."""
+def package_of(module: str) -> str:
+    """The package, or module, of vsr that a dotted name lies in; empty for `vsr` itself."""
     return (module.split(".") + [""])[1]
 
 
@@ -60,7 +61,9 @@ def imports_of(module: str, source: str, *, is_package: bool = False) -> Iterato
                 base = parts[: len(parts) - node.level + is_package]
                 origin = ".".join([*base, *([origin] if origin else [])])
             if origin.startswith("vsr."):
-                yield node.lineno, origin
+                for name in node.names:
+                    is_module = (PACKAGE.parent / origin.replace(".", "/") / f"{name.name}.py").is_file()
+                    yield node.lineno, f"{origin}.{name.name}" if is_module else origin
             elif origin == "vsr":
                 for name in node.names:
                     yield node.lineno, PUBLIC_HOMES.get(name.name, f"vsr.{name.name}")
@@ -72,34 +75,34 @@ def imports_of(module: str, source: str, *, is_package: bool = False) -> Iterato
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
             home = PUBLIC_HOMES.get(node.attr, f"vsr.{node.attr}")
-            if room_of(home) in FLOORS:
+            if package_of(home) in LAYERS:
                 yield node.lineno, home
 
 
 def violations(module: str, source: str, *, is_package: bool = False) -> list[str]:
     """What a module imports against the rules, as sentences; `vsr` and ``vsr.__main__`` are free."""
-    room = room_of(module)
-    if room in ("", "__main__"):
+    package = package_of(module)
+    if package in ("", "__main__"):
         return []
-    if room not in FLOORS:
-        return [f"{module}: the room {room!r} stands on no floor"]
+    if package not in LAYERS:
+        return [f"{module}: the package {package!r} is in no layer"]
     found = []
     imported = list(imports_of(module, source, is_package=is_package))
     for line, target in imported:
-        other = room_of(target)
-        if other == room or other.startswith("__"):
+        other = package_of(target)
+        if other == package or other.startswith("__"):
             continue
-        if other not in FLOORS:
-            found.append(f"{module}:{line}: {target} stands on no floor")
-        elif FLOORS[other] > FLOORS[room]:
-            found.append(f"{module}:{line}: {target} is upstairs")
-        elif FLOORS[other] == FLOORS[room]:
-            found.append(f"{module}:{line}: {target} is next door")
-        elif (room, other) == ("inference", "media"):
-            found.append(f"{module}:{line}: inference knows no files")
-    rooms = {room_of(target) for _, target in imported}
-    if {"media", "networks"} <= rooms and room not in MEETING_ROOMS:
-        found.append(f"{module}: media and networks meet outside of {' and '.join(MEETING_ROOMS)}")
+        if other not in LAYERS:
+            found.append(f"{module}:{line}: {target} is in no layer")
+        elif LAYERS[other] > LAYERS[package]:
+            found.append(f"{module}:{line}: {target} is in a higher layer")
+        elif LAYERS[other] == LAYERS[package]:
+            found.append(f"{module}:{line}: {target} is in the same layer")
+        elif (package, other) == ("inference", "media"):
+            found.append(f"{module}:{line}: inference opens no files")
+    packages = {package_of(target) for _, target in imported}
+    if {"media", "networks"} <= packages and package not in WITH_MEDIA_AND_NETWORKS:
+        found.append(f"{module}: imports both media and networks")
     return sorted(set(found))
 
 
@@ -113,52 +116,53 @@ def modules() -> list[tuple[str, Path]]:
 
 
 @pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
-def test_imports_go_downwards_only(module: str, path: Path) -> None:
+def test_imports_go_to_lower_layers(module: str, path: Path) -> None:
     assert violations(module, path.read_text(encoding="utf-8"), is_package=path.name == "__init__.py") == []
 
 
-def test_the_walk_sees_the_house() -> None:
+def test_the_walk_sees_every_module() -> None:
     names = {module for module, _ in modules()}
-    assert {"vsr", "vsr.cli.train", "vsr.networks.srgan", "vsr.errors"} <= names
-    game = (PACKAGE / "training/game.py").read_text(encoding="utf-8")
-    assert {"vsr.errors", "vsr.networks.srgan"} <= {target for _, target in imports_of("vsr.training.game", game)}
+    assert {"vsr", "vsr.cli.train", "vsr.networks.generator", "vsr.errors"} <= names
+    game = (PACKAGE / "training/checkpoint.py").read_text(encoding="utf-8")
+    assert {"vsr.errors", "vsr.networks.generator"} <= {target for _, target in imports_of("vsr.training.checkpoint", game)}
 
 
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("vsr.imaging.colour", "from vsr.networks.srgan import Generator", ":1: vsr.networks.srgan is upstairs"),
-        ("vsr.imaging.colour", "import vsr.media.probe as p", ":1: vsr.media.probe is upstairs"),
-        ("vsr.imaging.colour", "import os\n\ndef f():\n    import vsr.cli.train", ":4: vsr.cli.train is upstairs"),
+        ("vsr.imaging.colour", "from vsr.networks.generator import Generator", ":1: vsr.networks.generator is in a higher layer"),
+        ("vsr.imaging.colour", "import vsr.media.probe as p", ":1: vsr.media.probe is in a higher layer"),
+        ("vsr.imaging.colour", "import os\n\ndef f():\n    import vsr.cli.train", ":4: vsr.cli.train is in a higher layer"),
         (
-            "vsr.networks.srgan",
+            "vsr.networks.generator",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vsr.inference.engine import Engine",
-            ":3: vsr.inference.engine is upstairs",
+            ":3: vsr.inference.engine is in a higher layer",
         ),
-        ("vsr.networks.srgan", "from vsr.media.probe import probe", ":1: vsr.media.probe is next door"),
-        ("vsr.media.reader", "from vsr.networks import weights", ":1: vsr.networks is next door"),
-        ("vsr.media.reader", "from vsr import networks", ":1: vsr.networks is next door"),
-        ("vsr.media.reader", "from ..networks import weights", ":1: vsr.networks is next door"),
-        ("vsr.media.reader", "from .. import networks", ":1: vsr.networks is next door"),
-        ("vsr.training.trainer", "from vsr.pipeline.job import upscale", ":1: vsr.pipeline.job is next door"),
-        ("vsr.training.trainer", "from vsr import upscale", ":1: vsr.pipeline.job is next door"),
-        ("vsr.training.trainer", "import vsr\n\nvsr.upscale()", ":3: vsr.pipeline.job is next door"),
-        ("vsr.training.trainer", "import vsr as v\n\nv.upscale()", ":3: vsr.pipeline.job is next door"),
-        ("vsr.evaluation.report", "from vsr.training import plots", ":1: vsr.training is next door"),
-        ("vsr.errors", "from vsr.imaging import colour", ":1: vsr.imaging is next door"),
-        ("vsr.inference.engine", "from vsr.media.images import read_picture", ":1: inference knows no files"),
+        ("vsr.networks.generator", "from vsr.media.probe import probe", ":1: vsr.media.probe is in the same layer"),
+        ("vsr.media.reader", "from vsr.networks import weights", ":1: vsr.networks.weights is in the same layer"),
+        ("vsr.media.reader", "from vsr import networks", ":1: vsr.networks is in the same layer"),
+        ("vsr.media.reader", "from ..networks import weights", ":1: vsr.networks.weights is in the same layer"),
+        ("vsr.media.reader", "from .. import networks", ":1: vsr.networks is in the same layer"),
+        ("vsr.training.trainer", "from vsr.pipeline.job import upscale", ":1: vsr.pipeline.job is in the same layer"),
+        ("vsr.training.trainer", "from vsr import upscale", ":1: vsr.pipeline.job is in the same layer"),
+        ("vsr.training.trainer", "import vsr\n\nvsr.upscale()", ":3: vsr.pipeline.job is in the same layer"),
+        ("vsr.training.trainer", "import vsr as v\n\nv.upscale()", ":3: vsr.pipeline.job is in the same layer"),
+        ("vsr.evaluation.tables", "from vsr.training import plots", ":1: vsr.training is in the same layer"),
+        ("vsr.errors", "from vsr.imaging import colour", ":1: vsr.imaging.colour is in a higher layer"),
+        ("vsr.errors", "from vsr import signals", ":1: vsr.signals is in the same layer"),
+        ("vsr.inference.engine", "from vsr.media.probe import probe", ":1: inference opens no files"),
         (
             "vsr.training.trainer",
-            "from vsr.media import images\nfrom vsr.networks import srgan",
-            ": media and networks meet outside of pipeline and evaluation",
+            "from vsr.media import probe\nfrom vsr.networks import vgg",
+            ": imports both media and networks",
         ),
         (
             "vsr.media.probe",
             "from importlib import import_module\nimport_module('vsr.pipeline.job')",
-            ":2: vsr.pipeline.job is upstairs",
+            ":2: vsr.pipeline.job is in a higher layer",
         ),
-        ("vsr.media.probe", "from vsr.utils import helper", ":1: vsr.utils stands on no floor"),
-        ("vsr.utils", "", ": the room 'utils' stands on no floor"),
+        ("vsr.media.probe", "from vsr.utils import helper", ":1: vsr.utils is in no layer"),
+        ("vsr.utils", "", ": the package 'utils' is in no layer"),
     ],
 )
 def test_what_the_rule_catches(module: str, source: str, complaint: str) -> None:
@@ -167,18 +171,18 @@ def test_what_the_rule_catches(module: str, source: str, complaint: str) -> None
 
 def test_relative_imports_of_a_package_start_at_itself() -> None:
     source = "from ..networks import weights"
-    assert violations("vsr.media", source, is_package=True) == ["vsr.media:1: vsr.networks is next door"]
+    assert violations("vsr.media", source, is_package=True) == ["vsr.media:1: vsr.networks.weights is in the same layer"]
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
         ("vsr.cli.upscale", "from vsr.pipeline.job import upscale\nfrom vsr.errors import VsrError\nimport vsr"),
-        ("vsr.cli.upscale", "from vsr.cli.console import option_of\nfrom vsr import upscale, __version__"),
+        ("vsr.cli.upscale", "from vsr.cli.terminal import option_of\nfrom vsr import upscale, __version__"),
         ("vsr.pipeline.segment", "from vsr.media import reader\nfrom vsr.networks import weights"),
-        ("vsr.training.pictures", "from vsr.media.images import ENDINGS\nfrom vsr.inference.device import free_memory"),
-        ("vsr.networks.weights", "import vsr\nfrom vsr.networks.srgan import Generator\nprint(vsr.__file__)"),
-        ("vsr.networks.weights", "from . import srgan\nfrom .srgan import Generator\nfrom ..imaging import resize"),
+        ("vsr.training.pictures", "from vsr.imaging.pictures import ENDINGS\nfrom vsr.inference.device import free_memory"),
+        ("vsr.networks.weights", "import vsr\nfrom vsr.networks.generator import Generator\nprint(vsr.__file__)"),
+        ("vsr.networks.weights", "from . import vgg\nfrom .generator import Generator\nfrom ..imaging import resize"),
         ("vsr.imaging.resize", "import torch\nimport vsrlike.cli\nfrom __future__ import annotations"),
         ("vsr", "from vsr.cli import main"),
         ("vsr.__main__", "from vsr.cli import main"),
@@ -203,6 +207,40 @@ def test_every_package_is_packed() -> None:
     assert set(packed) == present | {"vsr.models"}
 
 
-def test_no_module_is_too_long() -> None:
-    lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in modules()}
-    assert {module: length for module, length in lengths.items() if length > 600} == {}
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Modules that import one another, each circle sorted: what each reaches, and is reached from."""
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        seen: set[str] = set()
+        waiting = list(graph[start])
+        while waiting:
+            if (module := waiting.pop()) not in seen:
+                seen.add(module)
+                waiting += graph.get(module, ())
+        reached[start] = seen
+    found = {tuple(sorted(other for other in seen if start in reached.get(other, ()))) for start, seen in reached.items()}
+    return sorted(list(circle) for circle in found if len(circle) > 1)
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Which modules of vsr each one imports, late imports and those for type checkers included."""
+    found = dict(modules())
+    graph = {}
+    for module, path in found.items():
+        source = path.read_text(encoding="utf-8")
+        names = {name for _, name in imports_of(module, source, is_package=path.name == "__init__.py")}
+        graph[module] = {name for name in names if name in found and name != module}
+    return graph
+
+
+def test_no_modules_import_one_another() -> None:
+    graph = import_graph()
+    assert graph["vsr.pipeline.job"] >= {"vsr.errors", "vsr.media.probe"}
+    del graph["vsr"]  # its names are looked up when they are asked for
+    assert circles(graph) == []
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == [["b", "c"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [["a", "b", "c"]]
+    assert circles({"a": {"b"}, "b": set()}) == []

@@ -37,7 +37,7 @@ def running(*arguments: str) -> str:
     [
         "import vsr; vsr.__version__; dir(vsr)",
         "from vsr import VsrError, TrainOptions",
-        "from vsr.training.recipe import override\nfrom vsr.training.recipes import RECIPES",
+        "from vsr.training.recipes import override\nfrom vsr.training.recipes import RECIPES",
         running("--help"),
         running("--version"),
         running("train", "--help"),

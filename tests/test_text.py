@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from vsr.text import csv_cell, markdown, markdown_code, one_line
+from vsr.errors import csv_cell, markdown, markdown_code, one_line
 
 
 @pytest.mark.parametrize(

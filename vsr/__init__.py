@@ -16,20 +16,18 @@ TYPE_CHECKING = False  # as type checkers know it; importing it would be work be
 if TYPE_CHECKING:
     from typing import Any
 
+    from vsr.comparison.compare import compare
+    from vsr.comparison.options import CompareOptions, CompareSummary
     from vsr.errors import VsrError
-    from vsr.evaluation.compare import CompareOptions, CompareSummary, compare
-    from vsr.evaluation.images import evaluate_images
-    from vsr.evaluation.options import ImageEvalOptions
-    from vsr.evaluation.scores import ImageReport
-    from vsr.evaluation.video_options import VideoEvalOptions
-    from vsr.evaluation.video_scores import VideoReport
+    from vsr.evaluation.images import ImageReport, evaluate_images
+    from vsr.evaluation.options import ImageEvalOptions, VideoEvalOptions
+    from vsr.evaluation.scores import VideoReport
     from vsr.evaluation.videos import evaluate_videos
     from vsr.inference.engine import Engine, load_model
     from vsr.pipeline.job import UpscaleSummary, upscale
     from vsr.pipeline.options import UpscaleOptions
     from vsr.training.options import TrainOptions
-    from vsr.training.recipe import Recipe, override
-    from vsr.training.recipes import RECIPES
+    from vsr.training.recipes import RECIPES, Recipe, override
     from vsr.training.trainer import TrainSummary, train
 
 __version__ = "0.1.0"
@@ -41,18 +39,18 @@ _HOME = {
     "UpscaleOptions": "vsr.pipeline.options",
     "UpscaleSummary": "vsr.pipeline.job",
     "upscale": "vsr.pipeline.job",
-    "CompareOptions": "vsr.evaluation.compare",
-    "CompareSummary": "vsr.evaluation.compare",
-    "compare": "vsr.evaluation.compare",
+    "CompareOptions": "vsr.comparison.options",
+    "CompareSummary": "vsr.comparison.options",
+    "compare": "vsr.comparison.compare",
     "ImageEvalOptions": "vsr.evaluation.options",
-    "ImageReport": "vsr.evaluation.scores",
+    "ImageReport": "vsr.evaluation.images",
     "evaluate_images": "vsr.evaluation.images",
-    "VideoEvalOptions": "vsr.evaluation.video_options",
-    "VideoReport": "vsr.evaluation.video_scores",
+    "VideoEvalOptions": "vsr.evaluation.options",
+    "VideoReport": "vsr.evaluation.scores",
     "evaluate_videos": "vsr.evaluation.videos",
     "RECIPES": "vsr.training.recipes",
-    "Recipe": "vsr.training.recipe",
-    "override": "vsr.training.recipe",
+    "Recipe": "vsr.training.recipes",
+    "override": "vsr.training.recipes",
     "TrainOptions": "vsr.training.options",
     "TrainSummary": "vsr.training.trainer",
     "train": "vsr.training.trainer",

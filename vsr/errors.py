@@ -22,6 +22,7 @@ Each message says what happened, with which file, and what to do next. A mistake
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -161,3 +162,44 @@ def in_words(value: object) -> str:
 def shortened(text: str, length: int = 80) -> str:
     """A text of another's making, for a sentence that has to stay one."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+_ENDS_A_LINE = re.compile("\r\n|[\t-\r\x1c-\x1e\x85\u2028\u2029]")
+_STEERS = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What is left of the control characters of ASCII and of ISO 8859, and those that turn the direction of writing."""
+
+_FORMULA = ("=", "+", "-", "@")
+"""How cells begin that spreadsheets compute."""
+
+_MARKUP = re.compile(r"[\\`*|]|\](?=[(\[:])")
+"""Emphasis, code, cells, and where a pair of brackets becomes a link."""
+
+
+def one_line(text: str) -> str:
+    """A text on one line of a terminal, which nothing in it can leave or recolour.
+
+    Line ends and tabs become spaces, other control characters what Python writes for them, as ``\\x1b``; a byte of a
+    file's name that is no UTF-8 becomes a question mark.
+    """
+    text = _ENDS_A_LINE.sub(" ", text.encode("utf-8", "replace").decode("utf-8"))
+    return _STEERS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def csv_cell(text: str) -> str:
+    """A text for a table that a spreadsheet may open: what would be a formula there gets an apostrophe before it."""
+    text = one_line(text)
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
+
+
+def markdown(text: str) -> str:
+    """A text for Markdown, in a table or out of it, that shows as it is and is no markup."""
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKUP.sub(r"\\\g<0>", text)
+
+
+def markdown_code(text: str) -> str:
+    """The same as code, between as many backticks as it takes."""
+    text = one_line(text)
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    space = " " * (len(fence) > 1)
+    return f"{fence}{space}{text}{space}{fence}".replace("|", r"\|")

@@ -1,9 +1,10 @@
-"""Outputs: checked before the work begins, written whole or not at all, and on the disk before anything is removed."""
+"""Files: outputs checked before the work begins and written whole or not at all; inputs opened within limits."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import stat
 import sys
@@ -12,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from vsr.errors import OutputError
+from vsr.errors import OutputError, is_out_of_memory
 
 LONGEST_NAME = 255
 """Bytes of a file name, on all filesystems in use."""
@@ -228,3 +229,42 @@ def name_of_at_most(length: int, prefix: str, name: str, suffix: str = "") -> st
         return whole
     digest = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
     return f"{prefix}{digest}{suffix}"
+
+
+def files_only(path: str, flags: int) -> int:
+    """Open a file; an ``opener`` for ``open``.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe, a socket or a device whose content has no end and no positions.
+    """
+    number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # or a pipe would block here until it has a writer
+    kind = os.fstat(number).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind) or stat.S_ISDIR(kind)):
+        os.close(number)
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file; save it as a file first")
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(number, True)
+    return number
+
+
+MAX_PIXELS = 100_000_000
+"""Of a frame, unless the user says otherwise: three times those of 8K."""
+
+MAX_SIDE = 1 << 20
+"""Rows or columns of a picture, in and out: OpenCV reads no more, and nothing that people look at has them."""
+
+ROOM_FRAMES, BYTES_PER_PIXEL = 32, 2
+"""What a codec takes at the least, as a round figure: x264, which looks ahead, took 40 frames and more."""
+
+
+def has_room(width: int, height: int) -> bool:
+    """Whether memory for some frames is to be had.
+
+    Of x264 and its kin libav only learns that they failed, and a damaged packet may ask for more than any machine has:
+    neither says of itself whether memory ran out.
+    """
+    try:
+        mmap.mmap(-1, ROOM_FRAMES * BYTES_PER_PIXEL * width * height).close()
+    except OSError as exc:
+        return not is_out_of_memory(exc)
+    return True

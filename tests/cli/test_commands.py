@@ -16,9 +16,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from vsr.cli import main
-from vsr.inference.peak import SIZES
-from vsr.networks.models import models_folder
-from vsr.networks.weights import load_generator, read_info
+from vsr.machine import SIZES
+from vsr.networks.weights import load_generator, models_folder, read_info
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

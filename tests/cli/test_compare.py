@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vsr.cli import main
-from vsr.media.images import write_picture
+from vsr.imaging.pictures import write_picture
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from vsr.cli.console import start_logging
+from vsr.cli.terminal import start_logging
 
 
 @pytest.mark.parametrize(("verbose", "times"), [(0, 1), (1, 3)])

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 import vsr
 from vsr.cli import main
 from vsr.errors import FFmpegError
-from vsr.media.codecs import CODECS
 from vsr.media.ffmpeg import the_program
+from vsr.media.formats import CODECS
 
 
 def told(*words: str) -> str:
@@ -45,10 +45,10 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise FFmpegError("no ffmpeg program: none.")
 
-    monkeypatch.setattr("vsr.pipeline.doctor.the_program", missing)
-    monkeypatch.setattr("vsr.pipeline.doctor.codecs_available", frozenset({"libx264"}))
-    monkeypatch.setattr("vsr.pipeline.doctor.PACKAGES", ("numpy", "no-such-package"))
-    monkeypatch.setitem(sys.modules, "vsr.inference.openvino_runtime", None)
+    monkeypatch.setattr("vsr.cli.doctor.the_program", missing)
+    monkeypatch.setattr("vsr.cli.doctor.codecs_available", frozenset({"libx264"}))
+    monkeypatch.setattr("vsr.cli.doctor.PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setitem(sys.modules, "vsr.inference.openvino_backend", None)
     rows = dict(line.split(maxsplit=1) for line in told().splitlines())
     assert rows["ffmpeg"] == "no ffmpeg program: none."
     assert rows["codecs"] == "h264"

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from processes import workers
 
-from vsr.cli.console import clean_end_on_signals
-from vsr.media.index import index_packets
-from vsr.media.probe import _File, probe
+from vsr.cli.terminal import clean_end_on_signals
+from vsr.media.probe import _File, index_packets, probe
 from vsr.signals import shielded
 
 pytestmark = [

@@ -11,9 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from vsr.cli.console import ErrorReportingGroup
+from vsr.cli.terminal import ErrorReportingGroup
 from vsr.errors import OutOfMemoryError
-from vsr.pipeline import memory
+from vsr.pipeline import plan
 from vsr.pipeline.job import open_source, plan_clip
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.outputs import output_for
@@ -67,8 +67,8 @@ def test_a_command_without_an_explanation_of_its_own() -> None:
 def test_frames_that_cannot_fit_are_refused(
     make_clip: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "free_memory", lambda device: 10**9)
-    monkeypatch.setattr(memory, "free_swap", lambda: 0)
+    monkeypatch.setattr(plan, "free_memory", lambda device: 10**9)
+    monkeypatch.setattr(plan, "free_swap", lambda: 0)
     options = UpscaleOptions(model="bicubic", size=(30000, 30000), device="cpu")
     clip = open_source(make_clip(), options)
     with pytest.raises(OutOfMemoryError, match=r"clip.mp4: a frame of 30000x30000 takes .* GB on cpu, and 1.0 GB are"):
@@ -90,8 +90,8 @@ def test_workers_share_the_memory(
 
 
 def test_queues_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_memory", lambda: 1600)
-    assert memory.queue_bytes(UpscaleOptions(), 1000) == 100
-    assert memory.queue_bytes(UpscaleOptions(jobs=4), 1000) == 25
-    assert memory.queue_bytes(UpscaleOptions(jobs=4), 10) == 10
+    monkeypatch.setattr(plan, "available_memory", lambda: 1600)
+    assert plan.queue_bytes(UpscaleOptions(), 1000) == 100
+    assert plan.queue_bytes(UpscaleOptions(jobs=4), 1000) == 25
+    assert plan.queue_bytes(UpscaleOptions(jobs=4), 10) == 10
     assert UpscaleOptions(device="cuda:0,cuda:1", jobs=4).workers_sharing("cuda") == 2

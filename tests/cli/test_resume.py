@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vsr.cli import main
-from vsr.pipeline.job_folder import JobFolder, job_folder_of
+from vsr.pipeline.journal import JobFolder, job_folder_of
 from vsr.pipeline.options import UpscaleOptions
 
 MakeClip = Callable[..., Path]

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from vsr.cli import console, main
-from vsr.cli.console import complain, say, say_lines, start_logging
-from vsr.cli.progress import progress_shown
+from vsr.cli import main, terminal
+from vsr.cli.terminal import complain, progress_shown, say, say_lines, start_logging
 from vsr.errors import InputError
-from vsr.networks.srgan import Generator
+from vsr.networks.generator import Generator
 from vsr.networks.weights import save_network
 
 NASTY = "\x1b[2J\x9b31m\u202e\x07a\nvsr: all is done\r"
@@ -176,4 +175,4 @@ def test_a_log_record(capsys: pytest.CaptureFixture[str]) -> None:
     except InputError:
         logging.getLogger("vsr.somewhere").warning("look at %s", NASTY, exc_info=True)
     assert_clean(capsys.readouterr().err)
-    assert console.one_line(NASTY) == "\\x1b[2J\\x9b31m\\u202e\\x07a vsr: all is done "
+    assert terminal.one_line(NASTY) == "\\x1b[2J\\x9b31m\\u202e\\x07a vsr: all is done "

@@ -67,7 +67,7 @@ def test_one_file_into_a_folder(clips: Path, tmp_path: Path) -> None:
 
 
 def test_events(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vsr.cli.progress.EVENT_SECONDS", 0)
+    monkeypatch.setattr("vsr.cli.terminal.EVENT_SECONDS", 0)
     result = invoke("upscale", clips / "a.mp4", "-o", tmp_path / "a.mp4", "--model", "bicubic", "--json")
     events = [json.loads(line) for line in result.stderr.splitlines()]
     assert [event["frames"] for event in events] == list(range(1, 9))

@@ -164,8 +164,8 @@ def test_squeezenet_is_normalised_as_torchvision_has_it() -> None:
 
 
 def test_squeezenet_tells_blur_from_sharpness(shared_data: Path) -> None:
+    from vsr.imaging.pictures import read_picture
     from vsr.imaging.resize import resize_bicubic
-    from vsr.media.images import read_picture
     from vsr.networks.lpips import load_lpips
 
     extractor = load_extractor("squeezenet", load_lpips(shared_data / "weights/squeezenet1_1.pth"))

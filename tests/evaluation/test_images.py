@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import InputError, UnknownModelError, UsageError, WeightsError
-from vsr.evaluation.images import ImageProgress, evaluate_images
+from vsr.evaluation.images import ImageProgress, ImageReport, ModelScore, evaluate_images, image_table
 from vsr.evaluation.options import ImageEvalOptions
-from vsr.evaluation.scores import ImageReport, ModelScore, image_table
 from vsr.imaging.metrics import psnr_rgb, psnr_y, ssim_rgb, ssim_y
+from vsr.imaging.pictures import read_picture, write_picture
 from vsr.imaging.resize import resize_as_matlab, resize_bicubic
-from vsr.media.images import read_picture, write_picture
 from vsr.networks.lpips import load_lpips
 
 

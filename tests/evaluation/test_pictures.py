@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from vsr.errors import InputError
-from vsr.evaluation.pictures import Pair, check_sizes, find_pairs, find_pictures, read_pair
+from vsr.evaluation.images import Pair, check_sizes, find_pairs, find_pictures, read_pair
+from vsr.imaging.pictures import read_picture, write_picture
 from vsr.imaging.resize import resize_as_matlab
-from vsr.media.images import read_picture, write_picture
 
 Fill = Callable[..., Path]
 

@@ -18,10 +18,9 @@ import pytest
 
 from vsr.errors import FFmpegError, InputError, OutputError, UsageError, VsrError
 from vsr.evaluation import vmaf
-from vsr.evaluation.frame_plot import plot_frames
-from vsr.evaluation.report import to_csv, to_json, to_text
-from vsr.evaluation.video_options import VideoEvalOptions
-from vsr.evaluation.video_scores import OutputScore, VideoReport, frames_table, video_table
+from vsr.evaluation.options import VideoEvalOptions
+from vsr.evaluation.scores import OutputScore, VideoReport, frames_table, plot_frames, video_table
+from vsr.evaluation.tables import to_csv, to_json, to_text
 from vsr.evaluation.videos import VideoEvalProgress, evaluate_videos
 
 CODE = 219 / 255

@@ -15,7 +15,7 @@ import pytest
 from vsr.errors import FFmpegError
 from vsr.evaluation import vmaf
 from vsr.evaluation.vmaf import VmafScorer, find_program_with_vmaf, harmonic_mean
-from vsr.media.pixels import Plane
+from vsr.media.clip import Plane
 
 MODEL = "vmaf_v0.6.1"
 

@@ -11,8 +11,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from vsr.imaging.metrics import luma, psnr_rgb, psnr_y, ssim_rgb, ssim_y
+from vsr.imaging.pictures import read_picture
 from vsr.imaging.resize import resize_bicubic
-from vsr.media.images import read_picture
 
 
 def flat(red: float, green: float, blue: float) -> Tensor:

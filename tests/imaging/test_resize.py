@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from vsr.imaging.pictures import read_picture
 from vsr.imaging.resize import resize_as_matlab, resize_bicubic
-from vsr.media.images import read_picture
 
 # Keys' kernel (a = -0.5) at the distances 0.25, 0.75, 1.25 and 1.75, in 128ths.
 TAPS_OF_2 = [-3, -9, 29, 111, 111, 29, -9, -3]

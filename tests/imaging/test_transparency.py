@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vsr.imaging.transparency import OPAQUE_ENOUGH, fill_invisible
+from vsr.imaging.colour import OPAQUE_ENOUGH, fill_invisible
 
 SIZES = ((1, 1), (1, 9), (2, 2), (37, 51), (64, 64))
 RED = torch.tensor([220, 40, 40]).view(1, 3, 1, 1) / 255

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vsr.inference import cost
-from vsr.inference.cost import measure_cost, memory_measure
-from vsr.networks.srgan import Generator
+from vsr.inference import device
+from vsr.inference.device import measure_cost, memory_measure
+from vsr.networks.generator import Generator
 
 CPU = torch.device("cpu")
 MEBIBYTE = 1 << 20
@@ -20,7 +20,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="proc(5)
 
 HOLDS = """
 import torch
-from vsr.inference.cost import measure_cost
+from vsr.inference.device import measure_cost
 
 def hold(mebibytes):  # takes memory, touches all of it, and gives it back
     return int(torch.ones(mebibytes << 20, dtype=torch.uint8)[::4096].sum())
@@ -49,11 +49,11 @@ def test_memory_that_was_given_back_counts_for_each_call_itself() -> None:
 
 
 def test_systems_that_do_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cost, "_CLEAR", tmp_path / "no" / "clear_refs")
+    monkeypatch.setattr(device, "_CLEAR", tmp_path / "no" / "clear_refs")
     assert measure_cost(lambda: 1, CPU)[1].memory_bytes is None
-    monkeypatch.setattr(cost, "_CLEAR", tmp_path / "clear_refs")
+    monkeypatch.setattr(device, "_CLEAR", tmp_path / "clear_refs")
     (tmp_path / "status").write_text("Name:\tpython\n")
-    monkeypatch.setattr(cost, "_STATUS", tmp_path / "status")
+    monkeypatch.setattr(device, "_STATUS", tmp_path / "status")
     assert measure_cost(lambda: 1, CPU)[1].memory_bytes is None
 
 
@@ -78,5 +78,5 @@ def test_operations_of_the_papers_generator() -> None:
     """2.2 million multiply-adds for each LR pixel, by layers: head, body, two doublings, tail."""
     per_pixel = 9 * 9 * 3 * 64 + 33 * 9 * 64 * 64 + (1 + 4) * 9 * 64 * 256 + 16 * 9 * 9 * 64 * 3
     generator = Generator()
-    assert cost.operations_per_pixel(generator) == 2 * per_pixel
+    assert device.operations_per_pixel(generator) == 2 * per_pixel
     assert not any(layer._forward_hooks for layer in generator.modules()), "the network is left as it is"

@@ -17,7 +17,7 @@ from vsr.errors import OutOfMemoryError, UnknownModelError, UsageError, VsrError
 from vsr.imaging.resize import resize_bicubic
 from vsr.inference import engine as module
 from vsr.inference.engine import Engine, load_model
-from vsr.networks.srgan import Generator
+from vsr.networks.generator import Generator
 
 TinyGenerator = Callable[..., Generator]
 
@@ -391,7 +391,7 @@ def test_a_fractional_scale_that_does_not_fit_is_not_tiled(monkeypatch: pytest.M
     def out_of_memory(self: nn.Module, lr: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("made up")
 
-    monkeypatch.setattr("vsr.networks.resampling.Bicubic.forward", out_of_memory)
+    monkeypatch.setattr("vsr.networks.generator.Bicubic.forward", out_of_memory)
     with pytest.raises(VsrError, match="too little free memory for a tile of 100 pixels"):
         load_model("bicubic", scale=2.5, device="cpu")(noise(1, 3, 100, 80))
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from vsr.inference.quantisation import calibrate, quantise_weights, with_exact_zero
-from vsr.networks.models import load_network
+from vsr.inference.openvino_backend import calibrate, quantise_weights, with_exact_zero
+from vsr.networks.generator import Generator
 from vsr.networks.rewrites import simplify
-from vsr.networks.srgan import Generator
-from vsr.networks.weights import Calibration
+from vsr.networks.weights import Calibration, load_network
 
 
 def kernel(*shape: int) -> np.ndarray:
@@ -68,7 +67,7 @@ def test_a_calibration_is_what_the_layers_were_given() -> None:
 
 def test_a_calibration_knows_what_8_bits_add_to_the_mean() -> None:
     """OpenVINO computes what the calibration saw, and its result has the mean of the network's."""
-    openvino_runtime = pytest.importorskip("vsr.inference.openvino_runtime")
+    openvino_runtime = pytest.importorskip("vsr.inference.openvino_backend")
     generator = load_network("video-x2")
     random = torch.Generator().manual_seed(0)
     pictures = [functional.interpolate(torch.rand(1, 3, 6, 8, generator=random), scale_factor=6) for _ in range(2)]

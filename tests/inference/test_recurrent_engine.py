@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from vsr.imaging.motion import Motion, estimate_motion
-from vsr.inference.engine import Engine
-from vsr.inference.quantisation import calibrate
-from vsr.inference.sequence import FrameSequence
+from vsr.inference.engine import Engine, FrameSequence
+from vsr.inference.openvino_backend import calibrate
 from vsr.networks.recurrent import RecurrentGenerator
 
 Codes = npt.NDArray[np.uint8]

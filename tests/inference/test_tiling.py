@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vsr.inference.tiling import blend_weights, tile_starts, upscale_tiled
+from vsr.inference.engine import blend_weights, tile_starts, upscale_tiled
 
 GRID = [
     (length, tile_size, overlap)

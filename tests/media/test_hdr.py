@@ -6,8 +6,7 @@ import struct
 
 import pytest
 
-from vsr.media.codecs import CODECS
-from vsr.media.hdr import LightLevels, MasteringDisplay
+from vsr.media.formats import CODECS, LightLevels, MasteringDisplay
 
 # Display P3 at 1000 cd/m2, as in the examples of x265's manual, in units of ST 2086: green, blue, red, white.
 P3 = MasteringDisplay((13250, 34500, 7500, 3000, 34000, 16000, 15635, 16450), (10_000_000, 1))

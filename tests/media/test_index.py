@@ -15,10 +15,9 @@ from av.error import PatchWelcomeError
 from PIL import Image
 
 from vsr.errors import InputError
-from vsr.media.index import PacketIndex, index_packets
-from vsr.media.probe import probe
+from vsr.media.mux import count_packets
+from vsr.media.probe import PacketIndex, index_packets, probe
 from vsr.media.reader import read_frames
-from vsr.media.verify import count_packets
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

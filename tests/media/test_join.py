@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from vsr.errors import InputError, OutputError
-from vsr.media.codecs import CODECS, Codec
-from vsr.media.encoder import Encoder, VideoFormat, encoded_suffix
-from vsr.media.join import Part, join
-from vsr.media.pixels import layout_of
+from vsr.media.clip import layout_of
+from vsr.media.formats import CODECS, Codec, Timing, decoding_times
+from vsr.media.mux import Part, join
 from vsr.media.probe import probe
 from vsr.media.reader import Frame, read_frames
-from vsr.media.timing import Timing, decoding_times
+from vsr.media.writer import Encoder, VideoFormat, encoded_suffix
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

@@ -6,7 +6,7 @@ import pytest
 from av.video.format import names as ALL_FORMATS
 
 from vsr.imaging.colour import PixelLayout
-from vsr.media.pixels import PLANAR, frame_of, layout_of, nearest_format, planes_of
+from vsr.media.clip import PLANAR, frame_of, layout_of, nearest_format, planes_of
 
 LAYOUTS = {
     "gray": PixelLayout("grey", 8),

@@ -18,7 +18,7 @@ from av.stream import Disposition
 
 from vsr.errors import InputError
 from vsr.media.clip import ColourTags, StreamInfo, VideoInfo
-from vsr.media.hdr import LightLevels, MasteringDisplay
+from vsr.media.formats import LightLevels, MasteringDisplay
 from vsr.media.probe import open_clip, probe
 
 MakeClip = Callable[..., Path]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import vsr
-from vsr.media.containers import CONTAINERS
+from vsr.media.formats import CONTAINERS
+from vsr.media.mux import cues_overlap
 from vsr.media.probe import probe
-from vsr.media.verify import cues_overlap
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

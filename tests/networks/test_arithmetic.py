@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vsr.networks.arithmetic import float32_products
+from vsr.networks.rewrites import float32_products
 
 
 def chosen() -> tuple[str, bool]:

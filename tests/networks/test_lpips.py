@@ -12,10 +12,10 @@ from torchvision.models import squeezenet1_1
 
 import vsr.networks.lpips
 from vsr.errors import WeightsError
+from vsr.imaging.pictures import read_picture
 from vsr.imaging.resize import resize_bicubic
-from vsr.media.images import read_picture
-from vsr.networks.features import read_weights
 from vsr.networks.lpips import HEADS, LEAST_SIZE, Lpips, load_lpips
+from vsr.networks.vgg import read_weights
 
 WHEELS_HEADS = Path(torchmetrics_lpips.__file__).parents[2] / HEADS
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vsr.imaging.resize import resize_bicubic
-from vsr.networks.resampling import Bicubic, Identity
+from vsr.networks.generator import Bicubic, Identity
 
 
 def noise(height: int, width: int) -> torch.Tensor:

@@ -14,8 +14,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vsr.networks.discriminator import Discriminator
+from vsr.networks.generator import Generator
 from vsr.networks.rewrites import polyphase, simplify
-from vsr.networks.srgan import Generator
 
 TinyGenerator = Callable[..., Generator]
 

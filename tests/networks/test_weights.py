@@ -20,18 +20,22 @@ from torch import Tensor
 import vsr
 from vsr.errors import OutputError, UnknownModelError, UsageError, WeightsError
 from vsr.networks.discriminator import Discriminator
-from vsr.networks.models import blend, find_weights, load_network, model_covering, models_folder, shipped_models
-from vsr.networks.resampling import Bicubic, Identity
-from vsr.networks.srgan import Generator
+from vsr.networks.generator import Bicubic, Generator, Identity
 from vsr.networks.weights import (
     FORMAT,
     Calibration,
+    blend,
+    find_weights,
     load_discriminator,
+    load_network,
     load_shared,
+    model_covering,
+    models_folder,
     read_info,
     save_calibration,
     save_discriminator,
     save_network,
+    shipped_models,
 )
 
 TinyGenerator = Callable[..., Generator]

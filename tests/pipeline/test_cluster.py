@@ -17,11 +17,10 @@ import vsr
 from vsr.errors import UsageError, VsrError
 from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.weights import save_network
-from vsr.pipeline import cluster, node
-from vsr.pipeline.cluster import Cluster
-from vsr.pipeline.node import Greeting, SegmentActor, fingerprint
+from vsr.pipeline import cluster
+from vsr.pipeline.cluster import Cluster, Greeting, SegmentActor, fingerprint
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import EngineSpec
+from vsr.pipeline.segment import EngineSpec
 
 ray = pytest.importorskip("ray")
 
@@ -66,7 +65,7 @@ def test_a_cluster_changes_no_byte_and_leaves_nothing(
     monkeypatch.setattr(cluster, "fingerprint", lambda path: "another")
     monkeypatch.setattr(cluster, "CHUNK_BYTES", clip.stat().st_size // 3)
     on_the_cluster = {"cluster": two_nodes.address, **CHOSEN, "device": torch.device("cpu")}
-    before = set(Path(tempfile.gettempdir()).glob(f"{node.PREFIX}*"))
+    before = set(Path(tempfile.gettempdir()).glob(f"{cluster.PREFIX}*"))
     there = vsr.upscale(clip, tmp_path / "there.mp4", **on_the_cluster)
     assert there.segments == here.segments > 1
     assert there.target.read_bytes() == here.target.read_bytes()
@@ -82,7 +81,7 @@ def test_a_cluster_changes_no_byte_and_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         vsr.upscale(clip, tmp_path / "again.mp4", progress=interrupt, **on_the_cluster)
     assert not ray.is_initialized()
-    assert set(Path(tempfile.gettempdir()).glob(f"{node.PREFIX}*")) == before
+    assert set(Path(tempfile.gettempdir()).glob(f"{cluster.PREFIX}*")) == before
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:99999"])
@@ -116,7 +115,7 @@ def test_a_cluster_without_the_device_that_is_asked_for(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("other", [{"torch": "2.0.1"}, {"vsr": "0.1.0 (a different digest)"}, {"PyAV": None}])
 def test_a_node_of_another_version_is_refused_by_its_name(other: dict[str, str | None]) -> None:
-    ours = node.versions_on("cpu")
+    ours = cluster.versions_on("cpu")
     theirs = {name: told for name, told in (ours | other).items() if told is not None}
     (name,) = other
     with pytest.raises(VsrError) as caught:
@@ -150,14 +149,14 @@ def test_a_node_of_other_weights_is_refused_by_its_name() -> None:
 
 def test_builds_of_one_version_are_one_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.14.1+cu130")
-    assert node.versions_on("cuda")["torch"] == "2.14.1"
+    assert cluster.versions_on("cuda")["torch"] == "2.14.1"
 
 
 def test_devices_of_several_kinds_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
     joined = Cluster(UpscaleOptions(cluster="auto"))
     spec = EngineSpec("bicubic", 2, "cpu", "auto", "auto", None, 1)
     for kind in ("a GPU", "a GPU", "another GPU", "a GPU", "a third"):
-        joined.accept(Greeting("n7", kind, node.versions_on("cpu"), "", ()), spec)
+        joined.accept(Greeting("n7", kind, cluster.versions_on("cpu"), "", ()), spec)
     assert caplog.messages == [
         "a GPU and another GPU share the work: where they meet, pixels may differ by a code value."
     ]
@@ -260,10 +259,10 @@ def test_a_folder_does_not_travel(actor: SegmentActor, tmp_path: Path) -> None:
 
 def test_what_killed_actors_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    alive, killed = node._Home(), node._Home()
+    alive, killed = cluster._Home(), cluster._Home()
     (killed.path / "film.mp4").write_bytes(b"large")
     killed._lock.close()
-    node._Home().remove()
+    cluster._Home().remove()
     assert list(tmp_path.iterdir()) == [alive.path]
     alive.remove()
 

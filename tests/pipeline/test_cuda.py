@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import vsr
-from vsr.pipeline.job_folder import job_folder_of
+from vsr.pipeline.journal import job_folder_of
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),

@@ -20,7 +20,7 @@ from vsr.errors import InputError, UnknownModelError, UsageError
 from vsr.inference.engine import Engine, load_model
 from vsr.pipeline.folder import FolderProgress, Pair, is_many, pair_up, upscale_folder
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import EngineKeeper, EngineSpec
+from vsr.pipeline.segment import EngineKeeper, EngineSpec
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -212,7 +212,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"model": model, **arguments})
         return load_model(model, **arguments)
 
-    monkeypatch.setattr("vsr.pipeline.order.load_model", load)
+    monkeypatch.setattr("vsr.pipeline.segment.load_model", load)
     return calls
 
 

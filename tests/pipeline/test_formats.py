@@ -13,8 +13,8 @@ from av import VideoFrame
 from PIL import Image
 
 import vsr
+from vsr.media.clip import nearest_format
 from vsr.media.libav import side_data_of
-from vsr.media.pixels import nearest_format
 from vsr.media.probe import probe
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")

@@ -17,15 +17,13 @@ from torch import nn
 
 import vsr
 from vsr.errors import UsageError
-from vsr.inference.engine import Engine
-from vsr.inference.sequence import FrameSequence
-from vsr.media.images import read_picture, write_picture
-from vsr.media.index import index_packets
-from vsr.media.probe import probe
+from vsr.imaging.pictures import read_picture, write_picture
+from vsr.inference.engine import Engine, FrameSequence
+from vsr.media.probe import index_packets, probe
 from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.weights import save_network
 from vsr.pipeline.estimate import estimate_clip
-from vsr.pipeline.job_folder import job_folder_of
+from vsr.pipeline.journal import job_folder_of
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.segments import WARM_SECONDS, cut_by_time
 

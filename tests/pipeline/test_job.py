@@ -14,10 +14,10 @@ import torch
 import vsr
 from vsr.errors import FFmpegError, InputError, OutputError, UnknownModelError, UsageError, VsrError
 from vsr.inference.engine import Engine
-from vsr.media.encoder import Encoder
-from vsr.media.pixels import layout_of, planes_of
+from vsr.media.clip import layout_of, planes_of
 from vsr.media.reader import Frame
-from vsr.networks.srgan import Generator
+from vsr.media.writer import Encoder
+from vsr.networks.generator import Generator
 from vsr.networks.weights import save_network
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -205,7 +205,7 @@ class Failing(torch.nn.Module):
 def test_whatever_ends_the_network_ends_the_job(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    monkeypatch.setattr("vsr.pipeline.order.load_model", lambda *_, **__: Engine(Failing(error), device="cpu"))
+    monkeypatch.setattr("vsr.pipeline.segment.load_model", lambda *_, **__: Engine(Failing(error), device="cpu"))
     with pytest.raises(type(error)):
         vsr.upscale(make_clip(pts=range(0, 100 * 512, 512)), tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()

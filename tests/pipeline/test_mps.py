@@ -13,9 +13,9 @@ import torch
 
 import vsr
 from vsr.imaging import colour
-from vsr.inference import engine, lanes
+from vsr.inference import engine, torch_backend
 from vsr.inference.engine import Engine, load_model
-from vsr.networks.srgan import Generator
+from vsr.networks.generator import Generator
 from vsr.pipeline import job
 
 MPS = torch.device("meta")
@@ -28,7 +28,7 @@ def mps(limited_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     assert limited_device == MPS
     assert "mps" in colour.WITHOUT_UINT16
     monkeypatch.setattr(colour, "WITHOUT_UINT16", {MPS.type})
-    monkeypatch.setattr(lanes, "WITHOUT_UINT16", {MPS.type})
+    monkeypatch.setattr(torch_backend, "WITHOUT_UINT16", {MPS.type})
     for module in (engine, job):
         monkeypatch.setattr(module, "choose_device", torch.device)
     # It builds a network on the device by whose name MPS goes here.

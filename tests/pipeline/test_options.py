@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vsr.errors import UsageError
-from vsr.networks.models import DEFAULT_MODEL, model_covering
+from vsr.networks.weights import DEFAULT_MODEL, model_covering
 from vsr.pipeline.options import UpscaleOptions
 
 

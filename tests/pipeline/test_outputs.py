@@ -13,9 +13,9 @@ import pytest
 
 import vsr
 from vsr.errors import FFmpegError, OutputError, UsageError
-from vsr.media.encoder import Encoder
 from vsr.media.probe import probe
 from vsr.media.reader import Damage, read_frames
+from vsr.media.writer import Encoder
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -181,7 +181,7 @@ def test_a_family_of_models_takes_the_next_scale(
         asked.append(model)
         raise UsageError("far enough")
 
-    monkeypatch.setattr("vsr.pipeline.order.load_model", load)
+    monkeypatch.setattr("vsr.pipeline.segment.load_model", load)
     for options in ({}, {"scale": 1.5}, {"height": 128}):
         with pytest.raises(UsageError, match="far enough"):
             vsr.upscale(make_clip(), tmp_path / "out.mp4", **options)
@@ -247,7 +247,7 @@ def test_a_missing_program_is_missed_first(
         raise FFmpegError("no ffmpeg program")
 
     monkeypatch.setattr("vsr.pipeline.outputs.the_program", missing)
-    monkeypatch.setattr("vsr.pipeline.order.load_model", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr("vsr.pipeline.segment.load_model", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(FFmpegError, match="no ffmpeg program"):
         vsr.upscale(make_clip(), tmp_path / "out.mp4", model="identity")
 

@@ -11,10 +11,9 @@ import pytest
 
 from vsr.errors import UsageError
 from vsr.imaging.colour import ColourSpec
-from vsr.imaging.orientation import UPRIGHT, Orientation
-from vsr.media.clip import ClipInfo, ColourTags, VideoInfo
-from vsr.media.codecs import CODECS
-from vsr.media.encoders import codec_named
+from vsr.media.clip import UPRIGHT, ClipInfo, ColourTags, Orientation, VideoInfo
+from vsr.media.formats import CODECS
+from vsr.media.writer import codec_named
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import Geometry, factor_of, plan_geometry, plan_video
 

@@ -22,12 +22,12 @@ from PIL import Image
 import vsr
 from vsr.errors import InputError, OutputError, VsrError
 from vsr.pipeline import processes
-from vsr.pipeline.executors import InProcess, executor_for
 from vsr.pipeline.job import open_source, plan_clip, upscale_clip
-from vsr.pipeline.job_folder import job_folder_of
+from vsr.pipeline.journal import job_folder_of
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.outputs import output_for
 from vsr.pipeline.processes import Processes
+from vsr.pipeline.scheduler import InProcess, executor_for
 
 MakeClip = Callable[..., Path]
 

@@ -22,8 +22,8 @@ from torch import Tensor
 import vsr
 from vsr.errors import FFmpegError, InputError, OutputError, VsrError
 from vsr.inference.engine import Engine
-from vsr.inference.torch_runtime import TorchRuntime
-from vsr.pipeline.job_folder import MANIFEST, RECORD, JobFolder, job_folder_of
+from vsr.inference.torch_backend import TorchRuntime
+from vsr.pipeline.journal import MANIFEST, RECORD, JobFolder, job_folder_of
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

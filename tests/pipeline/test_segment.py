@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from vsr.errors import InputError, OutputError
 from vsr.imaging.colour import ColourSpec, PixelLayout
 from vsr.inference.engine import Engine
-from vsr.inference.lanes import Landing, Lanes
+from vsr.inference.torch_backend import Landing, Lanes
 from vsr.media.clip import ClipInfo, ColourTags, VideoInfo
+from vsr.media.formats import Timing
 from vsr.media.reader import Damage, Frame
-from vsr.media.timing import Timing
-from vsr.networks.resampling import Identity
-from vsr.pipeline.job_folder import RECORD, read_record
+from vsr.networks.generator import Identity
+from vsr.pipeline.journal import RECORD, read_record
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import Conversion
 from vsr.pipeline.segment import upscale_segments
@@ -136,7 +136,7 @@ class LateLanes(Lanes):
 def depth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many batches are on their way besides the first."""
     if request.param:
-        monkeypatch.setattr("vsr.pipeline.upscaler.Lanes", LateLanes)
+        monkeypatch.setattr("vsr.pipeline.segment.Lanes", LateLanes)
     return int(request.param)
 
 

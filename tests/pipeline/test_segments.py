@@ -14,10 +14,9 @@ import av
 import numpy as np
 import pytest
 
-from vsr.media.index import PacketIndex, index_packets
-from vsr.media.probe import probe
+from vsr.media.formats import Timing
+from vsr.media.probe import PacketIndex, index_packets, probe
 from vsr.media.reader import Damage, Frame, read_frames
-from vsr.media.timing import Timing
 from vsr.pipeline.segments import FEWEST_FRAMES, PICTURES, Finished, Segment, cut_by_number, cut_by_time, halvings
 
 Ffmpeg = Callable[..., str]

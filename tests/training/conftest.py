@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor, nn
 
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import Recipe, Stage
+from vsr.training.recipes import Recipe, Stage
 
 
 class Distance(nn.Module):
@@ -57,5 +57,5 @@ def options(tmp_path: Path, photographs: Path, tiny_recipe: Recipe) -> TrainOpti
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figure, which takes a second and is looked at elsewhere, and no weights of LPIPS."""
-    monkeypatch.setattr("vsr.training.watch.plot_losses", lambda log, figure: None)
+    monkeypatch.setattr("vsr.training.trainer.plot_losses", lambda log, figure: None)
     monkeypatch.setattr("vsr.training.trainer.load_lpips", lambda path: Distance())

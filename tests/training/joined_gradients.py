@@ -15,12 +15,11 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision.double import DoublePrecision
 
-from vsr.training.game import begin_stage, new_game
+from vsr.training.checkpoint import begin_stage, new_game
 from vsr.training.launch import launch
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import Recipe, Stage, override
-from vsr.training.sequence import ClipBatch, Shift
-from vsr.training.update import update, update_clips
+from vsr.training.recipes import Recipe, Stage, override
+from vsr.training.step import ClipBatch, Shift, update, update_clips
 
 TINY = Recipe(
     follows="nobody",

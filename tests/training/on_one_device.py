@@ -19,7 +19,7 @@ from lightning_fabric.plugins.precision.double import DoublePrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import override
+from vsr.training.recipes import override
 
 
 def main(device: str, compiled: bool, form: str, folder: Path) -> None:

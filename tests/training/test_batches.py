@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from vsr.errors import TrainingDataError, UsageError
-from vsr.media.images import read_picture
+from vsr.imaging.pictures import read_picture
 from vsr.training.batches import Batches, load_pictures, updates_of
 from vsr.training.degradation import degrade_picture, reduce
-from vsr.training.measure import HeldOut
 from vsr.training.options import TrainOptions
-from vsr.training.pictures import PictureSet
-from vsr.training.recipe import override
-from vsr.training.sources import find_pictures
+from vsr.training.pictures import PictureSet, find_pictures
+from vsr.training.recipes import override
+from vsr.training.step import HeldOut
 
 CPU = torch.device("cpu")
 

@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from vsr.errors import OutputError
-from vsr.training.card import Facts, about, hardware, write_card
 from vsr.training.launch import launch
 from vsr.training.log import Log
-from vsr.training.measure import Quality
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import override
+from vsr.training.recipes import override
+from vsr.training.report import Facts, about, hardware, write_card
+from vsr.training.step import Game, Quality
 from vsr.training.trainer import train
-from vsr.training.update import Game
 
 FACTS = Facts(pictures=900, held_out=16, layout="COCO", fingerprint="0123456789abcdef", hardware="2 x NVIDIA A100")
 

@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vsr.networks.srgan import Generator
-from vsr.training.centring import centre
+from vsr.networks.generator import Generator
 from vsr.training.options import TrainOptions
-from vsr.training.trainer import train
+from vsr.training.trainer import centre, train
 
 SHIFT = torch.tensor([0.05, -0.02, 0.01])
 

@@ -28,13 +28,11 @@ from vsr.errors import CheckpointError, OutputError, TrainingDataError, UnknownM
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.lpips import load_lpips
 from vsr.networks.weights import read_info, save_discriminator
-from vsr.training.checkpoint import restore_checkpoint
-from vsr.training.game import new_game
+from vsr.training.checkpoint import new_game, restore_checkpoint
 from vsr.training.log import COLUMNS, read_log
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import STAGES, Recipe, override
-from vsr.training.trainer import TrainSummary, train
-from vsr.training.watch import TrainProgress
+from vsr.training.recipes import STAGES, Recipe, override
+from vsr.training.trainer import TrainProgress, TrainSummary, train
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -393,7 +391,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, photographs: Path, tiny_re
     """A run that has been through its first stage."""
     output = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vsr.training.watch.plot_losses", lambda log, figure: None)
+        patch.setattr("vsr.training.trainer.plot_losses", lambda log, figure: None)
         patch.setattr("vsr.training.trainer.load_lpips", lambda path: torch.nn.MSELoss())
         train(TrainOptions(data=(photographs,), output=output, recipe=tiny_recipe, stage="pretrain", device="cpu"))
     return output
@@ -649,7 +647,7 @@ def test_a_disk_that_fills_up_under_another_file(
         train(options)
     assert not [path for path in content(options.output) if ".vsr-" in path or path.endswith(name)]
     monkeypatch.undo()
-    monkeypatch.setattr("vsr.training.watch.plot_losses", lambda log, figure: None)
+    monkeypatch.setattr("vsr.training.trainer.plot_losses", lambda log, figure: None)
     if (options.output / "checkpoint.pt").exists():  # it is written first, and good
         assert train(replace(options, resume=True, lpips_weights=None, hold_out=16)).steps == 8
 

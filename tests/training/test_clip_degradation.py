@@ -10,9 +10,8 @@ import pytest
 import torch
 from textures import moving, shift_between
 
-from vsr.training.clip_degradation import clip_region_size, degrade_clip
-from vsr.training.degradation import Clip, reduce
-from vsr.training.recipe import ClipDegradation
+from vsr.training.degradation import Clip, clip_region_size, degrade_clip, reduce
+from vsr.training.recipes import ClipDegradation
 
 CLEAN = ClipDegradation(clean=1.0, gaussian=0.0)
 PLAIN = ClipDegradation(

@@ -15,7 +15,7 @@ from vsr.errors import TrainingDataError
 from vsr.training.batches import ClipBatches, find_clips
 from vsr.training.clips import Clips, clip_batch, draw_clip
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import override
+from vsr.training.recipes import override
 
 PIXELS = {"discriminator_length": 0, "adversarial_length": 0}
 """No discriminator, which would want three frames."""
@@ -105,7 +105,7 @@ def test_what_is_measured_on_is_held_out(clip_options: TrainOptions, monkeypatch
     assert not {*held_out.pictures.files} & {*training.pictures.files}
     assert len(held_out.pictures) == 1 and len(training.pictures) == 11
     assert training.fingerprint() != held_out.fingerprint()
-    monkeypatch.setattr("vsr.training.videos.PIECE", 3)
+    monkeypatch.setattr("vsr.training.clips.PIECE", 3)
     many = replace(clip_options, recipe=override(clip_options.recipe, clip_lead=0, frames=2, **PIXELS))
     training, held_out, _ = find_clips(many)
     assert training.videos is not None and held_out is not None and held_out.videos is not None

@@ -18,7 +18,7 @@ from vsr.errors import UsageError
 from vsr.imaging.resize import resize_bicubic
 from vsr.training import compression, degradation
 from vsr.training.degradation import degrade, degrade_batch, degrade_picture, reduce, reduction_kernel, region_size
-from vsr.training.recipe import VideoDegradation
+from vsr.training.recipes import VideoDegradation
 
 DEFAULTS = VideoDegradation()
 PLAIN = VideoDegradation(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from textures import moving, shift_between
 
-from vsr.media.images import Picture
-from vsr.training import film as film_module
-from vsr.training.film import film
+from vsr.imaging.pictures import Picture
+from vsr.training import clips as film_module
+from vsr.training.clips import film
 
 SEEDS = range(24)
 

@@ -31,8 +31,7 @@ from vsr.errors import TrainingError, UsageError
 from vsr.training.launch import _fabric, _joining, _meet_on_loopback, _precision, _Relay, launch
 from vsr.training.log import read_log
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import override
-from vsr.training.recipes import RECIPES
+from vsr.training.recipes import RECIPES, override
 from vsr.training.trainer import train
 
 HERE = Path(__file__).parent
@@ -203,7 +202,7 @@ def test_ctrl_c_reaches_two_processes(options: TrainOptions, tmp_path: Path, pho
 
 def vars_of(output: Path) -> dict[str, Any]:
     """The values of the recipe that a checkpoint was made with, two updates longer than it has."""
-    from vsr.training.recipe import ClipDegradation, Labels, Stage, VideoDegradation
+    from vsr.training.recipes import ClipDegradation, Labels, Stage, VideoDegradation
 
     state = checkpoint(output)
     values: dict[str, Any] = dict(state["recipe"])

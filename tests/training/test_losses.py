@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vsr.training.losses import ADVERSARIAL, artefacts, charbonnier, draw_labels, l1, mse, total_variation
-from vsr.training.recipe import Labels
+from vsr.training.recipes import Labels
 
 FAKE, REAL = torch.tensor([-1.0, 2.0]), torch.tensor([3.0, 0.5])
 """Logits."""

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from vsr.imaging.metrics import psnr_y, ssim_y
 from vsr.imaging.resize import resize_bicubic
+from vsr.networks.generator import Bicubic
 from vsr.networks.lpips import LEAST_SIZE
-from vsr.networks.resampling import Bicubic
 from vsr.training.degradation import reduce
-from vsr.training.measure import LARGEST, HeldOut, Quality, least_size, measure, middle
+from vsr.training.step import LARGEST, HeldOut, Quality, least_size, measure, middle
 
 CPU = torch.device("cpu")
 

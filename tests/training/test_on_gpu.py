@@ -16,10 +16,10 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision.amp import MixedPrecision
 from torch import Tensor, nn
 
-from vsr.training.game import begin_stage, new_game
+from vsr.training.checkpoint import begin_stage, new_game
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import Recipe, override
-from vsr.training.update import Game, update
+from vsr.training.recipes import Recipe, override
+from vsr.training.step import Game, update
 
 HERE = Path(__file__).parent
 SECONDS = 400

@@ -8,8 +8,7 @@ import pytest
 
 from vsr.errors import UsageError
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import Recipe, Stage, override
-from vsr.training.recipes import RECIPES
+from vsr.training.recipes import RECIPES, Recipe, Stage, override
 
 
 def options(**values: Any) -> TrainOptions:

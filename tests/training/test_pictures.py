@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 
 from vsr.errors import InputError, TrainingDataError
-from vsr.media.images import decode_picture
-from vsr.training.pictures import Draws, PackedPictures, PictureSet
-from vsr.training.prefetch import ahead
-from vsr.training.sources import PictureFile, find_pictures
+from vsr.imaging.pictures import decode_picture
+from vsr.training.pictures import Draws, PackedPictures, PictureFile, PictureSet, ahead, find_pictures
 
 
 def atlas(number: int, height: int, width: int) -> np.ndarray:

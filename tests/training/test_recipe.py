@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from vsr.errors import UsageError
-from vsr.training.recipe import (
+from vsr.training.recipes import (
     LOSSES,
+    RECIPES,
     STAGES,
     ClipDegradation,
     Labels,
@@ -20,7 +21,6 @@ from vsr.training.recipe import (
     override,
     parse_labels,
 )
-from vsr.training.recipes import RECIPES
 
 PRETRAIN, ADVERSARIAL = Stage(length=10, mse=1.0), Stage(length=5, mse=1.0, adversarial=1e-3)
 

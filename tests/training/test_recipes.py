@@ -12,15 +12,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vsr.networks.discriminator import Discriminator
-from vsr.networks.features import CONVOLUTIONS, SLIM
+from vsr.networks.generator import Generator
 from vsr.networks.recurrent import RecurrentGenerator
-from vsr.networks.srgan import Generator
-from vsr.training.game import begin_stage, new_game
+from vsr.networks.vgg import CONVOLUTIONS, SLIM
+from vsr.training.checkpoint import begin_stage, new_game
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import LOSSES, STAGES, Recipe, override
-from vsr.training.recipes import RECIPES
-from vsr.training.sequence import ClipBatch, Shift
-from vsr.training.update import update, update_clips
+from vsr.training.recipes import LOSSES, RECIPES, STAGES, Recipe, override
+from vsr.training.step import ClipBatch, Shift, update, update_clips
 
 TABLE: dict[str, dict[str, Any]] = {
     # Ledig et al. 2017, sections 2 and 3.2: labels are 1 and 0, flips and turns are ours.
@@ -200,7 +198,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         networks.append(network)
         return slim_weights(network)
 
-    monkeypatch.setattr("vsr.training.game.find_content_weights", find)
+    monkeypatch.setattr("vsr.training.checkpoint.find_content_weights", find)
     return networks
 
 

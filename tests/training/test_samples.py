@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from vsr.errors import OutputError
+from vsr.imaging.pictures import read_picture
 from vsr.imaging.resize import resize_bicubic
-from vsr.media.images import read_picture
-from vsr.training.samples import GAP, HEADER, sample_strip, write_samples
+from vsr.training.report import GAP, HEADER, sample_strip, write_samples
 
 
 def pictures(height: int, width: int, scale: int = 4) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,9 +7,8 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from vsr.training.recipe import Stage
-from vsr.training.recipes import RECIPES
-from vsr.training.schedules import SCHEDULES, constant, cosine, multi_step, one_cycle
+from vsr.training.losses import SCHEDULES, constant, cosine, multi_step, one_cycle
+from vsr.training.recipes import RECIPES, Stage
 
 
 def test_every_schedule_of_a_stage_is_known_by_its_name() -> None:

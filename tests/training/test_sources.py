@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vsr.errors import TrainingDataError
-from vsr.training.sources import Found, PictureFile, find_pictures, usable_pictures
+from vsr.training.pictures import Found, PictureFile, find_pictures, usable_pictures
 
 PNG = cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes()
 

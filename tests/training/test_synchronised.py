@@ -9,8 +9,8 @@ import torch
 from torch import distributed, nn
 
 from vsr.networks.discriminator import Discriminator
-from vsr.networks.srgan import Generator
-from vsr.training.synchronised import SynchronisedBatchNorm2d, joined, synchronise
+from vsr.networks.generator import Generator
+from vsr.training.launch import SynchronisedBatchNorm2d, joined, synchronise
 
 CPU = torch.device("cpu")
 

@@ -16,20 +16,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vsr.errors import UsageError, WeightsError
-from vsr.networks.models import find_partner, load_network
+from vsr.networks.generator import Generator
 from vsr.networks.recurrent import RecurrentGenerator
-from vsr.networks.srgan import Generator
-from vsr.networks.weights import read_info, save_network
+from vsr.networks.weights import find_partner, load_network, read_info, save_network
 from vsr.training.batches import ClipBatches, load_clips
-from vsr.training.centring import centre_recurrent
 from vsr.training.log import COLUMNS_OF_PICTURES, read_log
-from vsr.training.measure import measure
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import Recipe, Stage, override
-from vsr.training.recipes import RECIPES
-from vsr.training.sequence import ClipBatch, find_shift, upscale_clips
-from vsr.training.trainer import train
-from vsr.training.watch import TrainProgress
+from vsr.training.recipes import RECIPES, Recipe, Stage, override
+from vsr.training.step import ClipBatch, find_shift, measure, upscale_clips
+from vsr.training.trainer import TrainProgress, centre_recurrent, train
 
 pytestmark = pytest.mark.usefixtures("quick")
 

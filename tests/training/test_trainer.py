@@ -25,13 +25,11 @@ from vsr.inference.engine import load_model
 from vsr.networks.lpips import load_lpips
 from vsr.networks.weights import read_info
 from vsr.training.batches import Batches
-from vsr.training.centring import CROPS
 from vsr.training.log import read_log
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import override
-from vsr.training.trainer import train
-from vsr.training.update import Game, update
-from vsr.training.watch import TrainProgress
+from vsr.training.recipes import override
+from vsr.training.step import Game, update
+from vsr.training.trainer import CROPS, TrainProgress, train
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -14,16 +14,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vsr.imaging.warping import enlarge_flow, warp
+from vsr.imaging.motion import enlarge_flow, warp
 from vsr.networks.recurrent import RecurrentGenerator, move_state
 from vsr.networks.weights import save_network
-from vsr.training.game import begin_stage, new_game
+from vsr.training.checkpoint import begin_stage, new_game
 from vsr.training.losses import artefacts
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import LOSSES, Stage, override
-from vsr.training.recipes import RECIPES
-from vsr.training.sequence import ClipBatch, Shift
-from vsr.training.update import Game, update_clips
+from vsr.training.recipes import LOSSES, RECIPES, Stage, override
+from vsr.training.step import ClipBatch, Game, Shift, update_clips
 
 RATE = 1e-3
 FRAMES = 4
@@ -49,8 +47,8 @@ def shake(network: nn.Module) -> None:
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Game]:
     """Builds a tiny game on clips that stands in a stage, with every parameter random and no weight but those given."""
-    monkeypatch.setattr("vsr.training.game.find_content_weights", lambda network, path: {})
-    monkeypatch.setattr("vsr.training.game.ContentFeatures", lambda *arguments, **keywords: Pooled())
+    monkeypatch.setattr("vsr.training.checkpoint.find_content_weights", lambda network, path: {})
+    monkeypatch.setattr("vsr.training.checkpoint.ContentFeatures", lambda *arguments, **keywords: Pooled())
 
     def build(stage: Any, weights: dict[str, float], *, precision: Any = "32-true", **values: Any) -> Game:
         none = dict.fromkeys(LOSSES, 0.0)
@@ -200,7 +198,7 @@ def test_frames_are_drawn_by_seed_and_update(play: Callable[..., Game], monkeypa
         asked.append(middles)
         return torch.cat([frames[0].repeat(1, 3, 1, 1)] * 2)
 
-    monkeypatch.setattr("vsr.training.update.triplets", triplets)
+    monkeypatch.setattr("vsr.training.step.triplets", triplets)
     for step in (0, 0, 1, 2, 3, 4, 5):
         game = play("discriminator", {}, judged_frames=2, frames=8)
         game.step = step

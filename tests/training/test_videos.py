@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from vsr.errors import InputError, TrainingDataError
-from vsr.training import videos as videos_module
+from vsr.training import clips as videos_module
+from vsr.training.clips import VideoSet
 from vsr.training.degradation import Clip
-from vsr.training.videos import VideoSet
 
 MakeClip = Callable[..., Path]
 

@@ -14,15 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vsr.media.images import read_picture
-from vsr.training import measure as measuring
+from vsr.imaging.pictures import read_picture
+from vsr.training import step as measuring
 from vsr.training.log import read_log
-from vsr.training.measure import Quality
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import override
-from vsr.training.trainer import train
-from vsr.training.update import Game, update
-from vsr.training.watch import TrainProgress
+from vsr.training.recipes import override
+from vsr.training.step import Game, Quality, update
+from vsr.training.trainer import TrainProgress, train
 
 
 def steps_with(output: Path, column: str) -> list[int]:
@@ -44,7 +42,7 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 @pytest.fixture(autouse=True)
 def as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are written as the moving average has them: centring is looked at elsewhere."""
-    monkeypatch.setattr("vsr.training.watch.centred", lambda game, batches: copy.deepcopy(game.ema.module))
+    monkeypatch.setattr("vsr.training.trainer.centred", lambda game, batches: copy.deepcopy(game.ema.module))
 
 
 @pytest.mark.usefixtures("quick")
@@ -107,7 +105,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Quality]:
         _, upscaled = measuring.measure(*arguments, **keywords)
         return found.pop(0), upscaled
 
-    monkeypatch.setattr("vsr.training.watch.measure", choose)
+    monkeypatch.setattr("vsr.training.trainer.measure", choose)
     return found
 
 

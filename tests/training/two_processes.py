@@ -20,7 +20,7 @@ from torch import multiprocessing
 from vsr.errors import CheckpointError, VsrError
 from vsr.training.launch import launch
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import Recipe, Stage
+from vsr.training.recipes import Recipe, Stage
 from vsr.training.trainer import train
 
 RECIPE = Recipe(

@@ -9,13 +9,12 @@ import click
 import vsr
 from vsr.cli.bench import bench
 from vsr.cli.compare import compare
-from vsr.cli.console import ErrorReportingGroup
 from vsr.cli.doctor import doctor
-from vsr.cli.eval import evaluate
+from vsr.cli.evaluate import evaluate
 from vsr.cli.models import models
-from vsr.cli.resume import resume
+from vsr.cli.terminal import ErrorReportingGroup
 from vsr.cli.train import train
-from vsr.cli.upscale import upscale
+from vsr.cli.upscale import resume, upscale
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.console import complain, large_imports, say_lines, start_logging, verbosity_options
-from vsr.cli.parsers import ENGINES, PRECISIONS, parse_size
+from vsr.cli.options import ENGINES, PRECISIONS, parse_size
+from vsr.cli.terminal import complain, large_imports, say_lines, start_logging, verbosity_options
 
 if TYPE_CHECKING:
-    from vsr.evaluation.report import Table
-    from vsr.pipeline.bench import Speed
+    from vsr.evaluation.tables import Table
+    from vsr.machine import Speed
 
 PATH = click.Path(path_type=Path)
 SIZES = ("160x90", "320x180")
@@ -54,8 +54,8 @@ def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, qui
     """
     start_logging(verbose, quiet)
     with large_imports():
-        from vsr.evaluation.report import check_output, to_text, write_table
-        from vsr.pipeline.bench import BenchOptions, bench
+        from vsr.evaluation.tables import check_output, to_text, write_table
+        from vsr.machine import BenchOptions, bench
     if output is not None:
         check_output(output, overwrite=overwrite)
     speeds = []
@@ -77,8 +77,8 @@ def _in_words(speed: Speed) -> str:
 
 
 def _table(speeds: list[Speed]) -> Table:
-    from vsr.evaluation.report import Column, Table
-    from vsr.pipeline.stopwatch import STAGES
+    from vsr.evaluation.tables import Column, Table
+    from vsr.pipeline.segment import STAGES
 
     stages = tuple(Column(stage, "ms", 1) for stage in STAGES)
     columns = (

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from vsr.cli.console import clean_end_on_signals, option_of, say, start_logging, verbosity_options
-from vsr.evaluation.compare import CompareOptions, CompareProgress, Region
-from vsr.evaluation.compare import compare as compare_files
+from vsr.cli.terminal import clean_end_on_signals, option_of, say, start_logging, verbosity_options
+from vsr.comparison.compare import compare as compare_files
+from vsr.comparison.options import CompareOptions, CompareProgress, Region
 
 PATH = click.Path(path_type=Path)
 option = option_of(CompareOptions)

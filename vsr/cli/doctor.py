@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vsr.cli.console import large_imports, say_lines
-from vsr.text import one_line
+from vsr.cli.terminal import large_imports, say_lines
+from vsr.errors import one_line
 
 if TYPE_CHECKING:
-    from vsr.pipeline.doctor import Diagnosis
+    from vsr.machine import Diagnosis
 
 
 @click.command()
@@ -23,7 +23,7 @@ def doctor(as_json: bool) -> None:
     The line "takes" names the device on which `vsr upscale` computes.
     """
     with large_imports():
-        from vsr.pipeline.doctor import diagnose
+        from vsr.machine import diagnose
 
     found = diagnose()
     say_lines(json.dumps(asdict(found)) if as_json else _in_words(found))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from vsr.cli.console import say
+from vsr.cli.terminal import say
 
 
 @click.group(invoke_without_command=True)
@@ -16,7 +16,7 @@ def models(as_json: bool) -> None:
     """List the models; `vsr models show NAME` shows a card."""
     if click.get_current_context().invoked_subcommand is not None:
         return
-    from vsr.networks.models import BUILT_IN_PURPOSE, shipped_models
+    from vsr.networks.weights import BUILT_IN_PURPOSE, shipped_models
 
     shipped = shipped_models()
     if as_json:
@@ -39,8 +39,7 @@ def models(as_json: bool) -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show what a model says about itself: data, command, steps, figures, licence."""
-    from vsr.networks.models import BUILT_IN_PURPOSE, find_weights
-    from vsr.networks.weights import read_info
+    from vsr.networks.weights import BUILT_IN_PURPOSE, find_weights, read_info
 
     if name in BUILT_IN_PURPOSE:
         say(f"{name}: {BUILT_IN_PURPOSE[name]}")
@@ -62,8 +61,8 @@ def calibrate(model: str, data: Path) -> None:
     """Measure on pictures what int8 has to know of a model, and write it into its file."""
     from tqdm import tqdm
 
-    from vsr.evaluation.calibration import calibrate_file
-    from vsr.networks.models import find_weights
+    from vsr.evaluation.images import calibrate_file
+    from vsr.networks.weights import find_weights
 
     weights = find_weights(model)
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import click
 
-from vsr.cli.console import INTERRUPTED, complain, say, say_lines, start_logging, stop_on_signal, verbosity_options
-from vsr.cli.fields import SectionedCommand, option_for_field
+from vsr.cli.options import SectionedCommand, option_for_field
+from vsr.cli.terminal import INTERRUPTED, complain, say, say_lines, start_logging, stop_on_signal, verbosity_options
 from vsr.training.options import TrainOptions
-from vsr.training.recipe import STAGES, ClipDegradation, Recipe, Stage, VideoDegradation, lasting, override
-from vsr.training.recipes import RECIPES
+from vsr.training.recipes import RECIPES, STAGES, ClipDegradation, Recipe, Stage, VideoDegradation, lasting, override
 
 FOLDER = click.Path(path_type=Path)
 SHOWN = TrainOptions(data=(), output=Path())
@@ -95,8 +94,8 @@ def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bo
     from tqdm import tqdm
 
     from vsr.training.log import summary_table
+    from vsr.training.trainer import TrainProgress
     from vsr.training.trainer import train as run_training
-    from vsr.training.watch import TrainProgress
 
     with tqdm(unit="step", disable=quiet or as_json or None) as bar, stop_on_signal() as stop:
 

@@ -14,25 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.console import (
+from vsr.cli.options import ENGINES, PRECISIONS, auto_or, parse_pairs, parse_rate, parse_size, parse_time
+from vsr.cli.terminal import (
     clean_end_on_signals,
     complain,
     large_imports,
     option_of,
+    progress_shown,
     say,
     say_lines,
     start_logging,
     verbosity_options,
 )
-from vsr.cli.parsers import ENGINES, PRECISIONS, auto_or, parse_pairs, parse_rate, parse_size, parse_time
-from vsr.cli.progress import progress_shown
+from vsr.errors import UsageError
 from vsr.pipeline.options import UpscaleOptions
 
 if TYPE_CHECKING:
     from vsr.pipeline.estimate import Estimate
     from vsr.pipeline.folder import Outcome, Pair
     from vsr.pipeline.job import UpscaleSummary
-    from vsr.pipeline.job_folder import Command
+    from vsr.pipeline.journal import Command
 
 FAILED = 1
 """Exit code where something failed, or where an input was damaged but an output was made."""
@@ -146,7 +147,7 @@ def upscale_all(
     """Upscale one input or many, as the words of the command say; ends the process with an exit code of its own."""
     with large_imports():
         from vsr.pipeline.folder import Pair, is_many, pair_up
-    from vsr.pipeline.job_folder import Command
+    from vsr.pipeline.journal import Command
 
     into_folder = is_many(sources, target)
     pairs = pair_up(sources, target, recursive=recursive) if into_folder else [Pair(sources[0], target)]
@@ -176,7 +177,7 @@ def _way_to_go_on(pairs: list[Pair]) -> Iterator[None]:
 def _kept(pairs: list[Pair]) -> str:
     """How much is finished, in words; empty where nothing is."""
     from vsr.errors import VsrError
-    from vsr.pipeline.job_folder import read_job
+    from vsr.pipeline.journal import read_job
 
     parts = []
     if len(pairs) > 1 and (done := sum(os.path.exists(pair.target) for pair in pairs)):
@@ -236,7 +237,7 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
 
 
 def _table_of(outcomes: list[Outcome]) -> str:
-    from vsr.evaluation.report import Column, Table, to_text
+    from vsr.evaluation.tables import Column, Table, to_text
 
     columns = (
         Column("clip"),
@@ -260,8 +261,8 @@ def _table_of(outcomes: list[Outcome]) -> str:
 def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: bool) -> None:
     from vsr.errors import VsrError
     from vsr.pipeline.estimate import estimate_clip
-    from vsr.pipeline.executors import InProcess
     from vsr.pipeline.folder import there_already
+    from vsr.pipeline.scheduler import InProcess
 
     estimates, failed, executor = [], [], InProcess()
     for pair in pairs:
@@ -309,3 +310,31 @@ def _size(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count / 1000:.0f} kB"
+
+
+@click.command()
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object; progress on stderr too.")
+@verbosity_options
+def resume(target: Path, as_json: bool, verbose: int, quiet: bool) -> None:
+    """Go on with an interrupted `vsr upscale`.
+
+    OUT is the output as its command named it: a file, pictures such as
+    frames/%06d.png, or a folder of outputs. The input and all options are
+    those of that command.
+
+    \b
+    vsr resume out.mp4
+    """
+    from vsr.pipeline.journal import waiting_job
+
+    start_logging(verbose, quiet)
+    job = waiting_job(target)
+    try:
+        options = UpscaleOptions.from_dict({**job.options, "resume": True})
+    except (TypeError, ValueError, AttributeError) as exc:
+        raise UsageError(
+            f"the job of {target} is of another version of vsr; repeat the command that began it."
+        ) from exc
+    sources = tuple(map(Path, job.command.sources))
+    upscale_all(sources, Path(job.command.target), options, job.command.recursive, as_json, quiet)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import UsageError, WeightsError
-from vsr.networks.arithmetic import float32_products
 from vsr.networks.lpips import Lpips
+from vsr.networks.rewrites import float32_products
 
 
 class FrechetDistance:

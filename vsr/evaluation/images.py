@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+import vsr
 from vsr.errors import InputError, WeightsError
 from vsr.evaluation.fid import FrechetDistance, load_extractor
 from vsr.evaluation.options import ImageEvalOptions
-from vsr.evaluation.pictures import Pair, check_sizes, find_pairs, read_pair
-from vsr.evaluation.scores import ImageReport, ModelScore, PictureScore
+from vsr.evaluation.tables import Column, Table, Value
 from vsr.imaging.metrics import SSIM_WINDOW, psnr_rgb, psnr_y, ssim_rgb, ssim_y
-from vsr.inference.cost import measure_cost, memory_measure
+from vsr.imaging.pictures import ENDINGS, picture_size, read_picture
+from vsr.imaging.resize import resize_as_matlab
+from vsr.inference.device import measure_cost, memory_measure
 from vsr.inference.engine import Engine, load_model
+from vsr.inference.openvino_backend import calibrate
 from vsr.networks.lpips import LEAST_SIZE, Lpips, load_lpips
+from vsr.networks.weights import Network, load_generator, save_calibration
 
 WARM_UP = 16
 """LR pixels each way that every model upscales first, unmeasured: a first call starts libraries and the device."""
@@ -208,3 +216,356 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class PictureScore:
+    """One model on one picture.
+
+    Attributes:
+        name: of the HR file.
+        psnr: in dB; infinite for equal pictures.
+        ssim: at most 1.
+        lpips: 0 for equal pictures; None where it was not measured.
+        seconds: of upscaling, by the wall clock.
+        memory_bytes: that upscaling took, see ``ImageReport.memory_measure``; None where the system does not tell.
+    """
+
+    name: str
+    psnr: float
+    ssim: float
+    lpips: float | None
+    seconds: float
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class ModelScore:
+    """One model on one folder. Means are over the pictures, each of which counts the same, as papers have it.
+
+    Attributes:
+        data: the folder of HR pictures.
+        lr: the folder of LR pictures; None: they were made.
+        model: as it was named.
+        pictures: in the order of their names.
+        fid: of the whole folder; None where it was not measured.
+    """
+
+    data: Path
+    lr: Path | None
+    model: str
+    pictures: tuple[PictureScore, ...]
+    fid: float | None
+
+    @property
+    def psnr(self) -> float:
+        """Mean, in dB."""
+        return fmean(picture.psnr for picture in self.pictures)
+
+    @property
+    def ssim(self) -> float:
+        """Mean."""
+        return fmean(picture.ssim for picture in self.pictures)
+
+    @property
+    def lpips(self) -> float | None:
+        """Mean; None where it was not measured."""
+        values = [picture.lpips for picture in self.pictures if picture.lpips is not None]
+        return fmean(values) if values else None
+
+    @property
+    def seconds(self) -> float:
+        """Mean time of upscaling a picture."""
+        return fmean(picture.seconds for picture in self.pictures)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The most over the pictures."""
+        return max((each.memory_bytes for each in self.pictures if each.memory_bytes is not None), default=None)
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """All that ``vsr eval`` measured on pictures.
+
+    Attributes:
+        options: what was asked for.
+        scale: HR size over LR size.
+        border: HR pixels that PSNR and SSIM left out at each side.
+        device: that the models ran on, in words.
+        arithmetic: of each model: its precision, and what ran it.
+        fid_features: whose features FID compares; empty where it was not measured.
+        memory_measure: what is measured as memory.
+        scores: folder by folder, and in each model by model.
+    """
+
+    options: ImageEvalOptions
+    scale: int
+    border: int
+    device: str
+    arithmetic: Mapping[str, str]
+    fid_features: str
+    memory_measure: str
+    scores: tuple[ModelScore, ...]
+
+
+def image_table(report: ImageReport, *, per_picture: bool = False) -> Table:
+    """The scores as a table: a block for each folder, in it a row for each model.
+
+    Args:
+        report: the scores.
+        per_picture: a block for each picture too, before the one of the means.
+    """
+    options, colour = report.options, report.options.colour.upper()
+    measured = [
+        Column(f"PSNR-{colour}", "dB", 2, "higher"),
+        Column(f"SSIM-{colour}", "", 4, "higher"),
+        *([Column("LPIPS", "", 4, "lower")] if options.lpips else []),
+        *([Column("FID", "", 2, "lower")] if report.fid_features else []),
+        Column("seconds", "s", 3),
+        Column("memory", "MiB", 0),
+    ]
+    labels = _labels([score.data for score in report.scores])
+    rows: list[Mapping[str, Value]] = []
+    for data in dict.fromkeys(labels):
+        scores = [score for score, label in zip(report.scores, labels, strict=True) if label == data]
+        if per_picture:
+            for pictures in zip(*(score.pictures for score in scores), strict=True):
+                for score, picture in zip(scores, pictures, strict=True):
+                    rows.append(_row(data, score.model, colour, picture) | {"picture": picture.name})
+        for score in scores:
+            count = len(score.pictures)
+            rows.append(_row(data, score.model, colour, score) | {"pictures": count, "picture": f"mean of {count}"})
+    named = (Column("data"), Column("picture" if per_picture else "pictures"), Column("model"))
+    return Table((*named, *measured), tuple(rows), _about(report), group_by=("data", "picture"))
+
+
+def _row(data: str, model: str, colour: str, score: PictureScore | ModelScore) -> dict[str, Value]:
+    memory = score.memory_bytes
+    return {
+        "data": data,
+        "model": model,
+        f"PSNR-{colour}": score.psnr,
+        f"SSIM-{colour}": score.ssim,
+        "LPIPS": score.lpips,
+        "FID": score.fid if isinstance(score, ModelScore) else None,
+        "seconds": score.seconds,
+        "memory": None if memory is None else memory / MEBIBYTE,
+    }
+
+
+def _labels(folders: list[Path]) -> list[str]:
+    """The folders' names, and their paths where two different ones have the same name."""
+    by_name: dict[str, set[Path]] = {}
+    for folder in folders:
+        by_name.setdefault(folder.resolve().name, set()).add(folder)
+    return [name if len(by_name[name := folder.resolve().name]) == 1 else str(folder) for folder in folders]
+
+
+def _about(report: ImageReport) -> dict[str, object]:
+    options = report.options
+    space = "MATLAB's Y (BT.601, 16..235)" if options.colour == "y" else "red, green and blue"
+    lr = "made of HR as MATLAB's imresize does it: bicubic, antialiased, 8 bits"
+    given = {str(score.data): str(score.lr) for score in report.scores if score.lr is not None}
+    about: dict[str, object] = {
+        "scale": report.scale,
+        "PSNR and SSIM": f"on {space}, 8-bit results, a border of {report.border} pixels left out",
+    }
+    if options.lpips:
+        about["LPIPS"] = "version 0.1 on SqueezeNet, over RGB, whole pictures"
+    if report.fid_features:
+        about["FID"] = f"features of {report.fid_features}, whole pictures; compares only at equal numbers of pictures"
+    return about | {
+        "LR": given or lr,
+        "device": report.device,
+        "arithmetic": ", ".join(f"{model} in {words}" for model, words in report.arithmetic.items()),
+        "seconds": "mean time of upscaling a picture, from and to main memory",
+        "memory": report.memory_measure,
+        "vsr": vsr.__version__,
+    }
+
+
+NAMED = 5
+"""How many files an error lists."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture to measure on.
+
+    Attributes:
+        hr: its file.
+        lr: the file of its LR picture; None: LR is made of HR.
+    """
+
+    hr: Path
+    lr: Path | None = None
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """The picture files of a folder by name; folders in it and hidden files are not looked at.
+
+    Raises:
+        InputError: the folder is missing, cannot be read, or holds no picture.
+    """
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; pictures to measure on are given as a folder.")
+    try:
+        files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    except OSError as exc:
+        raise InputError(f"cannot read the folder {folder}: {exc.strerror}.") from exc
+    found = [path for path in files if path.suffix.lower() in ENDINGS]
+    if not found:
+        raise InputError(f"no pictures in {folder}; those with the endings {', '.join(sorted(ENDINGS))} are taken.")
+    return found
+
+
+def find_pairs(hr_folder: Path, lr_folder: Path | None, scale: int) -> list[Pair]:
+    """Pair the pictures of two folders by name, apart from the endings.
+
+    An LR picture bears the name of its HR picture, alone or with what marks it: ``baby``, ``babyx4``, ``baby_LRx4``,
+    ``baby_LR``, ``baby-4x``; an HR picture may end in ``_HR`` or ``_GT``, which counts for nothing.
+
+    Args:
+        hr_folder: HR pictures.
+        lr_folder: LR pictures, of which none may be left over; None: they are made.
+        scale: the number in an LR picture's name.
+
+    Raises:
+        InputError: a folder is missing or holds no picture, or pictures are left over or claimed twice.
+    """
+    hr_paths = find_pictures(hr_folder)
+    if lr_folder is None:
+        return [Pair(path) for path in hr_paths]
+    lr_paths = find_pictures(lr_folder)
+    mark = re.compile(rf"[ ._-]?(LR)?[ ._-]?(x{scale}|(?<!\d){scale}x)$|[ ._-]LR$", re.IGNORECASE)
+    same = _by_name(lr_paths, lambda name: name)
+    marked = _by_name([path for path in lr_paths if mark.search(path.stem)], lambda name: mark.sub("", name))
+    pairs, used = [], set()
+    for hr in hr_paths:
+        bare = re.sub(r"[ ._-](HR|GT)$", "", hr.stem, flags=re.IGNORECASE)
+        fitting = next((found for found in (same.get(hr.stem), marked.get(bare), same.get(bare)) if found), [])
+        if len(fitting) > 1:
+            raise InputError(f"{hr} could belong to each of {_listed(fitting)} in {lr_folder}; leave one.")
+        if fitting and fitting[0] in used:
+            raise InputError(f"{fitting[0]} could belong to more than one picture in {hr_folder}; leave one of them.")
+        used.update(fitting)
+        pairs.append(Pair(hr, fitting[0] if fitting else None))
+    _check_left_over(hr_folder, lr_folder, pairs, [path for path in lr_paths if path not in used])
+    return pairs
+
+
+def _by_name(paths: Sequence[Path], key: Callable[[str], str]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        found.setdefault(key(path.stem), []).append(path)
+    return found
+
+
+def _check_left_over(hr_folder: Path, lr_folder: Path, pairs: Sequence[Pair], lr_left: Sequence[Path]) -> None:
+    hr_left = [pair.hr for pair in pairs if pair.lr is None]
+    complaints = [
+        f"{len(left)} in {folder} without {counterpart}: {_listed(left)}"
+        for left, folder, counterpart in ((hr_left, hr_folder, "LR"), (lr_left, lr_folder, "HR"))
+        if left
+    ]
+    if complaints:
+        raise InputError(
+            f"pictures are left over when paired by name, {'; '.join(complaints)}. The LR of baby.png is called baby, "
+            "babyx4 or baby_LRx4, by its scale."
+        )
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    names = ", ".join(path.name for path in paths[:NAMED])
+    return names if len(paths) <= NAMED else f"{names} and {len(paths) - NAMED} more"
+
+
+def check_sizes(pairs: Sequence[Pair], *, scale: int, least: int) -> None:
+    """See by the headers that all pictures can be measured, before any work.
+
+    Args:
+        pairs: the pictures.
+        scale: HR size over LR size.
+        least: HR pixels each way that the measures need.
+
+    Raises:
+        InputError: an HR picture is too small, an LR picture has another size than the scale wants, or a file is no
+            picture.
+    """
+    for pair in pairs:
+        size = picture_size(pair.hr)
+        height, width = (length // scale * scale for length in size)
+        if min(height, width) < least:
+            raise InputError(
+                f"{pair.hr} has {size[1]}x{size[0]} pixels; at least {least} each way are needed to measure it. "
+                "Leave it out, or take a smaller --border."
+            )
+        if pair.lr is None:
+            continue
+        lr_height, lr_width = picture_size(pair.lr)
+        if (lr_height, lr_width) != (height // scale, width // scale):
+            raise InputError(
+                f"{pair.lr} has {lr_width}x{lr_height} pixels, but a x{scale} LR of {pair.hr} with its "
+                f"{size[1]}x{size[0]} has {width // scale}x{height // scale}; nothing is rescaled to fit."
+            )
+
+
+def read_pair(pair: Pair, scale: int) -> tuple[Tensor, Tensor]:
+    """HR, cropped to a multiple of the scale at its right and lower edge, and LR: (1, 3, H, W) and (1, 3, h, w) uint8.
+
+    Raises:
+        InputError: a file cannot be read or is no picture.
+    """
+    hr = torch.from_numpy(read_picture(pair.hr)).permute(2, 0, 1)[None]
+    height, width = (length // scale for length in hr.shape[-2:])
+    hr = hr[..., : height * scale, : width * scale].contiguous()
+    if pair.lr is None:
+        return hr, resize_as_matlab(hr, height, width)
+    return hr, torch.from_numpy(read_picture(pair.lr)).permute(2, 0, 1)[None].contiguous()
+
+
+PICTURES = 32
+"""How many are looked at, at most: the figures of the models that ship were measured with so many."""
+
+EDGE = 128
+"""LR pixels that are taken of a picture each way, from its middle."""
+
+
+def calibrate_file(path: Path, data: Path, progress: Callable[[int, int], None] | None = None) -> int:
+    """Measure a model's calibration on HR pictures, reduced by its scale as MATLAB does, and write it into its file.
+
+    Args:
+        path: the weights file; all else in it stays as it is.
+        data: a folder of pictures, of which ``PICTURES`` at even distances are taken.
+        progress: called with the passes done, and how many there are: two for each picture.
+
+    Returns:
+        How many pictures were taken.
+
+    Raises:
+        WeightsError: the file is not one of a generator.
+        InputError: the folder or a picture cannot be used.
+        OutputError: the file cannot be written.
+    """
+    network = load_generator(path)
+    found = find_pictures(data)
+    chosen = found[:: -(-len(found) // PICTURES)]
+    done = itertools.count(1)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(done), 2 * len(chosen))
+
+    pictures = [_lr_of(picture, cast(Network, network).scale) for picture in chosen]
+    save_calibration(path, calibrate(network, pictures, tick))
+    return len(chosen)
+
+
+def _lr_of(picture: Path, scale: int) -> Tensor:
+    _, lr = read_pair(Pair(picture), scale)
+    top, left = (max(0, (length - EDGE) // 2) for length in lr.shape[-2:])
+    return lr[..., top : top + EDGE, left : left + EDGE].to(torch.float32) / 255

@@ -1,181 +1,375 @@
-"""What models score on pictures, and the table of it. Imports no torch."""
+"""What clips score against their reference, frame by frame and in all, and the tables of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 import vsr
-from vsr.evaluation.options import ImageEvalOptions
-from vsr.evaluation.report import Column, Table, Value
+from vsr.errors import one_line
+from vsr.evaluation.options import VideoEvalOptions
+from vsr.evaluation.pairing import Pairing, name_frames
+from vsr.evaluation.steadiness import CUT_RESIDUAL, CUT_VISIBLE, STILL_CHANGE, STILL_REACH
+from vsr.evaluation.tables import Column, Table, Value
+from vsr.evaluation.vmaf import harmonic_mean
+from vsr.files import write_whole
 
-MEBIBYTE = 1 << 20
-
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 @dataclass(frozen=True)
-class PictureScore:
-    """One model on one picture.
+class FrameScore:
+    """A frame of an output that has a partner in the reference. What is not measured is None.
 
     Attributes:
-        name: of the HR file.
-        psnr: in dB; infinite for equal pictures.
-        ssim: at most 1.
-        lpips: 0 for equal pictures; None where it was not measured.
-        seconds: of upscaling, by the wall clock.
-        memory_bytes: that upscaling took, see ``ImageReport.memory_measure``; None where the system does not tell.
+        number: of the frame in the reference, from 0.
+        output_number: of the frame in the output.
+        seconds: its time in the reference.
+        psnr_y: dB; infinite for equal frames.
+        ssim_y: at most 1.
+        vmaf: 0..100.
+        warping_error: from the last frame to this one, code values; None of the first, after a frame without a partner,
+            and at a cut.
+        reference_warping_error: of the reference, over the same pixels.
+        still_pixels: in how many pixels the reference is still since the last frame.
+        still_change: of the output in them, mean absolute code values.
+        reference_still_change: of the reference in them.
+        bicubic_still_change: of the enlarged LR clip in them.
     """
 
-    name: str
-    psnr: float
-    ssim: float
-    lpips: float | None
+    number: int
+    output_number: int
     seconds: float
-    memory_bytes: int | None
+    psnr_y: float
+    ssim_y: float
+    vmaf: float | None = None
+    warping_error: float | None = None
+    reference_warping_error: float | None = None
+    still_pixels: int = 0
+    still_change: float | None = None
+    reference_still_change: float | None = None
+    bicubic_still_change: float | None = None
 
 
 @dataclass(frozen=True)
-class ModelScore:
-    """One model on one folder. Means are over the pictures, each of which counts the same, as papers have it.
+class OutputScore:
+    """One output against the reference.
 
     Attributes:
-        data: the folder of HR pictures.
-        lr: the folder of LR pictures; None: they were made.
-        model: as it was named.
-        pictures: in the order of their names.
-        fid: of the whole folder; None where it was not measured.
+        path: its file.
+        frames: all that have a partner, in order.
+        pairing: of its frames with the reference's.
+        times: of all its frames, in seconds.
+        notes: what to know about the comparison, in sentences.
     """
 
-    data: Path
-    lr: Path | None
-    model: str
-    pictures: tuple[PictureScore, ...]
-    fid: float | None
+    path: Path
+    frames: tuple[FrameScore, ...]
+    pairing: Pairing
+    times: tuple[Fraction, ...]
+    notes: tuple[str, ...]
 
     @property
-    def psnr(self) -> float:
-        """Mean, in dB."""
-        return fmean(picture.psnr for picture in self.pictures)
+    def num_equal(self) -> int:
+        """Frames that equal the reference's in luma."""
+        return sum(math.isinf(frame.psnr_y) for frame in self.frames)
 
     @property
-    def ssim(self) -> float:
-        """Mean."""
-        return fmean(picture.ssim for picture in self.pictures)
+    def psnr_y(self) -> float:
+        """Mean over the frames that differ at all, as an equal one would make it infinite; infinite where none does."""
+        return fmean([frame.psnr_y for frame in self.frames if math.isfinite(frame.psnr_y)] or [math.inf])
 
     @property
-    def lpips(self) -> float | None:
-        """Mean; None where it was not measured."""
-        values = [picture.lpips for picture in self.pictures if picture.lpips is not None]
-        return fmean(values) if values else None
+    def psnr_y_of_mean(self) -> float:
+        """PSNR of the squared error's mean over all frames, in dB: bad frames weigh more."""
+        error = fmean(10 ** (-frame.psnr_y / 10) for frame in self.frames)
+        return -10 * math.log10(error) if error else math.inf
 
     @property
-    def seconds(self) -> float:
-        """Mean time of upscaling a picture."""
-        return fmean(picture.seconds for picture in self.pictures)
+    def ssim_y(self) -> float:
+        """Mean over the frames."""
+        return fmean(frame.ssim_y for frame in self.frames)
 
     @property
-    def memory_bytes(self) -> int | None:
-        """The most over the pictures."""
-        return max((each.memory_bytes for each in self.pictures if each.memory_bytes is not None), default=None)
+    def vmaf(self) -> float | None:
+        """Mean over the frames."""
+        return _mean(frame.vmaf for frame in self.frames)
+
+    @property
+    def vmaf_harmonic(self) -> float | None:
+        """Harmonic mean over the frames, as libvmaf pools."""
+        scores = [frame.vmaf for frame in self.frames if frame.vmaf is not None]
+        return harmonic_mean(scores) if scores else None
+
+    @property
+    def warping_error(self) -> float | None:
+        """Mean over the transitions, in code values."""
+        return _mean(frame.warping_error for frame in self.frames)
+
+    @property
+    def reference_warping_error(self) -> float | None:
+        """Of the reference, over the same transitions."""
+        return _mean(frame.reference_warping_error for frame in self.frames)
+
+    @property
+    def still_change(self) -> float | None:
+        """Mean absolute change between frames over all pixels where the reference is still, in code values."""
+        return _weighted([(frame.still_change, frame.still_pixels) for frame in self.frames])
+
+    @property
+    def still_ratio(self) -> float | None:
+        """``still_change`` over that of the enlarged LR clip, or without one over the reference's.
+
+        None where that is 0 or nothing is still.
+        """
+        by_bicubic = any(frame.bicubic_still_change is not None for frame in self.frames)
+        own, base = [], []
+        for frame in self.frames:
+            against = frame.bicubic_still_change if by_bicubic else frame.reference_still_change
+            if against is not None:
+                own.append((frame.still_change, frame.still_pixels))
+                base.append((against, frame.still_pixels))
+        change, against = _weighted(own), _weighted(base)
+        return change / against if change is not None and against else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return fmean(found) if found else None
+
+
+def _weighted(values: Sequence[tuple[float | None, int]]) -> float | None:
+    """The mean by the numbers of pixels."""
+    found = [(value, pixels) for value, pixels in values if value is not None]
+    total = sum(pixels for _, pixels in found)
+    return sum(value * pixels for value, pixels in found) / total if total else None
 
 
 @dataclass(frozen=True)
-class ImageReport:
-    """All that ``vsr eval`` measured on pictures.
+class VideoReport:
+    """All that ``vsr eval`` measured on clips.
 
     Attributes:
         options: what was asked for.
-        scale: HR size over LR size.
-        border: HR pixels that PSNR and SSIM left out at each side.
-        device: that the models ran on, in words.
-        arithmetic: of each model: its precision, and what ran it.
-        fid_features: whose features FID compares; empty where it was not measured.
-        memory_measure: what is measured as memory.
-        scores: folder by folder, and in each model by model.
+        width: columns of all clips, as coded.
+        height: rows of all clips, as coded.
+        times: of all frames of the reference, in seconds.
+        cuts: numbers of the reference's frames with which a scene begins, but for the first.
+        vmaf_version: libvmaf's own; empty where it was not measured.
+        outputs: in the order asked for.
     """
 
-    options: ImageEvalOptions
-    scale: int
-    border: int
-    device: str
-    arithmetic: Mapping[str, str]
-    fid_features: str
-    memory_measure: str
-    scores: tuple[ModelScore, ...]
+    options: VideoEvalOptions
+    width: int
+    height: int
+    times: tuple[Fraction, ...]
+    cuts: tuple[int, ...]
+    vmaf_version: str
+    outputs: tuple[OutputScore, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The outputs' file names, and their paths where two have the same name."""
+        names = [output.path.name for output in self.outputs]
+        return tuple(
+            name if names.count(name) == 1 else str(output.path)
+            for name, output in zip(names, self.outputs, strict=True)
+        )
 
 
-def image_table(report: ImageReport, *, per_picture: bool = False) -> Table:
-    """The scores as a table: a block for each folder, in it a row for each model.
+def video_table(report: VideoReport) -> Table:
+    """The scores as a table, a row for each output."""
+    options = report.options
+    columns = [
+        Column("output"),
+        Column("frames"),
+        Column("unpaired"),
+        Column("PSNR-Y", "dB", 2, "higher"),
+        Column("PSNR-Y of MSE", "dB", 2, "higher"),
+        Column("SSIM-Y", "", 4, "higher"),
+    ]
+    if options.vmaf:
+        columns += [Column("VMAF", "", 2, "higher"), Column("harmonic VMAF", "", 2, "higher")]
+    if options.steadiness:
+        columns += [
+            Column("warping error", "codes", 3, "lower"),
+            Column("reference's", "codes", 3),
+            Column("still change", "codes", 3, "lower"),
+            Column("over bicubic's" if options.lr else "over reference's", "", 2, "lower"),
+        ]
+    rows = [_row(label, output) for label, output in zip(report.labels, report.outputs, strict=True)]
+    return Table(tuple(columns), tuple(rows), _about(report))
+
+
+def _row(label: str, output: OutputScore) -> Mapping[str, Value]:
+    return {
+        "output": label,
+        "frames": len(output.frames),
+        "unpaired": len(output.pairing.reference_unpaired) + len(output.pairing.output_unpaired),
+        "PSNR-Y": output.psnr_y,
+        "PSNR-Y of MSE": output.psnr_y_of_mean,
+        "SSIM-Y": output.ssim_y,
+        "VMAF": output.vmaf,
+        "harmonic VMAF": output.vmaf_harmonic,
+        "warping error": output.warping_error,
+        "reference's": output.reference_warping_error,
+        "still change": output.still_change,
+        "over bicubic's": output.still_ratio,
+        "over reference's": output.still_ratio,
+    }
+
+
+def frames_table(report: VideoReport) -> Table:
+    """The scores of every frame, a row for each frame of each output."""
+    columns = (
+        Column("output"),
+        Column("frame"),
+        Column("output frame"),
+        Column("time", "s", 3),
+        Column("PSNR-Y", "dB", 2),
+        Column("SSIM-Y", "", 4),
+        Column("VMAF", "", 2),
+        Column("warping error", "codes", 3),
+        Column("warping error of the reference", "codes", 3),
+        Column("still pixels"),
+        Column("still change", "codes", 3),
+        Column("still change of the reference", "codes", 3),
+        Column("still change of bicubic", "codes", 3),
+    )
+    rows: list[Mapping[str, Value]] = []
+    for label, output in zip(report.labels, report.outputs, strict=True):
+        for frame in output.frames:
+            values = (
+                label, frame.number, frame.output_number, frame.seconds, frame.psnr_y, frame.ssim_y, frame.vmaf,
+                frame.warping_error, frame.reference_warping_error, frame.still_pixels, frame.still_change,
+                frame.reference_still_change, frame.bicubic_still_change,
+            )  # fmt: skip
+            rows.append({column.name: value for column, value in zip(columns, values, strict=True)})
+    return Table(columns, tuple(rows), _about(report))
+
+
+def _about(report: VideoReport) -> dict[str, object]:
+    options = report.options
+    about: dict[str, object] = {
+        "reference": f"{options.reference}, {len(report.times)} frames of {report.width}x{report.height}",
+        "pairs": f"by {'timestamps' if options.align == 'time' else 'the time since the first frame'}",
+        "PSNR and SSIM": "on MATLAB's Y (BT.601, 16..235) of the RGB that each clip's own matrix and range give, "
+        f"a border of {options.border} pixels left out",
+        "PSNR-Y": "mean over the frames that differ at all; PSNR-Y of MSE: of the squared error's mean over all frames",
+    }
+    if options.vmaf:
+        about["VMAF"] = f"{options.vmaf_model} of libvmaf {report.vmaf_version}, on luma of limited range; whole frames"
+    if options.steadiness:
+        about |= {
+            "warping error": "mean |difference| of Y between a frame and the last one moved along the optical flow of "
+            "the reference, where both show a pixel; whole frames, none across a cut",
+            "still change": f"mean |difference| of Y between frames where the reference changes by less than "
+            f"{STILL_CHANGE:g} codes in all pixels up to {STILL_REACH} away",
+            "cuts": f"where the flow misses by more than {CUT_RESIDUAL:g} codes and finds less than "
+            f"{100 * CUT_VISIBLE:g} % again: {name_frames(report.cuts, report.times) if report.cuts else 'none'}",
+        }
+    for label, output in zip(report.labels, report.outputs, strict=True):
+        equal = [f"{output.num_equal} frames equal the reference's in luma."] if output.num_equal else []
+        if output.notes or equal:
+            about[f"note on {label}"] = " ".join([*output.notes, *equal])
+    return about | {"vsr": vsr.__version__}
+
+
+Measure = Callable[[FrameScore], float | None]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One row of the picture.
+
+    Attributes:
+        title: above it, with the unit.
+        measure: what is drawn of each frame.
+        beside: the same of the reference, drawn in black.
+    """
+
+    title: str
+    measure: Measure
+    beside: Measure | None = None
+
+
+PANELS = (
+    Panel("PSNR-Y in dB (a gap: equal to the reference)", lambda frame: frame.psnr_y),
+    Panel("SSIM-Y", lambda frame: frame.ssim_y),
+    Panel("VMAF", lambda frame: frame.vmaf),
+    Panel(
+        "Warping error in code values (less is better)",
+        lambda frame: frame.warping_error,
+        lambda frame: frame.reference_warping_error,
+    ),
+    Panel(
+        "Change in still regions in code values (less is better)",
+        lambda frame: frame.still_change,
+        lambda frame: frame.reference_still_change,
+    ),
+)
+
+
+def plot_frames(report: VideoReport, target: Path) -> None:
+    """Draw the scores over the reference's time, a row for each measure that has values, a line for each output.
+
+    Dotted vertical lines are cuts. Frames without a partner are gaps.
 
     Args:
         report: the scores.
-        per_picture: a block for each picture too, before the one of the means.
+        target: PNG of 1200 pixels by 250 for each row; replaced.
+
+    Raises:
+        OutputError: it cannot be written; what stood there before still does.
     """
-    options, colour = report.options, report.options.colour.upper()
-    measured = [
-        Column(f"PSNR-{colour}", "dB", 2, "higher"),
-        Column(f"SSIM-{colour}", "", 4, "higher"),
-        *([Column("LPIPS", "", 4, "lower")] if options.lpips else []),
-        *([Column("FID", "", 2, "lower")] if report.fid_features else []),
-        Column("seconds", "s", 3),
-        Column("memory", "MiB", 0),
-    ]
-    labels = _labels([score.data for score in report.scores])
-    rows: list[Mapping[str, Value]] = []
-    for data in dict.fromkeys(labels):
-        scores = [score for score, label in zip(report.scores, labels, strict=True) if label == data]
-        if per_picture:
-            for pictures in zip(*(score.pictures for score in scores), strict=True):
-                for score, picture in zip(scores, pictures, strict=True):
-                    rows.append(_row(data, score.model, colour, picture) | {"picture": picture.name})
-        for score in scores:
-            count = len(score.pictures)
-            rows.append(_row(data, score.model, colour, score) | {"pictures": count, "picture": f"mean of {count}"})
-    named = (Column("data"), Column("picture" if per_picture else "pictures"), Column("model"))
-    return Table((*named, *measured), tuple(rows), _about(report), group_by=("data", "picture"))
+    # Only here, since it takes about a second; and without pyplot, which keeps figures and looks for a window system.
+    from matplotlib.figure import Figure
+
+    panels = [panel for panel in PANELS if _has_values(report, panel.measure)] or [PANELS[0]]
+    figure = Figure(figsize=(12, 2.5 * len(panels) + 0.5), dpi=100, layout="constrained")
+    grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, panel in zip(grid, panels, strict=True):
+        for number, (label, output) in enumerate(zip(report.labels, report.outputs, strict=True)):
+            _draw(axes, report, output, panel.measure, f"C{number}", label)
+        if panel.beside is not None:
+            # Each output has it over its own pairs, most often all; the first stands for them.
+            _draw(axes, report, report.outputs[0], panel.beside, "black", "the reference itself")
+        for cut in report.cuts:
+            axes.axvline(float(report.times[cut]), color="grey", linestyle=":", linewidth=1)
+        axes.set_title(panel.title, loc="left", fontsize="medium")
+        axes.grid(alpha=0.3)
+    grid[-1].set_xlabel("seconds")
+    handles = {str(line.get_label()): line for axes in grid for line in axes.get_lines() if line.get_gid()}
+    # Between dollar signs matplotlib would look for formulas.
+    names = [one_line(name).replace("$", r"\$") for name in handles]
+    # File names may begin with an underscore, which a legend made by itself leaves out.
+    figure.legend(list(handles.values()), names, loc="outside upper right", ncols=min(4, len(handles)))
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_whole(target, content.getvalue())
 
 
-def _row(data: str, model: str, colour: str, score: PictureScore | ModelScore) -> dict[str, Value]:
-    memory = score.memory_bytes
-    return {
-        "data": data,
-        "model": model,
-        f"PSNR-{colour}": score.psnr,
-        f"SSIM-{colour}": score.ssim,
-        "LPIPS": score.lpips,
-        "FID": score.fid if isinstance(score, ModelScore) else None,
-        "seconds": score.seconds,
-        "memory": None if memory is None else memory / MEBIBYTE,
-    }
+def _has_values(report: VideoReport, measure: Measure) -> bool:
+    values = (measure(frame) for output in report.outputs for frame in output.frames)
+    return any(value is not None and np.isfinite(value) for value in values)
 
 
-def _labels(folders: list[Path]) -> list[str]:
-    """The folders' names, and their paths where two different ones have the same name."""
-    by_name: dict[str, set[Path]] = {}
-    for folder in folders:
-        by_name.setdefault(folder.resolve().name, set()).add(folder)
-    return [name if len(by_name[name := folder.resolve().name]) == 1 else str(folder) for folder in folders]
-
-
-def _about(report: ImageReport) -> dict[str, object]:
-    options = report.options
-    space = "MATLAB's Y (BT.601, 16..235)" if options.colour == "y" else "red, green and blue"
-    lr = "made of HR as MATLAB's imresize does it: bicubic, antialiased, 8 bits"
-    given = {str(score.data): str(score.lr) for score in report.scores if score.lr is not None}
-    about: dict[str, object] = {
-        "scale": report.scale,
-        "PSNR and SSIM": f"on {space}, 8-bit results, a border of {report.border} pixels left out",
-    }
-    if options.lpips:
-        about["LPIPS"] = "version 0.1 on SqueezeNet, over RGB, whole pictures"
-    if report.fid_features:
-        about["FID"] = f"features of {report.fid_features}, whole pictures; compares only at equal numbers of pictures"
-    return about | {
-        "LR": given or lr,
-        "device": report.device,
-        "arithmetic": ", ".join(f"{model} in {words}" for model, words in report.arithmetic.items()),
-        "seconds": "mean time of upscaling a picture, from and to main memory",
-        "memory": report.memory_measure,
-        "vsr": vsr.__version__,
-    }
+def _draw(axes: Axes, report: VideoReport, output: OutputScore, measure: Measure, colour: str, label: str) -> None:
+    values = np.full(len(report.times), np.nan)
+    for frame in output.frames:
+        value = measure(frame)
+        if value is not None and np.isfinite(value):
+            values[frame.number] = value
+    seconds = [float(time) for time in report.times]
+    style = "--" if colour == "black" else "-"
+    lines = axes.plot(seconds, values, style, color=colour, linewidth=1.2, label=label, gid="score")
+    if np.isfinite(values).sum() < 60:
+        lines[0].set_marker(".")

@@ -24,8 +24,8 @@ import ffmpeg
 import numpy as np
 
 from vsr.errors import FFmpegError
+from vsr.media.clip import Plane
 from vsr.media.ffmpeg import TAIL_LINES, carried_program, find_program
-from vsr.media.pixels import Plane
 
 DEPTHS = (8, 10, 12, 16)
 """Bits of a sample that libvmaf takes."""

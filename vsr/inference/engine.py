@@ -1,4 +1,10 @@
-"""The engine: a network on a device, batches and tiles that fit into its memory."""
+"""The engine: a network on a device, batches and tiles that fit into its memory, a clip's frames in their order.
+
+The result of a network near the edge of a tile is spoilt by the padding there. Neighbouring tiles therefore share
+``overlap`` pixels: the outer quarter of the share, nearest to each tile's edge, is thrown away, and the middle half is
+blended linearly. All tiles of a frame have one size, and the grid depends on the frame's size alone, so that it does
+not flicker from frame to frame.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +13,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from itertools import product
+from math import ceil
 from typing import TypeVar, cast
 
 import numpy as np
@@ -17,16 +25,12 @@ from torch import Tensor, nn
 
 from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory
 from vsr.imaging.colour import rgb_to_codes
-from vsr.imaging.motion import Codes, estimate_motion
-from vsr.inference.cost import operations_per_pixel
-from vsr.inference.device import choose_device, free_memory, kind_of
-from vsr.inference.runtimes import Precision, RuntimeName, build_runtime, has_weights
-from vsr.inference.sequence import FrameSequence
-from vsr.inference.tiling import step_tiled, upscale_tiled
-from vsr.networks.models import DEFAULT_MODEL, load_calibration, load_network
-from vsr.networks.recurrent import RecurrentGenerator
+from vsr.imaging.motion import Codes, Motion, estimate_motion, motion_to_device, steady
+from vsr.inference.backends import Precision, RuntimeName, build_runtime, has_weights
+from vsr.inference.device import choose_device, free_memory, kind_of, operations_per_pixel
+from vsr.networks.recurrent import RecurrentGenerator, move_state
 from vsr.networks.rewrites import simplify
-from vsr.networks.weights import Calibration, Network
+from vsr.networks.weights import DEFAULT_MODEL, Calibration, Network, load_calibration, load_network
 
 logger = logging.getLogger(__name__)
 
@@ -387,3 +391,178 @@ def load_model(
         network, device=device, runtime=engine, precision=precision, tile_size=tile_size, calibration=calibration,
         sharing=sharing,
     )  # fmt: skip
+
+
+class FrameSequence:
+    """Upscales frames one after the other, by what it knows of those before.
+
+    Args:
+        engine: what upscales.
+        steadied: whether each result is blended with the one before, see ``vsr.imaging.motion``.
+    """
+
+    def __init__(self, engine: Engine, *, steadied: bool = False) -> None:
+        self._engine, self._steadied = engine, steadied
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames: the next is taken for the first of a clip."""
+        self._state: Tensor | None = None
+        self._last: Tensor | None = None
+
+    @torch.inference_mode()
+    def step(self, lr: Tensor, motions: Sequence[Motion | None]) -> Tensor:
+        """Upscale the next frames. One that equals the frame before is not given: its result is the same.
+
+        Args:
+            lr: (N, 3, H, W) float RGB, nominally in [0, 1], on the engine's device.
+            motions: N, from the frame before each to it; None, or a cut, begins anew.
+
+        Returns:
+            (N, 3, scale*H, scale*W) float32 on the same device, not clipped.
+        """
+        alone = self._engine(lr) if self._engine.recurrent is None else None
+        results = []
+        for number, motion in enumerate(motions):
+            frame = slice(number, number + 1)
+            if motion is None or motion.is_cut:
+                self.reset()
+            moved = None if self._state is None and self._last is None else self._on_device(motion)
+            sr = self._step(lr[frame], moved) if alone is None else alone[frame]
+            if self._last is not None and moved is not None:
+                sr = steady(sr, self._last, moved, scale=int(self._engine.scale))
+            self._last = sr if self._steadied else None
+            results.append(sr)
+        return torch.cat(results)
+
+    def _on_device(self, motion: Motion | None) -> Tensor | None:
+        network = self._engine.recurrent
+        wanted = self._steadied or (network is not None and network.aligned)
+        return motion_to_device(motion, self._engine.device) if wanted and motion is not None else None
+
+    def _step(self, lr: Tensor, motion: Tensor | None) -> Tensor:
+        engine, network, state = self._engine, self._engine.recurrent, self._state
+        assert network is not None
+        if state is None:
+            state = network.initial_state(lr)
+        elif network.aligned and motion is not None:
+            flow, trust = motion[:, :2].permute(0, 2, 3, 1), motion[:, 2]
+            state = move_state(state, flow, trust)
+        sr, following = engine.step(lr, state)
+        if not bool(engine.finite(sr).all() & engine.finite(following).all()):
+            sr, following = engine.step_exactly(lr, state)
+        self._state = following
+        return sr
+
+
+def tile_starts(length: int, tile_size: int, overlap: int) -> tuple[list[int], int]:
+    """Where tiles begin along one axis, and how long each is, so that they cover it with the least work.
+
+    Args:
+        length: pixels of the axis.
+        tile_size: pixels that a tile may have at most.
+        overlap: pixels that neighbours share at least; less than ``tile_size``.
+
+    Returns:
+        the first pixel of each tile, and the length of all.
+
+    Raises:
+        ValueError: tiles that are not longer than their overlap.
+    """
+    if tile_size <= overlap:
+        raise ValueError(f"tiles of {tile_size} pixels must be larger than their overlap of {overlap}")
+    if length <= tile_size:
+        return [0], length
+    count = ceil((length - overlap) / (tile_size - overlap))
+    size = ceil((length + (count - 1) * overlap) / count)
+    return [round(index * (length - size) / (count - 1)) for index in range(count)], size
+
+
+def blend_weights(starts: list[int], size: int, length: int, scale: int) -> Tensor:
+    """How much of each tile goes into each pixel of the result along one axis.
+
+    Args:
+        starts: first LR pixel of each tile.
+        size: LR pixels of a tile.
+        length: LR pixels of the axis.
+        scale: output size over input size.
+
+    Returns:
+        (tiles, size * scale) float32; over all tiles the weights of a pixel sum to one.
+    """
+    position = torch.arange(size * scale, dtype=torch.float64) + 0.5
+    weights = torch.ones(len(starts), size * scale, dtype=torch.float64)
+    for index, (left, right) in enumerate(zip(starts, starts[1:], strict=False)):
+        shared = (left + size - right) * scale
+        rising = ((position - shared / 4) / max(shared / 2, 1)).clamp(0, 1)
+        weights[index + 1] *= rising
+        weights[index] *= rising.flip(0)
+    total = torch.zeros(length * scale, dtype=torch.float64)
+    spans = [slice(start * scale, (start + size) * scale) for start in starts]
+    for span, weight in zip(spans, weights, strict=True):
+        total[span] += weight
+    return torch.stack([weight / total[span] for span, weight in zip(spans, weights, strict=True)]).float()
+
+
+def upscale_tiled(
+    network: Callable[[Tensor], Tensor], lr: Tensor, *, scale: int, tile_size: int, overlap: int
+) -> Tensor:
+    """Run ``network`` tile by tile and blend the results.
+
+    Args:
+        network: (N, 3, h, w) -> (N, 3, scale*h, scale*w).
+        lr: (N, 3, H, W).
+        scale: the network's.
+        tile_size: the largest edge of a tile, in LR pixels.
+        overlap: LR pixels that neighbouring tiles share at least.
+
+    Returns:
+        (N, 3, scale*H, scale*W) float32 on the device of ``lr``.
+    """
+    return _tiled(lambda tile: (network(tile),), (lr,), (scale,), tile_size, overlap)[0]
+
+
+def step_tiled(
+    network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    lr: Tensor, state: Tensor, *, scale: int, tile_size: int, overlap: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Run a step of a recurrent ``network`` tile by tile; the tiles are cut from one state and blended into the next.
+
+    Args:
+        network: (N, 3, h, w) and (N, S, h, w) -> (N, 3, scale*h, scale*w) and (N, S, h, w).
+        lr: (N, 3, H, W).
+        state: (N, S, H, W).
+        scale: the network's.
+        tile_size: the largest edge of a tile, in LR pixels.
+        overlap: LR pixels that neighbouring tiles share at least.
+
+    Returns:
+        (N, 3, scale*H, scale*W) and (N, S, H, W), float32 on the device of ``lr``.
+    """
+    sr, following = _tiled(network, (lr, state), (scale, 1), tile_size, overlap)
+    return sr, following
+
+
+def _tiled(
+    network: Callable[..., tuple[Tensor, ...]], given: tuple[Tensor, ...], scales: tuple[int, ...], tile_size: int,
+    overlap: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """What ``network`` makes of tensors of one size; its results have their channels, and are larger by scales."""
+    first = given[0]
+    height, width = first.shape[-2:]
+    tops, rows = tile_starts(height, tile_size, overlap)
+    lefts, columns = tile_starts(width, tile_size, overlap)
+    down = [blend_weights(tops, rows, height, scale).to(first.device) for scale in scales]
+    across = [blend_weights(lefts, columns, width, scale).to(first.device) for scale in scales]
+    results = tuple(
+        torch.zeros(len(first), each.shape[1], height * scale, width * scale, device=first.device)
+        for each, scale in zip(given, scales, strict=True)
+    )
+    for (i, top), (j, left) in product(enumerate(tops), enumerate(lefts)):
+        tiles = network(*(each[..., top : top + rows, left : left + columns] for each in given))
+        for number, (tile, scale) in enumerate(zip(tiles, scales, strict=True)):
+            target = results[number][
+                ..., top * scale : (top + rows) * scale, left * scale : (left + columns) * scale
+            ]
+            target.addcmul_(tile.float(), torch.outer(down[number][i], across[number][j]))
+    return results

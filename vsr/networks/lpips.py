@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import WeightsError
-from vsr.networks.arithmetic import float32_products
-from vsr.networks.features import find_pretrained, read_weights
+from vsr.networks.rewrites import float32_products
+from vsr.networks.vgg import find_pretrained, read_weights
 
 TAPS = (1, 4, 7, 9, 10, 11, 12)
 """The layers of SqueezeNet behind which pictures are compared."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vsr.imaging.motion import warp
 from vsr.imaging.resize import resize_bicubic
-from vsr.imaging.warping import warp
-from vsr.networks.srgan import MOST_BLOCKS
+from vsr.networks.generator import MOST_BLOCKS
 
 REACH = 2
 """LR pixels on each side of which bicubic interpolation makes the HR pixels of one."""

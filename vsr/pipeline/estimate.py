@@ -15,14 +15,13 @@ from vsr.errors import InputError
 from vsr.files import check_target
 from vsr.media.ffmpeg import check_names
 from vsr.media.reader import Damage, Frame
-from vsr.pipeline.executors import Executor
 from vsr.pipeline.job import ClipPlan, open_source, plan_clip
-from vsr.pipeline.job_folder import RECORD
-from vsr.pipeline.memory import names_what_lacks_memory
+from vsr.pipeline.journal import RECORD
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import Order
 from vsr.pipeline.outputs import output_for
-from vsr.pipeline.segment import upscale_segments
+from vsr.pipeline.plan import names_what_lacks_memory
+from vsr.pipeline.scheduler import Executor
+from vsr.pipeline.segment import Order, upscale_segments
 from vsr.pipeline.segments import Finished, Segment
 
 PLACES = (0.1, 0.5, 0.9)

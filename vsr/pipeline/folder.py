@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, VsrError
-from vsr.media.containers import CONTAINERS, VIDEO_ENDINGS
+from vsr.imaging.pictures import is_animated
+from vsr.media.formats import CONTAINERS, VIDEO_ENDINGS
 from vsr.media.pictures import files_named, find_pictures, is_pattern, is_picture_name, natural_order, stands_for_many
-from vsr.media.stills import is_animated
-from vsr.pipeline.executors import executor_for
 from vsr.pipeline.job import UpscaleProgress, UpscaleSummary, upscale_clip
-from vsr.pipeline.job_folder import Command, read_job, remove_if_empty
+from vsr.pipeline.journal import Command, read_job, remove_if_empty
 from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.scheduler import executor_for
 
 logger = logging.getLogger(__name__)
 

@@ -20,20 +20,24 @@ import torch
 from vsr import __version__
 from vsr.errors import InputError, OutputError, UsageError, VsrError
 from vsr.files import check_target
+from vsr.imaging.pictures import is_animated, still_kind
+from vsr.inference.backends import RuntimeName
 from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
-from vsr.inference.runtimes import RuntimeName
-from vsr.media import animation
 from vsr.media.clip import ClipInfo
 from vsr.media.ffmpeg import check_names
-from vsr.media.index import PacketIndex, index_packets
-from vsr.media.pictures import is_picture_name, missing_numbers, pictures_of, probe_pictures
-from vsr.media.probe import probe
+from vsr.media.pictures import (
+    ANIMATION_FORMAT,
+    is_picture_name,
+    missing_numbers,
+    pictures_of,
+    probe_animation,
+    probe_pictures,
+)
+from vsr.media.probe import PacketIndex, index_packets, probe
 from vsr.media.reader import Damage, said_of_resized
-from vsr.media.stills import is_animated, still_kind
-from vsr.networks.models import is_adversarial, model_covering
-from vsr.pipeline.executors import Executor, InProcess, executor_for
-from vsr.pipeline.job_folder import (
+from vsr.networks.weights import is_adversarial, model_covering
+from vsr.pipeline.journal import (
     BATCH,
     DEVICES,
     HALVINGS,
@@ -44,15 +48,16 @@ from vsr.pipeline.job_folder import (
     JobFolder,
     Manifest,
     Settings,
+    SourceWatch,
     job_folder,
     read_job,
     remove_if_empty,
 )
-from vsr.pipeline.memory import check_frame_fits, names_what_lacks_memory
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import EngineSpec, Order
 from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
-from vsr.pipeline.plan import factor_of
+from vsr.pipeline.plan import check_frame_fits, factor_of, names_what_lacks_memory
+from vsr.pipeline.scheduler import Executor, InProcess, executor_for
+from vsr.pipeline.segment import EngineSpec, Order
 from vsr.pipeline.segments import (
     FEWEST_FRAMES,
     LEAD_IN,
@@ -69,7 +74,6 @@ from vsr.pipeline.segments import (
     cut_by_time,
     halvings,
 )
-from vsr.pipeline.source import SourceWatch
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +149,7 @@ def upscale(
 
     Args:
         source: a video, a picture, a folder of pictures, or a pattern such as ``frames/*.png`` or ``frames/%04d.png``.
-        target: the output: a name with an ending of ``vsr.media.containers.CONTAINERS``, a picture, or a pattern of
+        target: the output: a name with an ending of ``vsr.media.formats.CONTAINERS``, a picture, or a pattern of
             pictures such as ``frames/%06d.png``.
         progress: called after each batch of frames.
         **options: the fields of ``UpscaleOptions``.
@@ -282,7 +286,7 @@ def open_source(source: Path, options: UpscaleOptions) -> ClipInfo:
     if pictures is None:
         kind = still_kind(source)
         if kind and is_animated(source):
-            prober = animation.probe_animation if kind == "WEBP" else probe
+            prober = probe_animation if kind == "WEBP" else probe
             return prober(source, max_pixels=options.max_pixels)
         if not (kind or is_picture_name(source)) or (kind == "JPEG" and source.suffix.lower() in MOTION_JPEG):
             return probe(source, max_pixels=options.max_pixels)
@@ -428,7 +432,7 @@ def _halvings(
     the clip and the kind of device alone.
     """
     video, total = clip.video, index.num_frames if index else len(clip.pictures)
-    uncut = clip.format == animation.FORMAT or (index is not None and not len(index.timestamps))
+    uncut = clip.format == ANIMATION_FORMAT or (index is not None and not len(index.timestamps))
     fewest = WARM_SHARE * warm_up or FEWEST_FRAMES
     if uncut or total < 2 * fewest or not engine.has_weights:
         return 0
@@ -457,7 +461,7 @@ def _cut(
 ) -> list[Segment]:
     cut = cut_of(clip, options)
     start, end = (None if at is None else ceil(at / clip.video.time_base) for at in (cut.start, cut.end))
-    if clip.format == animation.FORMAT:
+    if clip.format == ANIMATION_FORMAT:
         return [Segment(0, None if warm_up else start, start, end)]
     if index is None:
         return cut_by_number(len(clip.pictures), start=start, end=end, warm_up=warm_up, halved=halved)

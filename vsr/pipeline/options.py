@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vsr.errors import UsageError, unknown_choices
-from vsr.media.codecs import CODECS
-from vsr.media.limits import MAX_PIXELS
+from vsr.files import MAX_PIXELS
+from vsr.media.formats import CODECS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class UpscaleOptions:
     batch_size: int | None = None
     """Frames at once; None: what pays."""
     codec: str | None = None
-    """A key of ``vsr.media.codecs.CODECS``, or any video encoder of libav; None takes the container's usual one."""
+    """A key of ``vsr.media.formats.CODECS``, or any video encoder of libav; None takes the container's usual one."""
     crf: int | None = None
     """Constant rate factor: lower is better and larger; None takes the codec's default."""
     preset: str | None = None

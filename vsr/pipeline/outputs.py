@@ -15,24 +15,24 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from vsr.errors import OutputError, UsageError
-from vsr.files import check_target, digest_of, publish_all, stamp_of
-from vsr.media.assemble import (
+from vsr.files import MAX_SIDE, check_target, digest_of, publish_all, stamp_of
+from vsr.media.clip import WHOLE, ClipInfo, Cut, Plane, has_alpha, layout_of
+from vsr.media.ffmpeg import the_program
+from vsr.media.formats import CODECS, Codec, Container, Timing, container_of, holds
+from vsr.media.mux import (
     LATE_SECONDS,
+    Part,
     StreamPlan,
     assemble,
+    check_assembled,
+    cues_overlap,
     earliest_beginning,
+    join,
+    missing_metadata,
     plan_streams,
     rehearse,
     write_what_can_be,
 )
-from vsr.media.clip import WHOLE, ClipInfo, Cut
-from vsr.media.codecs import CODECS, Codec
-from vsr.media.containers import Container, container_of, holds
-from vsr.media.encoder import Encoder, VideoFormat, check_encoder, encoded_suffix
-from vsr.media.encoders import codec_named, format_of
-from vsr.media.ffmpeg import the_program
-from vsr.media.join import Part, join
-from vsr.media.limits import MAX_SIDE
 from vsr.media.pictures import (
     PictureWriter,
     existing,
@@ -43,10 +43,8 @@ from vsr.media.pictures import (
     picture_format,
     written_pictures,
 )
-from vsr.media.pixels import Plane, has_alpha, layout_of
 from vsr.media.reader import Frame, decoded_format
-from vsr.media.timing import Timing
-from vsr.media.verify import check_assembled, cues_overlap, missing_metadata
+from vsr.media.writer import Encoder, VideoFormat, check_encoder, codec_named, encoded_suffix, format_of
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import Conversion, plan_video
 from vsr.pipeline.segments import Finished

@@ -27,15 +27,14 @@ from typing import TYPE_CHECKING, Any
 from vsr.errors import VsrError, is_out_of_memory
 from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
-from vsr.pipeline.job_folder import WHERE_KINDS_MEET
+from vsr.pipeline.journal import WHERE_KINDS_MEET
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.order import EngineKeeper, EngineSpec, Order
-from vsr.pipeline.segment import upscale_segments
+from vsr.pipeline.segment import EngineKeeper, EngineSpec, Order, upscale_segments
 from vsr.pipeline.segments import Segment
 from vsr.signals import shielded, signals_held_back
 
 if TYPE_CHECKING:
-    from vsr.pipeline.executors import Report
+    from vsr.pipeline.scheduler import Report
 
 logger = logging.getLogger(__name__)
 

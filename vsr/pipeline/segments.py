@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vsr.media.index import PacketIndex, Timestamps
+from vsr.media.formats import Timing
+from vsr.media.probe import PacketIndex, Timestamps
 from vsr.media.reader import Damage
-from vsr.media.timing import Timing
 
 LEAST_SECONDS, MOST_SECONDS = 3, 6
 """How long a segment is: to the first keyframe within, or to the middle of the two where there is none."""

@@ -17,13 +17,10 @@ from vsr.errors import UsageError
 from vsr.inference.device import available_memory, free_memory
 from vsr.training.clips import Clips, clip_batch
 from vsr.training.degradation import degrade_batch, degrade_picture, reduce, region_size
-from vsr.training.measure import HeldOut, least_size, middle
 from vsr.training.options import TrainOptions
-from vsr.training.pictures import Draws, PackedPictures, PictureSet
-from vsr.training.prefetch import ahead
-from vsr.training.recipe import Recipe
-from vsr.training.sequence import ClipBatch, find_shift
-from vsr.training.sources import PictureFile, find_pictures
+from vsr.training.pictures import Draws, PackedPictures, PictureFile, PictureSet, ahead, find_pictures
+from vsr.training.recipes import Recipe
+from vsr.training.step import ClipBatch, HeldOut, find_shift, least_size, middle
 
 
 def load_pictures(options: TrainOptions) -> tuple[PictureSet, list[HeldOut], str]:
@@ -187,7 +184,7 @@ def _clips(pictures: Sequence[PictureFile], videos: Sequence[Path], options: Tra
     if not videos:
         return Clips(filmed, None)
     # Here, so that training on pictures needs no PyAV.
-    from vsr.training.videos import VideoSet
+    from vsr.training.clips import VideoSet
 
     frames = longest(recipe).frames + recipe.clip.lead
     return Clips(filmed, VideoSet(videos, min_size=recipe.crop_size, frames=frames, workers=workers))

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import cast
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
+from av.error import FFmpegError as LibavError
 from torch import Tensor
 
-from vsr.errors import TrainingDataError
-from vsr.media.images import Picture
-from vsr.training.clip_degradation import clip_region_size, degrade_clip
-from vsr.training.degradation import Clip
-from vsr.training.film import film
+from vsr.errors import InputError, TrainingDataError
+from vsr.imaging.colour import ColourSpec, PixelLayout, planes_to_rgb, rgb_to_codes
+from vsr.imaging.motion import Codes
+from vsr.imaging.pictures import Picture
+from vsr.inference.device import available_memory
+from vsr.media.clip import VideoInfo, colour_of
+from vsr.media.probe import probe
+from vsr.media.reader import Damage, Frame, decoded_format, read_frames
+from vsr.training.degradation import Clip, Floats, clip_region_size, degrade_clip
 from vsr.training.pictures import PictureSet
-from vsr.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from vsr.training.videos import VideoSet
+from vsr.training.recipes import Recipe
 
 DRAWN, DEGRADED = 8, 9
 """Keep the random numbers of clips and of their degradation apart from others of the same seed and step."""
@@ -104,3 +117,528 @@ def clip_batch(
         pairs.append(degrade_clip(clip, recipe.frames, recipe.crop_size, recipe.scale, recipe.clip, random))
     lr, hr = (torch.from_numpy(np.stack(part)).movedim(-1, -3).contiguous() for part in zip(*pairs, strict=True))
     return lr, hr
+
+
+STILL = 0.25
+"""Share of the clips in which nothing moves."""
+TRIPOD = 0.25
+"""Share of the others in which the camera stands and layers move."""
+FASTEST = 24.0
+"""HR pixels a frame; speeds are this times the square of a uniform number."""
+STEEPEST = 0.15
+"""Greatest change of the speed from frame to frame, over the speed."""
+SHAKE = 1.0
+"""Greatest standard deviation of a hand's shaking, in HR pixels."""
+TURN = math.radians(1.5)
+"""Greatest rotation in a frame; small ones are drawn more often (a cube of a uniform number)."""
+ZOOM = 0.02
+"""Greatest growth in a frame, drawn likewise."""
+TILT = math.radians(5)
+"""Greatest angle at which a moving window lies in its picture."""
+COARSEST = 2.0
+"""Greatest number of picture pixels to an HR pixel, along an axis; the least is one."""
+DENSITY = 1.5
+"""Least number of pixels, along an axis and to an HR pixel, of what frames are sampled from."""
+BLURRED = 0.3
+"""Share of the moving clips with motion blur."""
+MOST_MOMENTS = 6
+"""Moments of an exposure that are averaged for a frame."""
+MOMENT = 1.5
+"""HR pixels that something moves between two of them, unless it is too fast for that."""
+LAYERED = 0.4
+"""Share of the clips of a moving camera with layers in front of the ground."""
+MOST_LAYERS = 3
+LAYER_STANDS = 0.25
+"""Share of these layers that do not move: a logo, a caption."""
+PLAIN = 0.15
+"""Share of the layers of a single colour, as drawings and captions have them and photographs do not."""
+LAYER_SIZE = (0.2, 0.8)
+"""Over that of the window."""
+MARGIN = 3
+"""Pixels that sampling sees beyond a window."""
+
+Matrix = npt.NDArray[np.float64]
+"""(3, 3), of points (x, y, 1)."""
+Another = Callable[[np.random.Generator], Picture]
+"""Draws another picture."""
+
+
+def film(picture: Picture, frames: int, size: int, another: Another, random: np.random.Generator) -> Clip:
+    """Film a picture: a window moves over it, and layers move in front of it.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB. Where it is too small for the window's way, that is shorter; where it is too small
+            for the window, it is mirrored at its edges.
+        frames: T.
+        size: edge of the window in HR pixels.
+        another: draws pictures that layers are cut from.
+        random: decides everything.
+
+    Returns:
+        (T, size, size, 3) uint8 RGB.
+    """
+    still = random.random() < STILL
+    tripod = random.random() < TRIPOD
+    camera = _standing(frames) if still or tripod else _draw_motion(frames, random)
+    views = [_ground(_turned(picture, random), size, camera, random)]
+    if tripod or random.random() < LAYERED:
+        for number in range(int(random.integers(1, MOST_LAYERS + 1))):
+            stands = still or (random.random() < LAYER_STANDS and bool(number or not tripod))
+            motion = _standing(frames) if stands else _draw_motion(frames, random)
+            plain = random.random() < PLAIN
+            content = _draw_plain(size, random) if plain else _turned(another(random), random)
+            views.append(_layer(content, size, motion, random))
+    exposure = random.uniform(0.2, 1.0) if random.random() < BLURRED else 0.0
+    if still:
+        return np.repeat(_frame(views, size, 0, 0.0)[None], frames, 0)
+    return np.stack([_frame(views, size, number, exposure) for number in range(frames)])
+
+
+def _turned(picture: Picture, random: np.random.Generator) -> Picture:
+    """A view of a picture in one of its eight orientations."""
+    rows, columns, swap = random.integers(2, size=3)
+    picture = picture[:: 1 - 2 * int(rows), :: 1 - 2 * int(columns)]
+    return picture.transpose(1, 0, 2) if swap else picture
+
+
+@dataclass(frozen=True)
+class _Motion:
+    """Where a window lies at each moment."""
+
+    places: npt.NDArray[np.float64]
+    """(T + 2, 4): x and y in HR pixels, angle, logarithm of the size, from the frame before the first to that after the
+    last; about zero in the middle."""
+
+    def at(self, time: float) -> Matrix:
+        """HR pixels around the window's centre -> HR pixels around the centre of where it is in the middle.
+
+        Args:
+            time: number of a frame, which need not be whole, from -1 to T.
+        """
+        before = min(int(time + 1), len(self.places) - 2)
+        share = time + 1 - before
+        x, y, angle, growth = (self.places[before] * (1 - share) + self.places[before + 1] * share).tolist()
+        cos, sin = math.exp(growth) * math.cos(angle), math.exp(growth) * math.sin(angle)
+        return np.array([[cos, -sin, x], [sin, cos, y], [0, 0, 1]])
+
+    def shortened(self, share: float) -> _Motion:
+        """A share of the same way."""
+        return _Motion(self.places * share)
+
+
+def _standing(frames: int) -> _Motion:
+    return _Motion(np.zeros((frames + 2, 4)))
+
+
+def _draw_motion(frames: int, random: np.random.Generator) -> _Motion:
+    after_middle = np.arange(-1.0, frames + 1) - (frames - 1) / 2
+    speed = FASTEST * random.random() ** 2
+    direction, bend = random.uniform(0, 2 * math.pi, size=2)
+    acceleration = STEEPEST * speed * random.random()
+    turn, zoom = random.uniform(-1, 1, size=2) ** 3
+    shake = SHAKE * random.random() ** 2 * random.standard_normal((2, frames + 4))
+    shake = shake[:, :-2] / 4 + shake[:, 1:-1] / 2 + shake[:, 2:] / 4
+    ways = [
+        after_middle * speed * along + after_middle**2 / 2 * acceleration * bent + shaken
+        for along, bent, shaken in zip(_unit(direction), _unit(bend), shake, strict=True)
+    ]
+    return _Motion(np.stack([*ways, TURN * turn * after_middle, ZOOM * zoom * after_middle], 1))
+
+
+def _unit(angle: float) -> tuple[float, float]:
+    return math.cos(angle), math.sin(angle)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A ground or a layer, and where the window lies on it."""
+
+    canvas: Picture
+    to_canvas: Matrix
+    """HR pixels around the centre of where the window is in the middle of the clip -> pixels of the canvas."""
+    motion: _Motion
+    mask: Floats | None = None
+    """(rows, columns) of the canvas: how opaque a layer is, 0 to 1."""
+
+    def at(self, time: float, size: int) -> Matrix:
+        """Pixels of the window -> pixels of the canvas."""
+        centre = (size - 1) / 2
+        return self.to_canvas @ self.motion.at(time) @ _shift(-centre, -centre)
+
+
+def _ground(picture: Picture, size: int, motion: _Motion, random: np.random.Generator) -> _View:
+    tilt = random.uniform(-TILT, TILT) if motion.places.any() else 0.0
+    turn = np.array([[math.cos(tilt), -math.sin(tilt), 0], [math.sin(tilt), math.cos(tilt), 0], [0, 0, 1]])
+    room = np.array(picture.shape[1::-1], float)
+    whole = motion
+    for share in (1.0, 0.5, 0.25, 0.0):
+        motion = whole.shortened(share)
+        least, most = _extent([turn @ motion.at(number - 1) for number in range(len(motion.places))], size)
+        coarsest = float((room / (most - least)).min())
+        if coarsest >= 1:
+            break
+    coarseness = _draw_coarseness(coarsest, random)
+    # Where the centre can lie so that the window stays inside; in the middle of a picture that is too small.
+    low, high = -least * coarseness, room - most * coarseness
+    place = np.where(low < high, random.uniform(np.minimum(low, high), np.maximum(low, high)), (low + high) / 2)
+    box = np.stack([np.floor(place + least * coarseness), np.ceil(place + most * coarseness)])
+    (left, top), (right, bottom) = np.clip(box, 0, room).astype(int).tolist()
+    canvas, scaling = _canvas(picture[top:bottom, left:right], coarseness)
+    to_picture = _shift(*(place - 0.5 - (left, top))) @ np.diag([coarseness, coarseness, 1]) @ turn
+    return _View(canvas, scaling @ to_picture, motion)
+
+
+def _draw_plain(size: int, random: np.random.Generator) -> Picture:
+    """(size, size, 3) of one colour. A channel is 0 or 255 two times out of three, so that many are saturated."""
+    colour = random.choice([0, 255, int(random.integers(256))], 3)
+    return np.tile(colour.astype(np.uint8), (size, size, 1))
+
+
+def _layer(picture: Picture, size: int, motion: _Motion, random: np.random.Generator) -> _View:
+    edge = size * random.uniform(*LAYER_SIZE)
+    coarseness = _draw_coarseness(min(picture.shape[:2]) / edge, random)
+    cut = min(math.ceil(edge * coarseness), *picture.shape[:2])
+    top, left = (int(random.integers(length - cut + 1)) for length in picture.shape[:2])
+    canvas, scaling = _canvas(picture[top : top + cut, left : left + cut], coarseness)
+    place = random.uniform(-size / 2, size / 2, size=2)  # of the layer's centre
+    to_picture = _shift(*[(cut - 1) / 2] * 2) @ np.diag([coarseness, coarseness, 1]) @ _shift(*-place)
+    mask = _draw_mask(len(canvas), cut / coarseness, random)
+    return _View(canvas, scaling @ to_picture, motion, mask)
+
+
+def _draw_coarseness(coarsest: float, random: np.random.Generator) -> float:
+    """Picture pixels to an HR pixel, along an axis."""
+    return float(np.clip(coarsest, 1, COARSEST) ** random.random())
+
+
+def _extent(matrices: Sequence[Matrix], size: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The least and the greatest (x, y) that windows of a size reach, with what sampling sees beyond them."""
+    reach = size / 2 + MARGIN
+    corners = np.array([[-reach, reach, -reach, reach], [-reach, -reach, reach, reach], [1, 1, 1, 1]])
+    points = np.concatenate([matrix @ corners for matrix in matrices], 1)[:2]
+    return points.min(1), points.max(1)
+
+
+def _canvas(patch: Picture, coarseness: float) -> tuple[Picture, Matrix]:
+    """Filter a part of a picture for HR pixels, and enlarge it where it is not dense enough for sampling.
+
+    Returns:
+        What frames are sampled from, and pixels of the patch -> pixels of it.
+    """
+    kernel = _lowpass(coarseness)
+    patch = np.ascontiguousarray(patch)
+    if len(kernel) > 1:
+        patch = cast(Picture, cv2.sepFilter2D(patch, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101))
+    if coarseness >= DENSITY:
+        return patch, np.eye(3)
+    height, width = patch.shape[:2]
+    columns, rows = (math.ceil(length * DENSITY / coarseness) for length in (width, height))
+    canvas = cast(Picture, cv2.resize(patch, (columns, rows), interpolation=cv2.INTER_LANCZOS4))
+    scaling = np.diag([columns / width, rows / height, 1])
+    return canvas, _shift(-0.5, -0.5) @ scaling @ _shift(0.5, 0.5)
+
+
+def _lowpass(coarseness: float) -> Floats:
+    """The bicubic kernel, stretched against aliasing; one weight where there is nothing to reduce."""
+    reach = math.ceil(2 * coarseness) - 1
+    at = np.abs(np.arange(-reach, reach + 1)) / coarseness
+    near, far = (1.5 * at - 2.5) * at**2 + 1, ((-0.5 * at + 2.5) * at - 4) * at + 2
+    weights = np.where(at < 1, near, np.where(at < 2, far, 0))
+    return np.trim_zeros(weights / weights.sum()).astype(np.float32) if coarseness > 1 else np.ones(1, np.float32)
+
+
+def _draw_mask(length: int, edge: float, random: np.random.Generator) -> Floats:
+    """(length, length): a blob, a box, or shreds, with edges that are 0.7 to 3 HR pixels soft.
+
+    Args:
+        length: pixels of the canvas.
+        edge: the same in HR pixels.
+        random: draws the shape.
+    """
+    place: Floats = (np.arange(length, dtype=np.float32) + np.float32(0.5)) / np.float32(length) * 2 - 1
+    softness = random.uniform(0.7, 3.0) * 2 / edge
+    shape = random.random()
+    if shape < 0.2:
+        wide, high = random.uniform(0.3, 0.9, size=2)
+        inside = np.minimum(wide - np.abs(place), (high - np.abs(place))[:, None])
+    else:
+        inside = _blob(place, random)
+        if shape > 0.7:
+            grid = random.standard_normal((int(random.integers(4, 12)),) * 2).astype(np.float32)
+            shreds = cv2.resize(grid, (length, length), interpolation=cv2.INTER_CUBIC)
+            inside = np.minimum(inside, shreds / len(grid))  # whose slope is about that of its grid
+    return cast(Floats, np.clip(inside / softness + 0.5, 0, 1).astype(np.float32))
+
+
+def _blob(place: Floats, random: np.random.Generator) -> Floats:
+    """How far inside of a wavy closed line each point of a square lies, over half of its edge."""
+    angle, radius = np.arctan2(place[:, None], place), np.hypot(place[:, None], place)
+    line = np.full_like(radius, 0.6)
+    for waves in range(2, 7):
+        line += np.float32(random.uniform(0, 0.4 / waves)) * np.cos(waves * angle + np.float32(random.uniform(0, 6.3)))
+    return np.minimum(line, 0.95) - radius
+
+
+def _shift(x: float, y: float) -> Matrix:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
+
+
+def _frame(views: Sequence[_View], size: int, number: int, exposure: float) -> Picture:
+    """(size, size, 3): the mean over the moments of an exposure, as a share of the time from frame to frame."""
+    moments = 1
+    if exposure:
+        fastest = max(_way(view, number, exposure, size) for view in views)
+        moments = int(np.clip(math.ceil(fastest / MOMENT), 1, MOST_MOMENTS))
+    if moments == 1:
+        return _seen(views, size, number)
+    mean = np.zeros((size, size, 3), np.float32)
+    for moment in range(moments):
+        cv2.accumulate(_seen(views, size, number + exposure * ((moment + 0.5) / moments - 0.5)), mean)
+    return np.rint(mean / moments).astype(np.uint8)
+
+
+def _way(view: _View, number: int, exposure: float, size: int) -> float:
+    """HR pixels that a corner of the window moves in an exposure."""
+    begin, end = (view.motion.at(number + half * exposure) for half in (-0.5, 0.5))
+    corners = np.array([[-1, 1, -1, 1], [-1, -1, 1, 1], [2 / size] * 4]) * size / 2
+    return float(np.hypot(*((end - begin) @ corners)[:2]).max())
+
+
+def _seen(views: Sequence[_View], size: int, time: float) -> Picture:
+    ground, *layers = views
+    seen = _sampled(ground.canvas, ground.at(time, size), size, size)
+    for layer in layers:
+        _paste(seen, layer, layer.at(time, size))
+    return seen
+
+
+def _sampled(canvas: Picture, matrix: Matrix, width: int, height: int) -> Picture:
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    sampled = cv2.warpAffine(canvas, matrix[:2], (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    return cast(Picture, sampled)
+
+
+def _paste(seen: Picture, layer: _View, matrix: Matrix) -> None:
+    """Lay a layer over what is seen so far, where it lies in the window."""
+    assert layer.mask is not None
+    rows, columns = layer.mask.shape
+    corners = np.linalg.solve(matrix, np.array([[0, columns, 0, columns], [0, 0, rows, rows], [1, 1, 1, 1]]))[:2]
+    size = np.array(seen.shape[1::-1])
+    left, top = np.clip(np.floor(corners.min(1)), 0, size).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(corners.max(1)), 0, size).astype(int).tolist()
+    if left >= right or top >= bottom:
+        return
+    matrix = matrix @ _shift(left, top)
+    above = _sampled(layer.canvas, matrix, right - left, bottom - top)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    opaque = cv2.warpAffine(layer.mask, matrix[:2], (right - left, bottom - top), flags=flags)
+    part = np.ascontiguousarray(seen[top:bottom, left:right])
+    seen[top:bottom, left:right] = cv2.blendLinear(above, part, opaque, 1 - opaque)
+
+
+logger = logging.getLogger(__name__)
+
+PIECE = 64
+"""Frames that are decoded at a time, about."""
+LONGEST_PIECE = 2 * PIECE
+"""Frames of a piece whose video has more of them in its time than its header says."""
+LARGE = 1080
+"""Lines from which a video is reduced: cameras and codecs leave less detail than it has pixels."""
+CUT = 24.0
+"""8-bit codes by which frames differ across a cut, on average and at the least; around it by less than a third."""
+_NAMED = 5
+"""Files left out that are named; the others are counted."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Frames of a video that follow each other."""
+
+    path: Path
+    video: VideoInfo
+    start: int | None
+    """In ticks of the stream; None is the beginning."""
+    end: int | None
+    """The first tick that is no longer wanted; None is the end."""
+    frames: int
+    """By the header."""
+
+    @property
+    def reduction(self) -> int:
+        """HR is the video reduced by this."""
+        return max(1, min(self.video.width, self.video.height) * 2 // LARGE)
+
+
+class VideoSet:
+    """Video files to cut clips from. Safe from several threads.
+
+    A long video is several pieces, each decoded by itself. Files that cannot be read, or whose frames are smaller than
+    a crop, are left out with a warning; where a piece turns out to be damaged, or to have no run of frames between two
+    cuts that is long enough, the next one stands in for it.
+
+    Args:
+        paths: the files.
+        min_size: least length of either edge of a frame in pixels.
+        frames: of a clip.
+        workers: threads that read headers.
+        cache_bytes: memory for decoded pieces, which are kept as they are drawn; None takes a quarter of what is free.
+
+    Attributes:
+        paths: those that are used.
+        left_out: how many are not.
+        cache_bytes: as above; may be changed.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], *, min_size: int, frames: int, workers: int = 2, cache_bytes: int | None = None
+    ) -> None:
+        self.cache_bytes = available_memory() // 4 if cache_bytes is None else cache_bytes
+        self._frames = frames
+        with ThreadPoolExecutor(workers) as pool:
+            found = list(pool.map(lambda path: _pieces(path, min_size, max(PIECE, 2 * frames)), paths))
+        reasons = [words for words in found if isinstance(words, str)]
+        for words in reasons[:_NAMED]:
+            logger.warning("left out: %s", words)
+        self.left_out = len(reasons)
+        if reasons:
+            logger.warning("left out %d of %d videos", len(reasons), len(paths))
+        self._reduce_to([piece for pieces in found if not isinstance(pieces, str) for piece in pieces])
+        self._lock = threading.Lock()
+        self._cache: dict[_Piece, list[Clip]] = {}
+        self._cached_bytes = [0]
+
+    def _reduce_to(self, pieces: list[_Piece]) -> None:
+        self._pieces = pieces
+        self.paths = list(dict.fromkeys(piece.path for piece in pieces))
+        # Not by area, as places in one scene resemble each other more than two scenes do.
+        self._ends = np.cumsum([piece.frames for piece in pieces], dtype=np.int64)
+
+    def hold_out(self, count: int) -> VideoSet:
+        """Take ``count`` pieces, evenly spread over the set, out of it into one of their own; at most all."""
+        count = min(count, len(self))
+        chosen = {number * len(self) // count for number in range(count)}
+        held_out = copy.copy(self)
+        held_out._reduce_to([self._pieces[number] for number in sorted(chosen)])
+        self._reduce_to([piece for number, piece in enumerate(self._pieces) if number not in chosen])
+        return held_out
+
+    def fingerprint(self) -> str:
+        """16 hex digits that name the pieces: their files' names, their sizes and their times, in order."""
+        listed = "".join(
+            f"{piece.path.name}\0{piece.video.height}x{piece.video.width}\0{piece.start}\0{piece.frames}\n"
+            for piece in self._pieces
+        )
+        return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def draw(self, size: int, random: np.random.Generator) -> Clip:
+        """Draw a clip: a window that stands, in a video that runs forwards or backwards, mirrored and turned.
+
+        Each frame of the videos is about as likely to be in it as any other.
+
+        Args:
+            size: edge of the window in HR pixels; of smaller videos it is as large as they are.
+            random: decides everything.
+
+        Returns:
+            (T, H, W, 3) uint8 RGB, H and W at most ``size``, without a cut; not to be written to.
+
+        Raises:
+            TrainingDataError: no video has frames enough.
+        """
+        number = int(np.searchsorted(self._ends, random.integers(self._ends[-1]), side="right"))
+        runs = self._stand_in(number)
+        choices = [len(run) - self._frames + 1 for run in runs]
+        place = int(random.integers(sum(choices)))
+        ends = np.cumsum(choices)
+        chosen = int(np.searchsorted(ends, place, side="right"))
+        begin = place - int(ends[chosen]) + choices[chosen]
+        top, left = (int(random.integers(max(1, length - size + 1))) for length in runs[chosen].shape[1:3])
+        clip = runs[chosen][begin : begin + self._frames, top : top + size, left : left + size]
+        time, rows, columns = (1 - 2 * int(flip) for flip in random.integers(2, size=3))
+        clip = clip[::time, ::rows, ::columns]
+        return clip.transpose(0, 2, 1, 3) if random.integers(2) else clip
+
+    def _stand_in(self, number: int) -> list[Clip]:
+        """The runs of frames of the first piece from ``number`` on, and from the start again, that has any."""
+        for found in chain(range(number, len(self)), range(number)):
+            if runs := self._runs(self._pieces[found]):
+                return runs
+        raise TrainingDataError(f"none of the videos has {self._frames} frames without a cut. Choose other videos.")
+
+    def _runs(self, piece: _Piece) -> list[Clip]:
+        """The runs of a piece between cuts that are long enough; none where it is damaged."""
+        runs = self._cache.get(piece)
+        if runs is not None:
+            return runs
+        words = f"{piece.path} has no {self._frames} frames without a cut from tick {piece.start or 0} on"
+        try:
+            decoded = _decode(piece)
+            runs = [run for run in _between_cuts(decoded) if len(run) >= self._frames] if len(decoded) else []
+        except InputError as exc:
+            if isinstance(exc.__cause__, OSError) and not isinstance(exc.__cause__, LibavError):
+                raise  # of a disk that has gone: no reason to go on without
+            runs, words = [], str(exc)
+        with self._lock:
+            size = sum(run.nbytes for run in runs)
+            if piece not in self._cache and self._cached_bytes[0] + size <= self.cache_bytes:
+                self._cache[piece] = runs
+                self._cached_bytes[0] += size
+                if not runs:
+                    logger.warning("left out, another takes its place: %s", words)
+        return runs
+
+
+def _pieces(path: Path, min_size: int, length: int) -> list[_Piece] | str:
+    """The pieces of a video of ``length`` frames or more, or why there are none."""
+    try:
+        video = probe(path).video
+        decoded_format(video)
+    except InputError as exc:
+        return str(exc)
+    whole = _Piece(path, video, None, None, video.num_frames_estimated or length)
+    if min(video.width, video.height) // whole.reduction < min_size:
+        return f"{path} is {video.width}x{video.height}, smaller than {min_size * whole.reduction}"
+    count = whole.frames // length
+    if count < 2 or video.average_rate is None or video.first_pts is None:
+        return [whole]
+    ticks = whole.frames / (video.average_rate * video.time_base)
+    bounds = [None, *(video.first_pts + int(ticks * number / count) for number in range(1, count)), None]
+    return [
+        _Piece(path, video, start, end, whole.frames // count)
+        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+
+
+def _decode(piece: _Piece) -> Clip:
+    """All frames of a piece, reduced."""
+    _, layout = decoded_format(piece.video)
+    colour = colour_of(piece.video, piece.video.height)
+    damage = Damage()  # of a piece nobody need be told
+    frames = read_frames(piece.path, piece.video, start=piece.start, end=piece.end, deinterlace="auto", damage=damage)
+    with closing(frames):
+        rgb = [_rgb(frame, layout, colour, piece.reduction) for frame in islice(frames, LONGEST_PIECE)]
+    return np.stack(rgb) if rgb else np.empty((0, 0, 0, 3), np.uint8)
+
+
+def _rgb(frame: Frame, layout: PixelLayout, colour: ColourSpec, reduction: int) -> Codes:
+    """(H, W, 3)."""
+    rgb = planes_to_rgb([torch.from_numpy(plane[None].copy()) for plane in frame.planes], layout, colour)
+    codes = cast(Codes, rgb_to_codes(rgb)[0])
+    if reduction > 1:
+        height, width = (length // reduction for length in codes.shape[:2])
+        codes = codes[: height * reduction, : width * reduction]
+        codes = cast(Codes, cv2.resize(codes, (width, height), interpolation=cv2.INTER_AREA))
+    return codes
+
+
+def _between_cuts(clip: Clip) -> list[Clip]:
+    """A clip taken apart where the picture changes all at once."""
+    small = np.stack([cv2.resize(frame, (32, 32), interpolation=cv2.INTER_AREA) for frame in clip]).astype(np.float32)
+    steps = np.abs(np.diff(small, axis=0)).mean((1, 2, 3))
+    padded = np.pad(steps, 1, mode="reflect") if len(steps) > 1 else np.pad(steps, 1)
+    around = np.maximum(padded[:-2], padded[2:])
+    cuts = np.flatnonzero((steps > CUT) & (steps > 3 * around)) + 1
+    return list(np.split(clip, cuts))

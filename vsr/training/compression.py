@@ -23,7 +23,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from vsr.errors import TrainingError, UsageError
 from vsr.imaging.colour import ColourSpec, PixelLayout, planes_to_rgb, rgb_to_planes
-from vsr.media.pixels import Plane, frame_of, planes_of
+from vsr.media.clip import Plane, frame_of, planes_of
 
 Frames = npt.NDArray[np.uint8]
 """(T, H, W, 3) RGB."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vsr.errors import CheckpointError, InputError, OutputError, UsageError
 from vsr.files import write_whole
-from vsr.training.recipe import LOSSES, LOSSES_OF_CLIPS
+from vsr.training.recipes import LOSSES, LOSSES_OF_CLIPS
 
 LOG = "log.csv"
 TENSORBOARD = "tensorboard"

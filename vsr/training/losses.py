@@ -9,7 +9,8 @@ Adversarial terms take logits, of the discriminator on real and on upscaled crop
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vsr.training.recipe import Labels
+from vsr.training.recipes import Labels
 
 
 def mse(sr: Tensor, hr: Tensor) -> Tensor:
@@ -122,4 +123,35 @@ ADVERSARIAL: dict[str, Adversarial] = {
     "bce": Adversarial(_bce_generator, _bce_discriminator),
     "relativistic": Adversarial(_relativistic_generator, _relativistic_discriminator, compares=True),
     "hinge": Adversarial(_hinge_generator, _hinge_discriminator),
+}
+
+
+def constant(step: int, steps: int, milestones: Sequence[float] = ()) -> float:
+    """One, always."""
+    return 1.0
+
+
+def multi_step(step: int, steps: int, milestones: Sequence[float] = ()) -> float:
+    """A tenth behind each of the ``milestones``, which are shares of ``steps``."""
+    return 0.1 ** sum(step >= round(share * steps) for share in milestones)
+
+
+def cosine(step: int, steps: int, milestones: Sequence[float] = ()) -> float:
+    """Falls from one to zero along half a cosine (Loshchilov and Hutter 2017, without restarts)."""
+    return 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+
+
+def one_cycle(step: int, steps: int, milestones: Sequence[float] = ()) -> float:
+    """Rises linearly over the first 4 % of ``steps``, then falls to zero along a cosine."""
+    warm_up = max(1, round(0.04 * steps))
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return cosine(step - warm_up, steps - warm_up)
+
+
+SCHEDULES: dict[str, Callable[[int, int, Sequence[float]], float]] = {
+    "constant": constant,
+    "multi-step": multi_step,
+    "cosine": cosine,
+    "one-cycle": one_cycle,
 }

@@ -1,6 +1,6 @@
 """How a training run is run: on what, from where, to where, how often looked at. Imports no torch.
 
-What decides the weights stands in :mod:`vsr.training.recipe`.
+What decides the weights stands in :mod:`vsr.training.recipes`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import Literal
 
 from vsr.errors import UsageError, unknown_choices
 from vsr.inference import DeviceName
-from vsr.training.recipe import STAGES, Recipe, StageName
-from vsr.training.recipes import RECIPES
+from vsr.training.recipes import RECIPES, STAGES, Recipe, StageName
 
 
 @dataclass(frozen=True, kw_only=True)

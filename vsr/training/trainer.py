@@ -7,32 +7,48 @@ optimisers and that number continues a run exactly: on the CPU bit for bit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
+import math
+import time
+from collections import abc
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vsr.errors import CheckpointError, TrainingError, UsageError, WeightsError, is_out_of_memory
+from vsr.networks.generator import Generator
 from vsr.networks.lpips import load_lpips
+from vsr.networks.recurrent import RecurrentGenerator
+from vsr.networks.weights import save_discriminator, save_network
 from vsr.training.batches import Batches, ClipBatches, load_clips, load_pictures, longest, updates_of
-from vsr.training.card import Facts, hardware
-from vsr.training.checkpoint import WEIGHTS, remove_old_run, restore_checkpoint, run_folder
+from vsr.training.checkpoint import (
+    CHECKPOINT,
+    DISCRIMINATOR,
+    FIGURE,
+    SAMPLES,
+    WEIGHTS,
+    begin_stage,
+    new_game,
+    remove_old_run,
+    restore_checkpoint,
+    run_folder,
+    save_checkpoint,
+)
 from vsr.training.clips import Clips
-from vsr.training.game import begin_stage, new_game
 from vsr.training.launch import launch
-from vsr.training.log import LOG, Statistics, find_tensorboard, read_log, summarise
-from vsr.training.measure import HeldOut, Quality
+from vsr.training.log import LOG, Averages, Log, Statistics, find_tensorboard, read_log, summarise
+from vsr.training.losses import SCHEDULES
 from vsr.training.options import TrainOptions
 from vsr.training.pictures import PictureSet
-from vsr.training.recipe import STAGES, StageName
-from vsr.training.schedules import SCHEDULES
-from vsr.training.sequence import ClipBatch
-from vsr.training.update import Game, update, update_clips
-from vsr.training.watch import TrainProgress, Watch
+from vsr.training.recipes import STAGES, StageName
+from vsr.training.report import Facts, about, hardware, plot_losses, write_card, write_samples
+from vsr.training.step import ClipBatch, Game, HeldOut, Quality, measure, update, update_clips, upscale_clips
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +232,7 @@ def _run_stage(
 
 def _stream(
     game: Game, batches: Batches | ClipBatches, length: int
-) -> Generator[ClipBatch | tuple[Tensor, Tensor], None, None]:
+) -> abc.Generator[ClipBatch | tuple[Tensor, Tensor], None, None]:
     """The batches that a stage has still before it."""
     begin = game.step - game.stage_step
     steps = range(game.step, begin + length)
@@ -245,3 +261,259 @@ def _lpips(options: TrainOptions, device: torch.device) -> nn.Module | None:
             raise
         logger.warning("LPIPS is not measured, and no best weights of the adversarial stage are kept: %s", exc)
         return None
+
+
+SHOWN = 4
+"""How many held-out pictures the strips of samples show."""
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """Where a run stands, given to the caller's callback.
+
+    Attributes:
+        stage: the stage that runs.
+        step: updates done in all stages together.
+        steps: updates in all, when the stages that were asked for are done.
+        losses: means of the terms since the last line of the log, as they enter their sums.
+        quality: the last measurement, None before the first.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    losses: Mapping[str, float]
+    quality: Quality | None
+
+
+class Watch:
+    """Looks at a run after each update, in the process that is the first of all.
+
+    Args:
+        game: the run, begun or restored.
+        batches: what it is trained on.
+        options: of the run.
+        facts: what it is made on.
+        held_out: pictures to measure on.
+        lpips: to measure LPIPS with, on the device; None leaves it out.
+        lengths: updates of each stage.
+        steps: updates in all, when the run is done.
+        report: takes the progress after each update.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        batches: Batches | ClipBatches,
+        options: TrainOptions,
+        facts: Facts,
+        held_out: list[HeldOut],
+        lpips: nn.Module | None,
+        lengths: Mapping[StageName, int],
+        steps: int,
+        report: Callable[[TrainProgress], None],
+    ) -> None:
+        self._game, self._batches, self._options, self._facts = game, batches, options, facts
+        self._held_out, self._lpips, self._lengths, self._steps = held_out, lpips, lengths, steps
+        self._report = report
+        self._log = Log(options.output, step=game.step, tensorboard=options.tensorboard)
+        self._averages = Averages()
+        self._losses: dict[str, float] = {}
+        self._started, self._row_at, self._row_step = time.monotonic(), time.monotonic(), game.step
+
+    def close(self) -> None:
+        """Close the log."""
+        self._log.close()
+
+    def after_update(self, seen: Mapping[str, Any], learning_rate: float, *, stopped: bool) -> None:
+        """Do what is due behind an update.
+
+        Args:
+            seen: what the update returned.
+            learning_rate: that it used.
+            stopped: whether the run ends here before its stage does.
+
+        Raises:
+            TrainingError: a loss or a weight is no longer finite.
+            OutputError: something cannot be written.
+        """
+        game, options = self._game, self._options
+        last = game.stage_step == self._lengths[game.stage]
+        self._averages.add(seen)
+
+        def due(every: int) -> bool:
+            return last or game.step % every == 0
+
+        measures, saves = due(options.validate_every), due(options.checkpoint_every) or stopped
+        if measures or saves or due(options.log_every):
+            row = self._row(learning_rate)
+            tests = measures and game.stage != "discriminator"
+            if measures or saves:
+                self._check_weights()
+            if tests or saves:
+                network = centred(game, self._batches)
+            if tests:
+                self._measure(network, row)
+            self._log.write(row)
+        if saves:
+            self._save(network, last)
+        if measures or stopped:
+            plot_losses(options.output / LOG, options.output / FIGURE)
+        if measures or saves:
+            self._row_at = time.monotonic()  # what that took is not the time of updates
+        self._report(TrainProgress(game.stage, game.step, self._steps, self._losses, game.quality))
+
+    def _row(self, learning_rate: float) -> dict[str, float | str | None]:
+        game, now = self._game, time.monotonic()
+        self._losses = self._averages.mean()
+        for name, value in self._losses.items():
+            if not math.isfinite(value):
+                self._give_up(f"the loss {name} became {value}")
+        crops = (game.step - self._row_step) * game.recipe.batch_size
+        row: dict[str, float | str | None] = {
+            "step": game.step,
+            "stage": game.stage,
+            "stage_step": game.stage_step,
+            "seconds": now - self._started,
+            "crops_per_second": crops / max(now - self._row_at, 1e-9),
+            "learning_rate": learning_rate,
+            **self._losses,
+        }
+        self._row_at, self._row_step = now, game.step
+        return row
+
+    def _check_weights(self) -> None:
+        """The update may have spoilt them although its loss was finite."""
+        game = self._game
+        weights: list[Tensor] = [*game.ema.module.state_dict().values()]
+        moments: list[Tensor] = []
+        for player in (game.generator, game.discriminator):
+            if player is not None:
+                weights += player.plain.state_dict().values()
+                states = player.optimizer.optimizer.state.values()
+                moments += [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        # Weights files hold matrices in half precision.
+        limits = [torch.finfo(torch.float16 if tensor.dim() > 1 else torch.float32).max for tensor in weights]
+        limits += [torch.finfo(torch.float32).max] * len(moments)
+        largest = torch.stack([tensor.abs().amax().to(game.fabric.device).float() for tensor in weights + moments])
+        if not bool((largest <= torch.tensor(limits, device=largest.device)).all()):  # nan is not
+            self._give_up("the weights became too large")
+
+    def _give_up(self, what: str) -> None:
+        checkpoint = self._options.output / CHECKPOINT
+        good = f"{checkpoint} holds the last good state" if checkpoint.exists() else "no checkpoint was written before"
+        raise TrainingError(
+            f"{what} at or before step {self._game.step}; {good}. "
+            "Take a smaller learning rate, --gradient-clip 1, or --precision fp32."
+        )
+
+    def _measure(self, network: nn.Module, row: dict[str, float | str | None]) -> None:
+        game, options = self._game, self._options
+        game.quality, sr = measure(
+            network, self._held_out, self._lpips, scale=game.recipe.scale, device=game.fabric.device
+        )
+        if game.quality is None:
+            return
+        row.update(asdict(game.quality))
+        shown = self._held_out[:SHOWN]
+        write_samples(
+            options.output / SAMPLES / f"step-{game.step:07}.png",
+            [pair.lr for pair in shown],
+            sr[: len(shown)],
+            [pair.hr for pair in shown],
+            step=game.step,
+        )
+        score = self._score()
+        if score is not None and score > game.best.get(game.stage, -math.inf):
+            game.best[game.stage] = score
+            save_network(options.output / f"best-{game.stage}.safetensors", network, self._about())
+
+    def _score(self) -> float | None:
+        """What the best of a stage is chosen by; greater is better."""
+        quality = self._game.quality
+        assert quality is not None
+        if self._game.stage == "pretrain":
+            return quality.psnr_y
+        return None if quality.lpips is None else -quality.lpips
+
+    def _save(self, network: nn.Module, last: bool) -> None:
+        game, output = self._game, self._options.output
+        save_checkpoint(game, output, fingerprint=self._facts.fingerprint, lengths=self._lengths)
+        save_network(output / WEIGHTS, network, self._about())
+        if last and game.stage == "pretrain":
+            save_network(output / "pretrain.safetensors", network, self._about())
+        if game.discriminator is not None:
+            save_discriminator(output / DISCRIMINATOR, game.discriminator.plain, self._about())
+        write_card(output, self._about(), self._facts)
+
+    def _about(self) -> dict[str, str]:
+        return about(self._game, self._options, self._facts, self._game.quality)
+
+
+CROPS = 128
+"""How many are looked at: the mean error of single pictures deviates by half a code, and so theirs by a twentieth."""
+CLIPS = 32
+"""How many clips, whose frames are much alike."""
+
+
+def centred(game: Game, batches: Batches | ClipBatches) -> nn.Module:
+    """A copy of a run's moving average in eval mode, centred on its first crops; the run itself stays as it is.
+
+    Args:
+        game: the run.
+        batches: what it is trained on; the crops are the same for any number of processes.
+    """
+    network = deepcopy(game.ema.module).eval()
+    whole = batches.whole()
+    if isinstance(whole, ClipBatches):
+        with closing(whole.stream(range(-(-CLIPS // game.recipe.batch_size)))) as clips:
+            centre_recurrent(cast(RecurrentGenerator, network), clips)
+    else:
+        with closing(whole.stream(range(-(-CROPS // game.recipe.batch_size)))) as pairs:
+            centre(cast(Generator, network), pairs)
+    return network
+
+
+@torch.no_grad()
+def centre(network: Generator, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Make the mean of what a generator puts out that of the originals, by channel, through the biases of its tail.
+
+    Exact where nothing is clipped and no tanh comes after; elsewhere a part of the way, and never beyond.
+
+    Args:
+        network: in eval mode; changed in place.
+        pairs: LR (N, 3, h, w) and HR (N, 3, scale*h, scale*w) in [0, 1], at least one.
+    """
+    errors = [network(lr).clamp(0, 1).mean((0, 2, 3)) - hr.mean((0, 2, 3)) for lr, hr in pairs]
+    shift = torch.stack(errors).mean(0) / _greatest_slope(network)
+    assert network.tail.bias is not None
+    if bool(shift.isfinite().all()):  # else there is nothing left to save
+        network.tail.bias -= shift
+
+
+@torch.no_grad()
+def centre_recurrent(network: RecurrentGenerator, batches: Iterable[ClipBatch]) -> None:
+    """``centre`` for a recurrent generator, over all frames of clips.
+
+    What is taken from the tail's biases goes into the next frame's state as well, whose effect is left out.
+
+    Args:
+        network: in eval mode; changed in place.
+        batches: at least one.
+    """
+    errors = []
+    for clips in batches:
+        sr = upscale_clips(network, network, clips)
+        pairs = zip(sr, clips.hr.unbind(1), strict=True)
+        errors.append(torch.stack([(found.clamp(0, 1) - hr).mean((0, 2, 3)) for found, hr in pairs]).mean(0))
+    shift = torch.stack(errors).mean(0)
+    assert network.tail.bias is not None
+    if bool(shift.isfinite().all()):
+        network.tail.bias.view(3, -1).sub_(shift[:, None])  # the pixels of a colour lie side by side
+
+
+def _greatest_slope(network: Generator) -> Tensor | float:
+    """What a pixel gains at most where the bias gains 1."""
+    if network.tanh:
+        return 0.5
+    return network.deviation.flatten() if network.normalisation == "imagenet" else 1.0

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import ImageFont
+
+from vsr.comparison import draw
+from vsr.comparison.draw import letter, line_height, paint, size_for
+
+
+def test_letters_grow_with_the_panel() -> None:
+    assert [size_for(width) for width in (100, 320, 1920, 3840)] == [13, 13, 64, 128]
+
+
+@pytest.mark.parametrize("size", [13, 64])
+def test_a_line_has_its_height_and_ink_in_the_middle(size: int) -> None:
+    line = letter("Ägypten", size, 4000)
+    assert line.shape[0] == line_height(size) > size
+    assert line.max() == 255 and not line[-1].any()
+    assert line.shape[1] == pytest.approx(ImageFont.truetype(str(draw._FIRST), size).getlength("Ägypten"), abs=1)
+
+
+def test_long_names_lose_their_middle() -> None:
+    name = "a_very_long_name_of_a_result_x4.png"
+    assert draw._shortened(name, 13, 4000) == name
+    shortened = draw._shortened(name, 13, 120)
+    head, tail = shortened.split("…")
+    assert head and tail and name.startswith(head) and name.endswith(tail)
+    assert 100 < letter(name, 13, 120).shape[1] <= 120
+    one_more = draw._without_middle(name, len(shortened))
+    assert sum(font.getlength(part) for part, font in draw._runs(one_more, 13)) > 120
+    assert draw._shortened(name, 13, 5) == "…" and letter(name, 13, 5).shape[1] <= 5
+
+
+@pytest.mark.parametrize("text", ["Bär", "Ελληνικά", "русский", "שלום", "→ ∂"])
+def test_scripts_that_come_with_us(text: str) -> None:
+    assert {font.path for _, font in draw._runs(text, 13)} == {str(draw._FIRST)}
+    line = letter(text, 20, 400)
+    assert line.any() and not np.array_equal(line, letter("\ufffd" * len(text), 20, 400))
+
+
+def test_characters_without_a_font_are_framed_and_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(draw, "_system_fonts", list)
+    for cached in (draw._font_with, draw._warn_of, letter):
+        cached.cache_clear()
+    with caplog.at_level(logging.WARNING, "vsr"):
+        line = letter("Bär – 画像.png", 20, 400)
+        letter("Bär – 画像.png", 30, 400)
+    assert caplog.messages == [
+        "no font of this system has 像画: labels show frames in their place; install a font, or give a --label."
+    ]
+    assert line.any() and [part for part, _ in draw._runs("Bär – 画像.png", 20)] == ["Bär – ", "画像", ".png"]
+    for cached in (draw._font_with, draw._warn_of, letter):
+        cached.cache_clear()
+
+
+def test_painting_blends_by_coverage_and_stops_at_the_edge() -> None:
+    picture = np.full((4, 6, 3), 100, np.uint8)
+    coverage = np.array([[0, 51, 255], [255, 255, 255]], np.uint8)
+    paint(picture, coverage, 1, 1, (200, 100, 0))
+    assert picture[1, 1:4].tolist() == [[100, 100, 100], [120, 100, 80], [200, 100, 0]]
+    paint(picture, coverage, 5, 3, (0, 0, 0))
+    assert picture[3].tolist() == [[100, 100, 100]] * 6
+    paint(picture, coverage, 9, 9, (0, 0, 0))
+    assert picture[0].tolist() == [[100, 100, 100]] * 6

@@ -1,0 +1,71 @@
+"""Which encoder, and the pixel format in which it takes frames."""
+
+from __future__ import annotations
+
+import pytest
+from av.codec import codecs_available
+
+from vsr.errors import UsageError
+from vsr.media.formats import CODECS, Codec
+from vsr.media.writer import codec_named, encoded_format, format_of
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoded", "encoded", "planes"),
+    [
+        ("h264", "yuv420p", "yuv420p", "yuv420p"),
+        ("h264", "yuv420p10le", "yuv420p10le", "yuv420p10le"),
+        ("h264", "yuv422p12le", "yuv422p10le", "yuv422p10le"),
+        ("h264", "gray", "gray", "gray"),
+        ("h264", "gbrp", "yuv444p", "yuv444p"),
+        ("h264", "yuva420p", "yuv420p", "yuv420p"),
+        ("hevc", "yuv444p12le", "yuv444p12le", "yuv444p12le"),
+        ("hevc", "gbrp", "gbrp", "gbrp"),
+        ("hevc", "yuva420p", "yuv420p", "yuv420p"),  # x265 takes alpha, but hardly a player knows
+        ("prores", "yuv420p", "yuv422p10le", "yuv422p10le"),
+        ("prores", "gbrap", "yuva444p10le", "yuva444p10le"),
+        ("vp9", "yuva420p", "yuv420p", "yuv420p"),  # beside the packets, where the segments' MP4 has no place
+        ("vp9", "gray", "yuv420p", "yuv420p"),
+        ("ffv1", "gbrp16le", "gbrp16le", "gbrp16le"),
+        ("ffv1", "gbrp", "bgr0", "gbrp"),
+        ("ffv1", "gbrap", "bgra", "gbrap"),
+        ("ffv1", "yuv411p", "yuv411p", "yuv411p"),
+        ("av1", "yuv444p", "yuv420p", "yuv420p"),
+        ("av1", "gray16le", "yuv420p10le", "yuv420p10le"),
+        ("libx264rgb", "yuv420p", "bgr24", "gbrp"),
+    ],
+)
+def test_the_format_that_loses_least(encoder: str, decoded: str, encoded: str, planes: str) -> None:
+    assert encoded_format(codec_named(encoder), decoded) == (encoded, planes)
+
+
+@pytest.mark.skipif("h264_nvenc" not in codecs_available, reason="this build of libav has no NVENC")
+@pytest.mark.parametrize(("decoded", "encoded"), [("yuv420p", "yuv420p"), ("yuv420p10le", "p010le")])
+def test_encoders_that_also_take_frames_of_a_device(decoded: str, encoded: str) -> None:
+    assert encoded_format(Codec("h264_nvenc"), decoded) == (encoded, decoded)
+
+
+def test_a_format_that_was_asked_for() -> None:
+    assert encoded_format(CODECS["h264"], "yuv444p10le", asked="yuv420p") == ("yuv420p", "yuv420p")
+    assert encoded_format(CODECS["h264"], "yuv420p", asked="nv12") == ("nv12", "yuv420p")
+
+
+def test_formats_that_the_encoder_does_not_take() -> None:
+    with pytest.raises(
+        UsageError, match=r"^the encoder libx264 takes no gbrp: take gray, gray10le, nv12, .*yuvj444p\.$"
+    ):
+        encoded_format(CODECS["h264"], "yuv420p", asked="gbrp")
+    with pytest.raises(UsageError, match=r"^the encoder gif takes no rgb8 that vsr can write\.$"):
+        encoded_format(Codec("gif"), "gbrp", asked="rgb8")
+
+
+@pytest.mark.parametrize("name", ["h266", "aac", ""])
+def test_no_such_encoder(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"^this build of libav has no video encoder '{name}': take h264, .*name\.$"):
+        codec_named(name)
+
+
+def test_names_of_formats() -> None:
+    assert [format_of(codec_named(name)) for name in ("h264", "vp9", "libx264rgb", "prores")] == [
+        "h264", "vp9", "h264", "prores",
+    ]  # fmt: skip

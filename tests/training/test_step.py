@@ -1,0 +1,425 @@
+"""One update against the same worked out in plain torch: losses, labels, gradients, Adam's step, the moving average."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vsr.training import step as update_module
+from vsr.training.checkpoint import begin_stage, new_game
+from vsr.training.losses import Adversarial
+from vsr.training.options import TrainOptions
+from vsr.training.recipes import RECIPES, Labels, Stage, override
+from vsr.training.step import Game, update
+
+RATE = 1e-3
+REAL, FAKE = Labels("uniform", 0.7, 1.0), Labels("normal", 0.1, 0.05)
+
+
+class Pooled(nn.Module):
+    """In the place of VGG: features that can be worked out by hand."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return functional.avg_pool2d(image, 4).square()
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Game]:
+    """Builds a tiny game that stands in a stage, with every parameter random."""
+    monkeypatch.setattr("vsr.training.checkpoint.find_content_weights", lambda network, path: {})
+    monkeypatch.setattr("vsr.training.checkpoint.ContentFeatures", lambda *arguments, **keywords: Pooled())
+
+    def build(stage: Any = "adversarial", *, precision: Any = "32-true", seed: int = 3, **values: Any) -> Game:
+        recipe = override(
+            RECIPES["srgan"],
+            **{
+                **{"blocks": 1, "channels": 4, "discriminator_channels": 4, "crop_size": 32, "batch_size": 2},
+                **{"real_labels": REAL, "fake_labels": FAKE, "discriminator": Stage(length=1), "ema_decay": 0.75},
+                **values,
+            },
+        )
+        options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe, seed=seed)
+        game = new_game(Fabric(accelerator="cpu", devices=1, precision=precision), options)
+        with torch.no_grad():
+            for parameter in game.generator.plain.parameters():
+                parameter += torch.randn_like(parameter) * 0.1
+        game.ema.module.load_state_dict(game.generator.plain.state_dict())
+        begin_stage(game, stage, options)
+        return game
+
+    return build
+
+
+def batch(size: int = 2) -> tuple[Tensor, Tensor]:
+    return torch.rand(size, 3, 8, 8), torch.rand(size, 3, 32, 32)
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def judge_of(game: Game) -> nn.Module:
+    assert game.discriminator is not None
+    return game.discriminator.plain
+
+
+def softplus(x: Tensor) -> Tensor:
+    return torch.log1p(torch.exp(x))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor | float) -> Tensor:
+    """-y log s(x) - (1 - y) log(1 - s(x)), since log s(x) = x - softplus(x) and log(1 - s(x)) = -softplus(x)."""
+    return (softplus(logits) - labels * logits).mean()
+
+
+def judged(form: str, fake: Tensor, real: Tensor, fake_labels: Tensor, real_labels: Tensor) -> Tensor:
+    if form == "bce":
+        return cross_entropy(real, real_labels) + cross_entropy(fake, fake_labels)
+    if form == "relativistic":
+        to_real, to_fake = real - fake.mean(), fake - real.mean()
+        return (cross_entropy(to_real, real_labels) + cross_entropy(to_fake, fake_labels)) / 2
+    return (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()
+
+
+def fooled(form: str, fake: Tensor, real: Tensor) -> Tensor:
+    if form == "bce":
+        return cross_entropy(fake, 1.0)
+    if form == "relativistic":
+        return (cross_entropy(real - fake.mean(), 0.0) + cross_entropy(fake - real.mean(), 1.0)) / 2
+    return -fake.mean()
+
+
+def drawn_by_hand(seed: int, step: int, count: int) -> tuple[Tensor, Tensor]:
+    """Labels of fake around 0.1, then labels of real from 0.7 to 1."""
+    random = np.random.default_rng([seed, step, 1])
+    fake = np.clip(random.normal(0.1, 0.05, count), 0, 1)
+    real = random.uniform(0.7, 1.0, count)
+    return torch.from_numpy(fake).float(), torch.from_numpy(real).float()
+
+
+def assert_adams_first_step(before: dict[str, Tensor], network: nn.Module, gradients: dict[str, Tensor]) -> None:
+    """Adam's first step is the rate times g / (|g| + 1e-8)."""
+    moved = 0
+    for name, parameter in network.named_parameters():
+        gradient = gradients[name]
+        clear = gradient.abs() > 1e-5  # below, rounding decides the sign
+        expected = before[name] - RATE * gradient / (gradient.abs() + 1e-8)
+        torch.testing.assert_close(parameter.detach()[clear], expected[clear], rtol=0, atol=2e-6, msg=name)
+        moved += int(clear.sum())
+    assert moved > 0.5 * sum(parameter.numel() for parameter in network.parameters())
+
+
+def gradients_by_hand(network: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters, retain_graph=True), strict=True))
+
+
+@pytest.mark.parametrize("form", ["bce", "relativistic", "hinge"])
+def test_an_adversarial_update_by_hand(play: Callable[..., Game], form: str) -> None:
+    weights = {"mse": 0.5, "l1": 0.25, "content": 2.0, "total_variation": 0.125, "adversarial": 0.05}
+    game = play(adversarial_form=form, **{f"adversarial_{name}": weight for name, weight in weights.items()})
+    game.step = 7
+    lr, hr = batch()
+    generator, judge = copy.deepcopy(game.generator.plain), copy.deepcopy(judge_of(game))
+    generator_before, judge_before = state(generator), state(judge)
+
+    seen = update(game, lr, hr, RATE)
+
+    sr = generator(lr)
+    fake, real = judge(sr.detach()), judge(hr)
+    loss = judged(form, fake, real, *drawn_by_hand(3, 7, 2))
+    assert float(seen["discriminator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert float(seen["d_real"]) == pytest.approx(float((1 / (1 + torch.exp(-real))).mean().detach()), rel=1e-5)
+    assert float(seen["d_fake"]) == pytest.approx(float((1 / (1 + torch.exp(-fake))).mean().detach()), rel=1e-5)
+    of_judge = gradients_by_hand(judge, loss)
+    assert_adams_first_step(judge_before, judge_of(game), of_judge)
+    for name, parameter in judge_of(game).named_parameters():
+        assert parameter.requires_grad, name
+        assert parameter.grad is not None
+        # Had the generator's step gone into them, they would be others.
+        torch.testing.assert_close(parameter.grad, of_judge[name], rtol=1e-4, atol=1e-6, msg=name)
+
+    # The generator plays against the discriminator that has just learnt.
+    judge.load_state_dict(judge_of(game).state_dict())
+    fake, real = judge(sr), judge(hr).detach()
+    terms = {
+        "mse": 0.5 * (sr - hr).square().mean(),
+        "l1": 0.25 * (sr - hr).abs().mean(),
+        "content": 2.0 * (functional.avg_pool2d(sr, 4) ** 2 - functional.avg_pool2d(hr, 4) ** 2).square().mean(),
+        "total_variation": 0.125 * (sr.diff(dim=2).square().mean() + sr.diff(dim=3).square().mean()),
+        "adversarial": 0.05 * fooled(form, fake, real),
+    }
+    for name, term in terms.items():
+        assert float(seen[name]) == pytest.approx(float(term.detach()), rel=1e-5), name
+    total = torch.stack(list(terms.values())).sum()
+    assert float(seen["generator_loss"]) == pytest.approx(float(total.detach()), rel=1e-5)
+    assert_adams_first_step(generator_before, game.generator.plain, gradients_by_hand(generator, total))
+    assert seen.keys() == {*terms, "generator_loss", "discriminator_loss", "d_real", "d_fake"}
+    assert (game.step, game.stage_step) == (8, 1)
+
+
+@pytest.mark.parametrize("name", ["mse", "l1", "content", "total_variation"])
+def test_a_pretraining_update_by_hand(play: Callable[..., Game], name: str) -> None:
+    game = play("pretrain", **{"pretrain_mse": 0.0, f"pretrain_{name}": 3.0})
+    assert game.discriminator is None
+    lr, hr = batch()
+    generator = copy.deepcopy(game.generator.plain)
+    before = state(generator)
+    seen = update(game, lr, hr, RATE)
+    sr = generator(lr)
+    loss = {
+        "mse": (sr - hr).square().mean(),
+        "l1": (sr - hr).abs().mean(),
+        "content": (functional.avg_pool2d(sr, 4) ** 2 - functional.avg_pool2d(hr, 4) ** 2).square().mean(),
+        "total_variation": sr.diff(dim=2).square().mean() + sr.diff(dim=3).square().mean(),
+    }[name] * 3
+    assert seen.keys() == {"generator_loss", name}
+    assert float(seen[name]) == float(seen["generator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert_adams_first_step(before, game.generator.plain, gradients_by_hand(generator, loss))
+    assert game.discriminator is None, "pretraining needs none"
+
+
+def test_the_rate_is_that_of_each_update(play: Callable[..., Game]) -> None:
+    game = play()
+    assert game.discriminator is not None
+    update(game, *batch(), RATE)
+    for rate in (2e-4, 0.0):
+        before = state(game.generator.plain), state(judge_of(game))
+        update(game, *batch(), rate)
+        for player, old in zip((game.generator, game.discriminator), before, strict=True):
+            assert {group["lr"] for group in player.optimizer.param_groups} == {rate}
+            steps = [float((value.detach() - old[name]).abs().max()) for name, value in player.plain.named_parameters()]
+            assert max(steps) <= 1.5 * rate and (max(steps) > 0) is (rate > 0)
+
+
+def test_the_discriminators_stage_leaves_the_generator_alone(play: Callable[..., Game]) -> None:
+    game = play("discriminator")
+    parts = {"generator": game.generator.plain, "ema": game.ema}
+    before, judge = {name: state(part) for name, part in parts.items()}, state(judge_of(game))
+    for _ in range(2):
+        seen = update(game, *batch(), RATE)
+    assert seen.keys() == {"discriminator_loss", "d_real", "d_fake"}
+    for name, part in parts.items():
+        assert changed(before[name], state(part)) == set(), name
+    assert not game.generator.optimizer.optimizer.state, "Adam has seen nothing"
+    assert all(parameter.grad is None for parameter in game.generator.plain.parameters())
+    assert {"features.0.weight", "features.3.running_mean", "head.3.bias"} <= changed(judge, state(judge_of(game)))
+    assert (game.step, game.stage_step) == (2, 2)
+
+
+def test_the_discriminators_stage_by_hand(play: Callable[..., Game]) -> None:
+    """The generator is seen as it upscales, in eval mode; so are its statistics left alone."""
+    game = play("discriminator")
+    lr, hr = batch()
+    generator, judge = copy.deepcopy(game.generator.plain).eval(), copy.deepcopy(judge_of(game))
+    before = state(judge)
+    seen = update(game, lr, hr, RATE)
+    loss = judged("bce", judge(generator(lr).detach()), judge(hr), *drawn_by_hand(3, 0, 2))
+    assert float(seen["discriminator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert_adams_first_step(before, judge_of(game), gradients_by_hand(judge, loss))
+
+
+def test_the_generator_learns_in_training_mode_again(play: Callable[..., Game]) -> None:
+    game = play("discriminator", adversarial_content=0.0)
+    update(game, *batch(), RATE)
+    game.stage = "adversarial"
+    before = state(game.generator.plain)
+    update(game, *batch(), RATE)
+    assert {"body_norm.running_mean", "body_norm.num_batches_tracked"} <= changed(before, state(game.generator.plain))
+
+
+@pytest.mark.parametrize(("form", "looks_at_real"), [("bce", False), ("hinge", False), ("relativistic", True)])
+def test_who_asks_the_discriminator_of_what(play: Callable[..., Game], form: str, looks_at_real: bool) -> None:
+    game = play(adversarial_form=form)
+    lr, hr = batch()
+    asked: list[tuple[str, bool, bool]] = []
+
+    def remember(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        kind = "real" if torch.equal(inputs[0].detach(), hr) else "fake"
+        asked.append((kind, inputs[0].requires_grad, torch.is_grad_enabled()))
+
+    judge_of(game).register_forward_pre_hook(remember)
+    update(game, lr, hr, RATE)
+    own = [("fake", False, True), ("real", False, True)]
+    assert asked == [*own, ("fake", True, True), *([("real", False, False)] if looks_at_real else [])]
+
+
+def test_an_adversarial_stage_without_the_adversarial_loss_asks_no_judge(play: Callable[..., Game]) -> None:
+    game = play(adversarial_adversarial=0.0)
+    asked: list[int] = []
+    judge_of(game).register_forward_pre_hook(lambda module, inputs: asked.append(1))
+    assert "adversarial" not in update(game, *batch(), RATE)
+    assert len(asked) == 2
+
+
+def test_no_gradient_from_the_discriminators_loss_reaches_the_generator(play: Callable[..., Game]) -> None:
+    game = play(adversarial_adversarial=0.0, adversarial_content=0.0, adversarial_mse=1.0)
+    lr, hr = batch()
+    generator = copy.deepcopy(game.generator.plain)
+    update(game, lr, hr, RATE)
+    expected = gradients_by_hand(generator, (generator(lr) - hr).square().mean())
+    for name, parameter in game.generator.plain.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_each_update_has_its_own_gradients(play: Callable[..., Game]) -> None:
+    """At a rate of 0 and with fixed labels the second update is the first again, and not the sum of both."""
+    game = play(real_labels=Labels("fixed", 0.9), fake_labels=Labels("fixed", 0.1))
+    lr, hr = batch()
+    found = []
+    for _ in range(2):
+        update(game, lr, hr, 0.0)
+        networks = (game.generator.plain, judge_of(game))
+        found.append([parameter.grad.clone() for network in networks for parameter in network.parameters()])
+    for first, second in zip(*found, strict=True):
+        torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-8)
+    assert norm(found[0]) > 0
+
+
+def norm(gradients: list[Tensor]) -> float:
+    return float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e6])
+def test_gradients_are_clipped_network_by_network(play: Callable[..., Game], clip: float) -> None:
+    lr, hr = batch()
+    free, clipped = play(), play(gradient_clip=clip)
+    clipped.generator.plain.load_state_dict(free.generator.plain.state_dict())
+    update(free, lr, hr, 0.0)
+    update(clipped, lr, hr, 0.0)
+    assert free.discriminator is not None and clipped.discriminator is not None
+    for one, other in ((free.generator, clipped.generator), (free.discriminator, clipped.discriminator)):
+        pairs = list(zip(one.plain.parameters(), other.plain.parameters(), strict=True))
+        whole, cut = ([pair[side].grad for pair in pairs] for side in (0, 1))
+        assert all(gradient is not None for gradient in (*whole, *cut))
+        length = norm(whole)  # type: ignore[arg-type]
+        assert 1e-3 < length < 1e6
+        assert norm(cut) == pytest.approx(min(clip, length), rel=1e-4)  # type: ignore[arg-type]
+        for before, after in zip(whole, cut, strict=True):
+            assert before is not None
+            torch.testing.assert_close(after, before * min(1, clip / length), rtol=1e-3, atol=1e-9)
+
+
+def test_the_moving_average_by_hand(play: Callable[..., Game]) -> None:
+    """The first average is a copy of the first updated network; then it moves by one less the decay. Buffers follow."""
+    game = play("pretrain", ema_decay=0.75)
+    networks, averages = [], []
+    for _ in range(3):
+        update(game, *batch(), RATE)
+        networks.append(state(game.generator.plain))
+        averages.append(state(game.ema.module))
+    for name, first in networks[0].items():
+        assert torch.equal(averages[0][name], first), name
+        if name.endswith("num_batches_tracked"):
+            continue  # a whole number that nothing reads
+        second = 0.75 * first + 0.25 * networks[1][name]
+        torch.testing.assert_close(averages[1][name], second, rtol=1e-5, atol=1e-7, msg=name)
+        third = 0.75 * second + 0.25 * networks[2][name]
+        torch.testing.assert_close(averages[2][name], third, rtol=1e-5, atol=1e-7, msg=name)
+    running = [average["body_norm.running_mean"] for average in averages]
+    assert not torch.equal(running[0], running[1]) and not torch.equal(running[1], running[2])
+    assert int(game.ema.n_averaged) == 3
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+    """The labels of fake and of real that the discriminator is told, update by update."""
+    labels: list[tuple[Tensor, Tensor]] = []
+    bce = update_module.ADVERSARIAL["bce"]
+
+    def remember(fake: Tensor, real: Tensor, fake_labels: Tensor, real_labels: Tensor) -> Tensor:
+        labels.append((fake_labels, real_labels))
+        return bce.discriminator(fake, real, fake_labels, real_labels)
+
+    forms: dict[str, Adversarial] = {"bce": replace(bce, discriminator=remember)}
+    monkeypatch.setattr(update_module, "ADVERSARIAL", forms)
+    return labels
+
+
+def test_labels_are_a_function_of_seed_and_step(play: Callable[..., Game], told: list[tuple[Tensor, Tensor]]) -> None:
+    for seed, step, updates in ((3, 0, 2), (3, 1, 1), (4, 0, 1)):
+        game = play("discriminator", seed=seed)
+        game.step = step
+        for _ in range(updates):
+            torch.rand(5)  # whatever else is drawn
+            update(game, *batch(size=4), RATE)
+    (first, second, resumed, other) = told
+    for fake, real in told:
+        assert fake.shape == real.shape == (4,) and fake.dtype == torch.float32
+        assert len(set(fake.tolist())) == len(set(real.tolist())) == 4, "one for each crop"
+        assert (real >= 0.7).all() and (real <= 1).all() and (fake < 0.4).all() and (fake >= 0).all()
+    for side in (0, 1):
+        assert torch.equal(second[side], resumed[side]), "a run that goes on is told the same"
+        assert not torch.equal(first[side], second[side])
+        assert not torch.equal(first[side], other[side])
+
+
+def test_half_precision_ends_before_the_losses(play: Callable[..., Game]) -> None:
+    game = play(precision="bf16-mixed", adversarial_form="relativistic", adversarial_mse=1.0)
+    seen = update(game, *batch(), RATE)
+    assert {value.dtype for value in seen.values()} == {torch.float32}
+    assert all(torch.isfinite(value) for value in seen.values())
+    for network in (game.generator.plain, judge_of(game), game.ema.module):
+        assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
+
+
+def test_updates_bring_the_loss_down(play: Callable[..., Game]) -> None:
+    game = play("pretrain")
+    lr, hr = batch()
+    hr = functional.interpolate(lr, scale_factor=4.0)
+    losses = [float(update(game, lr, hr, RATE)["generator_loss"]) for _ in range(40)]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def slim_weights() -> dict[str, Tensor]:
+    """Random ones in the smallest layout of VGG that there is."""
+    names = [("conv0", 3, 3, 1)]
+    inputs = 3
+    for stage, (width, count) in enumerate(zip((16, 32, 64, 128, 128), (2, 2, 4, 4, 4), strict=True), start=1):
+        for number in range(1, count + 1):
+            names.append((f"conv{stage}{number}", width, inputs, 3))
+            inputs = width
+    weights = {}
+    for name, outputs, given, size in names:
+        weights[f"{name}.weight"] = torch.randn(outputs, given, size, size) / (size * given**0.5)
+        weights[f"{name}.bias"] = torch.zeros(outputs)
+    return weights
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name, recipe in RECIPES.items() if (recipe.content_network, recipe.generator) == ("vgg19", "srgan")],
+)
+def test_each_recipe_on_a_device_without_float64(
+    name: str, limited_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Apple's MPS."""
+    weights = slim_weights()
+    monkeypatch.setattr("vsr.training.checkpoint.find_content_weights", lambda network, path: weights)
+    small = {"blocks": 1, "channels": 4, "discriminator_channels": 4, "crop_size": 32, "batch_size": 4}
+    recipe = override(RECIPES[name], **small)
+    options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.strategy._root_device = limited_device
+    monkeypatch.setattr(fabric.accelerator, "setup_device", lambda device: None)
+    game = new_game(fabric, options)
+    for stage in options.stages:
+        begin_stage(game, stage, options)
+        lr, hr = (torch.rand(4, 3, size, size).to(limited_device) for size in (8, 32))
+        seen = update(game, lr, hr, RATE)
+        assert all(value.device == limited_device and bool(value.isfinite()) for value in seen.values())

@@ -1,0 +1,190 @@
+"""``vsr eval``: what models make of pictures, and what became of clips, measured against the originals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from vsr.cli.options import ENGINES, PRECISIONS, Command, SectionedCommand, SectionedOption, auto_or
+from vsr.cli.terminal import clean_end_on_signals, large_imports, say, say_lines, start_logging, verbosity_options
+from vsr.errors import UsageError
+from vsr.evaluation.options import ImageEvalOptions, VideoEvalOptions
+from vsr.evaluation.tables import Table, check_output, to_json, to_text, write_table
+
+if TYPE_CHECKING:
+    from vsr.evaluation.scores import VideoReport
+
+PATH = click.Path(path_type=Path)
+GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+
+
+def option(section: str, *names: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
+    """An option under a heading; not given, it is None or empty."""
+    attributes = {"default": None, "cls": SectionedOption, "section": section} | attributes
+    return click.option(*names, help=help, **attributes)
+
+
+PICTURES, CLIPS = "Pictures", "Clips"
+picture, clip, shared = (partial(option, section) for section in (PICTURES, CLIPS, "Both"))
+
+
+@click.command("eval", cls=SectionedCommand)
+@click.argument("clips", metavar="[REF OUT...]", type=PATH, nargs=-1)
+@picture("--model", "models", multiple=True, metavar="NAME|PATH", help="What to measure; may be repeated.")
+@picture("--data", multiple=True, type=PATH, metavar="DIR", help="HR pictures; may be repeated.")
+@picture("--scale", type=int, metavar="N", help="HR size over LR size.  [default: the models' own]")
+@picture("--colour", type=click.Choice(["y", "rgb"]), help="Where PSNR and SSIM compare.  [default: y]")
+@picture("--lpips/--no-lpips", is_flag=True, help="Measure LPIPS.  [default: yes]")
+@picture("--lpips-weights", type=PATH, metavar="FILE", help="SqueezeNet 1.1.  [default: torchvision's, downloaded]")
+@picture("--fid", type=click.Choice(["none", "inception", "squeezenet"]), help="Measure FID in features of a network.")
+@picture("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
+@picture("--engine", type=click.Choice(ENGINES), help="auto: OpenVINO on the CPU, else torch.")
+@picture("--precision", type=click.Choice(PRECISIONS), help="Of the models; auto: fp16 on CUDA, else fp32.")
+@picture("--tile", "tile_size", callback=auto_or(0), default="auto", metavar="auto|N", help="Largest edge; 0: none.")
+@picture("--per-picture", is_flag=True, default=False, help="Show each picture, too.")
+@clip("--vmaf/--no-vmaf", is_flag=True, help="Measure VMAF.  [default: yes]")
+@clip("--vmaf-model", metavar="NAME", help="A model that libvmaf has built in.  [default: vmaf_v0.6.1]")
+@clip("--steadiness/--no-steadiness", is_flag=True, help="Measure what moves and should not.  [default: yes]")
+@clip("--align", type=click.Choice(["time", "start"]), help="Pair by time, or from the first frames.  [default: time]")
+@clip("--max-unpaired", type=float, metavar="0..1", help="Share of frames without a partner.  [default: 0.05]")
+@clip("--per-frame", type=PATH, metavar="FILE", help="Write the values of each frame, .csv .json .md.")
+@clip("--plot", type=PATH, metavar="FILE", help="Draw them over time, .png.")
+@shared("--lr", multiple=True, type=PATH, metavar="PATH", help="LR pictures of each --data, by name; or the LR clip.")
+@shared("--border", type=int, metavar="N", help="Left out by PSNR and SSIM.  [default: the scale; of clips 0]")
+@shared("-o", "--output", "outputs", multiple=True, type=PATH, metavar="FILE", help="Write the table, .json .csv .md.")
+@shared("--overwrite", is_flag=True, default=False, help="Replace existing outputs.")
+@shared("--json", "as_json", is_flag=True, default=False, help="Print the table as one JSON object.")
+@verbosity_options
+def evaluate(
+    clips: tuple[Path, ...],
+    outputs: tuple[Path, ...],
+    per_picture: bool,
+    per_frame: Path | None,
+    plot: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    verbose: int,
+    quiet: bool,
+    **values: Any,
+) -> None:
+    """Measure models on pictures, or clips against their original.
+
+    \b
+    vsr eval --model srresnet-x4 --model bicubic --data Set5/
+    vsr eval original.mp4 upscaled.mp4 other.mp4
+
+    Pictures: HR is cropped to a multiple of the scale, and LR made of it as MATLAB does, or read from --lr, where
+    baby.png is called baby, babyx4 or baby_LRx4. FID in features of inception needs the package torch-fidelity.
+    """
+    start_logging(verbose, quiet)
+    _check_kind(clips)
+    _check_outputs(outputs, per_frame, plot, overwrite)
+    given = {name: value for name, value in values.items() if value not in (None, ())}
+    hidden = quiet or as_json or None  # None: shown where stderr is a terminal
+    with clean_end_on_signals():
+        if clips:
+            report, table = _measure_clips(clips, given, hidden)
+        else:
+            report, table = None, _measure_pictures(given, per_picture, hidden)
+    try:
+        for output in outputs:
+            write_table(output, table, overwrite=overwrite)
+        if report is not None:
+            _write_frames(report, per_frame, plot)
+    finally:  # also where a file cannot be written: hours of work may lie behind
+        if as_json:
+            say(to_json(table))
+        elif not quiet:
+            say_lines(to_text(table))
+
+
+def _check_kind(clips: tuple[Path, ...]) -> None:
+    """Refuse options of pictures beside clips, and the reverse."""
+    context = click.get_current_context()
+    given = {
+        param.section: max(param.opts, key=len)
+        for param in reversed(context.command.params)
+        if isinstance(param, SectionedOption) and context.get_parameter_source(param.name or "") in GIVEN
+    }
+    if clips and PICTURES in given:
+        raise UsageError(
+            f"clips and pictures exclude each other: {clips[0]} is measured as a clip, {given[PICTURES]} is for the "
+            "pictures of --data."
+        )
+    if len(clips) == 1:
+        raise UsageError(f"{clips[0]} alone cannot be measured: name the original, then what was made of it.")
+    if not clips and CLIPS in given:
+        raise UsageError(f"{given[CLIPS]} is for clips: name the original, then what was made of it.")
+    if not clips and PICTURES not in given:
+        raise UsageError("name clips to measure, the original first, or pictures with --model and --data.")
+
+
+def _check_outputs(outputs: tuple[Path, ...], per_frame: Path | None, plot: Path | None, overwrite: bool) -> None:
+    tables = [*outputs, *([per_frame] if per_frame else [])]
+    for path in tables:
+        check_output(path, overwrite=overwrite)
+    if plot is not None:
+        check_output(plot, overwrite=overwrite, endings=(".png",))
+    twice = next((path for path in tables if tables.count(path) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is named twice as an output.")
+
+
+def _measure_pictures(given: Mapping[str, Any], per_picture: bool, hidden: bool | None) -> Table:
+    options = ImageEvalOptions(**{"models": (), "data": (), **given})
+
+    from tqdm import tqdm
+
+    with large_imports():
+        from vsr.evaluation.images import ImageProgress, evaluate_images
+    from vsr.evaluation.images import image_table
+
+    with tqdm(unit="picture", disable=hidden) as bar:
+
+        def show(at: ImageProgress) -> None:
+            bar.total = at.total
+            bar.update(at.done - bar.n)
+
+        report = evaluate_images(options, show)
+    return image_table(report, per_picture=per_picture)
+
+
+def _measure_clips(clips: tuple[Path, ...], given: Mapping[str, Any], hidden: bool | None) -> tuple[VideoReport, Table]:
+    lr = given.get("lr", (None,))
+    if len(lr) > 1:
+        raise UsageError(f"clips have one LR clip, got {len(lr)} of --lr.")
+    options = VideoEvalOptions(reference=clips[0], outputs=clips[1:], **{**given, "lr": lr[0]})
+
+    from tqdm import tqdm
+
+    from vsr.evaluation.scores import video_table
+    from vsr.evaluation.videos import VideoEvalProgress, evaluate_videos
+
+    with tqdm(unit="frame", disable=hidden) as bar:
+
+        def show(at: VideoEvalProgress) -> None:
+            if at.frames < bar.n:
+                bar.reset(at.num_frames)
+            bar.total = at.num_frames
+            bar.set_description(at.stage, refresh=False)
+            bar.update(at.frames - bar.n)
+
+        report = evaluate_videos(options, show)
+    return report, video_table(report)
+
+
+def _write_frames(report: VideoReport, per_frame: Path | None, plot: Path | None) -> None:
+    """Write what is asked for of every frame."""
+    if per_frame is not None:
+        from vsr.evaluation.scores import frames_table
+
+        write_table(per_frame, frames_table(report), overwrite=True)  # what may stand there was checked before
+    if plot is not None:
+        from vsr.evaluation.scores import plot_frames
+
+        plot_frames(report, plot)

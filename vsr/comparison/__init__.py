@@ -1,0 +1,1 @@
+"""Candidates side by side for the eye: strips, a video, or a page with a slider."""

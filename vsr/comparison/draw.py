@@ -1,0 +1,507 @@
+"""Panels side by side as one picture, and below them the parts that are worth a closer look."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from itertools import chain
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from vsr.comparison.options import CompareOptions, CompareProgress, Drawn, Layout, Progress, Region
+from vsr.comparison.sources import Moment, Panel, Sources
+from vsr.errors import OutputError, UsageError
+from vsr.imaging.colour import ColourSpec, rgb_to_planes
+from vsr.imaging.pictures import Picture, write_picture
+from vsr.media.clip import ClipInfo, Plane, VideoInfo, layout_of, orientation_of
+from vsr.media.ffmpeg import check_names, find_program
+from vsr.media.formats import CODECS, Container, container_of
+from vsr.media.mux import assemble, plan_streams
+from vsr.media.reader import Frame
+from vsr.media.writer import Encoder, VideoFormat
+
+logger = logging.getLogger(__name__)
+
+NUM_REGIONS = 2
+ZOOM = 4
+"""A region that is chosen is a quarter of the picture each way, and is shown as large as the whole."""
+
+LEAST_REGION = 16
+"""Pixels each way of a region that is chosen; pictures smaller than that are taken whole."""
+
+QUALITY = 95
+JPEG_EDGE = 65535
+"""Pixels that the format can count."""
+
+BACKGROUND = (24, 24, 27)
+INK = (236, 236, 236)
+MARKS = ((255, 196, 0), (64, 200, 255), (255, 105, 180), (130, 230, 90), (200, 150, 255), (255, 140, 60))
+"""Colours of the regions, over again where there are more."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A picture, and where its parts lie in it; places are (x, y) of left upper corners.
+
+    Attributes:
+        picture: (H, W, 3) uint8 RGB.
+        panels: place of each panel.
+        regions: what is magnified, in pixels of a panel.
+        factors: how many times each region is magnified.
+        zooms: for each region the places of its magnified parts, one for each panel.
+    """
+
+    picture: Picture
+    panels: tuple[tuple[int, int], ...]
+    regions: tuple[Region, ...]
+    factors: tuple[int, ...]
+    zooms: tuple[tuple[tuple[int, int], ...], ...]
+
+
+def write_strip(sources: Sources, options: CompareOptions, path: Path, report: Progress) -> Drawn:
+    """Draw the strips of all moments that are asked for, one below the other, as PNG or JPEG.
+
+    Raises:
+        UsageError: a region outside of the picture, a time or a frame outside of the clip.
+        InputError: a file cannot be read, or has another size than the others.
+        OutputError: the file cannot be written, or is too large for a JPEG.
+    """
+    strips: list[Picture] = []
+    labels: tuple[str, ...] = ()
+    for moment in sources.moments(options, num_frames=1):
+        labels = tuple(panel.label for panel in moment.panels)
+        strips.append(draw_strip(moment, _regions(moment, options)).picture)
+        report(CompareProgress(len(strips), max(1, len(options.times), len(options.frames))))
+    whole = np.concatenate(strips)
+    height, width, _ = whole.shape
+    if path.suffix.lower() == ".png":
+        write_picture(path, whole)
+    else:
+        _write_jpeg(path, whole, options.quality if isinstance(options.quality, int) else QUALITY)
+    return Drawn(labels, width, height, len(strips))
+
+
+def _write_jpeg(path: Path, picture: Picture, quality: int) -> None:
+    if max(picture.shape) > JPEG_EDGE:
+        raise OutputError(
+            f"a strip of {picture.shape[1]}x{picture.shape[0]} is larger than a JPEG can be ({JPEG_EDGE} pixels an "
+            "edge): name a .png, or compare less at once."
+        )
+    try:
+        Image.fromarray(picture).save(path, "JPEG", quality=quality, subsampling=0)  # colours as sharp as light
+    except OSError as exc:
+        raise OutputError(f"cannot write the picture {path}: {exc.strerror or exc}.") from exc
+
+
+def _regions(moment: Moment, options: CompareOptions) -> Sequence[Region]:
+    height, width = moment.size
+    for region in options.regions:
+        inside = 0 <= region.x < region.x + region.width <= width and 0 <= region.y < region.y + region.height <= height
+        if not inside:
+            raise UsageError(f"the region {region} (x, y, width, height) lies outside of the {width}x{height} picture.")
+    if options.regions:
+        return options.regions
+    return find_regions(moment.panels, NUM_REGIONS if options.num_regions is None else options.num_regions)
+
+
+def find_regions(panels: Sequence[Panel], count: int) -> list[Region]:
+    """Where the candidates differ most: by the mean absolute difference over a region, none overlapping another.
+
+    Of more than two candidates the difference is that of the farthest two, pixel by pixel. A single candidate is
+    compared with HR, or else with bicubic interpolation, or else with LR.
+
+    Args:
+        panels: of equal size.
+        count: how many regions are wanted; fewer where the picture has no room for more.
+    """
+    difference = _difference(panels)
+    height, width = difference.shape
+    rows, columns = (min(edge, max(LEAST_REGION, edge // ZOOM)) for edge in (height, width))
+    total = cv2.integral(difference)
+    mean = total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]
+    np.maximum(mean, 0, out=mean)  # rounding may leave less where nothing differs
+    if count and not difference.any():
+        logger.warning("the candidates do not differ anywhere in the picture.")
+    found: list[Region] = []
+    while len(found) < count and (mean >= 0).any():
+        y, x = divmod(int(mean.argmax()), mean.shape[1])
+        found.append(Region(x, y, columns, rows))
+        mean[max(0, y - rows + 1) : y + rows, max(0, x - columns + 1) : x + columns] = -1
+    if len(found) < count:
+        logger.warning("the picture has room for %d of %d regions.", len(found), count)
+    return found
+
+
+def _difference(panels: Sequence[Panel]) -> npt.NDArray[np.float32]:
+    """(H, W): the mean over the channels of largest minus smallest value."""
+    rank = {"candidate": 0, "hr": 1, "bicubic": 2, "lr": 3}
+    ordered = sorted(panels, key=lambda panel: rank[panel.role])
+    compared = [panel.shown for panel in ordered if panel.role == "candidate"]
+    if len(compared) == 1:
+        compared.append(ordered[1].shown)
+    lowest, highest = compared[0], compared[0]
+    for picture in compared[1:]:
+        lowest, highest = np.minimum(lowest, picture), np.maximum(highest, picture)
+    return np.asarray((highest - lowest).mean(2, dtype=np.float32))
+
+
+def draw_strip(moment: Moment, regions: Sequence[Region]) -> Strip:
+    """Draw one strip: labels, whole panels with the regions marked, and a row of magnified parts for each region.
+
+    Panels are as large as their pictures, and parts are magnified by a whole number, so every pixel is exact.
+    """
+    height, width = moment.size
+    count, size = len(moment.panels), size_for(width)
+    gap, bar = max(4, width // 80), line_height(size) + size // 2
+    factors = tuple(max(1, min(width // region.width, height // region.height)) for region in regions)
+    left = [gap + index * (width + gap) for index in range(count)]
+    top = gap + (bar if moment.caption else 0) + bar
+    tops, y = [], top + height
+    for region, factor in zip(regions, factors, strict=True):
+        tops.append(y + bar)
+        y += bar + factor * region.height
+    canvas = np.full((y + gap, left[-1] + width + gap, 3), BACKGROUND, np.uint8)
+    if moment.caption:
+        paint(canvas, letter(moment.caption, size, canvas.shape[1] - 2 * gap), gap, gap, INK)
+    for panel, x in zip(moment.panels, left, strict=True):
+        shown = panel.shown
+        paint(canvas, letter(panel.label, size, width), x, top - bar + size // 4, INK)
+        canvas[top : top + height, x : x + width] = shown
+        for number, (region, factor, y) in enumerate(zip(regions, factors, tops, strict=True)):
+            colour = MARKS[number % len(MARKS)]
+            _mark(canvas[top : top + height, x : x + width], region, max(2, width // 256), colour)
+            part = shown[region.y : region.y + region.height, region.x : region.x + region.width]
+            enlarged = part.repeat(factor, 0).repeat(factor, 1)
+            canvas[y : y + enlarged.shape[0], x : x + enlarged.shape[1]] = enlarged
+    for number, (region, factor, y) in enumerate(zip(regions, factors, tops, strict=True)):
+        about = f"{factor}×  at {region}"
+        paint(canvas, letter(about, size, width), gap, y - bar + size // 4, MARKS[number % len(MARKS)])
+    return Strip(
+        canvas, tuple((x, top) for x in left), tuple(regions), factors, tuple(tuple((x, y) for x in left) for y in tops)
+    )
+
+
+def _mark(panel: Picture, region: Region, thickness: int, colour: tuple[int, int, int]) -> None:
+    """Frame a region, around its pixels and not over them; a dark edge keeps the frame visible on bright ground."""
+    inside = (slice(region.y, region.y + region.height), slice(region.x, region.x + region.width))
+    kept = panel[inside].copy()
+    for grown, ink in ((thickness + (thickness + 1) // 2, (0, 0, 0)), (thickness, colour)):
+        rows = slice(max(0, region.y - grown), region.y + region.height + grown)
+        panel[rows, max(0, region.x - grown) : region.x + region.width + grown] = ink
+    panel[inside] = kept
+
+
+Coverage = npt.NDArray[np.uint8]
+"""(rows, columns), 255 where a pixel is covered whole."""
+
+LEAST_SIZE = 13
+"""Pixels; what is smaller cannot be read."""
+
+_FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+_FIRST = _FONTS / "DejaVuSans.ttf"
+"""Latin, Greek, Cyrillic, Arabic, Hebrew, Georgian, Armenian, signs."""
+_LAST = next(path for path in (_FONTS / "LastResortHE-Regular.ttf", _FIRST) if path.is_file())
+"""Has a frame for every character, which tells its script. Older matplotlib lacks it; the first has a plain one."""
+
+
+def size_for(width: int) -> int:
+    """The height of letters for a panel of a width, in pixels: legible where the whole panel is looked at."""
+    return max(LEAST_SIZE, round(width / 30))
+
+
+def line_height(size: int) -> int:
+    """Rows that a line takes."""
+    ascent, descent = _font(_FIRST, size).getmetrics()
+    return ascent + descent
+
+
+@lru_cache(maxsize=256)
+def letter(text: str, size: int, max_width: int) -> Coverage:
+    """Draw a line; one that is too long loses its middle, as names differ at their ends.
+
+    Args:
+        text: one line of printable characters.
+        size: of the letters, in pixels.
+        max_width: columns that the line may take.
+
+    Returns:
+        (``line_height(size)``, at most ``max_width`` columns), not to be written to.
+    """
+    _warn_of("".join(sorted({character for character in text if _font_with(character) is None})))
+    runs = _runs(_shortened(text, size, max_width), size)
+    ascent, _ = _font(_FIRST, size).getmetrics()
+    width = min(max_width, int(np.ceil(sum(font.getlength(part) for part, font in runs))))
+    image = Image.new("L", (max(1, width), line_height(size)))
+    draw, x = ImageDraw.Draw(image), 0.0
+    for part, font in runs:
+        draw.text((x, ascent), part, fill=255, font=font, anchor="ls")  # on the baseline, which all fonts share
+        x += font.getlength(part)
+    coverage = np.array(image)
+    coverage.setflags(write=False)
+    return coverage
+
+
+def paint(picture: Picture, coverage: Coverage, x: int, y: int, colour: tuple[int, int, int]) -> None:
+    """Lay a colour on a picture, in place, where a line covers it; what lies outside of the picture is cut off."""
+    under = picture[y : y + coverage.shape[0], x : x + coverage.shape[1]]
+    share = coverage[: under.shape[0], : under.shape[1], None].astype(np.float32) / 255
+    under[:] = np.rint(under + share * (np.array(colour, np.float32) - under))
+
+
+def _shortened(text: str, size: int, max_width: int) -> str:
+    def fits(candidate: str) -> bool:
+        return sum(font.getlength(part) for part, font in _runs(candidate, size)) <= max_width
+
+    if fits(text):
+        return text
+    least, most = 0, len(text) - 1  # characters kept: bisected, as names may be long
+    while least < most:
+        kept = (least + most + 1) // 2
+        least, most = (kept, most) if fits(_without_middle(text, kept)) else (least, kept - 1)
+    return _without_middle(text, least)
+
+
+def _without_middle(text: str, kept: int) -> str:
+    tail = kept // 2
+    return text[: kept - tail].rstrip() + "…" + text[len(text) - tail :].lstrip()
+
+
+def _runs(text: str, size: int) -> list[tuple[str, ImageFont.FreeTypeFont]]:
+    """The text in pieces, each with a font that has its characters."""
+    runs: list[tuple[str, Path]] = []
+    for character in text:
+        path = _font_with(character) or _LAST
+        if runs and runs[-1][1] == path:
+            runs[-1] = (runs[-1][0] + character, path)
+        else:
+            runs.append((character, path))
+    return [(part, _font(path, size)) for part, path in runs]
+
+
+@lru_cache(maxsize=32)
+def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(path), size)
+
+
+@lru_cache(maxsize=4096)
+def _font_with(character: str) -> Path | None:
+    """The font that comes with matplotlib, else one of the system's."""
+    if ord(character) in _characters(_FIRST):
+        return _FIRST
+    return next((path for path in _system_fonts() if ord(character) in _characters(path)), None)
+
+
+@lru_cache(maxsize=64)  # once
+def _warn_of(characters: str) -> None:
+    if characters:
+        logger.warning(
+            "no font of this system has %s: labels show frames in their place; install a font, or give a --label.",
+            characters,
+        )
+
+
+@lru_cache(maxsize=1)
+def _system_fonts() -> list[Path]:
+    from matplotlib.font_manager import findSystemFonts  # takes a while, and few names need it
+
+    paths = sorted(map(Path, findSystemFonts()))
+    return sorted(paths, key=lambda path: "regular" not in path.stem.lower())  # rather than bold and italic ones
+
+
+@cache
+def _characters(path: Path) -> frozenset[int]:
+    """Code points that a font has; none of a font that cannot be scaled."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        _font(path, LEAST_SIZE)
+        return frozenset(FT2Font(str(path)).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
+
+
+CODEC = CODECS["h264"]
+PIX_FMT = "yuv420p"
+"""With this codec what every player shows."""
+VIDEO_INK = (255, 255, 255)
+LETTERS = 56
+"""Height of the letters as a part of the frame's width: a video is watched whole."""
+
+SHADE = 0.35
+"""What is left of the light behind a label."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which part of a panel stands where.
+
+    Attributes:
+        x: left edge in the frame.
+        y: upper edge in the frame.
+        left: first column of the panel that is shown.
+        right: the column behind the last.
+    """
+
+    x: int
+    y: int
+    left: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Where panels of ``height`` x ``width`` stand in a frame of ``frame_height`` x ``frame_width``, both even."""
+
+    height: int
+    width: int
+    frame_height: int
+    frame_width: int
+    slices: tuple[Slice, ...]
+    divider: int
+    """Columns of the line between two slices, which covers both by half; 0: there is none."""
+
+
+def arrange(layout: Layout, count: int, height: int, width: int) -> Composition:
+    """Place panels.
+
+    Args:
+        layout: ``split``: one frame, of which each panel has a slice, in its own place; ``side-by-side``: whole, in a
+            row; ``grid``: whole, in rows of equal length.
+        count: how many panels.
+        height: rows of each.
+        width: columns of each.
+
+    Raises:
+        UsageError: the frame would be larger than H.264 can be.
+    """
+    if layout == "split":
+        edges = [index * width // count for index in range(count + 1)]
+        slices = [Slice(left, 0, left, right) for left, right in zip(edges, edges[1:], strict=False)]
+        frame_height, frame_width = height, width
+    else:
+        gap = max(4, width // 160)
+        columns = count if layout == "side-by-side" else math.ceil(math.sqrt(count))
+        rows = -(-count // columns)
+        places = [divmod(index, columns) for index in range(count)]
+        slices = [Slice(column * (width + gap), row * (height + gap), 0, width) for row, column in places]
+        frame_height, frame_width = rows * (height + gap) - gap, columns * (width + gap) - gap
+    if max(frame_height, frame_width) > CODEC.largest:
+        raise UsageError(
+            f"{count} panels of {width}x{height} make a frame of {frame_width}x{frame_height}, and H.264 ends at "
+            f"{CODEC.largest}: take --layout {'grid' if layout == 'side-by-side' else 'split'}."
+        )
+    divider = 2 * max(1, width // 960) if layout == "split" else 0
+    # 4:2:0 wants even edges: a column or a row of background is added, and none of a panel is lost.
+    even_height, even_width = frame_height + frame_height % 2, frame_width + frame_width % 2
+    return Composition(height, width, even_height, even_width, tuple(slices), divider)
+
+
+def compose(composition: Composition, panels: Sequence[Panel]) -> Picture:
+    """Draw a frame: (frame_height, frame_width, 3) uint8 RGB."""
+    canvas = np.full((composition.frame_height, composition.frame_width, 3), BACKGROUND, np.uint8)
+    for panel, part in zip(panels, composition.slices, strict=True):
+        width = part.right - part.left
+        canvas[part.y : part.y + composition.height, part.x : part.x + width] = panel.shown[:, part.left : part.right]
+    for part in composition.slices[1:] if composition.divider else ():
+        half = composition.divider // 2
+        canvas[:, part.x - 2 * half : part.x + 2 * half] //= 3
+        canvas[:, part.x - half : part.x + half] = VIDEO_INK
+    for panel, part in zip(panels, composition.slices, strict=True):
+        _label(canvas, panel.label, part, composition)
+    return canvas
+
+
+def _label(canvas: Picture, text: str, part: Slice, composition: Composition) -> None:
+    """A line in the upper left corner of a panel, on shaded ground."""
+    size = max(LEAST_SIZE, composition.frame_width // LETTERS)
+    margin = max(2, size // 2)
+    room = part.right - part.left - 4 * margin
+    if room <= 0:
+        return
+    coverage = letter(text, size, room)
+    x, y = part.x + 2 * margin, part.y + margin + margin // 2
+    rows = slice(part.y + margin, y + line_height(size) + margin // 2)
+    shaded = canvas[rows, x - margin : x + coverage.shape[1] + margin]
+    shaded[:] = (shaded * SHADE).astype(np.uint8)
+    paint(canvas, coverage, x, y, VIDEO_INK)
+
+
+def write_video(sources: Sources, layout: Layout, path: Path, report: Progress) -> Drawn:
+    """Encode every frame of the clips with H.264, at its own time, with the sound of the first clip that has some.
+
+    Only a few frames are in memory at any time.
+
+    Raises:
+        UsageError: an ending that names no container, a frame that would be too large, or a name that is no UTF-8.
+        InputError: a clip is damaged, of another size, or not in step with the others.
+        OutputError: the encoder or the disk refuses.
+        FFmpegError: the ffmpeg program is missing, or cannot join the sound.
+    """
+    container = container_of(path)
+    find_program()  # needed last, missed first
+    check_names(path, *(clip.path for clip in sources.clips))
+    encoded = path.with_name("video.mp4")
+    with closing(sources.instants()) as instants:
+        first = next(instants)
+        panels = _panels(sources.moment_of(first))
+        composition = arrange(layout, len(panels), *panels[-1].shown.shape[:2])
+        video = _format(sources.clips[0].video, composition)
+        with Encoder(encoded, CODEC, {}, video) as encoder:
+            for instant in chain([first], instants):
+                canvas = compose(composition, _panels(sources.moment_of(instant)))
+                leader = instant.frames[0]
+                encoder.write(Frame(_planes(canvas), leader.pts, leader.duration))
+                report(CompareProgress(encoder.num_frames, sources.clips[0].video.num_frames_estimated))
+    _join_sound(encoded, sources.clips, path, container)
+    labels = tuple(panel.label for panel in panels)
+    return Drawn(labels, composition.frame_width, composition.frame_height, encoder.num_frames)
+
+
+def _panels(moment: Moment) -> list[Panel]:
+    """What is worth its place in a moving picture: interpolated LR rather than its pixels, where there is both."""
+    interpolated = any(panel.role == "bicubic" for panel in moment.panels)
+    return [panel for panel in moment.panels if not (interpolated and panel.role == "lr")]
+
+
+def _format(source: VideoInfo, composition: Composition) -> VideoFormat:
+    ratio = source.sample_aspect_ratio
+    orientation = orientation_of(source.display_matrix)
+    return VideoFormat(
+        width=composition.frame_width,
+        height=composition.frame_height,
+        pix_fmt=PIX_FMT,
+        time_base=source.time_base,
+        rate=source.average_rate,
+        sample_aspect_ratio=1 / ratio if ratio and orientation and orientation.transposed else ratio,
+        tags=replace(source.tags, range=1, matrix=1),
+    )
+
+
+def _planes(canvas: Picture) -> tuple[Plane, ...]:
+    layout = layout_of(PIX_FMT)
+    assert layout is not None
+    rgb = torch.from_numpy(canvas).permute(2, 0, 1)[None].float().div_(255)
+    colour = ColourSpec("bt709", full_range=False)
+    return tuple(plane[0].numpy() for plane in rgb_to_planes(rgb, layout, colour))
+
+
+def _join_sound(encoded: Path, clips: Sequence[ClipInfo], path: Path, container: Container) -> None:
+    """Add the sound of the first clip that has some, with that clip's metadata."""
+    heard = [clip for clip in clips if any(stream.kind == "audio" for stream in clip.others)]
+    clip = (heard or clips)[0]
+    streams = [plan for plan in plan_streams(clip, container) if plan.stream.kind == "audio"]
+    for plan in streams:
+        logger.log(logging.INFO if plan.is_kept else logging.WARNING, "%s: %s", clip.path.name, plan)
+    # The clock of the output is that of the clip that gave the timestamps, which need not be the one with the sound.
+    clock = replace(clip, video=replace(clip.video, time_base=clips[0].video.time_base))
+    assemble(encoded, clock, streams, path, container)

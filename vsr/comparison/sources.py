@@ -1,0 +1,239 @@
+"""What is compared: files -> panels that show the same moment."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from vsr.comparison.options import CompareOptions
+from vsr.errors import InputError, UsageError
+from vsr.evaluation.pairing import Instant, at_even_spacing, at_numbers, at_times, count_packets, in_step, to_picture
+from vsr.imaging.pictures import ENDINGS, Picture, read_picture
+from vsr.imaging.resize import resize_bicubic
+from vsr.media.clip import ClipInfo
+from vsr.media.probe import probe
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["lr", "bicubic", "candidate", "hr"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that is compared.
+
+    Attributes:
+        path: the file.
+        role: what it is in the comparison.
+        label: what its panel is called.
+        clip: what it holds; None of a picture.
+    """
+
+    path: Path
+    role: Role
+    label: str
+    clip: ClipInfo | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of the pictures that are laid side by side.
+
+    Attributes:
+        label: one printable line.
+        role: what it is in the comparison.
+        picture: (H, W, 3) uint8 RGB, every pixel as it was read.
+        factor: how many times as high and wide the panel is as its picture; 1 but for LR.
+    """
+
+    label: str
+    role: Role
+    picture: Picture
+    factor: int = 1
+
+    @property
+    def shown(self) -> Picture:
+        """The picture at the size of its panel, pixels repeated."""
+        return self.picture.repeat(self.factor, 0).repeat(self.factor, 1) if self.factor > 1 else self.picture
+
+
+@dataclass(frozen=True)
+class Moment:
+    """All panels at one moment, of equal size.
+
+    Attributes:
+        panels: in the order LR, bicubic, candidates, HR.
+        frame: its number in the clips; None for pictures.
+        time_seconds: in the first clip; None for pictures.
+    """
+
+    panels: tuple[Panel, ...]
+    frame: int | None = None
+    time_seconds: Fraction | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of each panel."""
+        height, width, _ = next(panel.picture.shape for panel in self.panels if panel.role == "candidate")
+        return height, width
+
+    @property
+    def caption(self) -> str:
+        """Time and number of the frame; empty for pictures."""
+        return "" if self.time_seconds is None else f"{float(self.time_seconds):.3f} s, frame {self.frame}"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files of a comparison, all of one kind: LR, candidates, HR.
+
+    Attributes:
+        files: as they are laid side by side. The first clip gives the timestamps: LR, where it is named.
+        bicubic: whether the interpolation of LR stands among them.
+    """
+
+    files: tuple[Source, ...]
+    bicubic: bool
+
+    @property
+    def clips(self) -> tuple[ClipInfo, ...]:
+        """What the files hold; empty for pictures."""
+        return tuple(file.clip for file in self.files if file.clip is not None)
+
+    def moments(self, options: CompareOptions, num_frames: int) -> Iterator[Moment]:
+        """What stands still: the moments that the options name, else ``num_frames`` of them at even spacing.
+
+        Raises:
+            UsageError: a frame or a time outside of the clip, or any for pictures.
+            InputError: a file is damaged, of another size, or out of step.
+        """
+        if not self.clips:
+            if options.times or options.frames or options.num_frames:
+                raise UsageError("--time, --frame and --frames are for clips, and these are pictures.")
+            yield self._moment([read_picture(file.path) for file in self.files])
+            return
+        for clip in self.clips:
+            if clip.video.sample_aspect_ratio not in (None, 1):
+                logger.warning("%s has pixels that are not square; they are shown as if they were.", clip.path)
+        with closing(self.instants()) as instants:
+            if options.times:
+                chosen = at_times(instants, options.times)
+            elif options.frames:
+                chosen = at_numbers(instants, options.frames)
+            else:
+                chosen = at_even_spacing(instants, num_frames, min(map(count_packets, self.clips)))
+            yield from map(self.moment_of, chosen)
+
+    def instants(self) -> Generator[Instant, None, None]:
+        """Every frame of clips, not yet converted.
+
+        Raises:
+            InputError: a file is damaged, of another size, or out of step.
+        """
+        with closing(in_step(self.clips)) as instants:
+            first = next(instants)
+            self.moment_of(first, tell=True)  # unequal sizes come to light before hours of decoding
+            yield from chain([first], instants)
+
+    def moment_of(self, instant: Instant, *, tell: bool = False) -> Moment:
+        """The panels of a frame; ``tell``: with warnings."""
+        frames = zip(instant.frames, self.clips, strict=True)
+        moment = self._moment([to_picture(frame, clip.video) for frame, clip in frames], tell=tell)
+        return replace(moment, frame=instant.number, time_seconds=instant.time_seconds)
+
+    def _moment(self, pictures: Sequence[Picture], *, tell: bool = True) -> Moment:
+        candidates = [number for number, file in enumerate(self.files) if file.role == "candidate"]
+        first = candidates[0]
+        height, width, _ = pictures[first].shape
+        panels: list[Panel] = []
+        factor = 1
+        for file, picture in zip(self.files, pictures, strict=True):
+            if file.role == "lr":
+                factor = _factor(file.path, picture, self.files[first].path, (height, width))
+                panels.append(Panel(file.label, "lr", picture, factor))
+                if self.bicubic:
+                    panels.append(Panel("bicubic", "bicubic", _bicubic(picture, height, width)))
+                continue
+            rest = (picture.shape[0] - height, picture.shape[1] - width)
+            if file.role == "hr" and rest != (0, 0) and all(0 <= pixels < factor for pixels in rest):
+                # Benchmarks cut HR to a multiple of the scale before they make LR of it.
+                if tell:
+                    logger.warning("%s is cut to %dx%d, the size of the candidates.", file.path, width, height)
+                picture = np.ascontiguousarray(picture[:height, :width])
+            elif rest != (0, 0):
+                raise InputError(
+                    f"{file.path} is {_size(picture)} and {self.files[first].path} is {width}x{height}: "
+                    "nothing is rescaled, bring them to one size first."
+                )
+            panels.append(Panel(file.label, file.role, picture))
+        return Moment(tuple(panels))
+
+
+def open_sources(options: CompareOptions) -> Sources:
+    """Look into the headers of the files.
+
+    Raises:
+        UsageError: pictures and clips among each other, or a video is asked for of pictures.
+        InputError: a clip cannot be read.
+    """
+    named: list[tuple[Path, Role, str]] = []
+    if options.lr is not None:
+        named.append((options.lr, "lr", "LR"))
+    labels = options.labels or _names(options.inputs)
+    named += [(path, "candidate", label) for path, label in zip(options.inputs, labels, strict=True)]
+    if options.hr is not None:
+        named.append((options.hr, "hr", "HR"))
+    pictures = [path for path, _, _ in named if path.suffix.lower() in ENDINGS]
+    clips = [path for path, _, _ in named if path not in pictures]
+    if pictures and clips:
+        raise UsageError(f"{pictures[0]} is a picture and {clips[0]} is not: compare files of one kind.")
+    if pictures and options.kind == "video":
+        raise UsageError(f"pictures cannot become the video {options.target}: name a .png or a .html.")
+    files = [Source(path, role, _printable(label), probe(path) if clips else None) for path, role, label in named]
+    bicubic = options.lr is not None if options.bicubic is None else options.bicubic
+    return Sources(tuple(files), bicubic)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """File names, with as many of their folders as tell them apart."""
+    names: list[str] = []
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _printable(label: str) -> str:
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in label)
+
+
+def _size(picture: Picture) -> str:
+    return f"{picture.shape[1]}x{picture.shape[0]}"
+
+
+def _factor(path: Path, lr: Picture, candidate: Path, size: tuple[int, int]) -> int:
+    """How many times as large as LR the candidates are."""
+    height, width = size
+    factor: int = height // lr.shape[0]
+    if factor < 1 or (lr.shape[0] * factor, lr.shape[1] * factor) != size:
+        raise InputError(
+            f"LR {path} is {_size(lr)} and {candidate} is {width}x{height}, which is no whole multiple of it."
+        )
+    return factor
+
+
+def _bicubic(lr: Picture, height: int, width: int) -> Picture:
+    planes = torch.from_numpy(lr.copy()).permute(2, 0, 1).float()
+    resized = resize_bicubic(planes, height, width).round_().clamp_(0, 255).to(torch.uint8)
+    picture: Picture = resized.permute(1, 2, 0).contiguous().numpy()
+    return picture

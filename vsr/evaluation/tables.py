@@ -1,0 +1,214 @@
+"""Tables of figures: for the terminal, and as JSON, CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vsr.errors import UsageError, csv_cell, markdown, one_line
+from vsr.files import check_target, write_whole
+
+Value = float | int | str | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity.
+
+    Attributes:
+        name: its heading, and its key in JSON and CSV.
+        unit: such as ``dB``; shown in the heading.
+        digits: behind the point; None for text and counts.
+        better: which way is better; the best value of a column is marked on the terminal and in Markdown.
+    """
+
+    name: str
+    unit: str = ""
+    digits: int | None = None
+    better: Literal["higher", "lower"] | None = None
+
+    @property
+    def heading(self) -> str:
+        """Name and unit."""
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values by column name; a value that was not measured is None.
+
+    Attributes:
+        columns: in order.
+        rows: one mapping a row.
+        about: how it was measured: protocol, files, versions; goes into JSON, and as lines under the other forms.
+        group_by: names of columns; rows that agree in them are compared with each other when the best is sought, and
+            set apart from others on the terminal.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[Mapping[str, Value], ...]
+    about: Mapping[str, Any]
+    group_by: tuple[str, ...] = ()
+
+
+def to_text(table: Table) -> str:
+    """Columns aligned for the terminal; a star marks the best of a group."""
+    best = _best(table)
+    cells = [
+        [_cell(column, row) + ("*" if (number, column.name) in best else " ") for column in table.columns]
+        for number, row in enumerate(table.rows)
+    ]
+    headings = [column.heading + " " for column in table.columns]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    left = [_is_text(table, column) for column in table.columns]
+
+    def line(row: Sequence[str]) -> str:
+        aligned = zip(row, widths, left, strict=True)
+        return " ".join(cell.ljust(width) if flush else cell.rjust(width) for cell, width, flush in aligned).rstrip()
+
+    lines = [line(headings), "-" * (sum(widths) + len(widths) - 1)]
+    groups = [_group(table, row) for row in table.rows]
+    for number, row in enumerate(cells):
+        if number and groups[number] != groups[number - 1]:
+            lines.append("")
+        lines.append(line(row))
+    return "\n".join(["\n".join(lines), *([""] if table.about else []), *_about_lines(table)])
+
+
+def to_markdown(table: Table) -> str:
+    """A table of GitHub's Markdown; the best of a group is bold, and ``about`` a list under it."""
+    best = _best(table)
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    lines = [
+        line([column.heading for column in table.columns]),
+        line(["---" if _is_text(table, column) else "---:" for column in table.columns]),
+    ]
+    for number, row in enumerate(table.rows):
+        cells = [(markdown(_cell(column, row)), (number, column.name) in best) for column in table.columns]
+        lines.append(line([f"**{cell}**" if marked else cell for cell, marked in cells]))
+    about = [f"- {markdown(text)}" for text in _about_lines(table)]
+    return "\n".join([*lines, *([""] if about else []), *about]) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """RFC 4180 with a line of names; values in full, None and NaN empty, ``about`` in lines that begin with ``#``. Text
+    that a spreadsheet would take for a formula has an apostrophe before it."""
+    target = io.StringIO()
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow([csv_cell(column.name) for column in table.columns])
+    for row in table.rows:
+        values = [row.get(column.name) for column in table.columns]
+        writer.writerow([csv_cell(value) if isinstance(value, str) else _plain(value) for value in values])
+    return target.getvalue() + "".join(f"# {line}\n" for line in _about_lines(table))
+
+
+def to_json(table: Table, *, indent: int | None = None) -> str:
+    """One object with ``columns``, ``rows`` and ``about``.
+
+    Strict JSON, which knows no infinity: NaN becomes null, an infinite value the text ``inf`` or ``-inf``. Values are
+    in full.
+
+    Args:
+        table: what to write.
+        indent: spaces a level; None: all on one line.
+    """
+    columns = [asdict(column) for column in table.columns]
+    rows = [{column.name: row.get(column.name) for column in table.columns} for row in table.rows]
+    content = {"columns": columns, "rows": rows, "about": table.about}
+    return json.dumps(_plain(content), indent=indent, allow_nan=False)
+
+
+FORMS: dict[str, Callable[[Table], str]] = {
+    ".json": lambda table: to_json(table, indent=2) + "\n",
+    ".csv": to_csv,
+    ".md": to_markdown,
+}
+"""By the file's ending."""
+
+
+def check_output(path: Path, *, overwrite: bool = False, endings: Collection[str] = tuple(FORMS)) -> None:
+    """See to it that a file can be written, before the work that fills it.
+
+    Args:
+        path: the file.
+        overwrite: replace an existing one.
+        endings: what its name may end in; those of tables.
+
+    Raises:
+        UsageError: another ending.
+        OutputError: the file exists already, or its folder does not.
+    """
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"{path} cannot be written: its name must end in {' or '.join(endings)}.")
+    check_target(path, overwrite=overwrite)
+
+
+def write_table(path: Path, table: Table, *, overwrite: bool = False) -> None:
+    """Write a table as JSON, CSV or Markdown, by the name's ending, to a temporary name first.
+
+    Raises:
+        UsageError: the ending stands for no form.
+        OutputError: the file exists already, or cannot be written.
+    """
+    check_output(path, overwrite=overwrite)
+    write_whole(path, FORMS[path.suffix.lower()](table).encode())
+
+
+def _cell(column: Column, row: Mapping[str, Value]) -> str:
+    value = row.get(column.name)
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return one_line(value)
+    return str(value) if column.digits is None else f"{value:.{column.digits}f}"
+
+
+def _is_text(table: Table, column: Column) -> bool:
+    return any(isinstance(row.get(column.name), str) for row in table.rows)
+
+
+def _group(table: Table, row: Mapping[str, Value]) -> tuple[Value, ...]:
+    return tuple(row.get(name) for name in table.group_by)
+
+
+def _best(table: Table) -> set[tuple[int, str]]:
+    """(row number, column name) of the best values, as they are shown; none where all are alike."""
+    found = set()
+    for column in table.columns:
+        by_group: dict[tuple[Value, ...], dict[int, float]] = {}
+        for number, row in enumerate(table.rows):
+            value = row.get(column.name)
+            if column.better and isinstance(value, (int, float)) and not math.isnan(value):
+                shown = float(_cell(column, row))
+                by_group.setdefault(_group(table, row), {})[number] = shown
+        for values in by_group.values():
+            best = (max if column.better == "higher" else min)(values.values())
+            if len(set(values.values())) > 1:
+                found |= {(number, column.name) for number, value in values.items() if value == best}
+    return found
+
+
+def _about_lines(table: Table) -> list[str]:
+    """``key: value``, one line each; what is nested as JSON."""
+    plain = _plain(table.about)
+    return [f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in plain.items()]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {one_line(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value if value is None or isinstance(value, (bool, int, float)) else one_line(str(value))

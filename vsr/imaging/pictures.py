@@ -1,0 +1,739 @@
+"""Picture files, in zip archives too, <-> arrays: 8-bit RGB, or planes of 8 and 16 bits with alpha and ICC profile."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import logging
+import lzma
+import math
+import os
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple
+from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+from PIL.ImageFile import ImageFile
+
+from vsr.errors import InputError, OutputError, is_out_of_memory
+from vsr.files import MAX_SIDE, files_only, write_whole
+
+Picture = npt.NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+
+ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+_READ_FORMATS = ("JPEG", "PNG", "BMP", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
+"""What Pillow is asked to recognise. It would load the last two only after all of its other plugins."""
+
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
+_JPEG_START, _PNG_START = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+_WIDTH, _HEIGHT, _ORIENTATION, _EXTRA_SAMPLES = 256, 257, 274, 338
+"""Tags of TIFF 6.0."""
+_LONG = 4
+"""The type of a value of four bytes in TIFF 6.0; sizes and orientations are else of two."""
+_TURNED = (5, 6, 7, 8)
+"""Orientations that stand for a quarter turn: rows and columns are exchanged."""
+
+_NO_SIZE = (UnidentifiedImageError, ValueError, KeyError, SyntaxError, struct.error)
+"""What is raised where a header is none."""
+
+_DAMAGED_MEMBER = (BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError)
+"""What unpacking a member of an archive raises."""
+
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
+"""Of a picture, 179 million; Pillow opens no larger ones either."""
+
+MOST_BYTES = 1 << 30
+"""Of a picture file: eight bits of ``MOST_PIXELS`` in full, and a half more."""
+
+# The decoders of both libraries write to the standard error what they find damaged. An error says so.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+_HEAD_BYTES = 1 << 16
+"""Read of a member in search of the size of its picture: enough for nearly all JPEG headers."""
+
+
+def read_picture(path: Path) -> Picture:
+    """Decode a picture file; see :func:`decode_picture`.
+
+    Raises:
+        InputError: the file cannot be read or is no picture.
+    """
+    return decode_picture(_content_of(path), str(path))
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        with open(path, "rb", opener=files_only) as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as exc:
+        raise InputError(f"cannot read {path}: {exc.strerror}") from exc
+    if len(content) > MOST_BYTES:
+        raise InputError(f"{path} is too large a picture: more than {MOST_BYTES >> 20} MiB")
+    return content
+
+
+def decode_picture(encoded: bytes, name: str) -> Picture:
+    """Decode the content of a picture file to (H, W, 3) uint8 RGB.
+
+    Grey is repeated, alpha dropped, CMYK converted without a profile, EXIF rotation applied; of 16 bits the high byte
+    is taken.
+
+    Args:
+        encoded: the whole file.
+        name: what an error calls it.
+
+    Raises:
+        InputError: it is no picture, a damaged one, or has more pixels than ``MOST_PIXELS``.
+    """
+    try:
+        with suppress(*_NO_SIZE, OSError):  # of what is damaged the decoder tells
+            _check_pixels(_size_in_header(io.BytesIO(encoded)), name)
+        if encoded.startswith(_TIFF_STARTS) and (opaque := _without_alpha(encoded)) is not None:
+            return opaque
+        if encoded.startswith(_JPEG_START) and (picture := _jpeg(encoded)) is not None:
+            return picture
+        if encoded.startswith(_PNG_START):
+            encoded = _without_extras(encoded)
+        bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    except Image.DecompressionBombError as exc:
+        raise InputError(f"{name} is too large a picture: {exc}") from exc
+    except (cv2.error, OSError, ValueError, SyntaxError, struct.error) as exc:
+        if is_out_of_memory(exc):
+            raise
+        raise InputError(f"{name} is a damaged picture: {getattr(exc, 'err', exc)}") from exc
+    if bgr is None:
+        raise InputError(f"{name} is not a picture that can be decoded")
+    return np.ascontiguousarray(bgr[..., ::-1], dtype=np.uint8)
+
+
+def picture_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
+    """(height, width) in pixels behind the EXIF rotation, by the header alone.
+
+    Args:
+        source: a picture file, or its content; the first part of a JPEG or PNG that holds the header will do.
+        name: what an error calls it; the path, where there is one.
+
+    Raises:
+        InputError: the file cannot be read, is no picture, or has more pixels than ``MOST_PIXELS``.
+    """
+    name = str(source) if isinstance(source, Path) else name
+    try:
+        # Opened here, as Pillow leaves a file open that it fails on.
+        with open(source, "rb", opener=files_only) if isinstance(source, Path) else io.BytesIO(source) as file:
+            size = _size_in_header(file)
+    except Image.DecompressionBombError as exc:
+        raise InputError(f"{name} is too large a picture: {exc}") from exc
+    except _NO_SIZE as exc:
+        raise InputError(f"{name} is not a picture that can be decoded") from exc
+    except OSError as exc:
+        if exc.errno is not None:
+            raise InputError(f"cannot read {name}: {exc.strerror}") from exc
+        raise InputError(f"{name} is a damaged picture: {exc}") from exc
+    _check_pixels(size, name)
+    return size
+
+
+def _check_pixels(size: tuple[int, int], name: str) -> None:
+    height, width = size
+    if height < 1 or width < 1:
+        raise InputError(f"{name} is a damaged picture: it has {width}x{height} pixels")
+    if height * width > MOST_PIXELS:
+        raise InputError(f"{name} is too large a picture: {width}x{height}, more than {MOST_PIXELS} pixels")
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Write (H, W, 3) uint8 RGB as PNG, whatever the name; a file that stands there gives way.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size or picture.dtype != np.uint8:
+        raise ValueError(f"a picture is (H, W, 3) uint8, got {picture.shape} {picture.dtype}")
+    _, encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
+    write_whole(path, encoded.tobytes())
+
+
+class Stored(NamedTuple):
+    """Where a member lies in a zip archive, so that it is read without the archive's list."""
+
+    offset: int
+    """Of its local header, in bytes."""
+    compressed: int
+    """Its length in the archive, in bytes."""
+    method: int
+    """One of zipfile's: ``ZIP_STORED``, ``ZIP_DEFLATED``, ``ZIP_BZIP2`` or ``ZIP_LZMA``."""
+    crc: int
+    """CRC-32 of the content."""
+    size: int
+    """Length of the content, in bytes, as the archive's list has it."""
+
+    @classmethod
+    def of(cls, info: ZipInfo) -> Stored:
+        """What the archive's list says of a member."""
+        return cls(info.header_offset, info.compress_size, info.compress_type, info.CRC, info.file_size)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFile:
+    """A picture file in a folder, or a member of a zip archive. Small, and can be pickled."""
+
+    path: Path
+    """The file or the archive."""
+    member: str = ""
+    """Inside the archive; empty for a plain file."""
+    relative: str = field(default="", compare=False)
+    """Below the folder or archive in which it was found, as if archives were unpacked; with forward slashes."""
+    stored: Stored | None = field(default=None, compare=False, repr=False)
+    """None: to be looked up by name."""
+
+    def __post_init__(self) -> None:
+        if not self.relative:
+            object.__setattr__(self, "relative", self.member or self.path.name)
+
+    @property
+    def name(self) -> str:
+        """For messages: ``photos/1.jpg`` or ``coco.zip:train2017/1.jpg``."""
+        return f"{self.path}:{self.member}" if self.member else str(self.path)
+
+    def read(self) -> bytes:
+        """The encoded picture. Safe from several threads.
+
+        Raises:
+            InputError: the file cannot be read (an ``OSError`` is then the cause), the member is damaged, or either is
+                larger than ``MOST_BYTES``.
+        """
+        try:
+            if not self.member:
+                return _content_of(self.path)
+            stored = self.stored or self._looked_up()
+            if max(stored.size, stored.compressed) > MOST_BYTES:
+                raise BadZipFile(f"its content has more than {MOST_BYTES >> 20} MiB")
+            content = self._unpacked(stored, stored.compressed, stored.size + 1)
+            if len(content) != stored.size or zlib.crc32(content) != stored.crc:
+                raise BadZipFile("its size or checksum is another than the archive's list says")
+            return content
+        except OSError as exc:
+            raise InputError(f"cannot read {self.name}: {exc.strerror}") from exc
+        except (*_DAMAGED_MEMBER, KeyError, NotImplementedError, RuntimeError) as exc:
+            raise InputError(f"{self.name} is damaged, or packed in a way that cannot be read: {exc}") from exc
+
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels behind the EXIF rotation, by the header alone.
+
+        Raises:
+            InputError: the file cannot be read or is no picture.
+        """
+        if not self.member:
+            return picture_size(self.path)
+        if self.stored is not None and self.stored.compressed > _HEAD_BYTES:
+            try:
+                head = self._unpacked(self.stored, _HEAD_BYTES, 4 * _HEAD_BYTES)
+                if head.startswith((_JPEG_START, _PNG_START)):  # others keep their sizes anywhere
+                    return picture_size(head, self.name)
+            except (InputError, OSError, *_DAMAGED_MEMBER):
+                pass  # a long header, or damage, which reading all of it will tell
+        return picture_size(self.read(), self.name)
+
+    def _looked_up(self) -> Stored:
+        with open(self.path, "rb", opener=files_only) as file, ZipFile(file) as archive:
+            return Stored.of(archive.getinfo(self.member))
+
+    def _unpacked(self, stored: Stored, length: int, most: int) -> bytes:
+        """What ``length`` bytes of the archive hold, but no more than ``most``: a bomb is larger than it says."""
+        with open(self.path, "rb", opener=files_only) as archive:
+            archive.seek(stored.offset)
+            # The local header repeats the name, and its extra field may differ from the one in the archive's list.
+            signature, name, extra = struct.unpack("<4s22xHH", archive.read(30))
+            if signature != b"PK\3\4":
+                raise BadZipFile("no member where the archive's list has one")
+            archive.seek(name + extra, os.SEEK_CUR)
+            content = archive.read(length)
+        return _expanded(content, stored.method, most)
+
+
+def _expanded(packed: bytes, method: int, most: int) -> bytes:
+    """The first ``most`` bytes at most of what a zip archive holds; zipfile itself makes more than is asked for.
+
+    Raises:
+        Exception: of ``_DAMAGED_MEMBER``: damaged, or packed otherwise.
+    """
+    if method == ZIP_STORED:
+        return packed
+    if method == ZIP_DEFLATED:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, most)
+    try:
+        if method == ZIP_BZIP2:
+            return bz2.BZ2Decompressor().decompress(packed, most)
+        if method == ZIP_LZMA:
+            length, first, dictionary = struct.unpack_from("<2xHBI", packed)
+            rest, lc = divmod(first, 9)
+            pb, lp = divmod(rest, 5)
+            size = min(dictionary, MOST_BYTES)
+            filters = [{"id": lzma.FILTER_LZMA1, "dict_size": size, "lc": lc, "lp": lp, "pb": pb}]
+            return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters).decompress(packed[4 + length :], most)
+    except (OSError, ValueError) as exc:  # bz2's, which is none of the system's
+        raise BadZipFile(str(exc)) from exc
+    raise BadZipFile(f"by method {method}")
+
+
+def _size_in_header(file: IO[bytes]) -> tuple[int, int]:
+    if file.read(4) in _TIFF_STARTS:
+        tags = _tags(file)
+        height, width, orientation = tags[_HEIGHT], tags[_WIDTH], tags.get(_ORIENTATION, 1)
+    else:
+        with Image.open(file, formats=_READ_FORMATS) as image:
+            (width, height), exif = image.size, image.info.get("exif", b"")
+        orientation = _orientation(exif)
+    return (width, height) if orientation in _TURNED else (height, width)
+
+
+def _orientation(exif: bytes) -> int:
+    """Of an EXIF block; not image.getexif(), which decodes a whole PNG in search of it and warns of damage."""
+    with suppress(struct.error, ValueError, OSError):
+        return _tags(io.BytesIO(exif.removeprefix(b"Exif\0\0"))).get(_ORIENTATION, 1)
+    return 1
+
+
+def _tags(tiff: IO[bytes]) -> dict[int, int]:
+    """The first value of each tag in the first directory of a TIFF, which an EXIF block is, too.
+
+    Raises:
+        struct.error: there is none, or not all of it.
+    """
+    tiff.seek(0)
+    start = tiff.read(8)
+    order = "<" if start.startswith(b"II") else ">"
+    tiff.seek(*struct.unpack(order + "4xI", start))
+    (count,) = struct.unpack(order + "H", tiff.read(2))
+    entries = struct.iter_unpack(order + "HH4x4s", tiff.read(12 * count))
+    return {tag: struct.unpack_from(order + ("I" if kind == _LONG else "H"), value)[0] for tag, kind, value in entries}
+
+
+def _without_alpha(tiff: bytes) -> Picture | None:
+    """RGB of a TIFF with alpha, by Pillow, as libtiff in OpenCV's hands multiplies the two; None for any other."""
+    try:
+        if _EXTRA_SAMPLES in _tags(io.BytesIO(tiff)):
+            with Image.open(io.BytesIO(tiff), formats=_READ_FORMATS) as image:
+                if image.mode == "RGBA":
+                    return np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(image))[..., :3])
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
+        pass  # OpenCV has the last word
+    return None
+
+
+def _jpeg(encoded: bytes) -> Picture | None:
+    """A JPEG by Pillow, to the same codes, as OpenCV's decoder writes what it finds damaged to the standard error; None
+    for CMYK, which Pillow converts otherwise."""
+    with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
+        if image.mode not in ("RGB", "L"):
+            return None
+        picture = np.array(image.convert("RGB"))
+        orientation = _orientation(image.info.get("exif", b""))
+    picture = picture.transpose(1, 0, 2) if orientation in _TURNED else picture
+    picture = picture[::-1] if orientation in (3, 4, 7, 8) else picture
+    return np.ascontiguousarray(picture[:, ::-1] if orientation in (2, 3, 6, 7) else picture)
+
+
+def _without_extras(png: bytes) -> bytes:
+    """A PNG of which only those chunks are left that make its pixels: of all others libpng may complain aloud.
+
+    Raises:
+        ValueError: it is cut short, or sums differ.
+    """
+    kept, start = [_PNG_START], len(_PNG_START)
+    while start + 12 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, start)
+        chunk = png[start : start + length + 12]
+        intact = len(chunk) == length + 12 and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+        if not intact and kind[:1].isupper():
+            raise ValueError("cut short, or checksums differ")
+        if intact and (kind[:1].isupper() or kind in (b"tRNS", b"eXIf")):
+            kept.append(chunk)
+        if kind == b"IEND":
+            return b"".join(kept)
+        start += length + 12
+    raise ValueError("cut short")
+
+
+logger = logging.getLogger(__name__)
+
+Plane = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+"""(rows, columns)."""
+_Pixels = npt.NDArray[Any]
+"""(rows, columns, 1..4) uint8 or uint16: grey, grey and alpha, RGB, or RGBA."""
+
+_WRITTEN_FORMATS = {
+    ".png": ("PNG", 16, True), ".jpg": ("JPEG", 8, False), ".jpeg": ("JPEG", 8, False), ".webp": ("WEBP", 8, True),
+    ".tif": ("TIFF", 16, True), ".tiff": ("TIFF", 16, True), ".bmp": ("BMP", 8, False),
+}  # fmt: skip
+"""By the ending: Pillow's name, the most bits of a sample, and whether there can be alpha."""
+
+STILL_ENDINGS = frozenset(_WRITTEN_FORMATS)
+
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
+_LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}  # in pixels, by libjpeg and by the format of WebP
+
+_OPENERS: dict[type[ImageFile], tuple[bytes, ...]] = {
+    PngImagePlugin.PngImageFile: (b"\x89PNG\r\n\x1a\n",),
+    JpegImagePlugin.JpegImageFile: (b"\xff\xd8\xff",),
+    WebPImagePlugin.WebPImageFile: (b"WEBP",),
+    TiffImagePlugin.TiffImageFile: (b"II*\0", b"MM\0*", b"II+\0"),
+    BmpImagePlugin.BmpImageFile: (b"BM",),
+    GifImagePlugin.GifImageFile: (b"GIF87a", b"GIF89a"),
+}
+"""How a file begins, behind RIFF's header. Not by Image.open(): its limit on pixels is the whole process's."""
+
+_MOVING = (GifImagePlugin.GifImageFile, PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile)
+
+_MODES = {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
+"""What Pillow's modes are converted to, beside those that stay."""
+
+_BAND_BYTES = 1 << 20  # of samples, compressed at a time and a strip of TIFF; OpenCV refuses one of a gigabyte
+_DEFLATE_LEVEL = 1  # level 6 made a filtered 16-bit photograph 4 to 8 percent smaller, and took four times as long
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _ORIENTATION = 256, 257, 258, 259, 262, 273, 274
+_SAMPLES, _STRIP_ROWS, _STRIP_LENGTHS, _PLANAR, _PREDICTOR, _EXTRA, _FORMAT = 277, 278, 279, 284, 317, 338, 339
+_ICC, _DEFLATE = 34675, 8  # the tag in ICC.1; those above, and the compression, are TIFF 6.0's
+_NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # a thumbnail has the first one's lowest bit; the second is of DNG 1.0
+
+_WARNINGS_LOCK = threading.Lock()
+_DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, SyntaxError, OverflowError, struct.error,
+           zlib.error, cv2.error, Image.DecompressionBombError)  # fmt: skip
+"""What Pillow, OpenCV and the lines below raise for a damaged file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Still:
+    """A decoded picture, turned upright by its EXIF orientation. Planes that contradict the rest are a ValueError."""
+
+    planes: tuple[Plane, ...]
+    """Grey: (Y,). Else (G, B, R), as in libav's gbrp. With alpha: its plane last; the others not multiplied by it."""
+    is_grey: bool
+    has_alpha: bool
+    bit_depth: Literal[8, 16]
+    """White is 255 or 65535."""
+    icc: bytes | None = None
+    """The ICC profile as it was stored."""
+
+    def __post_init__(self) -> None:
+        kinds = {(plane.shape, str(plane.dtype)) for plane in self.planes}
+        if len(self.planes) != (1 if self.is_grey else 3) + self.has_alpha:
+            raise ValueError(f"is_grey={self.is_grey}, has_alpha={self.has_alpha}, but {len(self.planes)} planes")
+        shape, dtype = next(iter(kinds))
+        fits = (self.bit_depth, dtype) in ((8, "uint8"), (16, "uint16")) and len(shape) == 2 and 0 not in shape
+        if len(kinds) > 1 or not fits:
+            raise ValueError(f"planes are (rows, columns) of {self.bit_depth} bits, 8 or 16, got {kinds}")
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.planes[0].shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.planes[0].shape[1])
+
+
+def read_still(path: Path, *, max_pixels: int) -> Still:
+    """Decode a PNG, JPEG, WebP, TIFF, BMP or GIF, which is known by its content and not by its name.
+
+    Palettes are resolved, fewer than 8 bits widened, and a transparent colour becomes alpha. CMYK is converted without
+    its profile, which is dropped, as it fits no longer. Of several frames or pages the first is taken.
+
+    Args:
+        max_pixels: refuse what has more, or a side of more than ``MAX_SIDE``, by its header, before it is decoded.
+
+    Raises:
+        InputError: it is missing, unreadable, damaged, no such picture, too large, or of neither 8 nor 16 bits.
+    """
+    try:
+        with open(path, "rb", opener=files_only) as file:
+            if (opener := _opener(file)) is None:
+                raise InputError(f"{path} is not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can.")
+            if opener is TiffImagePlugin.TiffImageFile and (still := _read_tiff16(path, file, max_pixels)):
+                return still
+            return _read_with_pillow(path, file, opener, max_pixels)
+    except _DAMAGE as exc:
+        if is_out_of_memory(exc):
+            raise
+        if isinstance(exc, OSError) and exc.errno is not None:
+            raise InputError(f"cannot read {path}: {exc.strerror}.") from exc
+        if isinstance(exc, Image.DecompressionBombError):  # in WebP and compressed TIFF, Pillow's own limit holds, too
+            raise InputError(f"{path} has more pixels than can be read of its format; convert it to PNG.") from exc
+        reason = " ".join(str(exc.err if isinstance(exc, cv2.error) else exc).split()).rstrip(".")
+        raise InputError(f"{path} is a damaged picture ({reason}); fetch or export it again.") from exc
+
+
+def still_kind(path: Path) -> str:
+    """What a file's first bytes say that it is: PNG, JPEG, WEBP, TIFF, BMP or GIF; else, or unreadable: empty."""
+    with suppress(OSError), open(path, "rb", opener=files_only) as file:
+        opener = _opener(file)
+        return "" if opener is None else str(opener.format)
+    return ""
+
+
+def is_animated(path: Path) -> bool:
+    """Whether it is a GIF, WebP or PNG of more than one frame; False for all else, what cannot be read among it."""
+    with suppress(*_DAMAGE), _header(path) as image:
+        return bool(getattr(image, "is_animated", False))
+    return False
+
+
+def repeats(path: Path) -> int:
+    """How often an animation is shown again: -1 not at all, 0 for ever; 0 for all that does not say."""
+    with suppress(*_DAMAGE), _header(path) as image:
+        if image is not None and getattr(image, "is_animated", False):
+            loop = image.info.get("loop")
+            if image.format == "GIF":
+                return -1 if loop is None else int(loop)
+            return int(loop) - 1 or -1 if loop else 0  # PNG and WebP count how often it is shown in all
+    return 0
+
+
+@contextmanager
+def _header(path: Path) -> Iterator[ImageFile | None]:
+    """A file of a format that can move, not decoded; None of any other, as of a TIFF, whose pages do not."""
+    with open(path, "rb", opener=files_only) as file, _without_warnings():
+        opener = _opener(file)
+        yield opener(file) if opener in _MOVING else None
+
+
+def write_still(path: Path, still: Still) -> None:
+    """Write a picture in the format that the ending names; a file that stands there gives way.
+
+    PNG, TIFF and BMP are lossless. JPEG and WebP are lossy, of quality 95, JPEG without chroma subsampling: a lossless
+    WebP of a photograph would be several times as large as people expect. WebP knows no grey and gives it back as RGB.
+    All formats keep the ICC profile but BMP, which has no place for it.
+
+    Raises:
+        ValueError: an ending that is none of `STILL_ENDINGS`, or a picture that is more than it `holds`.
+        OutputError: the file cannot be written, or the format has no room for a picture of this size.
+    """
+    bit_depth, alpha = holds(path)
+    name = _WRITTEN_FORMATS[path.suffix.lower()][0]
+    if still.bit_depth > bit_depth or still.has_alpha > alpha:
+        raise ValueError(f"{name} cannot hold {still.bit_depth} bits{' and alpha' * still.has_alpha}: {path}")
+    if max(still.height, still.width) > (longest := _LONGEST_SIDE.get(name, math.inf)):
+        raise OutputError(f"cannot write {path}: {name} has at most {longest} rows and columns; choose .png or .tif.")
+    colours = still.planes[:1] if still.is_grey else (still.planes[2], *still.planes[:2])
+    pixels = np.stack((*colours, still.planes[-1]) if still.has_alpha else colours, -1)
+    try:
+        if name == "TIFF":
+            content = _encode_tiff(pixels, still.icc)
+        elif still.bit_depth == 16:
+            content = _encode_png16(pixels, still.icc)
+        else:
+            buffer, profile = io.BytesIO(), {"icc_profile": still.icc} if still.icc else {}
+            image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+            image.save(buffer, name, **_SAVE_OPTIONS.get(name, {}), **profile)
+            content = buffer.getvalue()
+    except (OSError, ValueError, struct.error) as exc:
+        if is_out_of_memory(exc):
+            raise
+        raise OutputError(f"cannot write {path}: {exc}; choose another format or a smaller size.") from exc
+    write_whole(path, content)
+
+
+def holds(path: Path) -> tuple[int, bool]:
+    """The most bits, 8 or 16, and whether alpha can be written under an ending; none of ours is a ValueError."""
+    if path.suffix.lower() not in _WRITTEN_FORMATS:
+        raise ValueError(f"a still picture ends in {', '.join(_WRITTEN_FORMATS)}, got {path.name!r}")
+    return _WRITTEN_FORMATS[path.suffix.lower()][1:]
+
+
+def _opener(file: IO[bytes]) -> type[ImageFile] | None:
+    start = file.read(12)
+    file.seek(0)
+    start = start[8:] if start.startswith(b"RIFF") else start
+    return next((opener for opener, starts in _OPENERS.items() if start.startswith(starts)), None)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Pillow warns of metadata that it cannot read. The filters are the process's: one thread at a time resets them."""
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _check_size(path: Path, height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise InputError(f"{path} has {width}x{height} pixels, more than {max_pixels}; raise --max-pixels to read it.")
+    if max(height, width) > MAX_SIDE:
+        raise InputError(f"{path} has {width}x{height} pixels, and a side of more than {MAX_SIDE}; cut it into parts.")
+
+
+def _still(pixels: _Pixels, bit_depth: Literal[8, 16], icc: bytes | None) -> Still:
+    channels = pixels.shape[2]
+    order = ((0, 1) if channels <= 2 else (1, 2, 0, 3))[:channels]
+    planes = tuple(pixels[..., channel].copy() for channel in order)  # in C order, whatever the turn
+    return Still(planes, channels <= 2, channels % 2 == 0, bit_depth, icc or None)
+
+
+def _read_with_pillow(path: Path, file: IO[bytes], opener: type[ImageFile], max_pixels: int) -> Still:
+    orientation = 1
+    with _without_warnings():
+        image: Image.Image = opener(file)
+        _check_size(path, image.height, image.width, max_pixels)
+        image.load()  # of 16-bit PNG, too: it is strict with what is cut short, and EXIF may stand behind the pixels
+        with suppress(*_DAMAGE):
+            orientation = image.getexif().get(_ORIENTATION, 1)  # TIFF has been turned by now, and says so
+    icc, transparent = image.info.get("icc_profile"), image.info.get("transparency")
+    if image.format == "PNG":
+        file.seek(0)
+        encoded = file.read()
+        if encoded[24] == 16:  # bits of a sample, followed by the colour type
+            return _still(_turned(_decode_png16(encoded, transparent), orientation), 16, icc)
+    mode = _MODES.get(image.mode, image.mode)
+    mode += "A" if transparent is not None and mode in ("L", "RGB") else ""
+    if mode not in ("L", "LA", "RGB", "RGBA"):
+        raise InputError(f"{path} has samples of the kind {mode}; convert it to RGB or grey of 8 or 16 bits.")
+    pixels = np.atleast_3d(np.asarray(image.convert(mode)))
+    return _still(_turned(pixels, orientation), 8, None if image.mode == "CMYK" else icc)
+
+
+def _turned(pixels: _Pixels, orientation: int) -> _Pixels:
+    """Upright, by the Orientation of EXIF, 1..8."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
+
+
+def _decode16(encoded: bytes) -> _Pixels:
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError("its samples cannot be decoded")
+    return np.atleast_3d(pixels) if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def _decode_png16(encoded: bytes, transparent: int | tuple[int, ...] | None) -> _Pixels:
+    """``transparent`` is the grey level or the (R, G, B) that stands for nothing."""
+    pixels, colour_type = _decode16(encoded), encoded[25]
+    if colour_type == 4:  # grey with alpha, which OpenCV repeats
+        return pixels[..., [0, -1]]
+    if transparent is None or colour_type == 6:
+        return pixels
+    colours = pixels[..., : 1 if colour_type == 0 else 3]
+    opaque = (colours != np.asarray(transparent)).any(-1, keepdims=True)
+    return np.concatenate([colours, opaque * np.uint16(65535)], -1)
+
+
+def _read_tiff16(path: Path, file: IO[bytes], max_pixels: int) -> Still | None:
+    """None: it has at most 8 bits, which is Pillow's."""
+    start = file.read(16)
+    with _without_warnings():
+        directory = TiffImagePlugin.ImageFileDirectory_v2(start if start[2] == ord("+") else start[:8])
+        file.seek(directory.next)
+        directory.load(file)
+        if _DNG_VERSION in directory or directory.get(_NEW_SUBFILE_TYPE, 0) & 1 or start[8:10] == b"CR":
+            raise InputError(f"{path} is a raw photograph, or a thumbnail comes first in it; develop it to a PNG.")
+        tags: dict[int, Any] = {tag: directory[tag] for tag in directory if tag <= _FORMAT or tag == _ICC}
+    height, width, bits, formats = tags[_HEIGHT], tags[_WIDTH], tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
+    _check_size(path, height, width, max_pixels)
+    if directory.next:
+        logger.warning("%s has several pages; the first is taken.", path)
+    if max(formats) != 1 or (max(bits) > 8 and set(bits) != {16}):
+        kind = {1: "unsigned", 2: "signed", 3: "floating-point"}.get(max(formats), "unusual")
+        raise InputError(f"{path} has {kind} samples of {max(bits)} bits; convert it to 8 or 16 bits, unsigned.")
+    file.seek(0)
+    if max(bits) <= 8:
+        return None
+    photometric, samples = tags[_PHOTOMETRIC], tags.get(_SAMPLES, 1)
+    apart = samples > 1 and tags.get(_PLANAR, 1) != 1
+    if apart or (photometric, samples) not in {(0, 1), (1, 1), (1, 2), (2, 3), (2, 4)}:
+        raise InputError(f"{path} is a 16-bit TIFF of a rare layout; convert it to grey or interleaved RGB, or to PNG.")
+    encoded = file.read()
+    pixels = _decode_grey_alpha(encoded, tags) if samples == 2 else _decode16(encoded)  # which turns it as well
+    if photometric == 0:
+        pixels = 65535 - pixels
+    extra = tags.get(_EXTRA, (2,))[0]  # 0: anything; 1: alpha, by which the colours have been multiplied; 2: alpha
+    if samples in (2, 4) and extra == 0:
+        pixels = pixels[..., :-1]
+    elif samples in (2, 4) and extra == 1:
+        alpha = pixels[..., -1:].astype(np.uint32)
+        colours = (pixels[..., :-1] * np.uint32(65535) + alpha // 2) // np.maximum(alpha, 1)
+        pixels = np.concatenate([np.minimum(colours, 65535), alpha], -1).astype(np.uint16)
+    return _still(pixels, 16, tags.get(_ICC))
+
+
+def _decode_grey_alpha(encoded: bytes, tags: dict[int, Any]) -> _Pixels:
+    """16 bits of grey and alpha in a TIFF as `_encode_tiff` writes it; neither OpenCV nor Pillow decodes them."""
+    shape, order = (tags[_HEIGHT], tags[_WIDTH], 2), "<u2" if encoded.startswith(b"II") else ">u2"
+    if (tags[_COMPRESSION], tags.get(_PREDICTOR)) != (_DEFLATE, 2):
+        raise ValueError("grey and alpha of 16 bits are read from Deflate with a predictor only")
+    strips = [
+        zlib.decompressobj().decompress(encoded[offset : offset + length], 2 * math.prod(shape))
+        for offset, length in zip(tags[_STRIPS], tags[_STRIP_LENGTHS], strict=True)
+    ]
+    differences = np.frombuffer(b"".join(strips), order).reshape(shape)
+    return _turned(np.cumsum(differences, 1, np.uint16), tags.get(_ORIENTATION, 1))
+
+
+def _bands(pixels: _Pixels) -> tuple[int, list[_Pixels]]:
+    rows = max(1, _BAND_BYTES // pixels[0].nbytes)
+    return rows, [pixels[top : top + rows] for top in range(0, len(pixels), rows)]
+
+
+def _encode_png16(pixels: _Pixels, icc: bytes | None) -> bytes:
+    """Pillow writes no 16 bits, and OpenCV neither profiles nor grey with alpha. W3C PNG, third edition."""
+    rows, columns, channels = pixels.shape
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 16, (0, 4, 2, 6)[channels - 1], 0, 0, 0))]
+    chunks += [(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))] if icc else []
+    deflate = zlib.compressobj(_DEFLATE_LEVEL)
+    for band in _bands(pixels)[1]:
+        samples = band.astype(">u2").view(np.uint8).reshape(len(band), -1)
+        filtered = np.ones((len(band), 1 + samples.shape[1]), np.uint8)  # each row begins with its filter; 1 is "Sub"
+        filtered[:, 1:] = samples
+        filtered[:, 1 + 2 * channels :] -= samples[:, : -2 * channels]
+        chunks.append((b"IDAT", deflate.compress(filtered.tobytes())))
+    parts = [struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+             for name, content in (*chunks, (b"IDAT", deflate.flush()), (b"IEND", b""))]  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _encode_tiff(pixels: _Pixels, icc: bytes | None) -> bytes:
+    """Strips of Deflate behind a predictor. The directory that Pillow saves takes offsets from its own end on."""
+    height, width, channels = pixels.shape
+    little, rows, bands = pixels.dtype.newbyteorder("<"), *_bands(pixels)
+    differences = (np.diff(band, axis=1, prepend=band.dtype.type(0)).astype(little).tobytes() for band in bands)
+    strips = [zlib.compress(band, _DEFLATE_LEVEL) for band in differences]
+    lengths = tuple(map(len, strips))
+    directory, content = TiffImagePlugin.ImageFileDirectory_v2(), io.BytesIO()
+    for tag, value in {
+        _WIDTH: width, _HEIGHT: height, _BITS: (8 * pixels.itemsize,) * channels, _COMPRESSION: _DEFLATE,
+        _PHOTOMETRIC: 1 if channels <= 2 else 2, _STRIPS: tuple(accumulate((0, *lengths[:-1]))), _SAMPLES: channels,
+        _STRIP_ROWS: rows, _STRIP_LENGTHS: lengths, _PLANAR: 1, _PREDICTOR: 2,
+        _EXTRA: 2 if channels % 2 == 0 else None, _ICC: icc or None,
+    }.items():  # fmt: skip
+        if value is not None:
+            directory[tag] = value
+    directory.save(content)
+    return content.getvalue() + b"".join(strips)

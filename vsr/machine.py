@@ -1,0 +1,450 @@
+"""What vsr finds on this machine, how fast the network and the whole pipeline are here, and where the time goes."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib import metadata
+from math import ceil
+from pathlib import Path
+from statistics import mean, median
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple, cast
+
+import av
+import ffmpeg
+import torch
+from av.codec import codecs_available
+
+import vsr
+from vsr.errors import UnsupportedError, UsageError, VsrError, unknown_choices
+from vsr.inference.backends import Precision, RuntimeName
+from vsr.inference.device import available_memory, choose_device, measure_cost, operations_per_pixel, seconds_of
+from vsr.inference.engine import Engine
+from vsr.inference.torch_backend import DTYPES, exact_on_cuda
+from vsr.media.clip import ClipInfo
+from vsr.media.ffmpeg import run, the_program
+from vsr.media.formats import CODECS, Timing
+from vsr.media.mux import StreamPlan
+from vsr.media.probe import probe
+from vsr.media.reader import Frame
+from vsr.networks.weights import load_network
+from vsr.pipeline.job import ClipPlan, plan_clip
+from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.outputs import ClipOutput, FrameContext, Output, Publication, SegmentResult
+from vsr.pipeline.plan import Conversion, plan_video
+from vsr.pipeline.segment import STAGES, Stopwatch, upscale_segments
+
+LEAST_FRAMES, MOST_FRAMES = 6, 2000
+"""Of the clip that the pipeline is measured with."""
+
+REPEATS = 5
+"""How often a bare frame and a matrix product are timed at least, before and after the pipeline."""
+
+BARE_SHARE = 0.2
+"""Of the time of a pipeline, what the bare network is timed for before it, and again after it."""
+
+ROUNDS = 2
+"""How often a pipeline runs, with the bare network before, between and behind. Figures are medians."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """One run of ``vsr bench``.
+
+    Raises:
+        UsageError: values out of their range; all of them are reported at once.
+    """
+
+    models: tuple[str, ...] = ("video-x4",)
+    """Models of ``vsr models``, or weights files."""
+    sizes: tuple[tuple[int, int], ...] = ((160, 90), (320, 180))
+    """Widths and heights of the clips."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or a device of torch's."""
+    engine: Literal["auto", "torch", "inductor", "openvino"] = "auto"
+    """What runs the network; ``auto``: all that can."""
+    precisions: tuple[str, ...] = ()
+    """Which to measure; none: all that there are."""
+    codec: str = "h264"
+    """Of the output; ``none``: its frames are thrown away."""
+    seconds: float = 10
+    """How long a pipeline is measured, about."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", str(self.device))
+        wrong = unknown_choices(self)
+        if not self.models or not self.sizes:
+            wrong.append("name a model and a size to measure")
+        if min((edge for size in self.sizes for edge in size), default=1) < 1:
+            wrong.append("sizes must be at least 1 pixel")
+        if self.codec != "none" and self.codec not in CODECS:
+            wrong.append(f"the codec is none or one of {', '.join(CODECS)}, got {self.codec!r}")
+        if not 0 < self.seconds <= 3600:
+            wrong.append(f"the seconds lie above 0 and up to 3600, got {self.seconds:g}")
+        if wrong:
+            raise UsageError("; ".join(wrong) + ".")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured of one way to compute a model, for one size.
+
+    Attributes:
+        model: its name.
+        width: of the clip, in pixels.
+        height: of the clip, in pixels.
+        engine: what ran the network, with its version.
+        precision: of the network.
+        device: where it ran.
+        network_fps: frames a second of the bare network.
+        share_of_peak: its operations over those of a large matrix product in the same precision, on the quickest engine
+            of the device, right after it; two for each multiply-add of the network as it was published, before the
+            rewrites. None where there is no such product.
+        pipeline_fps: frames a second from the file to the encoded file.
+        efficiency: those over the bare network's, right before and after.
+        milliseconds: of each of ``STAGES``, for a frame.
+        memory_bytes: the most that the pipeline held beyond what was there before, on CUDA with what was; None where
+            the system does not tell.
+        frames: of the clip.
+    """
+
+    model: str
+    width: int
+    height: int
+    engine: str
+    precision: str
+    device: str
+    network_fps: float
+    share_of_peak: float | None
+    pipeline_fps: float
+    efficiency: float
+    milliseconds: Mapping[str, float]
+    memory_bytes: int | None
+    frames: int
+
+
+def bench(options: BenchOptions) -> Iterator[Speed]:
+    """Measure each model, size, engine and precision, one after the other.
+
+    Raises:
+        UsageError: an unknown model or device, or nothing that could be measured.
+    """
+    device = choose_device(options.device)
+    found = False
+    for model in options.models:
+        for width, height in options.sizes:
+            with TemporaryDirectory(prefix="vsr-bench-") as folder:
+                for runtime, precision in _ways(options, device):
+                    upscale = UpscaleOptions(
+                        model=model, device=options.device, engine=runtime, precision=precision,
+                        codec=None if options.codec == "none" else options.codec,
+                    )  # fmt: skip
+                    try:
+                        speed = _Bench(width, height, upscale, options, Path(folder)).measure()
+                    except UnsupportedError:
+                        if options.precisions or options.engine != "auto":
+                            raise
+                        continue
+                    found = True
+                    yield speed
+    if not found:
+        raise UsageError(f"nothing of that can be measured on {device}: it has another engine, or other precisions.")
+
+
+def _ways(options: BenchOptions, device: torch.device) -> list[tuple[RuntimeName, Precision]]:
+    """Engines and precisions that may be at hand."""
+    ways: list[tuple[RuntimeName, Precision]] = [("torch", "fp32"), ("torch", "fp16"), ("torch", "bf16")]
+    if device.type == "cpu":
+        ways = [("torch", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8")]
+        if options.precisions:
+            ways += [("torch", "bf16"), ("torch", "fp16")]
+    if options.engine == "inductor":  # half a minute for each: only where it is asked for
+        ways = [("inductor", precision) for runtime, precision in ways if runtime == "torch"]
+    return [
+        (runtime, precision)
+        for runtime, precision in ways
+        if options.engine in ("auto", runtime) and (not options.precisions or precision in options.precisions)
+    ]
+
+
+class _Bench:
+    """One way, one size."""
+
+    def __init__(self, width: int, height: int, upscale: UpscaleOptions, options: BenchOptions, folder: Path) -> None:
+        self._width, self._height = width, height
+        self._upscale, self._options, self._folder = upscale, options, folder
+
+    def measure(self) -> Speed:
+        """The bare network, the pipeline, the bare network, and so on: what drifts, drifts for both."""
+        plan = self._plan(LEAST_FRAMES)
+        engine, seconds = plan.engine, self._options.seconds
+        lr = torch.rand(1, 3, self._height, self._width, device=engine.device).repeat(plan.order.batch_size, 1, 1, 1)
+        product = peak_product(engine.device, engine.precision)
+        operations = operations_per_pixel(load_network(plan.order.engine.model)) * self._width * self._height
+
+        def bare() -> tuple[float, float | None]:
+            """Frames a second, and the share of the peak."""
+            fps = len(lr) / _mean_seconds_of(lambda: _synchronised(engine, lr), BARE_SHARE * seconds)
+            if product is None:
+                return fps, None
+            return fps, fps * operations * _mean_seconds_of(product.multiply) / product.operations
+
+        alone = [bare()]
+        frames = min(MOST_FRAMES, max(LEAST_FRAMES, ceil(seconds * alone[0][0])))
+        longer = self._plan(frames)
+        plan = replace(longer, engine=engine, order=replace(longer.order, batch_size=plan.order.batch_size))
+        stages, pipeline, memory = Stopwatch(engine.device), [], 0
+        for _ in range(ROUNDS):
+            _, cost = measure_cost(lambda: self._run(plan, stages), engine.device)
+            whole, memory = cost.seconds, max(memory, cost.memory_bytes or 0)
+            if engine.device.type == "cuda":  # where the stopwatch costs what it measures, and kernels are recorded
+                whole = seconds_of(lambda: self._run(plan, None))
+                memory = torch.cuda.max_memory_reserved(engine.device)
+            pipeline.append(frames / whole)
+            alone.append(bare())
+        between = [(before[0] + behind[0]) / 2 for before, behind in zip(alone, alone[1:], strict=False)]
+        return Speed(
+            plan.order.engine.model, self._width, self._height, engine.version, engine.precision, str(engine.device),
+            median(fps for fps, _ in alone), _median_or_none([share for _, share in alone]), median(pipeline),
+            median(whole / bare_fps for whole, bare_fps in zip(pipeline, between, strict=True)),
+            {stage: 1000 * stages.seconds[stage] / frames / ROUNDS for stage in STAGES}, memory or None, frames,
+        )  # fmt: skip
+
+    def _plan(self, frames: int) -> ClipPlan:
+        clip = probe(_test_clip(self._folder, self._width, self._height, frames))
+        output: Output = NullOutput(clip)
+        if self._options.codec != "none":
+            output = ClipOutput(clip, self._folder / "out.mp4", self._upscale)
+        return plan_clip(clip, output, self._upscale, {})
+
+    def _run(self, plan: ClipPlan, watch: Stopwatch | None) -> None:
+        with TemporaryDirectory(dir=self._folder) as folder:
+            upscale_segments(
+                plan.order, plan.segments, plan.engine, Path(folder),
+                on_frames=lambda count: None, on_finished=lambda done, at: None, watch=watch,
+            )  # fmt: skip
+
+
+def _test_clip(folder: Path, width: int, height: int, frames: int) -> Path:
+    """A clip of moving shapes, H.264, 25 frames a second."""
+    path = folder / f"{width}x{height}-{frames}.mkv"
+    if not path.exists():
+        shapes = ffmpeg.input(f"testsrc2=size={width}x{height}:rate=25", f="lavfi")
+        pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"  # libx264 has no 4:2:0 of odd sizes
+        run(ffmpeg.output(shapes, str(path), vframes=frames, vcodec="libx264", preset="veryfast", pix_fmt=pix_fmt))
+    return path
+
+
+class NullOutput:
+    """Takes what an H.264 encoder would, and keeps nothing."""
+
+    def __init__(self, clip: ClipInfo) -> None:
+        self._clip = clip
+        self.streams: tuple[StreamPlan, ...] = ()
+        self.program = ""
+
+    def plan(self, scale: float) -> Conversion:
+        """As ``Output``."""
+        return plan_video(self._clip, CODECS["h264"], UpscaleOptions(), scale)[1]
+
+    def settings(self) -> dict[str, str]:
+        """As ``Output``."""
+        return {}
+
+    def writer(self, folder: Path, threads: int) -> FrameContext:
+        """As ``Output``."""
+        return cast(FrameContext, _NullWriter())
+
+    def check(self) -> None:
+        """As ``Output``."""
+
+    def rehearse(self, folder: Path) -> None:
+        """As ``Output``."""
+
+    def complete(self, folder: Path, segments: Sequence[SegmentResult], publication: Publication) -> list[str]:
+        """As ``Output``."""
+        return []
+
+    def is_published(self, begun: Mapping[str, Any]) -> bool:
+        """As ``Output``."""
+        return False
+
+    def published(self, begun: Mapping[str, Any], segment: int, name: str) -> Path | None:
+        """As ``Output``."""
+        return None
+
+
+class _NullWriter:
+    def __init__(self) -> None:
+        self.packets: list[Timing] = []
+
+    def write(self, frame: Frame) -> None:
+        """Forget a frame."""
+
+    def __enter__(self) -> _NullWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _synchronised(engine: Engine, lr: torch.Tensor) -> None:
+    engine(lr)
+    if engine.device.type == "cuda":
+        torch.cuda.synchronize(engine.device)
+
+
+def _median_or_none(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _mean_seconds_of(work: Callable[[], object], least: float = 0) -> float:
+    """The mean duration of some runs that take ``least`` seconds together, after one to warm up."""
+    work()
+    durations: list[float] = []
+    while len(durations) < REPEATS or sum(durations) < least:
+        durations.append(seconds_of(work))
+    return mean(durations)
+
+
+SIZES = {"cuda": 8192, "cpu": 4096}
+"""Rows and columns of the matrices, by kind of device."""
+
+OTHER_SIZE = 2048
+
+
+class Product(NamedTuple):
+    """A product of two square matrices.
+
+    Attributes:
+        multiply: does it once, and waits for its end.
+        operations: in floating point, that it takes: two for each multiply-add.
+    """
+
+    multiply: Callable[[], object]
+    operations: int
+
+
+def peak_product(device: torch.device, precision: Precision) -> Product | None:
+    """The product by the engine that is quickest at it there; None: there is none in that precision."""
+    size = SIZES.get(device.type, OTHER_SIZE)
+    candidates: list[Callable[[], object]] = []
+    if device.type == "cpu" and precision != "fp16":
+        with suppress(ImportError):
+            from vsr.inference import openvino_backend
+
+            if openvino_backend.supports(precision):
+                candidates.append(openvino_backend.matrix_product(precision, size))
+    if precision in DTYPES:
+        candidates.append(_by_torch(device, DTYPES[precision], size))
+    for multiply in candidates:
+        multiply()  # what is done once is no measure
+    return Product(min(candidates, key=seconds_of), 2 * size**3) if candidates else None
+
+
+def _by_torch(device: torch.device, dtype: torch.dtype, size: int) -> Callable[[], object]:
+    left, right = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
+
+    def multiply() -> None:
+        if device.type != "cuda":
+            torch.mm(left, right)
+            return
+        with exact_on_cuda():
+            torch.mm(left, right)
+            torch.cuda.synchronize(device)
+
+    return multiply
+
+
+PACKAGES = (
+    "torch", "torchvision", "openvino", "av", "imageio-ffmpeg", "ffmpeg-python", "opencv-python-headless", "numpy",
+    "pillow", "safetensors", "lightning-fabric", "torchmetrics", "click", "tqdm", "ray", "tensorboard",
+)  # fmt: skip
+"""Whose versions are told: what the plain install brings, then what the extras do."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What there is.
+
+    Attributes:
+        vsr: version.
+        python: version and implementation.
+        system: name and version, processor, cores, free memory.
+        ffmpeg: the program that assembles files, or why there is none.
+        libav: versions of the libraries in PyAV that decode and encode.
+        devices: what torch sees, in words.
+        takes: the device that ``--device auto`` takes.
+        precisions: that the CPU computes in, by OpenVINO.
+        codecs: of ``vsr upscale --codec``, and whether this build of libav has the encoder.
+        packages: versions by name; None of those that are not installed.
+    """
+
+    vsr: str
+    python: str
+    system: str
+    ffmpeg: str
+    libav: str
+    devices: tuple[str, ...]
+    takes: str
+    precisions: tuple[str, ...]
+    codecs: dict[str, bool]
+    packages: dict[str, str | None]
+
+
+def diagnose() -> Diagnosis:
+    """Look at everything that a report of a fault should tell; fails at nothing that is missing."""
+    return Diagnosis(
+        vsr=vsr.__version__,
+        python=f"{platform.python_version()} ({platform.python_implementation()})",
+        system=f"{platform.platform()}, {os.cpu_count()} cores, {available_memory() / 2**30:.1f} GiB free",
+        ffmpeg=_ffmpeg(),
+        libav=_libav(),
+        devices=tuple(_devices()),
+        takes=str(choose_device("auto")),
+        precisions=tuple(_precisions()),
+        codecs={name: codec.encoder in codecs_available for name, codec in CODECS.items()},
+        packages={name: _version(name) for name in PACKAGES},
+    )
+
+
+def _ffmpeg() -> str:
+    try:
+        return str(the_program())
+    except VsrError as exc:
+        return str(exc)
+
+
+def _libav() -> str:
+    versions = {name: ".".join(map(str, version)) for name, version in av.library_versions.items()}
+    return ", ".join(f"{name} {versions[name]}" for name in ("libavcodec", "libavformat", "libavfilter"))
+
+
+def _devices() -> list[str]:
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    if not torch.cuda.is_available():
+        found = ["mps"] if torch.backends.mps.is_available() else []
+        return [*found, f"cpu (this torch is built for {build}, and sees no GPU of that kind)"]
+    properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    gpus = [f"cuda:{number} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for number, gpu in enumerate(properties)]
+    return [*gpus, f"cpu (torch is built for {build})"]
+
+
+def _precisions() -> list[str]:
+    try:
+        from vsr.inference.openvino_backend import HINTS, supports
+    except ImportError as exc:
+        return [f"fp32 by torch alone, since OpenVINO cannot be used: {exc}"]
+    return [precision for precision in HINTS if supports(precision)]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,309 @@
+"""The video codecs and the containers that vsr writes, one entry each, and HDR10's metadata. Imports no libav."""
+
+from __future__ import annotations
+
+import io
+import struct
+from bisect import bisect_left
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import av
+from av.codec.codec import UnknownCodecError
+
+from vsr.errors import UsageError
+
+
+@dataclass(frozen=True)
+class HdrOptions:
+    """How an encoder is told of HDR10's metadata.
+
+    Attributes:
+        option: libav's option that passes parameters on to the encoder's library.
+        display: the parameter for the mastering display.
+        light: the parameter for the light levels.
+        decimal: it takes plain numbers, not the units of ST 2086.
+    """
+
+    option: str
+    display: str
+    light: str
+    decimal: bool = False
+
+    def parameters(self, display: MasteringDisplay | None, light: LightLevels | None) -> str:
+        """``name=value`` pairs, empty where there is nothing to tell."""
+        pairs = [f"{self.display}={display.text(decimal=self.decimal)}"] if display else []
+        return ":".join(pairs + ([f"{self.light}={light}"] if light else []))
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How a codec is asked for.
+
+    Attributes:
+        encoder: libav's encoder.
+        crf_range: the least and greatest constant rate factor; None where it has none.
+        presets: from fast to slow; empty where it has none.
+        preset_option: libav's name of the option that takes a preset.
+        defaults: libav options that hold unless the user says otherwise.
+        alpha: it carries alpha in a way that players know.
+        largest: pixels along an edge that the encoder takes.
+        narrowest: columns that it needs.
+        sizes: ``chroma``: whole chroma samples, ``even``: even ones whatever the pixel format, ``any``.
+        hdr: how it is told of HDR10's metadata; None where it cannot be.
+        most_threads: more would cost compression, or be refused.
+        parameters: what is passed on to the encoder's library in any case, under ``hdr.option``.
+        environment: variables by which the encoder's library is told to keep silent.
+        side_data: what it writes of the frames' side data, by libav's names.
+    """
+
+    encoder: str
+    crf_range: tuple[int, int] | None = None
+    presets: tuple[str, ...] = ()
+    preset_option: str = "preset"
+    defaults: dict[str, str] = field(default_factory=dict)
+    alpha: bool = False
+    largest: int = 16384
+    narrowest: int = 1
+    sizes: Literal["chroma", "even", "any"] = "chroma"
+    hdr: HdrOptions | None = None
+    most_threads: int = 16
+    parameters: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    side_data: frozenset[str] = frozenset()
+
+
+_X26_PRESETS = (
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
+)  # fmt: skip
+
+CODECS = {
+    # CRF 18 is visually lossless for most material, by the guide of x264's wiki.
+    "h264": Codec(
+        "libx264", (0, 51), _X26_PRESETS, defaults={"crf": "18", "preset": "medium"},
+        hdr=HdrOptions("x264-params", "mastering-display", "cll"), side_data=frozenset({"A53_CC", "STEREO3D"}),
+    ),
+    "hevc": Codec(
+        "libx265", (0, 51), _X26_PRESETS, defaults={"crf": "20", "preset": "medium", "a53cc": "1"}, sizes="even",
+        hdr=HdrOptions("x265-params", "master-display", "max-cll"), parameters="log-level=error",
+        side_data=frozenset({"A53_CC"}),
+        most_threads=4,  # frames at a time; what is in a frame takes all cores in any case
+        narrowest=64,  # of frames of 48 columns or less it writes beyond its memory
+    ),
+    "av1": Codec(
+        "libsvtav1", (1, 63), tuple(map(str, range(13, -1, -1))), defaults={"crf": "24", "preset": "8"}, sizes="even",
+        hdr=HdrOptions("svtav1-params", "mastering-display", "content-light", decimal=True),
+        environment={"SVT_LOG": "1"},
+    ),
+    "vp9": Codec(
+        "libvpx-vp9", (0, 63), tuple(map(str, range(8, -1, -1))), "cpu-used",
+        {"crf": "24", "b": "0", "cpu-used": "4", "row-mt": "1"},  # its alpha lies beside the packets: MP4 loses it
+        sizes="any",
+    ),
+    "prores": Codec(
+        "prores_ks", presets=("proxy", "lt", "standard", "hq", "4444", "4444xq"), preset_option="profile", alpha=True,
+    ),
+    "ffv1": Codec(
+        "ffv1", defaults={"level": "3", "slicecrc": "1"}, alpha=True, sizes="any", largest=65535,
+    ),
+}  # fmt: skip
+
+
+CHROMATICITY = 50000
+"""Units in one, of a chromaticity coordinate in ST 2086."""
+
+LUMINANCE = 10000
+"""Units in a candela for each square metre, of a luminance in ST 2086."""
+
+
+@dataclass(frozen=True)
+class MasteringDisplay:
+    """The display that a clip was graded on, in the units of ST 2086.
+
+    Attributes:
+        chromaticities: x and y of green, blue, red and the white point, in 1/50000.
+        luminances: the greatest and the least, in 1/10000 cd/m2.
+    """
+
+    chromaticities: tuple[int, int, int, int, int, int, int, int]
+    luminances: tuple[int, int]
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> MasteringDisplay | None:
+        """Of libav's ``AVMasteringDisplayMetadata``; None where it leaves the primaries or the luminances out."""
+        numbers = struct.unpack("=22i", content[:88])
+        ratios = [top / (bottom or 1) for top, bottom in zip(numbers[0:20:2], numbers[1:20:2], strict=True)]
+        if not all(numbers[20:]):
+            return None
+        red, green, blue, white = (tuple(ratios[at : at + 2]) for at in (0, 2, 4, 6))
+        scaled = [round(value * CHROMATICITY) for value in (*green, *blue, *red, *white)]
+        return cls(tuple(scaled), (round(ratios[9] * LUMINANCE), round(ratios[8] * LUMINANCE)))
+
+    def text(self, *, decimal: bool = False) -> str:
+        """``G(x,y)B(x,y)R(x,y)WP(x,y)L(greatest,least)``, which encoders take: in units, or in plain numbers."""
+        numbers: list[str] = []
+        for values, unit in ((self.chromaticities, CHROMATICITY), (self.luminances, LUMINANCE)):
+            numbers += [f"{value / unit:.6g}" if decimal else str(value) for value in values]
+        return "G({},{})B({},{})R({},{})WP({},{})L({},{})".format(*numbers)
+
+
+@dataclass(frozen=True)
+class LightLevels:
+    """The brightest pixel and the brightest frame on average, in cd/m2."""
+
+    max_content: int
+    max_frame_average: int
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> LightLevels:
+        """Of libav's ``AVContentLightMetadata``."""
+        return cls(*struct.unpack("=2I", content[:8]))
+
+    def __str__(self) -> str:
+        return f"{self.max_content},{self.max_frame_average}"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A file format to write.
+
+    Attributes:
+        muxer: libav's name.
+        codec: the video codec that it gets unless the user says otherwise.
+        audio: encoder for audio that the format cannot hold as it is; empty where it holds no sound.
+        subtitle: the same for text subtitles; None where they cannot be held.
+        attachments: whether files such as fonts can be held.
+        cover_art: whether it holds pictures of what the file is about.
+        turns: whether it holds a display matrix; where not, the pixels are turned instead.
+        chapters: whether it holds chapters.
+        one_rate: it has no timestamps: all frames last equally long, and all streams begin together.
+        timecode: whether it keeps a time code that the metadata tell.
+        stereo_mode: its metadata say how the pictures of the two eyes are arranged.
+        refused: codecs that the muxer says it takes, but turns down when it writes the header.
+        held: the codecs that it holds, where its muxer does not tell.
+        options: libav's options of the muxer.
+    """
+
+    muxer: str
+    codec: str
+    audio: str
+    subtitle: str | None
+    attachments: bool = False
+    cover_art: bool = False
+    turns: bool = True
+    chapters: bool = True
+    one_rate: bool = False
+    timecode: bool = False
+    stereo_mode: bool = False
+    refused: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()
+    options: tuple[tuple[str, str], ...] = ()
+
+
+# There is a standard for PCM in MP4 (ISO/IEC 23003-5), but few players know it.
+_PCM = frozenset(name for name in av.codecs_available if name.startswith("pcm_"))
+_MP4 = Container("mp4", "h264", "aac", "mov_text", cover_art=True, timecode=True, refused=_PCM | {"truehd"})
+# The standard of MPEG-2 systems and its registrations, as players of broadcasts know them.
+_TS = frozenset({
+    "h264", "hevc", "mpeg1video", "mpeg2video", "aac", "mp2", "mp3", "ac3", "eac3", "dts", "opus", "truehd",
+    "dvb_subtitle", "dvb_teletext",
+})  # fmt: skip
+
+CONTAINERS = {
+    ".mp4": _MP4,
+    ".m4v": _MP4,
+    ".mov": Container(
+        "mov", "h264", "aac", "mov_text", timecode=True,
+        refused=frozenset({"flac", "opus", "truehd", "vp8", "vp9", "av1"}),
+    ),
+    ".mkv": Container("matroska", "h264", "flac", "srt", attachments=True, stereo_mode=True, timecode=True),
+    ".webm": Container("webm", "vp9", "libopus", "webvtt", stereo_mode=True, timecode=True),
+    ".ts": Container(
+        "mpegts", "h264", "aac", None, turns=False, chapters=False, held=_TS,
+        options=(("muxdelay", "0"), ("muxpreload", "0")),  # else everything comes 1.4 s later
+    ),
+    ".avi": Container("avi", "h264", "libmp3lame", None, turns=False, chapters=False, one_rate=True),
+    ".gif": Container("gif", "ffv1", "", None, turns=False, chapters=False),
+}  # fmt: skip
+"""By the ending of the output's name."""
+
+CONTAINERS[".mts"] = CONTAINERS[".ts"]
+CONTAINERS[".m2ts"] = replace(CONTAINERS[".ts"], held=_TS | {"hdmv_pgs_subtitle", "pcm_bluray"})  # Blu-ray's own
+
+VIDEO_ENDINGS = frozenset(CONTAINERS) | {
+    ".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".flv", ".h264", ".hevc", ".m1v", ".m2v", ".mj2", ".mjpeg", ".mpeg",
+    ".mpg", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".vob", ".wmv", ".wtv", ".y4m",
+}  # fmt: skip
+"""What a folder is searched for: the endings that vsr writes, and others that libav reads."""
+
+TEXT_SUBTITLES = frozenset({"subrip", "ass", "ssa", "mov_text", "webvtt", "text"})
+
+
+def container_of(path: Path) -> Container:
+    """The container that the output's name asks for.
+
+    Raises:
+        UsageError: no known ending.
+    """
+    try:
+        return CONTAINERS[path.suffix.lower()]
+    except KeyError as exc:
+        raise UsageError(f"cannot tell the format of {path}: its name must end in {', '.join(CONTAINERS)}.") from exc
+
+
+def holds(container: Container, codec: str) -> bool:
+    """Whether a container holds a codec, by libav's name of its format."""
+    return bool(codec) and codec in (container.held or _held_codecs(container.muxer)) - container.refused
+
+
+@lru_cache(maxsize=16)
+def _held_codecs(muxer: str) -> frozenset[str]:
+    """Names of the codecs that a muxer takes, as libav's own query answers."""
+    with av.open(io.BytesIO(), "w", format=muxer) as probe:
+        names = probe.supported_codecs
+    return frozenset(names) | {_format_name(name) for name in names}
+
+
+def _format_name(coder: str) -> str:
+    """The format that a coder is for: ``dts`` for ``dca``, ``subrip`` for ``srt``."""
+    for mode in ("r", "w"):
+        with suppress(UnknownCodecError):
+            return av.Codec(coder, mode).canonical_name
+    return coder
+
+
+class Timing(NamedTuple):
+    """Of one packet, in ticks of the stream's time base.
+
+    Attributes:
+        pts: when it is shown, the format's shift included.
+        duration: for how long; 0 where nobody says.
+    """
+
+    pts: int
+    duration: int
+
+
+def decoding_times(shown: Sequence[int]) -> list[int]:
+    """Decoding timestamps for packets that are shown at given times.
+
+    Muxers shift a file whose first decoding timestamp is negative, and those of two parts overlap where they meet: so
+    they are made anew for the whole. With the timestamps sorted and the smallest depth at which no packet is shown
+    before it is decoded, each is decoded when the one that lies so much deeper is shown.
+
+    Args:
+        shown: presentation timestamps in the order of decoding, all different.
+
+    Returns:
+        as many, each greater than the last and none greater than its presentation timestamp.
+    """
+    ordered = sorted(shown)
+    depth = max((index - bisect_left(ordered, pts) for index, pts in enumerate(shown)), default=0)
+    step = min((after - before for before, after in pairwise(ordered)), default=1)
+    early = [ordered[0] - step * (depth - index) for index in range(depth)]
+    return (early + ordered)[: len(shown)]
