@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsr.errors import VsrError
-from vsr.media.ffmpeg import carried_program
+from vsr.media.ffmpeg import bundled_program
 from vsr.media.mux import Count, count_packets
 
 SECONDS, RATE = 30, 25
@@ -56,7 +56,7 @@ def make_clip(path: Path) -> Path:
     """The source."""
     picture, tone = f"testsrc2=s=64x48:r={RATE}:d={SECONDS}", f"sine=r=48000:d={SECONDS}"
     words = ["-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", tone, "-c:v", "libx264", "-g", "50", "-c:a", "aac"]
-    subprocess.run([carried_program() or "", "-v", "error", "-y", *words, "-pix_fmt", "yuv420p", path], check=True)
+    subprocess.run([bundled_program() or "", "-v", "error", "-y", *words, "-pix_fmt", "yuv420p", path], check=True)
     return path
 
 
@@ -75,7 +75,7 @@ def is_whole(target: Path, wanted: list[Count]) -> bool:
     except VsrError:
         return False
     words = ["-v", "error", "-xerror", "-i", f"file:{target}", "-f", "null", "-"]
-    decoded = subprocess.run([carried_program() or "", "-nostdin", *words], capture_output=True)
+    decoded = subprocess.run([bundled_program() or "", "-nostdin", *words], capture_output=True)
     return decoded.returncode == 0 and [count.packets for count in found] == [count.packets for count in wanted]
 
 

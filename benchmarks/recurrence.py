@@ -93,8 +93,8 @@ def drift(engine: Engine, data: Path, num_frames: int) -> dict[str, list[float]]
     """PSNR in each fifth of a clip, of a window that moves and of one that stands still."""
     picture = read_picture(data / "test/Set14/monarch.png")
     scale, random = int(engine.scale), np.random.default_rng(0)
-    there_and_back = np.abs((np.arange(num_frames) + PERIOD // 2) % PERIOD - PERIOD // 2)
-    paths = {"moving": there_and_back, "still": np.zeros(num_frames, int)}
+    round_trip = np.abs((np.arange(num_frames) + PERIOD // 2) % PERIOD - PERIOD // 2)
+    paths = {"moving": round_trip, "still": np.zeros(num_frames, int)}
     results = {}
     for name, along in paths.items():
         top, left = 2 * along, 3 * along

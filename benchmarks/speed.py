@@ -86,8 +86,8 @@ def measure(options: argparse.Namespace, width: int, height: int, frames: int) -
             commands[LOOP] = [sys.executable, str(HERE / "plain_loop.py"), clip, theirs, options.model[0]]
         runs: dict[Case, list[Run]] = {case: [] for case in commands}
         for number in range(options.rounds):
-            order = [*commands][number % len(commands) :] + [*commands][: number % len(commands)]
-            for case in order:
+            job = [*commands][number % len(commands) :] + [*commands][: number % len(commands)]
+            for case in job:
                 runs[case].append(run_process(commands[case]))
     return runs
 

@@ -25,7 +25,7 @@ from vsr.inference.device import operations_per_pixel, seconds_of
 from vsr.machine import peak_product
 from vsr.networks.generator import Generator
 from vsr.training.batches import Batches, load_pictures
-from vsr.training.checkpoint import begin_stage, new_game
+from vsr.training.checkpoint import begin_stage, new_train_state
 from vsr.training.launch import launch
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import RECIPES
@@ -50,8 +50,8 @@ class Pace:
 def measure(fabric: Fabric, options: TrainOptions, steps: int, stage: str) -> Pace:
     """Some updates of a stage."""
     pictures, _, _ = load_pictures(options)
-    game = new_game(fabric, options)
-    begin_stage(game, stage, options)  # type: ignore[arg-type]
+    state = new_train_state(fabric, options)
+    begin_stage(state, stage, options)  # type: ignore[arg-type]
     operations = 3 * operations_per_pixel(Generator()) * options.recipe.batch_size
     operations *= (options.recipe.crop_size // options.recipe.scale) ** 2
     product = peak_product(fabric.device, options.precision)  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ def measure(fabric: Fabric, options: TrainOptions, steps: int, stage: str) -> Pa
             asked = time.perf_counter()
             lr, hr = next(stream)
             waited += time.perf_counter() - asked
-            update(game, lr, hr, 1e-5)
+            update(state, lr, hr, 1e-5)
         synchronise(fabric)
         seconds = time.perf_counter() - started
     peaks += [seconds_of(product.multiply) for _ in range(ROUNDS)]

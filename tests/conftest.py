@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from vsr.media.ffmpeg import carried_program
+from vsr.media.ffmpeg import bundled_program
 from vsr.networks.generator import Generator
 from vsr.networks.weights import save_network
 
@@ -153,7 +153,7 @@ def ffmpeg() -> Callable[..., str]:
 
     Always the one that imageio-ffmpeg carries, whichever vsr takes.
     """
-    program = carried_program()
+    program = bundled_program()
     assert program is not None, "imageio-ffmpeg carries no program for this system"
 
     def run(*arguments: str | Path) -> str:

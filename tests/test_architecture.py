@@ -123,16 +123,26 @@ def test_imports_go_to_lower_layers(module: str, path: Path) -> None:
 def test_the_walk_sees_every_module() -> None:
     names = {module for module, _ in modules()}
     assert {"vsr", "vsr.cli.train", "vsr.networks.generator", "vsr.errors"} <= names
-    game = (PACKAGE / "training/checkpoint.py").read_text(encoding="utf-8")
-    assert {"vsr.errors", "vsr.networks.generator"} <= {target for _, target in imports_of("vsr.training.checkpoint", game)}
+    state = (PACKAGE / "training/checkpoint.py").read_text(encoding="utf-8")
+    assert {"vsr.errors", "vsr.networks.generator"} <= {
+        target for _, target in imports_of("vsr.training.checkpoint", state)
+    }
 
 
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("vsr.imaging.colour", "from vsr.networks.generator import Generator", ":1: vsr.networks.generator is in a higher layer"),
+        (
+            "vsr.imaging.colour",
+            "from vsr.networks.generator import Generator",
+            ":1: vsr.networks.generator is in a higher layer",
+        ),
         ("vsr.imaging.colour", "import vsr.media.probe as p", ":1: vsr.media.probe is in a higher layer"),
-        ("vsr.imaging.colour", "import os\n\ndef f():\n    import vsr.cli.train", ":4: vsr.cli.train is in a higher layer"),
+        (
+            "vsr.imaging.colour",
+            "import os\n\ndef f():\n    import vsr.cli.train",
+            ":4: vsr.cli.train is in a higher layer",
+        ),
         (
             "vsr.networks.generator",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vsr.inference.engine import Engine",
@@ -171,7 +181,9 @@ def test_what_the_rule_catches(module: str, source: str, complaint: str) -> None
 
 def test_relative_imports_of_a_package_start_at_itself() -> None:
     source = "from ..networks import weights"
-    assert violations("vsr.media", source, is_package=True) == ["vsr.media:1: vsr.networks.weights is in the same layer"]
+    assert violations("vsr.media", source, is_package=True) == [
+        "vsr.media:1: vsr.networks.weights is in the same layer"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +192,10 @@ def test_relative_imports_of_a_package_start_at_itself() -> None:
         ("vsr.cli.upscale", "from vsr.pipeline.job import upscale\nfrom vsr.errors import VsrError\nimport vsr"),
         ("vsr.cli.upscale", "from vsr.cli.terminal import option_of\nfrom vsr import upscale, __version__"),
         ("vsr.pipeline.segment", "from vsr.media import reader\nfrom vsr.networks import weights"),
-        ("vsr.training.pictures", "from vsr.imaging.pictures import ENDINGS\nfrom vsr.inference.device import free_memory"),
+        (
+            "vsr.training.pictures",
+            "from vsr.imaging.pictures import ENDINGS\nfrom vsr.inference.device import free_memory",
+        ),
         ("vsr.networks.weights", "import vsr\nfrom vsr.networks.generator import Generator\nprint(vsr.__file__)"),
         ("vsr.networks.weights", "from . import vgg\nfrom .generator import Generator\nfrom ..imaging import resize"),
         ("vsr.imaging.resize", "import torch\nimport vsrlike.cli\nfrom __future__ import annotations"),
@@ -218,7 +233,9 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
                 seen.add(module)
                 waiting += graph.get(module, ())
         reached[start] = seen
-    found = {tuple(sorted(other for other in seen if start in reached.get(other, ()))) for start, seen in reached.items()}
+    found = {
+        tuple(sorted(other for other in seen if start in reached.get(other, ()))) for start, seen in reached.items()
+    }
     return sorted(list(circle) for circle in found if len(circle) > 1)
 
 

@@ -26,7 +26,7 @@ from vsr.inference.device import available_memory, choose_device, measure_cost, 
 from vsr.inference.engine import Engine
 from vsr.inference.torch_backend import DTYPES, exact_on_cuda
 from vsr.media.clip import ClipInfo
-from vsr.media.ffmpeg import run, the_program
+from vsr.media.ffmpeg import ffmpeg_program, run
 from vsr.media.formats import CODECS, Timing
 from vsr.media.mux import StreamPlan
 from vsr.media.probe import probe
@@ -138,7 +138,7 @@ def bench(options: BenchOptions) -> Iterator[Speed]:
     for model in options.models:
         for width, height in options.sizes:
             with TemporaryDirectory(prefix="vsr-bench-") as folder:
-                for runtime, precision in _ways(options, device):
+                for runtime, precision in _variants(options, device):
                     upscale = UpscaleOptions(
                         model=model, device=options.device, engine=runtime, precision=precision,
                         codec=None if options.codec == "none" else options.codec,
@@ -155,7 +155,7 @@ def bench(options: BenchOptions) -> Iterator[Speed]:
         raise UsageError(f"nothing of that can be measured on {device}: it has another engine, or other precisions.")
 
 
-def _ways(options: BenchOptions, device: torch.device) -> list[tuple[RuntimeName, Precision]]:
+def _variants(options: BenchOptions, device: torch.device) -> list[tuple[RuntimeName, Precision]]:
     """Engines and precisions that may be at hand."""
     ways: list[tuple[RuntimeName, Precision]] = [("torch", "fp32"), ("torch", "fp16"), ("torch", "bf16")]
     if device.type == "cpu":
@@ -182,9 +182,9 @@ class _Bench:
         """The bare network, the pipeline, the bare network, and so on: what drifts, drifts for both."""
         plan = self._plan(LEAST_FRAMES)
         engine, seconds = plan.engine, self._options.seconds
-        lr = torch.rand(1, 3, self._height, self._width, device=engine.device).repeat(plan.order.batch_size, 1, 1, 1)
+        lr = torch.rand(1, 3, self._height, self._width, device=engine.device).repeat(plan.job.batch_size, 1, 1, 1)
         product = peak_product(engine.device, engine.precision)
-        operations = operations_per_pixel(load_network(plan.order.engine.model)) * self._width * self._height
+        operations = operations_per_pixel(load_network(plan.job.engine.model)) * self._width * self._height
 
         def bare() -> tuple[float, float | None]:
             """Frames a second, and the share of the peak."""
@@ -196,7 +196,7 @@ class _Bench:
         alone = [bare()]
         frames = min(MOST_FRAMES, max(LEAST_FRAMES, ceil(seconds * alone[0][0])))
         longer = self._plan(frames)
-        plan = replace(longer, engine=engine, order=replace(longer.order, batch_size=plan.order.batch_size))
+        plan = replace(longer, engine=engine, job=replace(longer.job, batch_size=plan.job.batch_size))
         stages, pipeline, memory = Stopwatch(engine.device), [], 0
         for _ in range(ROUNDS):
             _, cost = measure_cost(lambda: self._run(plan, stages), engine.device)
@@ -208,7 +208,7 @@ class _Bench:
             alone.append(bare())
         between = [(before[0] + behind[0]) / 2 for before, behind in zip(alone, alone[1:], strict=False)]
         return Speed(
-            plan.order.engine.model, self._width, self._height, engine.version, engine.precision, str(engine.device),
+            plan.job.engine.model, self._width, self._height, engine.version, engine.precision, str(engine.device),
             median(fps for fps, _ in alone), _median_or_none([share for _, share in alone]), median(pipeline),
             median(whole / bare_fps for whole, bare_fps in zip(pipeline, between, strict=True)),
             {stage: 1000 * stages.seconds[stage] / frames / ROUNDS for stage in STAGES}, memory or None, frames,
@@ -224,7 +224,7 @@ class _Bench:
     def _run(self, plan: ClipPlan, watch: Stopwatch | None) -> None:
         with TemporaryDirectory(dir=self._folder) as folder:
             upscale_segments(
-                plan.order, plan.segments, plan.engine, Path(folder),
+                plan.job, plan.segments, plan.engine, Path(folder),
                 on_frames=lambda count: None, on_finished=lambda done, at: None, watch=watch,
             )  # fmt: skip
 
@@ -262,7 +262,7 @@ class NullOutput:
     def check(self) -> None:
         """As ``Output``."""
 
-    def rehearse(self, folder: Path) -> None:
+    def assemble_sample(self, folder: Path) -> None:
         """As ``Output``."""
 
     def complete(self, folder: Path, segments: Sequence[SegmentResult], publication: Publication) -> list[str]:
@@ -415,7 +415,7 @@ def diagnose() -> Diagnosis:
 
 def _ffmpeg() -> str:
     try:
-        return str(the_program())
+        return str(ffmpeg_program())
     except VsrError as exc:
         return str(exc)
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import vsr
 from vsr.cli import main
 from vsr.errors import FFmpegError
-from vsr.media.ffmpeg import the_program
+from vsr.media.ffmpeg import ffmpeg_program
 from vsr.media.formats import CODECS
 
 
@@ -26,7 +26,7 @@ def told(*words: str) -> str:
 def test_one_screen() -> None:
     rows = dict(line.split(maxsplit=1) for line in told().splitlines())
     assert rows["vsr"] == vsr.__version__
-    assert rows["ffmpeg"] == str(the_program())
+    assert rows["ffmpeg"] == str(ffmpeg_program())
     assert rows["torch"] == metadata.version("torch")
     assert rows["av"] == metadata.version("av")
     assert set(rows["codecs"].split(", ")) == set(CODECS)
@@ -45,7 +45,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise FFmpegError("no ffmpeg program: none.")
 
-    monkeypatch.setattr("vsr.cli.doctor.the_program", missing)
+    monkeypatch.setattr("vsr.cli.doctor.ffmpeg_program", missing)
     monkeypatch.setattr("vsr.cli.doctor.codecs_available", frozenset({"libx264"}))
     monkeypatch.setattr("vsr.cli.doctor.PACKAGES", ("numpy", "no-such-package"))
     monkeypatch.setitem(sys.modules, "vsr.inference.openvino_backend", None)

@@ -22,7 +22,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from vsr.cli import main
-from vsr.media.ffmpeg import carried_program
+from vsr.media.ffmpeg import bundled_program
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -189,7 +189,7 @@ def test_the_watch_sees_what_a_trusting_reader_opens(
 
 def run_program(*arguments: object) -> None:
     """The ffmpeg program, whatever comes of it."""
-    command = [carried_program(), "-nostdin", "-v", "error", "-y", *map(str, arguments)]
+    command = [bundled_program(), "-nostdin", "-v", "error", "-y", *map(str, arguments)]
     subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
 
 

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vsr.cli import main, terminal
-from vsr.cli.terminal import complain, progress_shown, say, say_lines, start_logging
+from vsr.cli.terminal import echo, echo_error, echo_lines, progress_shown, start_logging
 from vsr.errors import InputError
 from vsr.networks.generator import Generator
 from vsr.networks.weights import save_network
@@ -136,7 +136,7 @@ def test_a_name_that_is_no_text(pictures: Path) -> None:
 
 
 def test_a_terminal_that_knows_few_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, speak in (("stdout", say), ("stderr", complain)):
+    for name, speak in (("stdout", echo), ("stderr", echo_error)):
         stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
         monkeypatch.setattr(sys, name, stream)
         speak("clip \u00fc\u6620.mp4")
@@ -145,7 +145,7 @@ def test_a_terminal_that_knows_few_letters(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_lines_of_a_table_are_kept_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    say_lines("name  size\n\x1b[1ma  1")
+    echo_lines("name  size\n\x1b[1ma  1")
     assert capsys.readouterr().out == "name  size\n\\x1b[1ma  1\n"
 
 

@@ -16,7 +16,7 @@ import torch
 from vsr.comparison.options import CompareOptions
 from vsr.comparison.sources import Moment, Sources, open_sources
 from vsr.errors import InputError, UsageError
-from vsr.evaluation.pairing import at_even_spacing, at_numbers, at_times, count_packets, in_step
+from vsr.evaluation.pairing import at_even_spacing, at_numbers, at_times, count_packets, iterate_in_step
 from vsr.imaging.pictures import Picture, write_picture
 from vsr.imaging.resize import resize_bicubic
 from vsr.media.clip import TURN, ColourTags
@@ -124,7 +124,7 @@ def test_clips_go_in_step(make_clip: MakeClip) -> None:
     one = probe(make_clip("one.mp4", pts=IRREGULAR))
     pts = [round(stamp / 12.8) for stamp in IRREGULAR]
     two = probe(make_clip("two.mkv", pts=pts, time_base=Fraction(1, 1000)))
-    instants = list(in_step([one, two]))
+    instants = list(iterate_in_step([one, two]))
     assert [instant.number for instant in instants] == list(range(6))
     assert [instant.time_seconds for instant in instants] == [Fraction(stamp, 12800) for stamp in IRREGULAR]
     assert [instant.frames[1].pts for instant in instants] == pts
@@ -135,18 +135,18 @@ def test_clips_out_of_step_are_refused(make_clip: MakeClip) -> None:
     with pytest.raises(
         InputError, match=r"late\.mp4 and .*one\.mp4 are not in step: frame 0 lies at 0.023 s and at 0.0"
     ):
-        list(in_step([one, late]))
+        list(iterate_in_step([one, late]))
     near = probe(make_clip("near.mp4", pts=range(200, 200 + 8 * 512, 512)))
-    assert len(list(in_step([one, near]))) == 8
+    assert len(list(iterate_in_step([one, near]))) == 8
     dropped = probe(make_clip("dropped.mp4", pts=[0, 512, 1024, 2048, 2560]))
     with pytest.raises(InputError, match="not in step: frame 3 lies at 0.160 s and at 0.120 s"):
-        list(in_step([one, dropped]))
+        list(iterate_in_step([one, dropped]))
 
 
 def test_the_shortest_clip_ends_the_comparison(make_clip: MakeClip, caplog: pytest.LogCaptureFixture) -> None:
     clips = [probe(make_clip("one.mp4")), probe(make_clip("short.mp4", pts=range(0, 5 * 512, 512)))]
     with caplog.at_level(logging.WARNING, "vsr"):
-        assert len(list(in_step(clips))) == 5
+        assert len(list(iterate_in_step(clips))) == 5
     assert caplog.messages == [f"{clips[1].path} ends after 5 frames, and so does the comparison."]
 
 
@@ -163,17 +163,17 @@ def test_the_shortest_clip_ends_the_comparison(make_clip: MakeClip, caplog: pyte
 )
 def test_what_is_on_display_at_a_time(make_clip: MakeClip, times: list[float], numbers: list[int]) -> None:
     clip = probe(make_clip(pts=(0, 512, 700, 1000, 1900, 4000)))
-    assert [instant.number for instant in at_times(in_step([clip]), times)] == numbers
+    assert [instant.number for instant in at_times(iterate_in_step([clip]), times)] == numbers
 
 
 def test_times_and_frames_outside_of_the_clip(make_clip: MakeClip) -> None:
     clip = probe(make_clip(pts=range(1280, 1280 + 8 * 512, 512)))
     with pytest.raises(UsageError, match="0.050 s lies before the clip, which starts at 0.100 s"):
-        list(at_times(in_step([clip]), [0.2, 0.05]))
+        list(at_times(iterate_in_step([clip]), [0.2, 0.05]))
     with pytest.raises(UsageError, match="0.420 s lies behind the clip, which ends at 0.420 s"):
-        list(at_times(in_step([clip]), [0.2, 0.42]))
+        list(at_times(iterate_in_step([clip]), [0.2, 0.42]))
     with pytest.raises(UsageError, match="there is no frame 8: the clip has 8 frames, counted from 0"):
-        list(at_numbers(in_step([clip]), [0, 8]))
+        list(at_numbers(iterate_in_step([clip]), [0, 8]))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_times_and_frames_outside_of_the_clip(make_clip: MakeClip) -> None:
 def test_frames_at_even_spacing(make_clip: MakeClip, count: int, numbers: list[int]) -> None:
     clip = probe(make_clip(pts=range(0, 13 * 512, 512), options={"bf": "3"}, audio=["aac"]))
     assert count_packets(clip) == 13
-    assert [instant.number for instant in at_even_spacing(in_step([clip]), count, 13)] == numbers
+    assert [instant.number for instant in at_even_spacing(iterate_in_step([clip]), count, 13)] == numbers
 
 
 @pytest.mark.parametrize(("count", "numbers"), [(1, [7]), (2, [5]), (5, [2, 6])])
@@ -191,7 +191,7 @@ def test_fewer_frames_than_packets(
 ) -> None:
     """As where two packets hold the fields of one frame."""
     with caplog.at_level(logging.WARNING, "vsr"):
-        found = [instant.number for instant in at_even_spacing(in_step([probe(make_clip())]), count, 20)]
+        found = [instant.number for instant in at_even_spacing(iterate_in_step([probe(make_clip())]), count, 20)]
     assert found == numbers
     assert caplog.messages == [
         f"fewer frames could be decoded than the clip has packets: {len(numbers)} are shown."

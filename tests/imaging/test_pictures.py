@@ -172,7 +172,7 @@ def test_a_tiff_of_no_size(tmp_path: Path) -> None:
 
 
 def test_a_file_larger_than_any_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vsr.imaging.pictures.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("vsr.imaging.pictures.MAX_MEMBER_BYTES", 1 << 20)
     path = store(tmp_path / "large.png", HALVES)
     with open(path, "ab") as file:
         file.truncate(1 << 21)
@@ -433,7 +433,7 @@ def test_bombs(method: int, tmp_path: Path) -> None:
     (file,) = zipped(path, {"a.png": PNG + bytes(200 << 20)}, method)
     assert path.stat().st_size < 1 << 20
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vsr.imaging.pictures.MOST_BYTES", 100 << 20)
+        patch.setattr("vsr.imaging.pictures.MAX_MEMBER_BYTES", 100 << 20)
         with pytest.raises(InputError, match=r"bomb\.zip:a\.png is damaged, .* more than 100 MiB"):
             file.read()
     # The size in the archive's list, which is what is read first, is made small.

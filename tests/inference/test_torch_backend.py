@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vsr.inference.engine import Engine
-from vsr.inference.torch_backend import MOST_RECORDED, CudaRuntime, Lanes, TorchRuntime, _Recorded, exact_on_cuda
+from vsr.inference.torch_backend import (
+    MAX_RECORDED,
+    CudaRuntime,
+    DeviceTransfer,
+    TorchRuntime,
+    _Recorded,
+    exact_on_cuda,
+)
 from vsr.networks.generator import Generator, Identity
 
 CPU = torch.device("cpu")
@@ -124,9 +131,9 @@ def test_a_shape_is_recorded_the_second_time_and_only_where_many_come(runtime: C
 def test_no_more_shapes_are_kept_than_that(runtime: CudaRuntime) -> None:
     runtime.record()
     for _ in range(2):
-        for width in range(1, MOST_RECORDED + 4):
+        for width in range(1, MAX_RECORDED + 4):
             assert float(runtime(torch.ones(1, 3, 2, width)).max()) == 2
-    assert len(runtime._recorded) == MOST_RECORDED
+    assert len(runtime._recorded) == MAX_RECORDED
 
 
 def test_what_cannot_be_recorded_runs_all_the_same(runtime: CudaRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +169,7 @@ def test_what_is_recorded_is_given_up_before_a_tile_is_halved(
 
 
 def test_lanes_of_the_cpu_are_short() -> None:
-    lanes = Lanes(CPU)
+    lanes = DeviceTransfer(CPU)
     frames = [(np.full((4, 6), number, np.uint16), np.full((2, 3), 10 * number, np.uint16)) for number in (1, 2)]
     luma, chroma = lanes.upload(frames)
     assert luma.shape == (2, 4, 6) and chroma.shape == (2, 2, 3) and luma.dtype == torch.uint16
@@ -186,7 +193,7 @@ def test_recorded_kernels_compute_the_same(tiny_generator: TinyGenerator, precis
 
 @needs_cuda
 def test_lanes_of_cuda_bring_back_what_they_took() -> None:
-    lanes = Lanes(torch.device("cuda"))
+    lanes = DeviceTransfer(torch.device("cuda"))
     random = np.random.default_rng(0)
     for dtype, most in ((np.uint8, 256), (np.uint16, 65536)):
         batches = [[(random.integers(0, most, (270, 480), dtype),) for _ in range(2)] for _ in range(6)]
@@ -234,7 +241,7 @@ class Unrecordable(nn.Module):
 @needs_cuda
 def test_a_recording_that_fails_costs_nothing_but_itself() -> None:
     device = torch.device("cuda")
-    engine, lanes = Engine(Unrecordable(), device=device, precision="fp32"), Lanes(device)
+    engine, lanes = Engine(Unrecordable(), device=device, precision="fp32"), DeviceTransfer(device)
     engine.record()
     computing = torch.cuda.current_stream()
     planes = [(np.random.default_rng(number).integers(0, 256, (64, 64), np.uint8),) for number in range(3)]

@@ -17,7 +17,7 @@ import imageio_ffmpeg
 import pytest
 
 from vsr.errors import FFmpegError
-from vsr.media.ffmpeg import TAIL_LINES, DiskError, Program, find_program, run, the_program
+from vsr.media.ffmpeg import TAIL_LINES, DiskError, Program, ffmpeg_program, find_program, run
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="stands scripts in for the program")
 
@@ -26,9 +26,9 @@ MakeClip = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def forgets_the_program() -> Iterator[None]:
-    the_program.cache_clear()
+    ffmpeg_program.cache_clear()
     yield
-    the_program.cache_clear()
+    ffmpeg_program.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +72,8 @@ def command() -> ffmpeg.nodes.OutputStream:
 def test_the_program_that_the_variable_names_comes_first(stand_in: Callable[[str], Path]) -> None:
     program = stand_in("exit 0")
     assert find_program() == str(program)
-    assert the_program() == Program(str(program), "9.0.2-4", (63, 1))
-    assert str(the_program()) == f"ffmpeg 9.0.2-4 ({program})"
+    assert ffmpeg_program() == Program(str(program), "9.0.2-4", (63, 1))
+    assert str(ffmpeg_program()) == f"ffmpeg 9.0.2-4 ({program})"
 
 
 def test_else_the_one_that_imageio_ffmpeg_carries(
@@ -94,13 +94,13 @@ def test_where_none_is_carried_the_one_on_path(
     on_path = stand_in("exit 0")
     monkeypatch.delenv("VSR_FFMPEG")
     monkeypatch.setenv("PATH", str(on_path.parent), prepend=os.pathsep)
-    monkeypatch.setattr("vsr.media.ffmpeg.carried_program", lambda: None)
+    monkeypatch.setattr("vsr.media.ffmpeg.bundled_program", lambda: None)
     assert find_program() == str(on_path)
 
 
 def test_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("vsr.media.ffmpeg.carried_program", lambda: None)
+    monkeypatch.setattr("vsr.media.ffmpeg.bundled_program", lambda: None)
     with pytest.raises(FFmpegError) as caught:
         run(command())
     assert str(caught.value) == (
@@ -129,7 +129,7 @@ def test_an_old_program_is_refused(
     carried: str | None, way_out: str, stand_in: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = stand_in("exit 0", version="ffmpeg version 5.1.9-0+deb12u1 Copyright\nlibavformat    59. 27.100 / 59. 27")
-    monkeypatch.setattr("vsr.media.ffmpeg.carried_program", lambda: carried)
+    monkeypatch.setattr("vsr.media.ffmpeg.bundled_program", lambda: carried)
     with pytest.raises(FFmpegError) as caught:
         find_program()
     assert str(caught.value) == (

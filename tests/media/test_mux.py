@@ -14,9 +14,9 @@ from av.stream import Disposition
 import vsr
 from vsr.errors import FFmpegError, OutputError, UsageError
 from vsr.media.clip import ClipInfo, ColourTags, Cut, StreamInfo, VideoInfo
-from vsr.media.ffmpeg import DiskError, carried_program, the_program
+from vsr.media.ffmpeg import DiskError, bundled_program, ffmpeg_program
 from vsr.media.formats import CODECS, CONTAINERS, container_of
-from vsr.media.mux import StreamPlan, assemble, check_assembled, count_packets, plan_streams, write_what_can_be
+from vsr.media.mux import StreamPlan, assemble, assemble_what_fits, check_assembled, count_packets, plan_streams
 from vsr.media.probe import probe
 from vsr.media.reader import Frame, read_frames
 from vsr.media.writer import Encoder, VideoFormat
@@ -527,21 +527,21 @@ class Attempts:
 
 def test_all_streams_at_once_where_they_can_be_written() -> None:
     attempts = Attempts()
-    assert write_what_can_be(BOTH_COPIED, CONTAINERS[".mp4"], attempts) == BOTH_COPIED
+    assert assemble_what_fits(BOTH_COPIED, CONTAINERS[".mp4"], attempts) == BOTH_COPIED
     assert attempts.made == [BOTH_COPIED]
 
 
 def test_a_stream_that_cannot_be_copied_is_converted() -> None:
     attempts = Attempts(BOTH_COPIED[0])
     converted = StreamPlan(AUDIO, "convert", "aac", "ffmpeg cannot copy it into mp4")
-    assert write_what_can_be(BOTH_COPIED, CONTAINERS[".mp4"], attempts) == [converted, BOTH_COPIED[1]]
+    assert assemble_what_fits(BOTH_COPIED, CONTAINERS[".mp4"], attempts) == [converted, BOTH_COPIED[1]]
     assert attempts.made[-1] == [converted, BOTH_COPIED[1]]
 
 
 def test_a_stream_that_cannot_be_converted_either_is_left_out() -> None:
     converted = StreamPlan(AUDIO, "convert", "aac", "ffmpeg cannot copy it into mp4")
     attempts = Attempts(BOTH_COPIED[0], converted)
-    result = write_what_can_be(BOTH_COPIED, CONTAINERS[".mp4"], attempts)
+    result = assemble_what_fits(BOTH_COPIED, CONTAINERS[".mp4"], attempts)
     assert result == [StreamPlan(AUDIO, "drop", reason="ffmpeg: no"), BOTH_COPIED[1]]
     assert attempts.made[-1] == result
 
@@ -549,7 +549,7 @@ def test_a_stream_that_cannot_be_converted_either_is_left_out() -> None:
 def test_streams_are_not_blamed_for_a_full_disk() -> None:
     attempts = Attempts(BOTH_COPIED[0], error=DiskError("ffmpeg failed: No space left on device"))
     with pytest.raises(DiskError):
-        write_what_can_be(BOTH_COPIED, CONTAINERS[".mp4"], attempts)
+        assemble_what_fits(BOTH_COPIED, CONTAINERS[".mp4"], attempts)
     assert len(attempts.made) == 1
 
 
@@ -558,7 +558,7 @@ def test_streams_are_not_blamed_where_the_picture_cannot_be_written() -> None:
         raise FFmpegError(f"not with {len(plans)} streams")
 
     with pytest.raises(FFmpegError, match="not with 0 streams"):
-        write_what_can_be(BOTH_COPIED, CONTAINERS[".mp4"], refuse)
+        assemble_what_fits(BOTH_COPIED, CONTAINERS[".mp4"], refuse)
 
 
 @pytest.fixture
@@ -568,13 +568,13 @@ def program_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     def put(words: str) -> None:
         script = tmp_path / "ffmpeg"
         refusal = "echo '[mp4 @ 0x1] flac in MP4 support is experimental' >&2; exit 1"
-        script.write_text(f"""#!/bin/sh\ncase " $* " in {words}) {refusal};; esac\nexec {carried_program()} "$@"\n""")
+        script.write_text(f"""#!/bin/sh\ncase " $* " in {words}) {refusal};; esac\nexec {bundled_program()} "$@"\n""")
         script.chmod(0o700)
         monkeypatch.setenv("VSR_FFMPEG", str(script))
-        the_program.cache_clear()
+        ffmpeg_program.cache_clear()
 
     yield put
-    the_program.cache_clear()
+    ffmpeg_program.cache_clear()
 
 
 def test_what_the_program_cannot_write_is_known_before_the_first_frame(

@@ -14,7 +14,7 @@ import vsr.networks.lpips
 from vsr.errors import WeightsError
 from vsr.imaging.pictures import read_picture
 from vsr.imaging.resize import resize_bicubic
-from vsr.networks.lpips import HEADS, LEAST_SIZE, Lpips, load_lpips
+from vsr.networks.lpips import HEADS, MIN_SIZE, Lpips, load_lpips
 from vsr.networks.vgg import read_weights
 
 WHEELS_HEADS = Path(torchmetrics_lpips.__file__).parents[2] / HEADS
@@ -112,7 +112,7 @@ def test_pictures_that_cannot_be_compared() -> None:
         lpips(torch.rand(1, 3, 20, 20), torch.rand(1, 3, 20, 21))
     with pytest.raises(ValueError, match=r"at least 17 pixels each way, got \(1, 3, 16, 40\)"):
         lpips(torch.rand(1, 3, 16, 40), torch.rand(1, 3, 16, 40))
-    assert lpips(*torch.rand(2, 1, 3, LEAST_SIZE, LEAST_SIZE)).shape == (1,)
+    assert lpips(*torch.rand(2, 1, 3, MIN_SIZE, MIN_SIZE)).shape == (1,)
 
 
 def test_weights_of_other_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

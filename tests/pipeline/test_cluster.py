@@ -18,7 +18,7 @@ from vsr.errors import UsageError, VsrError
 from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.weights import save_network
 from vsr.pipeline import cluster
-from vsr.pipeline.cluster import Cluster, Greeting, SegmentActor, fingerprint
+from vsr.pipeline.cluster import Cluster, NodeInfo, SegmentActor, fingerprint
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.segment import EngineSpec
 
@@ -119,10 +119,10 @@ def test_a_node_of_another_version_is_refused_by_its_name(other: dict[str, str |
     theirs = {name: told for name, told in (ours | other).items() if told is not None}
     (name,) = other
     with pytest.raises(VsrError) as caught:
-        cluster._check(Greeting("n7", "a CPU", theirs, "", ()), ours, "")
+        cluster._check(NodeInfo("n7", "a CPU", theirs, "", ()), ours, "")
     said = f"the node n7 has {name} {theirs.get(name, 'none')}, and this machine {name} {ours[name]}: install the same"
     assert str(caught.value) == f"{said} there."
-    cluster._check(Greeting("n7", "a CPU", ours, "", ()), ours, "")
+    cluster._check(NodeInfo("n7", "a CPU", ours, "", ()), ours, "")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_node_without_this_vsr_is_refused_by_its_address(said: str, monkeypatc
 
 def test_a_node_of_other_weights_is_refused_by_its_name() -> None:
     with pytest.raises(VsrError, match=r"^the node n7 has other weights of that model: install the same vsr there\.$"):
-        cluster._check(Greeting("n7", "a CPU", {}, "theirs", ()), {}, "ours")
+        cluster._check(NodeInfo("n7", "a CPU", {}, "theirs", ()), {}, "ours")
 
 
 def test_builds_of_one_version_are_one_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_devices_of_several_kinds_are_said_once(caplog: pytest.LogCaptureFixture
     joined = Cluster(UpscaleOptions(cluster="auto"))
     spec = EngineSpec("bicubic", 2, "cpu", "auto", "auto", None, 1)
     for kind in ("a GPU", "a GPU", "another GPU", "a GPU", "a third"):
-        joined.accept(Greeting("n7", kind, cluster.versions_on("cpu"), "", ()), spec)
+        joined.accept(NodeInfo("n7", kind, cluster.versions_on("cpu"), "", ()), spec)
     assert caplog.messages == [
         "a GPU and another GPU share the work: where they meet, pixels may differ by a code value."
     ]
@@ -193,12 +193,12 @@ def test_what_a_node_does_not_see_travels_in_pieces(
     for path in contents:
         if path.name != "seen":
             path.rename(path.with_name(f"{path.name}-here"))
-    lacking = list(actor.greet(files, ()).lacking)
+    lacking = list(actor.describe_node(files, ()).lacking)
     assert lacking == [str(tmp_path / "unseen"), str(tmp_path / "empty")]
     for path in map(Path, lacking):
         path.with_name(f"{path.name}-here").rename(path)
     assert len([*cluster._pieces(Here(actor), lacking)]) == 5 + 1 + 2, "none of more than a thousand bytes"
-    assert actor.greet(files, ()).lacking == ()
+    assert actor.describe_node(files, ()).lacking == ()
     for path, content in contents.items():
         assert actor._here(path).read_bytes() == content
         assert (actor._here(path) == path) == (path.name == "seen")
@@ -207,7 +207,7 @@ def test_what_a_node_does_not_see_travels_in_pieces(
 
     # Another clip: of what has travelled for this one, nothing stays.
     copy = actor._here(tmp_path / "unseen")
-    actor.greet({}, ())
+    actor.describe_node({}, ())
     assert not copy.exists() and actor._here(tmp_path / "unseen") == tmp_path / "unseen"
 
 
@@ -217,7 +217,7 @@ def test_another_file_of_the_same_name_and_size_travels(actor: SegmentActor, tmp
     theirs = fingerprint(path)
     path.write_bytes(b"others")
     assert fingerprint(path) != theirs
-    assert actor.greet({str(path): theirs}, ()).lacking == (str(path),)
+    assert actor.describe_node({str(path): theirs}, ()).lacking == (str(path),)
 
 
 def test_large_files_are_compared_from_end_to_end(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_large_files_are_compared_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_a_copy_that_is_not_what_was_sent_is_refused(actor: SegmentActor, tmp_path: Path) -> None:
-    actor.greet({"/film.mp4": "of the driver"}, ())
+    actor.describe_node({"/film.mp4": "of the driver"}, ())
     actor.receive("/film.mp4", b"damaged")
     with pytest.raises(VsrError, match=r"^/film\.mp4 was damaged on its way to the node .*; run again\.$"):
         actor.received("/film.mp4", "the digest of what was sent")
@@ -244,9 +244,9 @@ def test_a_copy_that_was_broken_off_begins_anew(actor: SegmentActor, tmp_path: P
     path = tmp_path / "film.mp4"
     path.write_bytes(b"all of it")
     files = {str(path): "of the driver"}
-    actor.greet(files, ())
+    actor.describe_node(files, ())
     actor.receive(str(path), b"all")
-    actor.greet(files, ())
+    actor.describe_node(files, ())
     for _ in cluster._pieces(Here(actor), [str(path)]):
         pass
     assert actor._here(path).read_bytes() == b"all of it"
@@ -259,10 +259,10 @@ def test_a_folder_does_not_travel(actor: SegmentActor, tmp_path: Path) -> None:
 
 def test_what_killed_actors_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    alive, killed = cluster._Home(), cluster._Home()
+    alive, killed = cluster._NodeFolder(), cluster._NodeFolder()
     (killed.path / "film.mp4").write_bytes(b"large")
     killed._lock.close()
-    cluster._Home().remove()
+    cluster._NodeFolder().remove()
     assert list(tmp_path.iterdir()) == [alive.path]
     alive.remove()
 
@@ -274,7 +274,7 @@ def test_own_weights_and_their_partner_travel_together(tmp_path: Path, tiny_weig
     spec = cluster._portable(EngineSpec(os.path.relpath(own), None, "auto", "auto", "auto", None, 0.5), "cuda")
     assert (spec.model, spec.device) == (str(own), "cuda")
     assert cluster._own_weights(spec) == [str(own), str(partner)] and cluster._shipped_weights(spec) == ()
-    assert cluster._to_send(Greeting("n7", "a GPU", {}, "", ("/film.mp4", str(partner))), spec) == [
+    assert cluster._to_send(NodeInfo("n7", "a GPU", {}, "", ("/film.mp4", str(partner))), spec) == [
         "/film.mp4", str(own), str(partner),
     ]  # fmt: skip
     assert cluster._shipped_weights(EngineSpec("srgan-x4", None, "auto", "auto", "auto", None, 0.5)) == (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from vsr.pipeline.flow import Ahead, Behind
+from vsr.pipeline.flow import ThreadedConsumer, ThreadedIterator
 from vsr.signals import interruptible, is_shielded, shielded, signals_held_back
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -40,13 +40,13 @@ def wait_until(condition: object, seconds: float = 5.0) -> None:
 
 
 def test_ahead_keeps_the_order() -> None:
-    with Ahead(items(100), max_bytes=30, name="vsr-test") as ahead:
+    with ThreadedIterator(items(100), max_bytes=30, name="vsr-test") as ahead:
         assert [item.number for item in ahead] == list(range(100))
 
 
 def test_ahead_makes_no_more_than_fits() -> None:
     made: list[int] = []
-    with Ahead(items(100, made), max_bytes=30, name="vsr-test") as ahead:
+    with ThreadedIterator(items(100, made), max_bytes=30, name="vsr-test") as ahead:
         wait_until(lambda: len(made) == 4)  # three wait in the queue, the fourth before it
         time.sleep(0.05)
         assert len(made) == 4
@@ -58,7 +58,7 @@ def test_an_item_larger_than_the_bound_passes_alone() -> None:
     def large() -> Generator[Item, None, None]:
         yield from (Item(number, nbytes=1000) for number in range(3))
 
-    with Ahead(large(), max_bytes=1, name="vsr-test") as ahead:
+    with ThreadedIterator(large(), max_bytes=1, name="vsr-test") as ahead:
         assert [item.number for item in ahead] == [0, 1, 2]
 
 
@@ -68,7 +68,10 @@ def test_what_the_source_raises_comes_behind_its_items() -> None:
         raise OSError("the disk is gone")
 
     seen = []
-    with pytest.raises(OSError, match="the disk is gone"), Ahead(failing(), max_bytes=100, name="vsr-test") as ahead:
+    with (
+        pytest.raises(OSError, match="the disk is gone"),
+        ThreadedIterator(failing(), max_bytes=100, name="vsr-test") as ahead,
+    ):
         for item in ahead:
             seen.append(item.number)
     assert seen == [0, 1, 2]
@@ -84,7 +87,7 @@ def test_leaving_early_closes_the_source() -> None:
         finally:
             closed.set()
 
-    with pytest.raises(KeyboardInterrupt), Ahead(endless(), max_bytes=30, name="vsr-test") as ahead:
+    with pytest.raises(KeyboardInterrupt), ThreadedIterator(endless(), max_bytes=30, name="vsr-test") as ahead:
         next(ahead)
         raise KeyboardInterrupt
     assert closed.is_set()
@@ -97,7 +100,7 @@ def test_behind_consumes_all_before_it_is_left() -> None:
         time.sleep(0.001)
         seen.append(item.number)
 
-    with Behind(slow, max_bytes=30, name="vsr-test") as behind:
+    with ThreadedConsumer(slow, max_bytes=30, name="vsr-test") as behind:
         for item in items(50):
             behind.put(item)
     assert seen == list(range(50))
@@ -110,7 +113,7 @@ def test_behind_holds_up_a_producer_that_is_too_fast() -> None:
         go.wait(5)
 
     def produce() -> None:
-        with Behind(consume, max_bytes=20, name="vsr-test") as behind:
+        with ThreadedConsumer(consume, max_bytes=20, name="vsr-test") as behind:
             for item in items(10):
                 behind.put(item)
                 put.append(item.number)
@@ -131,7 +134,10 @@ def test_what_the_consumer_raises_reaches_the_producer(fails_at: int) -> None:
         if item.number == fails_at:
             raise OSError("the disk is full")
 
-    with pytest.raises(OSError, match="the disk is full"), Behind(consume, max_bytes=20, name="vsr-test") as behind:
+    with (
+        pytest.raises(OSError, match="the disk is full"),
+        ThreadedConsumer(consume, max_bytes=20, name="vsr-test") as behind,
+    ):
         for item in items(10):
             behind.put(item)
 
@@ -146,7 +152,7 @@ def test_an_exception_of_the_producer_drops_what_waits() -> None:
         seen.append(item.number)
 
     def produce() -> None:
-        with Behind(consume, max_bytes=1000, name="vsr-test") as behind:
+        with ThreadedConsumer(consume, max_bytes=1000, name="vsr-test") as behind:
             for item in items(10):
                 behind.put(item)
             started.wait(5)
@@ -160,7 +166,7 @@ def test_an_exception_of_the_producer_drops_what_waits() -> None:
 
 STARTS = """
 import sys, threading
-from vsr.pipeline.flow import Ahead, Behind
+from vsr.pipeline.flow import ThreadedIterator, ThreadedConsumer
 
 start, kind, when = threading.Thread.start, *sys.argv[1:]
 
@@ -194,13 +200,13 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("when", ["never begins", "begun", "begins later"])
-@pytest.mark.parametrize("kind", ["Ahead", "Behind"])
+@pytest.mark.parametrize("kind", ["ThreadedIterator", "ThreadedConsumer"])
 def test_an_interrupt_in_the_start_of_a_thread_holds_up_no_end(kind: str, when: str) -> None:
     done = subprocess.run([sys.executable, "-c", STARTS, kind, when], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
 
 
-@pytest.mark.parametrize("kind", ["Ahead", "Behind"])
+@pytest.mark.parametrize("kind", ["ThreadedIterator", "ThreadedConsumer"])
 def test_an_interrupt_in_the_start_of_a_thread_ends_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     start = threading.Thread.start
 
@@ -215,10 +221,10 @@ def test_an_interrupt_in_the_start_of_a_thread_ends_it(kind: str, monkeypatch: p
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        if kind == "Ahead":
-            Ahead(endless(), max_bytes=30, name="vsr-test").__enter__()
+        if kind == "ThreadedIterator":
+            ThreadedIterator(endless(), max_bytes=30, name="vsr-test").__enter__()
         else:
-            Behind(lambda item: None, max_bytes=30, name="vsr-test").__enter__()
+            ThreadedConsumer(lambda item: None, max_bytes=30, name="vsr-test").__enter__()
     wait_until(lambda: threading.active_count() == before)
 
 

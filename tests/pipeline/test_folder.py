@@ -18,9 +18,9 @@ from PIL import Image
 import vsr.media.probe
 from vsr.errors import InputError, UnknownModelError, UsageError
 from vsr.inference.engine import Engine, load_model
-from vsr.pipeline.folder import FolderProgress, Pair, is_many, pair_up, upscale_folder
+from vsr.pipeline.folder import FolderProgress, Pair, has_many_outputs, pair_inputs, upscale_folder
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.segment import EngineKeeper, EngineSpec
+from vsr.pipeline.segment import EngineCache, EngineSpec
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -42,7 +42,7 @@ def clips(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_folder(clips: Path) -> None:
-    pairs = pair_up([clips], Path("out"))
+    pairs = pair_inputs([clips], Path("out"))
     assert pairs == [
         Pair(clips / "b9.MKV", Path("out/b9.MKV")),
         Pair(clips / "b10.mp4", Path("out/b10.mp4")),
@@ -51,61 +51,63 @@ def test_a_folder(clips: Path) -> None:
 
 
 def test_a_tree(clips: Path) -> None:
-    targets = [pair.target for pair in pair_up([clips], Path("out"), recursive=True)]
+    targets = [pair.target for pair in pair_inputs([clips], Path("out"), recursive=True)]
     assert targets == [Path("out") / name for name in ("b9.MKV", "b10.mp4", "deep/a.mov", "deep/still.png", "old.mkv")]
 
 
 def test_outputs_within_the_inputs_are_no_inputs(clips: Path) -> None:
     (clips / "out").mkdir()
     (clips / "out" / "b9.MKV").touch()
-    sources = [pair.source.name for pair in pair_up([clips], clips / "out", recursive=True)]
+    sources = [pair.source.name for pair in pair_inputs([clips], clips / "out", recursive=True)]
     assert sources == ["b9.MKV", "b10.mp4", "a.mov", "still.png", "old.flv"]
 
 
 def test_files_folders_and_patterns_together(clips: Path, tmp_path: Path) -> None:
-    pairs = pair_up([clips / "b10.mp4", clips / "deep", clips / "*.flv", tmp_path / "missing.mp4"], Path("out"))
+    pairs = pair_inputs([clips / "b10.mp4", clips / "deep", clips / "*.flv", tmp_path / "missing.mp4"], Path("out"))
     assert [pair.target.name for pair in pairs] == ["b10.mp4", "a.mov", "still.png", "old.mkv", "missing.mp4"]
 
 
 def test_a_pattern_with_a_number(clips: Path) -> None:
-    assert [pair.source.name for pair in pair_up([clips / "b%d.mp4"], Path("out"))] == ["b10.mp4"]
+    assert [pair.source.name for pair in pair_inputs([clips / "b%d.mp4"], Path("out"))] == ["b10.mp4"]
     with pytest.raises(InputError, match=r"no file is called .*c%d\.mp4"):
-        pair_up([clips / "c%d.mp4"], Path("out"))
+        pair_inputs([clips / "c%d.mp4"], Path("out"))
 
 
 def test_two_inputs_of_one_name(clips: Path) -> None:
     (clips / "old.wmv").touch()
-    targets = {pair.source.name: pair.target.name for pair in pair_up([clips], Path("out"))}
+    targets = {pair.source.name: pair.target.name for pair in pair_inputs([clips], Path("out"))}
     assert (targets["old.flv"], targets["old.wmv"]) == ("old.mkv", "old.wmv.mkv")
     with pytest.raises(UsageError, match=r"clips/b10.mp4 and .*deep/b10.mp4 would both become out/b10.mp4"):
         (clips / "deep" / "b10.mp4").touch()
-        pair_up([clips / "b10.mp4", clips / "deep" / "b10.mp4"], Path("out"))
-    assert len(pair_up([clips / "b10.mp4", clips / "b10.mp4"], Path("out"))) == 1
+        pair_inputs([clips / "b10.mp4", clips / "deep" / "b10.mp4"], Path("out"))
+    assert len(pair_inputs([clips / "b10.mp4", clips / "b10.mp4"], Path("out"))) == 1
 
 
 def test_nothing_to_do(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no videos and no pictures; --recursive looks into its folders"):
-        pair_up([tmp_path / "empty"], Path("out"))
+        pair_inputs([tmp_path / "empty"], Path("out"))
     with pytest.raises(InputError, match="holds no videos and no pictures.$"):
-        pair_up([tmp_path / "empty"], Path("out"), recursive=True)
+        pair_inputs([tmp_path / "empty"], Path("out"), recursive=True)
     with pytest.raises(InputError, match=r"no file is called .*\*\.mp4"):
-        pair_up([tmp_path / "*.mp4"], Path("out"))
+        pair_inputs([tmp_path / "*.mp4"], Path("out"))
 
 
 def test_what_is_many(clips: Path, tmp_path: Path) -> None:
     one, out = clips / "b10.mp4", tmp_path / "out"
-    assert is_many([one], tmp_path) and is_many([clips], out) and is_many([one, one], out)
-    assert is_many([clips / "*.mp4"], out)
-    assert not is_many([one], out) and not is_many([one], tmp_path / "out.mp4")
-    assert not is_many([clips / "deep"], tmp_path / "out.mp4"), "pictures are a clip"
-    assert not is_many([clips / "deep"], tmp_path / "%d"), "a pattern"
-    assert is_many([clips / "b%d.mp4"], out) and not is_many([clips / "b%d.mp4"], tmp_path / "out.mp4")
+    assert has_many_outputs([one], tmp_path) and has_many_outputs([clips], out) and has_many_outputs([one, one], out)
+    assert has_many_outputs([clips / "*.mp4"], out)
+    assert not has_many_outputs([one], out) and not has_many_outputs([one], tmp_path / "out.mp4")
+    assert not has_many_outputs([clips / "deep"], tmp_path / "out.mp4"), "pictures are a clip"
+    assert not has_many_outputs([clips / "deep"], tmp_path / "%d"), "a pattern"
+    assert has_many_outputs([clips / "b%d.mp4"], out) and not has_many_outputs(
+        [clips / "b%d.mp4"], tmp_path / "out.mp4"
+    )
     (clips / "._cover.png").touch()
     with pytest.raises(UsageError, match="there are 2 inputs, and .*out.mp4 is one file; name a folder"):
-        is_many([one, one], tmp_path / "out.mp4")
+        has_many_outputs([one, one], tmp_path / "out.mp4")
     with pytest.raises(UsageError, match="clips holds clips, and .*out.mp4 is one file; name a folder"):
-        is_many([clips], tmp_path / "out.mp4")
+        has_many_outputs([clips], tmp_path / "out.mp4")
 
 
 def test_one_that_fails_stops_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_one_that_fails_stops_nothing(make_clip: MakeClip, tmp_path: Path) -> No
     broken.write_bytes(b"no clip")
     sources = [make_clip("a.mp4"), broken, make_clip("b.mp4", pts=range(0, 5 * 512, 512)), tmp_path / "missing.mkv"]
     cv2.imwrite(str(tmp_path / "c.png"), np.zeros((8, 8, 3), np.uint8))
-    pairs = pair_up([*sources, tmp_path / "c.png"], tmp_path / "out" / "deep")
+    pairs = pair_inputs([*sources, tmp_path / "c.png"], tmp_path / "out" / "deep")
     seen: list[FolderProgress] = []
     outcomes = upscale_folder(pairs, BICUBIC, progress=seen.append)
     assert [outcome.state for outcome in outcomes] == ["done", "failed", "done", "failed", "done"]
@@ -125,7 +127,7 @@ def test_one_that_fails_stops_nothing(make_clip: MakeClip, tmp_path: Path) -> No
 
 
 def test_a_second_run_does_what_is_missing(make_clip: MakeClip, tmp_path: Path) -> None:
-    pairs = pair_up([make_clip("a.mp4"), make_clip("b.mp4")], tmp_path / "out")
+    pairs = pair_inputs([make_clip("a.mp4"), make_clip("b.mp4")], tmp_path / "out")
     upscale_folder(pairs, BICUBIC)
     pairs[1].target.unlink()
     before = pairs[0].target.stat()
@@ -137,14 +139,14 @@ def test_a_second_run_does_what_is_missing(make_clip: MakeClip, tmp_path: Path) 
 
 
 def test_an_input_is_never_an_output(make_clip: MakeClip, tmp_path: Path) -> None:
-    (outcome,) = upscale_folder(pair_up([make_clip("a.mp4")], tmp_path), BICUBIC)
+    (outcome,) = upscale_folder(pair_inputs([make_clip("a.mp4")], tmp_path), BICUBIC)
     assert outcome.state == "failed" and "is one of the inputs" in outcome.error
 
 
 def test_damage(make_clip: MakeClip, tmp_path: Path) -> None:
     clip = make_clip("a.mkv", pts=range(0, 100 * 512, 512), options={"crf": "10"})
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 2 // 3])
-    pairs = pair_up([clip], tmp_path / "out")
+    pairs = pair_inputs([clip], tmp_path / "out")
     (outcome,) = upscale_folder(pairs, BICUBIC)
     assert outcome.state == "damaged" and outcome.error.startswith("missing at the end")
     options = UpscaleOptions(model="bicubic", tolerant=True, overwrite=True)
@@ -152,7 +154,7 @@ def test_damage(make_clip: MakeClip, tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_is_no_matter_of_one_clip(make_clip: MakeClip, tmp_path: Path) -> None:
-    pairs = pair_up([make_clip("a.mp4")], tmp_path / "out")
+    pairs = pair_inputs([make_clip("a.mp4")], tmp_path / "out")
     with pytest.raises(UnknownModelError):
         upscale_folder(pairs, UpscaleOptions(model="nope"))
 
@@ -166,7 +168,7 @@ def test_pictures_are_known_by_their_content(tmp_path: Path) -> None:
         frames[0].save(source / name, save_all=True, append_images=frames[1:], duration=40)
     frames[0].save(source / "still.mp4", "JPEG")
     frames[0].save(source / "still.gif", "PNG")
-    pairs = pair_up([source], tmp_path / "out")
+    pairs = pair_inputs([source], tmp_path / "out")
     outcomes = upscale_folder(pairs, UpscaleOptions(model="bicubic", scale=2))
     assert {outcome.pair.target.name: (outcome.state, outcome.summary and outcome.summary.frames)
             for outcome in outcomes} == {
@@ -183,7 +185,7 @@ def test_no_clip_is_read_before_its_turn(make_clip: MakeClip, tmp_path: Path, mo
             events.append(Path(path).name)
 
     monkeypatch.setattr("vsr.media.probe._File", Watched)
-    pairs = pair_up([make_clip("a.mp4"), make_clip("b.mp4")], tmp_path / "out")
+    pairs = pair_inputs([make_clip("a.mp4"), make_clip("b.mp4")], tmp_path / "out")
     upscale_folder(pairs, BICUBIC, progress=lambda at: None, on_outcome=lambda outcome: events.append("done"))
     assert "b.mp4" not in events[: events.index("done")] and "b.mp4" in events
 
@@ -194,7 +196,7 @@ def test_progress_comes_to_what_there_is(make_clip: MakeClip, tmp_path: Path) ->
                for name, count, crf in (("a", 3, "1"), ("c", 9, "51"), ("d", 5, "20"))]  # fmt: skip
     for name in ("b.png", "e.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
-    pairs = sorted(pair_up([*sources, tmp_path / "b.png", tmp_path / "e.png"], tmp_path / "out"), key=str)
+    pairs = sorted(pair_inputs([*sources, tmp_path / "b.png", tmp_path / "e.png"], tmp_path / "out"), key=str)
     upscale_folder([pairs[0]], BICUBIC)
     seen: list[FolderProgress] = []
     upscale_folder(pairs, BICUBIC, progress=seen.append)
@@ -225,17 +227,17 @@ def test_the_engine_is_kept(
         cv2.imwrite(str(tmp_path / name), rng.integers(0, 256, shape, np.uint8))
     sources = [make_clip("a.mp4"), *(tmp_path / name for name in ("b.png", "c.png", "d.png"))]
     options = UpscaleOptions(model=str(tiny_weights), preset="ultrafast")
-    outcomes = upscale_folder(pair_up(sources, tmp_path / "together"), options)
+    outcomes = upscale_folder(pair_inputs(sources, tmp_path / "together"), options)
     assert [outcome.state for outcome in outcomes] == ["done"] * 4 and len(loaded) == 1
     for source in sources:
-        (outcome,) = upscale_folder(pair_up([source], tmp_path / "apart"), options)
+        (outcome,) = upscale_folder(pair_inputs([source], tmp_path / "apart"), options)
         assert outcome.pair.target.read_bytes() == (tmp_path / "together" / source.name).read_bytes()
     assert len(loaded) == 5
 
 
 def test_another_engine_takes_the_place_of_the_one_that_is_kept(loaded: list[dict[str, Any]]) -> None:
     spec = EngineSpec("bicubic", 2, "cpu", "torch", "fp32", None, 1.0)
-    engines = EngineKeeper()
+    engines = EngineCache()
     first = engines.load(spec)
     assert engines.load(replace(spec)) is first
     gone = weakref.ref(first)

@@ -29,15 +29,15 @@ from vsr.pipeline.journal import (
     job_folder_of,
     read_job,
     read_record,
+    resumable_job,
     seal,
-    waiting_job,
 )
-from vsr.pipeline.segments import Finished
+from vsr.pipeline.segments import FinishedSegment
 
 MakeClip = Callable[..., Path]
 
 SETTINGS = {"the model": "a", "its options": "crf=18", "the batch size": 4}
-DONE = Finished(0, 3, 1, Damage(), (Timing(0, 40), Timing(80, 40), Timing(40, 40)))
+DONE = FinishedSegment(0, 3, 1, Damage(), (Timing(0, 40), Timing(80, 40), Timing(40, 40)))
 
 
 def manifest_of(settings: dict[str, object], target: str = "/film/out.mp4") -> Manifest:
@@ -55,7 +55,7 @@ def target(tmp_path: Path) -> Path:
 
 def finish(folder: JobFolder, number: int, frames: int = 3) -> Path:
     """Commits a segment as those who upscale do."""
-    done = Finished(number, frames, 1, Damage(), DONE.packets[:frames])
+    done = FinishedSegment(number, frames, 1, Damage(), DONE.packets[:frames])
     half = folder.path / f".{number:06}-{os.getpid()}"
     half.mkdir()
     (half / "video.mp4").write_bytes(b"video")
@@ -433,22 +433,22 @@ def test_names_as_long_as_they_may_be(tmp_path: Path) -> None:
 
 def test_a_job_waits_under_the_name_of_its_output(target: Path) -> None:
     with pytest.raises(UsageError, match=r"nothing waits to be resumed for .*out\.mp4"):
-        waiting_job(target)
+        resumable_job(target)
     leave_behind(target, 0)
-    assert waiting_job(target).command == Command(("/film/in.mp4",), str(target))
+    assert resumable_job(target).command == Command(("/film/in.mp4",), str(target))
 
 
 def test_a_command_waits_in_its_folder(tmp_path: Path) -> None:
     out = tmp_path / "out" / "deeper"
     out.mkdir(parents=True)
     leave_behind(out / "a.mp4", 0)
-    assert waiting_job(tmp_path / "out").command.target == "/film/out.mp4"
+    assert resumable_job(tmp_path / "out").command.target == "/film/out.mp4"
     with pytest.raises(Stop), job_folder(out / "b.mp4") as folder:
         folder.adopt(manifest_of(SETTINGS, "/film/another.mp4"))
         finish(folder, 0)
         raise Stop
     with pytest.raises(UsageError, match=r"several jobs wait in .*out; resume them one by one: .*out\.mp4, .*another"):
-        waiting_job(tmp_path / "out")
+        resumable_job(tmp_path / "out")
 
 
 def test_clear(target: Path) -> None:

@@ -246,7 +246,7 @@ def test_a_missing_program_is_missed_first(
     def missing() -> str:
         raise FFmpegError("no ffmpeg program")
 
-    monkeypatch.setattr("vsr.pipeline.outputs.the_program", missing)
+    monkeypatch.setattr("vsr.pipeline.outputs.ffmpeg_program", missing)
     monkeypatch.setattr("vsr.pipeline.segment.load_model", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(FFmpegError, match="no ffmpeg program"):
         vsr.upscale(make_clip(), tmp_path / "out.mp4", model="identity")

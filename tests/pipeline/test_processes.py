@@ -237,12 +237,12 @@ def test_a_worker_whose_memory_runs_out_says_to_which_tile(make_clip: MakeClip, 
     clip, told = make_clip(), Told(("tile", 24))
     options = UpscaleOptions(**ASKED)
     opened = open_source(clip, options)
-    order = plan_clip(opened, output_for(opened, tmp_path / "out.mp4", options), options, {}).order
-    work = processes._Work(order, [], tmp_path, told)  # type: ignore[arg-type]
+    job = plan_clip(opened, output_for(opened, tmp_path / "out.mp4", options), options, {}).job
+    work = processes._Work(job, [], tmp_path, told)  # type: ignore[arg-type]
     worker = processes._Worker("cpu", 1)
     worker.connection, worker.waiting = told, False  # type: ignore[assignment]
     work.hear(worker)
-    assert told.tiles == [24] and work._order.engine.tile_size == 24
+    assert told.tiles == [24] and work._job.engine.tile_size == 24
 
 
 def test_devices_of_several_kinds_are_said_once(

@@ -308,7 +308,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(TorchRuntime, "__call__", limited)
     monkeypatch.setattr("vsr.inference.engine.OVERLAP", 4)
-    monkeypatch.setattr("vsr.inference.engine.LEAST_STEP", 4)
+    monkeypatch.setattr("vsr.inference.engine.MIN_TILE_STEP", 4)
     return tried
 
 

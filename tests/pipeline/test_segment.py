@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vsr.errors import InputError, OutputError
 from vsr.imaging.colour import ColourSpec, PixelLayout
 from vsr.inference.engine import Engine
-from vsr.inference.torch_backend import Landing, Lanes
+from vsr.inference.torch_backend import DeviceTransfer, PendingDownload
 from vsr.media.clip import ClipInfo, ColourTags, VideoInfo
 from vsr.media.formats import Timing
 from vsr.media.reader import Damage, Frame
@@ -26,7 +26,7 @@ from vsr.pipeline.journal import RECORD, read_record
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import Conversion
 from vsr.pipeline.segment import upscale_segments
-from vsr.pipeline.segments import Finished, Segment
+from vsr.pipeline.segments import FinishedSegment, Segment
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -111,7 +111,7 @@ class Counting(Identity):
         return lr
 
 
-class LateLanes(Lanes):
+class LateLanes(DeviceTransfer):
     """As on a device that works apart: three batches are on their way, and nothing comes before it is asked for."""
 
     def __init__(self, device: torch.device) -> None:
@@ -119,11 +119,11 @@ class LateLanes(Lanes):
         self.depth = 2
         self.asked: list[int] = []
 
-    def download(self, tensors: Sequence[Tensor]) -> Landing:
+    def download(self, tensors: Sequence[Tensor]) -> PendingDownload:
         number, asked = len(self.asked), self.asked
         asked.append(0)
 
-        class Late(Landing):
+        class Late(PendingDownload):
             def wait(self) -> list[Any]:
                 asked[number] += 1
                 assert asked[number] == 1, "once each"
@@ -136,18 +136,18 @@ class LateLanes(Lanes):
 def depth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many batches are on their way besides the first."""
     if request.param:
-        monkeypatch.setattr("vsr.pipeline.segment.Lanes", LateLanes)
+        monkeypatch.setattr("vsr.pipeline.segment.DeviceTransfer", LateLanes)
     return int(request.param)
 
 
 @pytest.fixture
-def upscale(tmp_path: Path, depth: int) -> Callable[..., tuple[list[Finished], list[int], Counting]]:
+def upscale(tmp_path: Path, depth: int) -> Callable[..., tuple[list[FinishedSegment], list[int], Counting]]:
     """Upscales the segments of a clip; returns what is told."""
 
-    def run(clip: Clip) -> tuple[list[Finished], list[int], Counting]:
+    def run(clip: Clip) -> tuple[list[FinishedSegment], list[int], Counting]:
         network, finished, counts = Counting(), [], []
 
-        def take(done: Finished, folder: Path) -> None:
+        def take(done: FinishedSegment, folder: Path) -> None:
             assert read_record(folder) == done
             assert (folder / "video").read_bytes() == b"whole"
             assert folder.parent == tmp_path and folder.name.startswith(f".{done.number:06}-")
@@ -161,7 +161,7 @@ def upscale(tmp_path: Path, depth: int) -> Callable[..., tuple[list[Finished], l
     return run
 
 
-Upscale = Callable[[Any], tuple[list[Finished], list[int], Counting]]
+Upscale = Callable[[Any], tuple[list[FinishedSegment], list[int], Counting]]
 
 
 def written(clip: Clip) -> list[str]:

@@ -17,7 +17,15 @@ import pytest
 from vsr.media.formats import Timing
 from vsr.media.probe import PacketIndex, index_packets, probe
 from vsr.media.reader import Damage, Frame, read_frames
-from vsr.pipeline.segments import FEWEST_FRAMES, PICTURES, Finished, Segment, cut_by_number, cut_by_time, halvings
+from vsr.pipeline.segments import (
+    FEWEST_FRAMES,
+    PICTURES,
+    FinishedSegment,
+    Segment,
+    cut_by_number,
+    cut_by_time,
+    halvings,
+)
 
 Ffmpeg = Callable[..., str]
 
@@ -168,8 +176,8 @@ def test_a_segment_takes_about_a_minute_and_has_some_frames(frames: int, frame_s
 
 
 def test_what_became_of_a_segment_survives_json() -> None:
-    done = Finished(3, 2, 1, Damage(1, 2, 0.5), (Timing(40, 7), Timing(0, 0)))
-    again = Finished.from_dict(json.loads(json.dumps(asdict(done))))
+    done = FinishedSegment(3, 2, 1, Damage(1, 2, 0.5), (Timing(40, 7), Timing(0, 0)))
+    again = FinishedSegment.from_dict(json.loads(json.dumps(asdict(done))))
     assert again == done
     assert isinstance(again.packets[0], Timing) and isinstance(again.damage, Damage)
 
@@ -179,7 +187,7 @@ def test_what_became_of_a_segment_survives_json() -> None:
 )
 def test_something_else_is_no_segment(spoiled: object) -> None:
     with pytest.raises((TypeError, KeyError)):
-        Finished.from_dict(spoiled)  # type: ignore[arg-type]
+        FinishedSegment.from_dict(spoiled)  # type: ignore[arg-type]
 
 
 # Read one by one, they are what a run from the beginning to the end reads

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision.double import DoublePrecision
 
-from vsr.training.checkpoint import begin_stage, new_game
+from vsr.training.checkpoint import begin_stage, new_train_state
 from vsr.training.launch import launch
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import Recipe, Stage, override
@@ -71,11 +71,11 @@ def gradients(fabric: Fabric, options: TrainOptions, report: Callable[[Any], Non
 
 def one_update(fabric: Fabric, options: TrainOptions) -> tuple[dict[str, Any], dict[str, Any]]:
     """One update at a learning rate of zero on this process's part of a batch that all of them make."""
-    game = new_game(fabric, options)
-    begin_stage(game, "adversarial", options)
+    state = new_train_state(fabric, options)
+    begin_stage(state, "adversarial", options)
     random = torch.Generator().manual_seed(1)
     # Away from its start the generator has gradients everywhere.
-    for parameter in game.generator.plain.parameters():
+    for parameter in state.generator.plain.parameters():
         with torch.no_grad():
             parameter.add_(torch.randn(parameter.shape, generator=random).to(parameter), alpha=0.05)
     share = 4 // fabric.world_size
@@ -83,14 +83,14 @@ def one_update(fabric: Fabric, options: TrainOptions) -> tuple[dict[str, Any], d
     if options.recipe.generator == "recurrent":
         clips = (drawn[part].to(fabric.device) for drawn in draw_clips(random))
         lr, hr, *shifts = clips
-        seen = update_clips(game, ClipBatch(lr, hr, Shift(*shifts[:2]), Shift(*shifts[2:])), learning_rate=0.0)
+        seen = update_clips(state, ClipBatch(lr, hr, Shift(*shifts[:2]), Shift(*shifts[2:])), learning_rate=0.0)
     else:
         pictures = (torch.rand(4, 3, size, size, generator=random, dtype=torch.float64) for size in (4, 16))
         lr, hr = (picture.to(fabric.device)[part] for picture in pictures)
-        seen = update(game, lr, hr, learning_rate=0.0)
-    assert game.discriminator is not None
+        seen = update(state, lr, hr, learning_rate=0.0)
+    assert state.discriminator is not None
     found: dict[str, Any] = {}
-    for player, network in (("generator", game.generator.plain), ("discriminator", game.discriminator.plain)):
+    for player, network in (("generator", state.generator.plain), ("discriminator", state.discriminator.plain)):
         found |= {f"{player}.{name}": parameter.grad for name, parameter in network.named_parameters()}
         found |= {f"{player}.{name}": buffer for name, buffer in network.named_buffers() if "running" in name}
     return found, seen

@@ -14,21 +14,21 @@ from vsr.training.launch import launch
 from vsr.training.log import Log
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import override
-from vsr.training.report import Facts, about, hardware, write_card
-from vsr.training.step import Game, Quality
+from vsr.training.report import RunDetails, about, hardware, write_card
+from vsr.training.step import Quality, TrainState
 from vsr.training.trainer import train
 
-FACTS = Facts(pictures=900, held_out=16, layout="COCO", fingerprint="0123456789abcdef", hardware="2 x NVIDIA A100")
+FACTS = RunDetails(pictures=900, held_out=16, layout="COCO", fingerprint="0123456789abcdef", hardware="2 x NVIDIA A100")
 
 
 def texts(options: TrainOptions, quality: Quality | None = None) -> dict[str, str]:
     """Of a game that stands at step 8 of the adversarial stage."""
-    game = launch(stand_in, options, print, lambda: False)
-    return about(game, options, FACTS, quality)
+    state = launch(stand_in, options, print, lambda: False)
+    return about(state, options, FACTS, quality)
 
 
-def stand_in(fabric: object, options: TrainOptions, report: object, stop: object) -> Game:
-    return Game(fabric, options.recipe, options.seed, None, None, stage="adversarial", step=8)  # type: ignore[arg-type]
+def stand_in(fabric: object, options: TrainOptions, report: object, stop: object) -> TrainState:
+    return TrainState(fabric, options.recipe, options.seed, None, None, stage="adversarial", step=8)  # type: ignore[arg-type]
 
 
 def test_texts_of_a_weights_file(options: TrainOptions) -> None:

@@ -28,7 +28,7 @@ from vsr.errors import CheckpointError, OutputError, TrainingDataError, UnknownM
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.lpips import load_lpips
 from vsr.networks.weights import read_info, save_discriminator
-from vsr.training.checkpoint import new_game, restore_checkpoint
+from vsr.training.checkpoint import new_train_state, restore_checkpoint
 from vsr.training.log import COLUMNS, read_log
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import STAGES, Recipe, override
@@ -426,7 +426,7 @@ def test_any_change_of_the_pickle_is_refused_in_a_sentence_or_harmless(options: 
         members = {name: archive.read(name) for name in archive.namelist()}
     pickled = next(name for name in members if name.endswith("data.pkl"))
     random = Random(0)
-    game = new_game(Fabric(accelerator="cpu", devices=1), replace(options, stage="pretrain"))
+    state = new_train_state(Fabric(accelerator="cpu", devices=1), replace(options, stage="pretrain"))
     fingerprint = checkpoint(trained)["pictures"]
     refused = 0
     for _ in range(200):
@@ -437,7 +437,7 @@ def test_any_change_of_the_pickle_is_refused_in_a_sentence_or_harmless(options: 
             for name, member in members.items():
                 archive.writestr(name, bytes(content) if name == pickled else member)
         try:
-            restore_checkpoint(game, replace(options, stage="pretrain"), fingerprint=fingerprint)
+            restore_checkpoint(state, replace(options, stage="pretrain"), fingerprint=fingerprint)
         except CheckpointError as exc:
             refused += 1
             assert "\n" not in str(exc)

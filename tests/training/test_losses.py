@@ -86,45 +86,45 @@ def test_total_variation_depends_on_no_size() -> None:
 
 @pytest.mark.parametrize("labels", [(0.0, 1.0), (0.1, 0.9), (0.3, 0.7)], ids=str)
 def test_binary_cross_entropy(labels: tuple[float, float]) -> None:
-    game = ADVERSARIAL["bce"]
+    state = ADVERSARIAL["bce"]
     real = (cross_entropy(3, labels[1]) + cross_entropy(0.5, labels[1])) / 2
     fake = (cross_entropy(-1, labels[0]) + cross_entropy(2, labels[0])) / 2
     told = torch.full((2,), labels[0]), torch.full((2,), labels[1])
-    assert float(game.discriminator(FAKE, REAL, *told)) == pytest.approx(real + fake, rel=1e-6)
+    assert float(state.discriminator(FAKE, REAL, *told)) == pytest.approx(real + fake, rel=1e-6)
     # The generator wants its crops taken for real in full, whatever the discriminator is told.
-    assert float(game.generator(FAKE, REAL)) == pytest.approx((cross_entropy(-1, 1) + cross_entropy(2, 1)) / 2)
-    assert not game.compares
+    assert float(state.generator(FAKE, REAL)) == pytest.approx((cross_entropy(-1, 1) + cross_entropy(2, 1)) / 2)
+    assert not state.compares
 
 
 @pytest.mark.parametrize("labels", [(0.0, 1.0), (0.1, 0.9)], ids=str)
 def test_relativistic_average(labels: tuple[float, float]) -> None:
-    game = ADVERSARIAL["relativistic"]
+    state = ADVERSARIAL["relativistic"]
     real, fake = [3.0 - 0.5, 0.5 - 0.5], [-1.0 - 1.75, 2.0 - 1.75]  # less the mean of the other side
     generator = sum(cross_entropy(x, 0) for x in real) / 4 + sum(cross_entropy(x, 1) for x in fake) / 4
     told = torch.full((2,), labels[0]), torch.full((2,), labels[1])
     judged = sum(cross_entropy(x, labels[1]) for x in real) / 4 + sum(cross_entropy(x, labels[0]) for x in fake) / 4
-    assert float(game.generator(FAKE, REAL)) == pytest.approx(generator, rel=1e-6)
-    assert float(game.discriminator(FAKE, REAL, *told)) == pytest.approx(judged, rel=1e-6)
-    assert game.compares
+    assert float(state.generator(FAKE, REAL)) == pytest.approx(generator, rel=1e-6)
+    assert float(state.discriminator(FAKE, REAL, *told)) == pytest.approx(judged, rel=1e-6)
+    assert state.compares
 
 
 def test_hinge() -> None:
-    game = ADVERSARIAL["hinge"]
-    assert float(game.generator(FAKE, REAL)) == pytest.approx(-0.5)
-    assert float(game.discriminator(FAKE, REAL, *PLAIN)) == pytest.approx((0 + 0.5) / 2 + (0 + 3) / 2)
+    state = ADVERSARIAL["hinge"]
+    assert float(state.generator(FAKE, REAL)) == pytest.approx(-0.5)
+    assert float(state.discriminator(FAKE, REAL, *PLAIN)) == pytest.approx((0 + 0.5) / 2 + (0 + 3) / 2)
     smoothed = torch.full((2,), 0.1), torch.full((2,), 0.9)
-    assert float(game.discriminator(FAKE, REAL, *smoothed)) == pytest.approx(1.75), "margins, not labels"
-    assert not game.compares
+    assert float(state.discriminator(FAKE, REAL, *smoothed)) == pytest.approx(1.75), "margins, not labels"
+    assert not state.compares
 
 
 @pytest.mark.parametrize("name", list(ADVERSARIAL))
 def test_the_two_sides_pull_apart(name: str) -> None:
     """The generator raises the logits of its pictures, the discriminator lowers them and raises those of real ones."""
-    game = ADVERSARIAL[name]
+    state = ADVERSARIAL[name]
     fake, real = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
-    (gradient,) = torch.autograd.grad(game.generator(fake, real), fake)
+    (gradient,) = torch.autograd.grad(state.generator(fake, real), fake)
     assert (gradient < 0).all()
-    loss = game.discriminator(fake, real, torch.zeros(4), torch.ones(4))
+    loss = state.discriminator(fake, real, torch.zeros(4), torch.ones(4))
     to_fake, to_real = torch.autograd.grad(loss, (fake, real))
     assert (to_fake > 0).all() and (to_real < 0).all()
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vsr.imaging.metrics import psnr_y, ssim_y
 from vsr.imaging.resize import resize_bicubic
 from vsr.networks.generator import Bicubic
-from vsr.networks.lpips import LEAST_SIZE
+from vsr.networks.lpips import MIN_SIZE
 from vsr.training.degradation import reduce
 from vsr.training.step import LARGEST, HeldOut, Quality, least_size, measure, middle
 
@@ -81,7 +81,7 @@ def test_what_is_right_in_every_code() -> None:
 
 
 def test_the_mode_of_the_generator_is_left() -> None:
-    class Watch(nn.Module):
+    class TrainMonitor(nn.Module):
         modes: list[bool] = []
 
         def forward(self, lr: Tensor) -> Tensor:
@@ -90,16 +90,16 @@ def test_the_mode_of_the_generator_is_left() -> None:
             return resize_bicubic(lr, 4 * lr.shape[-2], 4 * lr.shape[-1])
 
     for training in (True, False):
-        network = Watch().train(training)
+        network = TrainMonitor().train(training)
         measure(network, [pair(32, 32, 4)], None, scale=4, device=CPU)
         assert network.training is training
-    assert Watch.modes == [False, False]
+    assert TrainMonitor.modes == [False, False]
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_the_least_size_can_be_measured(scale: int) -> None:
     size = least_size(scale)
-    assert size % scale == 0 and size >= LEAST_SIZE
+    assert size % scale == 0 and size >= MIN_SIZE
     quality, _ = measure(Bicubic(scale=scale), [pair(64, 64, scale)], None, scale=scale, device=CPU)
     small = HeldOut(*(torch.zeros(3, edge, edge, dtype=torch.uint8) for edge in (size // scale, size)))
     quality, _ = measure(Bicubic(scale=scale), [small], None, scale=scale, device=CPU)

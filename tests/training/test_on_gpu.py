@@ -16,10 +16,10 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision.amp import MixedPrecision
 from torch import Tensor, nn
 
-from vsr.training.checkpoint import begin_stage, new_game
+from vsr.training.checkpoint import begin_stage, new_train_state
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import Recipe, override
-from vsr.training.step import Game, update
+from vsr.training.step import TrainState, update
 
 HERE = Path(__file__).parent
 SECONDS = 400
@@ -74,27 +74,27 @@ def test_two_processes_share_a_device(device: str, compiled: bool, form: str, tm
 
 
 @pytest.fixture
-def play(tiny_recipe: Recipe) -> Callable[..., Game]:
+def play(tiny_recipe: Recipe) -> Callable[..., TrainState]:
     """Builds a tiny game in the adversarial stage, in float16 with one scaler for both networks."""
 
-    def build(device: str, **values: Any) -> Game:
+    def build(device: str, **values: Any) -> TrainState:
         scaler = torch.amp.GradScaler(device, init_scale=1024.0)  # type: ignore[attr-defined]
         precision = MixedPrecision("16-mixed", device, scaler)
         fabric = Fabric(accelerator=device, devices=1, plugins=precision)
         fabric.launch()
         recipe = override(tiny_recipe, adversarial_adversarial=1.0, **values)
         options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe, device=device)
-        game = new_game(fabric, options)
-        begin_stage(game, "adversarial", options)
-        return game
+        state = new_train_state(fabric, options)
+        begin_stage(state, "adversarial", options)
+        return state
 
     return build
 
 
-def step(game: Game) -> dict[str, Tensor]:
-    random = torch.Generator().manual_seed(game.step)
-    lr, hr = (torch.rand(2, 3, size, size, generator=random).to(game.fabric.device) for size in (4, 16))
-    return update(game, lr, hr, 1e-3)
+def step(state: TrainState) -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(state.step)
+    lr, hr = (torch.rand(2, 3, size, size, generator=random).to(state.fabric.device) for size in (4, 16))
+    return update(state, lr, hr, 1e-3)
 
 
 def weights(network: nn.Module) -> list[Tensor]:
@@ -105,41 +105,41 @@ def moved(network: nn.Module, before: list[Tensor]) -> bool:
     return any(not torch.equal(one, other) for one, other in zip(network.parameters(), before, strict=True))
 
 
-def scale_of(game: Game) -> float:
-    return float(game.fabric.strategy.precision.state_dict()["scale"])
+def scale_of(state: TrainState) -> float:
+    return float(state.fabric.strategy.precision.state_dict()["scale"])
 
 
 @DEVICES
 @pytest.mark.parametrize("clip", [0.0, 1.0])
-def test_one_scaler_serves_both_networks(device: str, clip: float, play: Callable[..., Game]) -> None:
-    game = play(device, gradient_clip=clip)
-    assert game.discriminator is not None
-    networks = (game.generator.plain, game.discriminator.plain)
+def test_one_scaler_serves_both_networks(device: str, clip: float, play: Callable[..., TrainState]) -> None:
+    state = play(device, gradient_clip=clip)
+    assert state.discriminator is not None
+    networks = (state.generator.plain, state.discriminator.plain)
     for _ in range(3):
         before = [weights(network) for network in networks]
-        assert all(bool(value.isfinite()) for value in step(game).values())
+        assert all(bool(value.isfinite()) for value in step(state).values())
         assert all(moved(network, old) for network, old in zip(networks, before, strict=True))
-    assert scale_of(game) == 1024
+    assert scale_of(state) == 1024
 
 
 @DEVICES
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("which", ["generator", "discriminator"])
 def test_an_overflow_in_one_network_costs_that_one_a_step(
-    device: str, which: str, clip: float, play: Callable[..., Game]
+    device: str, which: str, clip: float, play: Callable[..., TrainState]
 ) -> None:
-    game = play(device, gradient_clip=clip)
-    assert game.discriminator is not None
-    networks = {"generator": game.generator.plain, "discriminator": game.discriminator.plain}
+    state = play(device, gradient_clip=clip)
+    assert state.discriminator is not None
+    networks = {"generator": state.generator.plain, "discriminator": state.discriminator.plain}
     first = next(networks[which].parameters())
     hook = first.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
     before = {name: weights(network) for name, network in networks.items()}
-    step(game)
+    step(state)
     assert {name: moved(network, before[name]) for name, network in networks.items()} == {
         name: name != which for name in networks
     }
-    assert scale_of(game) == 512
+    assert scale_of(state) == 512
     hook.remove()
-    step(game)
-    assert moved(networks[which], before[which]) and scale_of(game) == 512
+    step(state)
+    assert moved(networks[which], before[which]) and scale_of(state) == 512
     assert all(bool(parameter.isfinite().all()) for network in networks.values() for parameter in network.parameters())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vsr.errors import InputError, TrainingDataError
 from vsr.imaging.pictures import decode_picture
-from vsr.training.pictures import Draws, PackedPictures, PictureFile, PictureSet, ahead, find_pictures
+from vsr.training.pictures import Draws, PackedPictures, PictureFile, PictureSet, find_pictures, prefetch
 
 
 def atlas(number: int, height: int, width: int) -> np.ndarray:
@@ -488,7 +488,7 @@ def test_ahead_keeps_the_order(steps: range, workers: int) -> None:
         time.sleep(0.002 if step % 3 == 0 else 0)
         return torch.tensor(step)
 
-    assert [int(batch) for batch in ahead(make, steps, workers=workers)] == list(steps)
+    assert [int(batch) for batch in prefetch(make, steps, workers=workers)] == list(steps)
 
 
 def test_ahead_goes_no_further_than_twice_its_workers() -> None:
@@ -499,7 +499,7 @@ def test_ahead_goes_no_further_than_twice_its_workers() -> None:
         return torch.tensor(step)
 
     before = set(threading.enumerate())
-    batches = ahead(make, range(1000), workers=2)
+    batches = prefetch(make, range(1000), workers=2)
     assert not made, "nothing starts before it is asked for"
     for _ in range(3):
         next(batches)
@@ -517,7 +517,7 @@ def test_ahead_passes_an_error_on_in_its_place() -> None:
     before = set(threading.enumerate())
     seen = []
     with pytest.raises(InputError, match="picture 3 is broken"):
-        for batch in ahead(make, range(50), workers=2):
+        for batch in prefetch(make, range(50), workers=2):
             seen.append(int(batch))
     assert seen == [0, 1, 2]
     assert set(threading.enumerate()) == before
@@ -534,7 +534,7 @@ def test_ahead_drops_what_has_not_begun_when_closed() -> None:
             assert go_on.wait(10)
         return torch.tensor(step)
 
-    batches = ahead(make, range(100), workers=1)
+    batches = prefetch(make, range(100), workers=1)
     next(batches)
     assert begun.wait(10)
     timer = threading.Timer(0.3, go_on.set)
@@ -546,7 +546,7 @@ def test_ahead_drops_what_has_not_begun_when_closed() -> None:
 
 def test_ahead_leaves_no_thread_when_the_loop_ends_by_an_error() -> None:
     before = set(threading.enumerate())
-    batches = ahead(numbered, range(100), workers=3)
+    batches = prefetch(numbered, range(100), workers=3)
     next(batches)
     assert set(threading.enumerate()) != before
     with pytest.raises(KeyError):

@@ -17,9 +17,9 @@ from vsr.training.recipes import (
     Recipe,
     Stage,
     VideoDegradation,
-    lasting,
     override,
     parse_labels,
+    with_total_steps,
 )
 
 PRETRAIN, ADVERSARIAL = Stage(length=10, mse=1.0), Stage(length=5, mse=1.0, adversarial=1e-3)
@@ -313,7 +313,7 @@ def lengths(chosen: Recipe) -> list[int]:
 def test_steps_are_shared_out_in_proportion(own: tuple[int, int, int], steps: int, expected: list[int]) -> None:
     values = {f"{name}_length": length for name, length in zip(STAGES, own, strict=True)}
     before = override(recipe(unit="epochs"), **values)
-    after = lasting(before, steps)
+    after = with_total_steps(before, steps)
     assert lengths(after) == expected
     assert after.unit == "steps"
     assert override(after, unit="epochs", **values) == before, "nothing else changes"
@@ -327,21 +327,23 @@ def test_shares_are_whole_and_complete() -> None:
         values = {f"{name}_length": length for name, length in zip(STAGES, own, strict=True)}
         before = override(recipe(), **values)
         for steps in (present, present + 1, 7, 10, 1001):
-            shares = lengths(lasting(before, steps))
+            shares = lengths(with_total_steps(before, steps))
             assert sum(shares) == steps
             assert all((share > 0) == (length > 0) for share, length in zip(shares, own, strict=True))
 
 
 def test_one_stage_alone_takes_all_steps() -> None:
-    after = lasting(recipe(unit="epochs"), 9, "adversarial")
+    after = with_total_steps(recipe(unit="epochs"), 9, "adversarial")
     assert (after.adversarial.length, after.unit) == (9, "steps")
-    assert lasting(recipe(), 9, "discriminator").discriminator.length == 9, "one that the recipe leaves out, too"
+    assert with_total_steps(recipe(), 9, "discriminator").discriminator.length == 9, (
+        "one that the recipe leaves out, too"
+    )
 
 
 def test_steps_that_cannot_be_shared_out() -> None:
     with pytest.raises(UsageError, match=r"^steps must be at least 3, one for each stage, got 2\.$"):
-        lasting(RECIPES["vgg16-tv"], 2)
+        with_total_steps(RECIPES["vgg16-tv"], 2)
     with pytest.raises(UsageError, match="no stage has a length that the steps could be shared out by"):
-        lasting(recipe(pretrain=Stage(), adversarial=Stage()), 5)
+        with_total_steps(recipe(pretrain=Stage(), adversarial=Stage()), 5)
     with pytest.raises(UsageError, match="pretrain: a loss is needed"):
-        lasting(RECIPES["coco-200"], 5, "pretrain")
+        with_total_steps(RECIPES["coco-200"], 5, "pretrain")

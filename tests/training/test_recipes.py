@@ -15,7 +15,7 @@ from vsr.networks.discriminator import Discriminator
 from vsr.networks.generator import Generator
 from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.vgg import CONVOLUTIONS, SLIM
-from vsr.training.checkpoint import begin_stage, new_game
+from vsr.training.checkpoint import begin_stage, new_train_state
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import LOSSES, RECIPES, STAGES, Recipe, override
 from vsr.training.step import ClipBatch, Shift, update, update_clips
@@ -120,19 +120,19 @@ def test_what_is_written_down_of_recurrent_generators(name: str) -> None:
 def test_one_update_of_each_stage_on_clips(name: str, asked: list[str]) -> None:
     recipe = override(cut_down(name), frames=3, long_frames=0)
     options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)
-    game = new_game(Fabric(accelerator="cpu", devices=1), options)
+    state = new_train_state(Fabric(accelerator="cpu", devices=1), options)
     hr = torch.rand(2, 3, 3, 32, 32)
     shift = Shift(torch.rand(2, 2, 8, 8, 2), torch.rand(2, 2, 8, 8))
     clips = ClipBatch(nn.functional.avg_pool3d(hr, (1, 4, 4)), hr, shift, shift)
     for stage in options.stages:
-        begin_stage(game, stage, options)
-        seen = update_clips(game, clips, 1e-4)
+        begin_stage(state, stage, options)
+        seen = update_clips(state, clips, 1e-4)
         assert set(seen) == {"generator_loss", *RECURRENT[name][stage]} | (JUDGED if stage == "adversarial" else set())
         total = sum(float(seen[term]) for term in RECURRENT[name][stage])
         assert float(seen["generator_loss"]) == pytest.approx(total, rel=1e-5)
-    assert isinstance(game.generator.plain, RecurrentGenerator) and game.generator.plain.aligned
-    if game.discriminator is not None:
-        config = cast(Discriminator, game.discriminator.plain).config
+    assert isinstance(state.generator.plain, RecurrentGenerator) and state.generator.plain.aligned
+    if state.discriminator is not None:
+        config = cast(Discriminator, state.discriminator.plain).config
         assert (config["frames"], config["head"]) == (3, "pooled")
 
 
@@ -216,12 +216,12 @@ JUDGED = {"discriminator_loss", "d_real", "d_fake"}
 def test_one_update_of_each_stage(name: str, asked: list[str]) -> None:
     recipe = cut_down(name)
     options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)
-    game = new_game(Fabric(accelerator="cpu", devices=1), options)
+    state = new_train_state(Fabric(accelerator="cpu", devices=1), options)
     hr = torch.rand(recipe.batch_size, 3, 32, 32)
     lr = nn.functional.avg_pool2d(hr, 4)
     for stage in options.stages:
-        begin_stage(game, stage, options)
-        seen = update(game, lr, hr, 1e-4)
+        begin_stage(state, stage, options)
+        seen = update(state, lr, hr, 1e-4)
         expected = {"discriminator": JUDGED}.get(stage) or {"generator_loss", *TABLE[name][stage]}
         assert set(seen) == (expected | JUDGED if stage == "adversarial" else expected), stage
         assert all(value.ndim == 0 and torch.isfinite(value) and not value.requires_grad for value in seen.values())
@@ -229,20 +229,20 @@ def test_one_update_of_each_stage(name: str, asked: list[str]) -> None:
             total = sum(float(seen[term]) for term in TABLE[name][stage])
             assert float(seen["generator_loss"]) == pytest.approx(total, rel=1e-5)
         layer = TABLE[name]["layers"].get(stage)
-        reached = None if game.features is None else list(game.features.convolutions)[-1]  # type: ignore[arg-type]
+        reached = None if state.features is None else list(state.features.convolutions)[-1]  # type: ignore[arg-type]
         assert reached == layer, stage
     assert set(asked) == {recipe.content_network}
-    assert (game.step, game.stage, game.stage_step) == (len(options.stages), "adversarial", 1)
+    assert (state.step, state.stage, state.stage_step) == (len(options.stages), "adversarial", 1)
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_the_networks_of_each(name: str, asked: list[str]) -> None:
     recipe, said = cut_down(name), TABLE[name]["networks"]
     options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)
-    game = new_game(Fabric(accelerator="cpu", devices=1), options)
-    begin_stage(game, "adversarial", options)
-    assert game.discriminator is not None
-    generator, discriminator = game.generator.plain, game.discriminator.plain
+    state = new_train_state(Fabric(accelerator="cpu", devices=1), options)
+    begin_stage(state, "adversarial", options)
+    assert state.discriminator is not None
+    generator, discriminator = state.generator.plain, state.discriminator.plain
     assert isinstance(generator, Generator) and isinstance(discriminator, Discriminator)
     assert generator.config == {
         "scale": 4,

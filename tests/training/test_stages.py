@@ -21,10 +21,10 @@ from vsr.networks.discriminator import Discriminator
 from vsr.networks.generator import Generator
 from vsr.networks.vgg import CONVOLUTIONS, SLIM, ContentFeatures
 from vsr.networks.weights import save_discriminator, save_network
-from vsr.training.checkpoint import begin_stage, new_game, prepare_stage
+from vsr.training.checkpoint import begin_stage, new_train_state, prepare_stage
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import RECIPES, Stage, override
-from vsr.training.step import Game, update
+from vsr.training.step import TrainState, update
 
 TINY = {"blocks": 1, "channels": 4, "discriminator_channels": 4, "crop_size": 32, "batch_size": 2}
 LOSSES = {"adversarial_content": 0.0, "adversarial_mse": 1.0}
@@ -35,14 +35,14 @@ def options(recipe: str = "srgan", values: Mapping[str, Any] = LOSSES, **run: An
     return TrainOptions(data=(Path("data"),), output=Path("run"), recipe=chosen, **run)
 
 
-def start(chosen: TrainOptions, stage: Any = None) -> Game:
-    game = new_game(Fabric(accelerator="cpu", devices=1), chosen)
+def start(chosen: TrainOptions, stage: Any = None) -> TrainState:
+    state = new_train_state(Fabric(accelerator="cpu", devices=1), chosen)
     if stage is not None:
-        begin_stage(game, stage, chosen)
-    return game
+        begin_stage(state, stage, chosen)
+    return state
 
 
-def state(module: nn.Module) -> dict[str, Tensor]:
+def copied_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
@@ -51,25 +51,25 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def learn(game: Game, updates: int = 1) -> None:
+def learn(state: TrainState, updates: int = 1) -> None:
     for _ in range(updates):
-        update(game, torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32), 1e-3)
+        update(state, torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32), 1e-3)
 
 
-def judge_of(game: Game) -> nn.Module:
-    assert game.discriminator is not None
-    return game.discriminator.plain
+def judge_of(state: TrainState) -> nn.Module:
+    assert state.discriminator is not None
+    return state.discriminator.plain
 
 
 def test_a_new_game() -> None:
     chosen = options(values={**LOSSES, "betas": (0.5, 0.9)})
-    game = start(chosen)
-    assert (game.step, game.stage_step, game.stage, game.best) == (0, 0, "pretrain", {})
-    assert game.discriminator is None and game.features is None
-    assert same(game.ema.module.state_dict(), game.generator.plain.state_dict())
-    assert game.ema.module is not game.generator.plain
-    prepare_stage(game, "adversarial", chosen)
-    for player in (game.generator, game.discriminator):
+    state = start(chosen)
+    assert (state.step, state.stage_step, state.stage, state.best) == (0, 0, "pretrain", {})
+    assert state.discriminator is None and state.features is None
+    assert same(state.ema.module.state_dict(), state.generator.plain.state_dict())
+    assert state.ema.module is not state.generator.plain
+    prepare_stage(state, "adversarial", chosen)
+    for player in (state.generator, state.discriminator):
         assert player is not None
         held = [parameter for group in player.optimizer.param_groups for parameter in group["params"]]
         assert {id(parameter) for parameter in held} == {id(parameter) for parameter in player.plain.parameters()}
@@ -82,10 +82,10 @@ def test_the_networks_follow_the_recipe() -> None:
         **{"scale": 2, "blocks": 2, "channels": 6, "upsampling": "nearest", "tanh": True, "normalisation": "imagenet"},
         **{"norm_momentum": 0.3, "discriminator_channels": 5, "discriminator_head": "pooled", "crop_size": 48},
     }
-    game = start(options(values=LOSSES | values), "adversarial")
+    state = start(options(values=LOSSES | values), "adversarial")
     keys = ("scale", "blocks", "channels", "upsampling", "tanh", "normalisation", "norm_momentum")
-    assert cast(Generator, game.generator.plain).config == {key: values[key] for key in keys}
-    config = cast(Discriminator, judge_of(game)).config
+    assert cast(Generator, state.generator.plain).config == {key: values[key] for key in keys}
+    config = cast(Discriminator, judge_of(state)).config
     assert (config["channels"], config["head"], config["crop_size"]) == (5, "pooled", 48)
 
 
@@ -100,10 +100,10 @@ def test_first_weights_depend_on_the_seed_alone() -> None:
     begin_stage(again, "adversarial", options(seed=5))
     assert torch.equal(torch.get_rng_state(), before)
     other = start(options(seed=6), "adversarial")
-    assert same(state(first.generator.plain), state(again.generator.plain))
-    assert same(state(judge_of(first)), state(judge_of(again)))
+    assert same(copied_state(first.generator.plain), copied_state(again.generator.plain))
+    assert same(copied_state(judge_of(first)), copied_state(judge_of(again)))
     assert not torch.equal(first.generator.plain.tail.weight, other.generator.plain.tail.weight)  # type: ignore[union-attr, arg-type]
-    assert not same(state(judge_of(first)), state(judge_of(other)))
+    assert not same(copied_state(judge_of(first)), copied_state(judge_of(other)))
 
 
 def test_the_greatest_seed() -> None:
@@ -112,35 +112,35 @@ def test_the_greatest_seed() -> None:
 
 def test_a_stage_begins_from_the_average_with_clean_optimisers() -> None:
     chosen = options()
-    game = start(chosen, "pretrain")
-    learn(game, 3)
-    average = state(game.ema.module)
-    assert not same(average, state(game.generator.plain))
+    state = start(chosen, "pretrain")
+    learn(state, 3)
+    average = copied_state(state.ema.module)
+    assert not same(average, copied_state(state.generator.plain))
     for stage in ("discriminator", "adversarial"):
-        begin_stage(game, stage, chosen)  # type: ignore[arg-type]
-        assert (game.stage, game.stage_step, game.step) == (stage, 0, 3 if stage == "discriminator" else 4)
-        assert same(state(game.generator.plain), average), "the discriminator's stage changes nothing of it"
-        assert same(state(game.ema.module), average) and int(game.ema.n_averaged) == 0
-        assert game.discriminator is not None
-        for player in (game.generator, game.discriminator):
+        begin_stage(state, stage, chosen)  # type: ignore[arg-type]
+        assert (state.stage, state.stage_step, state.step) == (stage, 0, 3 if stage == "discriminator" else 4)
+        assert same(copied_state(state.generator.plain), average), "the discriminator's stage changes nothing of it"
+        assert same(copied_state(state.ema.module), average) and int(state.ema.n_averaged) == 0
+        assert state.discriminator is not None
+        for player in (state.generator, state.discriminator):
             assert not player.optimizer.optimizer.state, stage
-        judge = state(judge_of(game))
-        learn(game)
-    learn(game)
-    assert not same(state(judge_of(game)), judge)
-    counts = [moments["step"] for moments in game.generator.optimizer.optimizer.state.values()]
+        judge = copied_state(judge_of(state))
+        learn(state)
+    learn(state)
+    assert not same(copied_state(judge_of(state)), judge)
+    counts = [moments["step"] for moments in state.generator.optimizer.optimizer.state.values()]
     assert counts and all(int(count) == 2 for count in counts), "Adam counts from the stage's start"
-    assert int(game.ema.n_averaged) == 2
+    assert int(state.ema.n_averaged) == 2
 
 
 def test_the_discriminator_goes_on_into_the_next_stage() -> None:
     chosen = options()
-    game = start(chosen, "discriminator")
-    learn(game, 2)
-    player, learnt = game.discriminator, state(judge_of(game))
-    begin_stage(game, "adversarial", chosen)
-    assert game.discriminator is player
-    assert same(state(judge_of(game)), learnt)
+    state = start(chosen, "discriminator")
+    learn(state, 2)
+    player, learnt = state.discriminator, copied_state(judge_of(state))
+    begin_stage(state, "adversarial", chosen)
+    assert state.discriminator is player
+    assert same(copied_state(judge_of(state)), learnt)
 
 
 def slim_weights(network: str) -> dict[str, Tensor]:
@@ -160,16 +160,16 @@ def test_content_networks_come_with_the_stage_that_needs_them(tmp_path: Path) ->
     save_file(slim_weights("vgg16"), file)
     values = {"content_activation": "before", "discriminator": Stage(length=1, content=1.0)}
     chosen = options("vgg16-tv", values=values, content_weights=file)
-    game = start(chosen)
+    state = start(chosen)
     for stage, layer in (("pretrain", "conv2_2"), ("discriminator", None), ("adversarial", "conv5_3")):
-        prepare_stage(game, stage, chosen)  # type: ignore[arg-type]
+        prepare_stage(state, stage, chosen)  # type: ignore[arg-type]
         if layer is None:
-            assert game.features is None, "the discriminator alone needs no content network"
+            assert state.features is None, "the discriminator alone needs no content network"
             continue
-        assert isinstance(game.features, ContentFeatures)
-        assert list(game.features.convolutions)[-1] == layer
-        assert not game.features.after_activation
-        assert not any(parameter.requires_grad for parameter in game.features.parameters())
+        assert isinstance(state.features, ContentFeatures)
+        assert list(state.features.convolutions)[-1] == layer
+        assert not state.features.after_activation
+        assert not any(parameter.requires_grad for parameter in state.features.parameters())
 
 
 def test_no_content_network_without_a_content_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,9 +240,9 @@ def trained(tmp_path: Path, tiny_generator: Callable[..., Generator]) -> Callabl
 def test_init_takes_all_of_the_same_network(
     trained: Callable[..., Path], tiny_generator: Callable[..., Generator], caplog: pytest.LogCaptureFixture
 ) -> None:
-    game = start(options(init=trained()), "pretrain")
-    expected = state(tiny_generator())
-    for part in (game.generator.plain, game.ema.module):
+    state = start(options(init=trained()), "pretrain")
+    expected = copied_state(tiny_generator())
+    for part in (state.generator.plain, state.ema.module):
         for name, tensor in part.state_dict().items():
             torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)  # stored in half precision
     assert caplog.records == []
@@ -253,17 +253,17 @@ def test_init_of_another_scale_starts_all_but_the_upsampling(
 ) -> None:
     values = LOSSES | {"scale": 2}
     fresh, taken = start(options(values=values)), start(options(values=values, init=trained(scale=4)))
-    x4 = state(tiny_generator(scale=4))
+    x4 = copied_state(tiny_generator(scale=4))
     for part in (taken.generator.plain, taken.ema.module):
         for name, tensor in part.state_dict().items():
             # The first doubling and the tail of x4 have the shapes of x2's, and are taken as well.
             torch.testing.assert_close(tensor, x4[name], rtol=1e-3, atol=1e-4)
-    assert not same(state(fresh.generator.plain), state(taken.generator.plain))
+    assert not same(copied_state(fresh.generator.plain), copied_state(taken.generator.plain))
     assert caplog.records == [], "nothing of x2 was left as it was"
 
     x2 = tiny_generator(scale=2)
     grown = start(options(init=trained(x2)))
-    own = state(start(options()).generator.plain)
+    own = copied_state(start(options()).generator.plain)
     for name, tensor in grown.generator.plain.state_dict().items():
         expected = own[name] if name.startswith("upsample.1.") else x2.state_dict()[name]
         torch.testing.assert_close(tensor, expected, rtol=1e-3, atol=1e-4, msg=name)
@@ -306,10 +306,10 @@ def test_a_discriminator_can_be_given(tmp_path: Path, trained: Callable[..., Pat
     path = tmp_path / "judge.safetensors"
     save_discriminator(path, given, {})
     chosen = options(init_discriminator=path)
-    game = start(chosen, "adversarial")
-    for name, tensor in judge_of(game).state_dict().items():
+    state = start(chosen, "adversarial")
+    for name, tensor in judge_of(state).state_dict().items():
         torch.testing.assert_close(tensor, given.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
-    assert judge_of(game).training
+    assert judge_of(state).training
     # Seen at the start of the run, not behind the stage before.
     with pytest.raises(WeightsError, match="is a generator"):
         start(replace(chosen, init_discriminator=trained()))
@@ -319,8 +319,8 @@ def test_a_discriminator_can_be_given(tmp_path: Path, trained: Callable[..., Pat
 
 def test_the_average_is_no_part_of_the_network() -> None:
     """What is done to one is not done to the other."""
-    game = start(options(), "pretrain")
-    network = copy.deepcopy(game.ema.module)
+    state = start(options(), "pretrain")
+    network = copy.deepcopy(state.ema.module)
     with torch.no_grad():
-        game.generator.plain.tail.bias += 1  # type: ignore[union-attr, operator]
-    assert same(state(game.ema.module), state(network))
+        state.generator.plain.tail.bias += 1  # type: ignore[union-attr, operator]
+    assert same(copied_state(state.ema.module), copied_state(network))

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vsr.training import step as update_module
-from vsr.training.checkpoint import begin_stage, new_game
+from vsr.training.checkpoint import begin_stage, new_train_state
 from vsr.training.losses import Adversarial
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import RECIPES, Labels, Stage, override
-from vsr.training.step import Game, update
+from vsr.training.step import TrainState, update
 
 RATE = 1e-3
 REAL, FAKE = Labels("uniform", 0.7, 1.0), Labels("normal", 0.1, 0.05)
@@ -34,12 +34,12 @@ class Pooled(nn.Module):
 
 
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Game]:
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainState]:
     """Builds a tiny game that stands in a stage, with every parameter random."""
     monkeypatch.setattr("vsr.training.checkpoint.find_content_weights", lambda network, path: {})
     monkeypatch.setattr("vsr.training.checkpoint.ContentFeatures", lambda *arguments, **keywords: Pooled())
 
-    def build(stage: Any = "adversarial", *, precision: Any = "32-true", seed: int = 3, **values: Any) -> Game:
+    def build(stage: Any = "adversarial", *, precision: Any = "32-true", seed: int = 3, **values: Any) -> TrainState:
         recipe = override(
             RECIPES["srgan"],
             **{
@@ -49,13 +49,13 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Game]:
             },
         )
         options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe, seed=seed)
-        game = new_game(Fabric(accelerator="cpu", devices=1, precision=precision), options)
+        state = new_train_state(Fabric(accelerator="cpu", devices=1, precision=precision), options)
         with torch.no_grad():
-            for parameter in game.generator.plain.parameters():
+            for parameter in state.generator.plain.parameters():
                 parameter += torch.randn_like(parameter) * 0.1
-        game.ema.module.load_state_dict(game.generator.plain.state_dict())
-        begin_stage(game, stage, options)
-        return game
+        state.ema.module.load_state_dict(state.generator.plain.state_dict())
+        begin_stage(state, stage, options)
+        return state
 
     return build
 
@@ -64,7 +64,7 @@ def batch(size: int = 2) -> tuple[Tensor, Tensor]:
     return torch.rand(size, 3, 8, 8), torch.rand(size, 3, 32, 32)
 
 
-def state(module: nn.Module) -> dict[str, Tensor]:
+def copied_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
@@ -73,9 +73,9 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def judge_of(game: Game) -> nn.Module:
-    assert game.discriminator is not None
-    return game.discriminator.plain
+def judge_of(state: TrainState) -> nn.Module:
+    assert state.discriminator is not None
+    return state.discriminator.plain
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -130,15 +130,15 @@ def gradients_by_hand(network: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("form", ["bce", "relativistic", "hinge"])
-def test_an_adversarial_update_by_hand(play: Callable[..., Game], form: str) -> None:
+def test_an_adversarial_update_by_hand(play: Callable[..., TrainState], form: str) -> None:
     weights = {"mse": 0.5, "l1": 0.25, "content": 2.0, "total_variation": 0.125, "adversarial": 0.05}
-    game = play(adversarial_form=form, **{f"adversarial_{name}": weight for name, weight in weights.items()})
-    game.step = 7
+    state = play(adversarial_form=form, **{f"adversarial_{name}": weight for name, weight in weights.items()})
+    state.step = 7
     lr, hr = batch()
-    generator, judge = copy.deepcopy(game.generator.plain), copy.deepcopy(judge_of(game))
-    generator_before, judge_before = state(generator), state(judge)
+    generator, judge = copy.deepcopy(state.generator.plain), copy.deepcopy(judge_of(state))
+    generator_before, judge_before = copied_state(generator), copied_state(judge)
 
-    seen = update(game, lr, hr, RATE)
+    seen = update(state, lr, hr, RATE)
 
     sr = generator(lr)
     fake, real = judge(sr.detach()), judge(hr)
@@ -147,15 +147,15 @@ def test_an_adversarial_update_by_hand(play: Callable[..., Game], form: str) -> 
     assert float(seen["d_real"]) == pytest.approx(float((1 / (1 + torch.exp(-real))).mean().detach()), rel=1e-5)
     assert float(seen["d_fake"]) == pytest.approx(float((1 / (1 + torch.exp(-fake))).mean().detach()), rel=1e-5)
     of_judge = gradients_by_hand(judge, loss)
-    assert_adams_first_step(judge_before, judge_of(game), of_judge)
-    for name, parameter in judge_of(game).named_parameters():
+    assert_adams_first_step(judge_before, judge_of(state), of_judge)
+    for name, parameter in judge_of(state).named_parameters():
         assert parameter.requires_grad, name
         assert parameter.grad is not None
         # Had the generator's step gone into them, they would be others.
         torch.testing.assert_close(parameter.grad, of_judge[name], rtol=1e-4, atol=1e-6, msg=name)
 
     # The generator plays against the discriminator that has just learnt.
-    judge.load_state_dict(judge_of(game).state_dict())
+    judge.load_state_dict(judge_of(state).state_dict())
     fake, real = judge(sr), judge(hr).detach()
     terms = {
         "mse": 0.5 * (sr - hr).square().mean(),
@@ -168,19 +168,19 @@ def test_an_adversarial_update_by_hand(play: Callable[..., Game], form: str) -> 
         assert float(seen[name]) == pytest.approx(float(term.detach()), rel=1e-5), name
     total = torch.stack(list(terms.values())).sum()
     assert float(seen["generator_loss"]) == pytest.approx(float(total.detach()), rel=1e-5)
-    assert_adams_first_step(generator_before, game.generator.plain, gradients_by_hand(generator, total))
+    assert_adams_first_step(generator_before, state.generator.plain, gradients_by_hand(generator, total))
     assert seen.keys() == {*terms, "generator_loss", "discriminator_loss", "d_real", "d_fake"}
-    assert (game.step, game.stage_step) == (8, 1)
+    assert (state.step, state.stage_step) == (8, 1)
 
 
 @pytest.mark.parametrize("name", ["mse", "l1", "content", "total_variation"])
-def test_a_pretraining_update_by_hand(play: Callable[..., Game], name: str) -> None:
-    game = play("pretrain", **{"pretrain_mse": 0.0, f"pretrain_{name}": 3.0})
-    assert game.discriminator is None
+def test_a_pretraining_update_by_hand(play: Callable[..., TrainState], name: str) -> None:
+    state = play("pretrain", **{"pretrain_mse": 0.0, f"pretrain_{name}": 3.0})
+    assert state.discriminator is None
     lr, hr = batch()
-    generator = copy.deepcopy(game.generator.plain)
-    before = state(generator)
-    seen = update(game, lr, hr, RATE)
+    generator = copy.deepcopy(state.generator.plain)
+    before = copied_state(generator)
+    seen = update(state, lr, hr, RATE)
     sr = generator(lr)
     loss = {
         "mse": (sr - hr).square().mean(),
@@ -190,62 +190,66 @@ def test_a_pretraining_update_by_hand(play: Callable[..., Game], name: str) -> N
     }[name] * 3
     assert seen.keys() == {"generator_loss", name}
     assert float(seen[name]) == float(seen["generator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
-    assert_adams_first_step(before, game.generator.plain, gradients_by_hand(generator, loss))
-    assert game.discriminator is None, "pretraining needs none"
+    assert_adams_first_step(before, state.generator.plain, gradients_by_hand(generator, loss))
+    assert state.discriminator is None, "pretraining needs none"
 
 
-def test_the_rate_is_that_of_each_update(play: Callable[..., Game]) -> None:
-    game = play()
-    assert game.discriminator is not None
-    update(game, *batch(), RATE)
+def test_the_rate_is_that_of_each_update(play: Callable[..., TrainState]) -> None:
+    state = play()
+    assert state.discriminator is not None
+    update(state, *batch(), RATE)
     for rate in (2e-4, 0.0):
-        before = state(game.generator.plain), state(judge_of(game))
-        update(game, *batch(), rate)
-        for player, old in zip((game.generator, game.discriminator), before, strict=True):
+        before = copied_state(state.generator.plain), copied_state(judge_of(state))
+        update(state, *batch(), rate)
+        for player, old in zip((state.generator, state.discriminator), before, strict=True):
             assert {group["lr"] for group in player.optimizer.param_groups} == {rate}
             steps = [float((value.detach() - old[name]).abs().max()) for name, value in player.plain.named_parameters()]
             assert max(steps) <= 1.5 * rate and (max(steps) > 0) is (rate > 0)
 
 
-def test_the_discriminators_stage_leaves_the_generator_alone(play: Callable[..., Game]) -> None:
-    game = play("discriminator")
-    parts = {"generator": game.generator.plain, "ema": game.ema}
-    before, judge = {name: state(part) for name, part in parts.items()}, state(judge_of(game))
+def test_the_discriminators_stage_leaves_the_generator_alone(play: Callable[..., TrainState]) -> None:
+    state = play("discriminator")
+    parts = {"generator": state.generator.plain, "ema": state.ema}
+    before, judge = {name: copied_state(part) for name, part in parts.items()}, copied_state(judge_of(state))
     for _ in range(2):
-        seen = update(game, *batch(), RATE)
+        seen = update(state, *batch(), RATE)
     assert seen.keys() == {"discriminator_loss", "d_real", "d_fake"}
     for name, part in parts.items():
-        assert changed(before[name], state(part)) == set(), name
-    assert not game.generator.optimizer.optimizer.state, "Adam has seen nothing"
-    assert all(parameter.grad is None for parameter in game.generator.plain.parameters())
-    assert {"features.0.weight", "features.3.running_mean", "head.3.bias"} <= changed(judge, state(judge_of(game)))
-    assert (game.step, game.stage_step) == (2, 2)
+        assert changed(before[name], copied_state(part)) == set(), name
+    assert not state.generator.optimizer.optimizer.state, "Adam has seen nothing"
+    assert all(parameter.grad is None for parameter in state.generator.plain.parameters())
+    assert {"features.0.weight", "features.3.running_mean", "head.3.bias"} <= changed(
+        judge, copied_state(judge_of(state))
+    )
+    assert (state.step, state.stage_step) == (2, 2)
 
 
-def test_the_discriminators_stage_by_hand(play: Callable[..., Game]) -> None:
+def test_the_discriminators_stage_by_hand(play: Callable[..., TrainState]) -> None:
     """The generator is seen as it upscales, in eval mode; so are its statistics left alone."""
-    game = play("discriminator")
+    state = play("discriminator")
     lr, hr = batch()
-    generator, judge = copy.deepcopy(game.generator.plain).eval(), copy.deepcopy(judge_of(game))
-    before = state(judge)
-    seen = update(game, lr, hr, RATE)
+    generator, judge = copy.deepcopy(state.generator.plain).eval(), copy.deepcopy(judge_of(state))
+    before = copied_state(judge)
+    seen = update(state, lr, hr, RATE)
     loss = judged("bce", judge(generator(lr).detach()), judge(hr), *drawn_by_hand(3, 0, 2))
     assert float(seen["discriminator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
-    assert_adams_first_step(before, judge_of(game), gradients_by_hand(judge, loss))
+    assert_adams_first_step(before, judge_of(state), gradients_by_hand(judge, loss))
 
 
-def test_the_generator_learns_in_training_mode_again(play: Callable[..., Game]) -> None:
-    game = play("discriminator", adversarial_content=0.0)
-    update(game, *batch(), RATE)
-    game.stage = "adversarial"
-    before = state(game.generator.plain)
-    update(game, *batch(), RATE)
-    assert {"body_norm.running_mean", "body_norm.num_batches_tracked"} <= changed(before, state(game.generator.plain))
+def test_the_generator_learns_in_training_mode_again(play: Callable[..., TrainState]) -> None:
+    state = play("discriminator", adversarial_content=0.0)
+    update(state, *batch(), RATE)
+    state.stage = "adversarial"
+    before = copied_state(state.generator.plain)
+    update(state, *batch(), RATE)
+    assert {"body_norm.running_mean", "body_norm.num_batches_tracked"} <= changed(
+        before, copied_state(state.generator.plain)
+    )
 
 
 @pytest.mark.parametrize(("form", "looks_at_real"), [("bce", False), ("hinge", False), ("relativistic", True)])
-def test_who_asks_the_discriminator_of_what(play: Callable[..., Game], form: str, looks_at_real: bool) -> None:
-    game = play(adversarial_form=form)
+def test_who_asks_the_discriminator_of_what(play: Callable[..., TrainState], form: str, looks_at_real: bool) -> None:
+    state = play(adversarial_form=form)
     lr, hr = batch()
     asked: list[tuple[str, bool, bool]] = []
 
@@ -253,38 +257,38 @@ def test_who_asks_the_discriminator_of_what(play: Callable[..., Game], form: str
         kind = "real" if torch.equal(inputs[0].detach(), hr) else "fake"
         asked.append((kind, inputs[0].requires_grad, torch.is_grad_enabled()))
 
-    judge_of(game).register_forward_pre_hook(remember)
-    update(game, lr, hr, RATE)
+    judge_of(state).register_forward_pre_hook(remember)
+    update(state, lr, hr, RATE)
     own = [("fake", False, True), ("real", False, True)]
     assert asked == [*own, ("fake", True, True), *([("real", False, False)] if looks_at_real else [])]
 
 
-def test_an_adversarial_stage_without_the_adversarial_loss_asks_no_judge(play: Callable[..., Game]) -> None:
-    game = play(adversarial_adversarial=0.0)
+def test_an_adversarial_stage_without_the_adversarial_loss_asks_no_judge(play: Callable[..., TrainState]) -> None:
+    state = play(adversarial_adversarial=0.0)
     asked: list[int] = []
-    judge_of(game).register_forward_pre_hook(lambda module, inputs: asked.append(1))
-    assert "adversarial" not in update(game, *batch(), RATE)
+    judge_of(state).register_forward_pre_hook(lambda module, inputs: asked.append(1))
+    assert "adversarial" not in update(state, *batch(), RATE)
     assert len(asked) == 2
 
 
-def test_no_gradient_from_the_discriminators_loss_reaches_the_generator(play: Callable[..., Game]) -> None:
-    game = play(adversarial_adversarial=0.0, adversarial_content=0.0, adversarial_mse=1.0)
+def test_no_gradient_from_the_discriminators_loss_reaches_the_generator(play: Callable[..., TrainState]) -> None:
+    state = play(adversarial_adversarial=0.0, adversarial_content=0.0, adversarial_mse=1.0)
     lr, hr = batch()
-    generator = copy.deepcopy(game.generator.plain)
-    update(game, lr, hr, RATE)
+    generator = copy.deepcopy(state.generator.plain)
+    update(state, lr, hr, RATE)
     expected = gradients_by_hand(generator, (generator(lr) - hr).square().mean())
-    for name, parameter in game.generator.plain.named_parameters():
+    for name, parameter in state.generator.plain.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7, msg=name)
 
 
-def test_each_update_has_its_own_gradients(play: Callable[..., Game]) -> None:
+def test_each_update_has_its_own_gradients(play: Callable[..., TrainState]) -> None:
     """At a rate of 0 and with fixed labels the second update is the first again, and not the sum of both."""
-    game = play(real_labels=Labels("fixed", 0.9), fake_labels=Labels("fixed", 0.1))
+    state = play(real_labels=Labels("fixed", 0.9), fake_labels=Labels("fixed", 0.1))
     lr, hr = batch()
     found = []
     for _ in range(2):
-        update(game, lr, hr, 0.0)
-        networks = (game.generator.plain, judge_of(game))
+        update(state, lr, hr, 0.0)
+        networks = (state.generator.plain, judge_of(state))
         found.append([parameter.grad.clone() for network in networks for parameter in network.parameters()])
     for first, second in zip(*found, strict=True):
         torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-8)
@@ -296,7 +300,7 @@ def norm(gradients: list[Tensor]) -> float:
 
 
 @pytest.mark.parametrize("clip", [1e-3, 1e6])
-def test_gradients_are_clipped_network_by_network(play: Callable[..., Game], clip: float) -> None:
+def test_gradients_are_clipped_network_by_network(play: Callable[..., TrainState], clip: float) -> None:
     lr, hr = batch()
     free, clipped = play(), play(gradient_clip=clip)
     clipped.generator.plain.load_state_dict(free.generator.plain.state_dict())
@@ -315,14 +319,14 @@ def test_gradients_are_clipped_network_by_network(play: Callable[..., Game], cli
             torch.testing.assert_close(after, before * min(1, clip / length), rtol=1e-3, atol=1e-9)
 
 
-def test_the_moving_average_by_hand(play: Callable[..., Game]) -> None:
+def test_the_moving_average_by_hand(play: Callable[..., TrainState]) -> None:
     """The first average is a copy of the first updated network; then it moves by one less the decay. Buffers follow."""
-    game = play("pretrain", ema_decay=0.75)
+    state = play("pretrain", ema_decay=0.75)
     networks, averages = [], []
     for _ in range(3):
-        update(game, *batch(), RATE)
-        networks.append(state(game.generator.plain))
-        averages.append(state(game.ema.module))
+        update(state, *batch(), RATE)
+        networks.append(copied_state(state.generator.plain))
+        averages.append(copied_state(state.ema.module))
     for name, first in networks[0].items():
         assert torch.equal(averages[0][name], first), name
         if name.endswith("num_batches_tracked"):
@@ -333,7 +337,7 @@ def test_the_moving_average_by_hand(play: Callable[..., Game]) -> None:
         torch.testing.assert_close(averages[2][name], third, rtol=1e-5, atol=1e-7, msg=name)
     running = [average["body_norm.running_mean"] for average in averages]
     assert not torch.equal(running[0], running[1]) and not torch.equal(running[1], running[2])
-    assert int(game.ema.n_averaged) == 3
+    assert int(state.ema.n_averaged) == 3
 
 
 @pytest.fixture
@@ -351,13 +355,15 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     return labels
 
 
-def test_labels_are_a_function_of_seed_and_step(play: Callable[..., Game], told: list[tuple[Tensor, Tensor]]) -> None:
+def test_labels_are_a_function_of_seed_and_step(
+    play: Callable[..., TrainState], told: list[tuple[Tensor, Tensor]]
+) -> None:
     for seed, step, updates in ((3, 0, 2), (3, 1, 1), (4, 0, 1)):
-        game = play("discriminator", seed=seed)
-        game.step = step
+        state = play("discriminator", seed=seed)
+        state.step = step
         for _ in range(updates):
             torch.rand(5)  # whatever else is drawn
-            update(game, *batch(size=4), RATE)
+            update(state, *batch(size=4), RATE)
     (first, second, resumed, other) = told
     for fake, real in told:
         assert fake.shape == real.shape == (4,) and fake.dtype == torch.float32
@@ -369,20 +375,20 @@ def test_labels_are_a_function_of_seed_and_step(play: Callable[..., Game], told:
         assert not torch.equal(first[side], other[side])
 
 
-def test_half_precision_ends_before_the_losses(play: Callable[..., Game]) -> None:
-    game = play(precision="bf16-mixed", adversarial_form="relativistic", adversarial_mse=1.0)
-    seen = update(game, *batch(), RATE)
+def test_half_precision_ends_before_the_losses(play: Callable[..., TrainState]) -> None:
+    state = play(precision="bf16-mixed", adversarial_form="relativistic", adversarial_mse=1.0)
+    seen = update(state, *batch(), RATE)
     assert {value.dtype for value in seen.values()} == {torch.float32}
     assert all(torch.isfinite(value) for value in seen.values())
-    for network in (game.generator.plain, judge_of(game), game.ema.module):
+    for network in (state.generator.plain, judge_of(state), state.ema.module):
         assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
 
 
-def test_updates_bring_the_loss_down(play: Callable[..., Game]) -> None:
-    game = play("pretrain")
+def test_updates_bring_the_loss_down(play: Callable[..., TrainState]) -> None:
+    state = play("pretrain")
     lr, hr = batch()
     hr = functional.interpolate(lr, scale_factor=4.0)
-    losses = [float(update(game, lr, hr, RATE)["generator_loss"]) for _ in range(40)]
+    losses = [float(update(state, lr, hr, RATE)["generator_loss"]) for _ in range(40)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
@@ -417,9 +423,9 @@ def test_each_recipe_on_a_device_without_float64(
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.strategy._root_device = limited_device
     monkeypatch.setattr(fabric.accelerator, "setup_device", lambda device: None)
-    game = new_game(fabric, options)
+    state = new_train_state(fabric, options)
     for stage in options.stages:
-        begin_stage(game, stage, options)
+        begin_stage(state, stage, options)
         lr, hr = (torch.rand(4, 3, size, size).to(limited_device) for size in (8, 32))
-        seen = update(game, lr, hr, RATE)
+        seen = update(state, lr, hr, RATE)
         assert all(value.device == limited_device and bool(value.isfinite()) for value in seen.values())

@@ -29,7 +29,7 @@ def generator(aligned: bool = True) -> RecurrentGenerator:
 
 def test_there_and_back() -> None:
     batch = clips(frames=3)
-    both = batch.there_and_back()
+    both = batch.round_trip()
     assert torch.equal(both.lr, batch.lr[:, [0, 1, 2, 1, 0]]) and torch.equal(both.hr, batch.hr[:, [0, 1, 2, 1, 0]])
     assert batch.before is not None and batch.after is not None and both.before is not None and both.after is not None
     # Frame 1 on the way back comes after frame 2: its shift against the frame before it is that of 1 against 2.
@@ -40,10 +40,10 @@ def test_there_and_back() -> None:
 
 
 def test_there_and_back_without_motion() -> None:
-    plain = ClipBatch(torch.rand(1, 3, 3, 4, 4), torch.rand(1, 3, 3, 8, 8)).there_and_back()
+    plain = ClipBatch(torch.rand(1, 3, 3, 4, 4), torch.rand(1, 3, 3, 8, 8)).round_trip()
     assert plain.lr.shape[1] == 5 and plain.before is None and plain.after is None
     with pytest.raises(ValueError, match="both ways"):
-        ClipBatch(plain.lr, plain.hr, before=shift()).there_and_back()
+        ClipBatch(plain.lr, plain.hr, before=shift()).round_trip()
 
 
 @pytest.mark.parametrize("aligned", [False, True])

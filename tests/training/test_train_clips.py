@@ -120,9 +120,9 @@ def test_clips_are_longer_at_the_end_of_a_stage(options: TrainOptions, monkeypat
 
     original = trainer.update_clips
 
-    def keep(game: Any, clips: ClipBatch, rate: float) -> dict[str, Tensor]:
+    def keep(state: Any, clips: ClipBatch, rate: float) -> dict[str, Tensor]:
         seen.append((clips.lr.shape[1], clips.before is not None, clips.after is not None))
-        return original(game, clips, rate)
+        return original(state, clips, rate)
 
     monkeypatch.setattr(trainer, "update_clips", keep)
     train(options)

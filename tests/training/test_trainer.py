@@ -28,7 +28,7 @@ from vsr.training.batches import Batches
 from vsr.training.log import read_log
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import override
-from vsr.training.step import Game, update
+from vsr.training.step import TrainState, update
 from vsr.training.trainer import CROPS, TrainProgress, train
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -274,36 +274,36 @@ def test_weights_of_lpips_that_were_named_are_needed(
         train(replace(options, lpips_weights=tmp_path / "mistyped"))
 
 
-Spoil = Callable[[Game, dict[str, Tensor]], None]
+Spoil = Callable[[TrainState, dict[str, Tensor]], None]
 
 
-def spoil_loss(game: Game, seen: dict[str, Tensor]) -> None:
+def spoil_loss(state: TrainState, seen: dict[str, Tensor]) -> None:
     seen["mse"] = torch.tensor(float("nan"))
 
 
-def spoil_discriminator_loss(game: Game, seen: dict[str, Tensor]) -> None:
+def spoil_discriminator_loss(state: TrainState, seen: dict[str, Tensor]) -> None:
     seen["discriminator_loss"] = torch.tensor(float("inf"))
 
 
 @torch.no_grad()
-def spoil_weights(game: Game, seen: dict[str, Tensor]) -> None:
-    next(game.generator.plain.parameters())[0] = float("nan")
+def spoil_weights(state: TrainState, seen: dict[str, Tensor]) -> None:
+    next(state.generator.plain.parameters())[0] = float("nan")
 
 
 @torch.no_grad()
-def spoil_average(game: Game, seen: dict[str, Tensor]) -> None:
-    next(game.ema.module.parameters())[0] = 1e5  # finite, but not in half precision
+def spoil_average(state: TrainState, seen: dict[str, Tensor]) -> None:
+    next(state.ema.module.parameters())[0] = 1e5  # finite, but not in half precision
 
 
 @torch.no_grad()
-def spoil_discriminator(game: Game, seen: dict[str, Tensor]) -> None:
-    assert game.discriminator is not None
-    next(game.discriminator.plain.parameters())[0] = float("-inf")
+def spoil_discriminator(state: TrainState, seen: dict[str, Tensor]) -> None:
+    assert state.discriminator is not None
+    next(state.discriminator.plain.parameters())[0] = float("-inf")
 
 
-def spoil_moments(game: Game, seen: dict[str, Tensor]) -> None:
-    state = next(iter(game.generator.optimizer.optimizer.state.values()))
-    state["exp_avg_sq"][0] = float("inf")
+def spoil_moments(state: TrainState, seen: dict[str, Tensor]) -> None:
+    saved = next(iter(state.generator.optimizer.optimizer.state.values()))
+    saved["exp_avg_sq"][0] = float("inf")
 
 
 @pytest.mark.parametrize(
@@ -321,10 +321,10 @@ def spoil_moments(game: Game, seen: dict[str, Tensor]) -> None:
 def test_what_is_not_finite_ends_the_run_and_is_never_written(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, spoil: Spoil, words: str, due: str
 ) -> None:
-    def spoiled(game: Game, *batch: Any) -> dict[str, Tensor]:
-        seen = update(game, *batch)
-        if game.step == 7:
-            spoil(game, seen)
+    def spoiled(state: TrainState, *batch: Any) -> dict[str, Tensor]:
+        seen = update(state, *batch)
+        if state.step == 7:
+            spoil(state, seen)
         return seen
 
     monkeypatch.setattr("vsr.training.trainer.update", spoiled)
@@ -385,7 +385,7 @@ def test_memory_that_does_not_suffice_at_the_start(options: TrainOptions, monkey
     def exhaust(*arguments: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("vsr.training.trainer.new_game", exhaust)
+    monkeypatch.setattr("vsr.training.trainer.new_train_state", exhaust)
     with pytest.raises(TrainingError, match="has no memory for batches"):
         train(options)
 

@@ -17,11 +17,11 @@ from torch.nn import functional
 from vsr.imaging.motion import enlarge_flow, warp
 from vsr.networks.recurrent import RecurrentGenerator, move_state
 from vsr.networks.weights import save_network
-from vsr.training.checkpoint import begin_stage, new_game
+from vsr.training.checkpoint import begin_stage, new_train_state
 from vsr.training.losses import artefacts
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import LOSSES, RECIPES, Stage, override
-from vsr.training.step import ClipBatch, Game, Shift, update_clips
+from vsr.training.step import ClipBatch, Shift, TrainState, update_clips
 
 RATE = 1e-3
 FRAMES = 4
@@ -45,12 +45,12 @@ def shake(network: nn.Module) -> None:
 
 
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Game]:
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., TrainState]:
     """Builds a tiny game on clips that stands in a stage, with every parameter random and no weight but those given."""
     monkeypatch.setattr("vsr.training.checkpoint.find_content_weights", lambda network, path: {})
     monkeypatch.setattr("vsr.training.checkpoint.ContentFeatures", lambda *arguments, **keywords: Pooled())
 
-    def build(stage: Any, weights: dict[str, float], *, precision: Any = "32-true", **values: Any) -> Game:
+    def build(stage: Any, weights: dict[str, float], *, precision: Any = "32-true", **values: Any) -> TrainState:
         none = dict.fromkeys(LOSSES, 0.0)
         parts = {"adversarial": Stage(length=1, l1=1.0), stage: Stage(length=1, **{**none, **weights})}
         recipe = override(RECIPES["video-recurrent"], **{**TINY, **parts, **values})
@@ -60,11 +60,11 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Game]
             shake(network)
             save_network(teacher, network, {})
         options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe, seed=3, teacher=teacher)
-        game = new_game(Fabric(accelerator="cpu", devices=1, precision=precision), options)
-        shake(game.generator.plain)
-        game.ema.module.load_state_dict(game.generator.plain.state_dict())
-        begin_stage(game, stage, options)
-        return game
+        state = new_train_state(Fabric(accelerator="cpu", devices=1, precision=precision), options)
+        shake(state.generator.plain)
+        state.ema.module.load_state_dict(state.generator.plain.state_dict())
+        begin_stage(state, stage, options)
+        return state
 
     return build
 
@@ -99,15 +99,15 @@ def mean_over_frames(loss: Callable[[Tensor], Tensor], sr: list[Tensor], other: 
 
 @pytest.mark.parametrize("name", ["mse", "l1", "charbonnier", "content", "total_variation", "teacher", "artefacts"])
 @pytest.mark.parametrize("aligned", [True, False])
-def test_a_pretraining_update_by_hand(play: Callable[..., Game], name: str, aligned: bool) -> None:
-    game = play("pretrain", {name: 3.0}, aligned=aligned, content_frames=9)
+def test_a_pretraining_update_by_hand(play: Callable[..., TrainState], name: str, aligned: bool) -> None:
+    state = play("pretrain", {name: 3.0}, aligned=aligned, content_frames=9)
     clips = batch()
-    generator, average = copy.deepcopy(game.generator.plain), copy.deepcopy(game.ema.module)
-    shake(cast(nn.Module, game.ema.module))
-    average.load_state_dict(game.ema.module.state_dict())
+    generator, average = copy.deepcopy(state.generator.plain), copy.deepcopy(state.ema.module)
+    shake(cast(nn.Module, state.ema.module))
+    average.load_state_dict(state.ema.module.state_dict())
     sr, hr = by_hand(generator, clips), list(clips.hr.unbind(1))
     with torch.no_grad():
-        taught = by_hand(game.teacher, clips) if game.teacher is not None else []
+        taught = by_hand(state.teacher, clips) if state.teacher is not None else []
         averaged = by_hand(average, clips)
     expected = {
         "mse": lambda: mean_over_frames(lambda error: error.square().mean(), sr, hr),
@@ -125,20 +125,20 @@ def test_a_pretraining_update_by_hand(play: Callable[..., Game], name: str, alig
     pairs = list(zip(sr, hr, strict=True))
     loss = 3 * expected[name]()
     gradients = torch.autograd.grad(loss, list(generator.parameters()))
-    seen = update_clips(game, clips, 0.0)
+    seen = update_clips(state, clips, 0.0)
     assert seen.keys() == {"generator_loss", name}
     assert float(seen[name]) == float(seen["generator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
-    for parameter, gradient in zip(game.generator.plain.parameters(), gradients, strict=True):
+    for parameter, gradient in zip(state.generator.plain.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
-    assert (game.step, game.stage_step) == (1, 1)
+    assert (state.step, state.stage_step) == (1, 1)
 
 
-def test_ping_pong_by_hand(play: Callable[..., Game]) -> None:
-    game = play("pretrain", {"ping_pong": 2.0, "l1": 1.0})
+def test_ping_pong_by_hand(play: Callable[..., TrainState]) -> None:
+    state = play("pretrain", {"ping_pong": 2.0, "l1": 1.0})
     clips = batch()
-    sr = by_hand(copy.deepcopy(game.generator.plain), clips.there_and_back())
+    sr = by_hand(copy.deepcopy(state.generator.plain), clips.round_trip())
     hr = clips.hr[:, [0, 1, 2, 3, 2, 1, 0]].unbind(1)
-    seen = update_clips(game, clips, RATE)
+    seen = update_clips(state, clips, RATE)
     apart = torch.stack([(sr[there] - sr[back]).square().mean() for there, back in ((0, 6), (1, 5), (2, 4))]).mean()
     assert float(seen["ping_pong"]) == pytest.approx(2 * float(apart.detach()), rel=1e-5)
     assert float(seen["l1"]) == pytest.approx(
@@ -154,44 +154,44 @@ def judged_by_hand(frames: list[Tensor], clips: ClipBatch, middle: int) -> Tenso
     return torch.stack((moving, frames[middle].repeat(1, 3, 1, 1)), 1).flatten(0, 1)
 
 
-def test_an_adversarial_update_by_hand(play: Callable[..., Game]) -> None:
-    game = play("adversarial", {"l1": 1.0, "adversarial": 0.5})
-    assert game.discriminator is not None
+def test_an_adversarial_update_by_hand(play: Callable[..., TrainState]) -> None:
+    state = play("adversarial", {"l1": 1.0, "adversarial": 0.5})
+    assert state.discriminator is not None
     clips = batch()
-    generator, judge = copy.deepcopy(game.generator.plain), copy.deepcopy(game.discriminator.plain)
+    generator, judge = copy.deepcopy(state.generator.plain), copy.deepcopy(state.discriminator.plain)
     sr, hr = by_hand(generator, clips), list(clips.hr.unbind(1))
     middle = int(np.random.default_rng([3, 0, 3]).choice(range(1, FRAMES - 1), 1, replace=False)[0])
     fake, real = judged_by_hand(sr, clips, middle), judged_by_hand(hr, clips, middle)
 
-    seen = update_clips(game, clips, RATE)
+    seen = update_clips(state, clips, RATE)
 
     verdicts = judge(fake.detach()), judge(real)
     loss = functional.softplus(verdicts[0]).mean() + functional.softplus(-verdicts[1]).mean()
     assert float(seen["discriminator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-4)
     for parameter, gradient in zip(
-        game.discriminator.plain.parameters(), torch.autograd.grad(loss, list(judge.parameters())), strict=True
+        state.discriminator.plain.parameters(), torch.autograd.grad(loss, list(judge.parameters())), strict=True
     ):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
         assert parameter.requires_grad
-    judge.load_state_dict(game.discriminator.plain.state_dict())
+    judge.load_state_dict(state.discriminator.plain.state_dict())
     fooled = 0.5 * functional.softplus(-judge(fake)).mean()
     pixels = mean_over_frames(lambda error: error.abs().mean(), sr, hr)
     assert float(seen["adversarial"]) == pytest.approx(float(fooled.detach()), rel=1e-4)
     gradients = torch.autograd.grad(pixels + fooled, list(generator.parameters()))
-    for parameter, gradient in zip(game.generator.plain.parameters(), gradients, strict=True):
+    for parameter, gradient in zip(state.generator.plain.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
     assert seen.keys() == {"generator_loss", "l1", "adversarial", "discriminator_loss", "d_real", "d_fake"}
 
 
-def test_the_discriminators_stage_leaves_the_generator_alone(play: Callable[..., Game]) -> None:
-    game = play("discriminator", {"ping_pong": 1.0})
-    before = {name: tensor.clone() for name, tensor in game.generator.plain.state_dict().items()}
-    seen = update_clips(game, batch(), RATE)
+def test_the_discriminators_stage_leaves_the_generator_alone(play: Callable[..., TrainState]) -> None:
+    state = play("discriminator", {"ping_pong": 1.0})
+    before = {name: tensor.clone() for name, tensor in state.generator.plain.state_dict().items()}
+    seen = update_clips(state, batch(), RATE)
     assert seen.keys() == {"discriminator_loss", "d_real", "d_fake"}
-    assert all(torch.equal(tensor, before[name]) for name, tensor in game.generator.plain.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.generator.plain.state_dict().items())
 
 
-def test_frames_are_drawn_by_seed_and_update(play: Callable[..., Game], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_are_drawn_by_seed_and_update(play: Callable[..., TrainState], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[int]] = []
 
     def triplets(frames: list[Tensor], clips: ClipBatch, middles: list[int]) -> Tensor:
@@ -200,29 +200,29 @@ def test_frames_are_drawn_by_seed_and_update(play: Callable[..., Game], monkeypa
 
     monkeypatch.setattr("vsr.training.step.triplets", triplets)
     for step in (0, 0, 1, 2, 3, 4, 5):
-        game = play("discriminator", {}, judged_frames=2, frames=8)
-        game.step = step
-        update_clips(game, batch(8), RATE)
+        state = play("discriminator", {}, judged_frames=2, frames=8)
+        state.step = step
+        update_clips(state, batch(8), RATE)
     assert asked[0::2] == asked[1::2], "the same frames of SR and of HR"
     assert asked[0] == asked[2] and len({tuple(one) for one in asked}) > 2
     assert all(len(set(one)) == 2 and {*one} <= {*range(1, 7)} for one in asked)
 
 
-def test_half_precision_ends_before_the_losses(play: Callable[..., Game]) -> None:
+def test_half_precision_ends_before_the_losses(play: Callable[..., TrainState]) -> None:
     weights = dict.fromkeys(("l1", "content", "ping_pong", "teacher", "artefacts", "adversarial"), 1.0)
-    game = play("adversarial", weights, precision="bf16-mixed")
-    seen = update_clips(game, batch(), RATE)
+    state = play("adversarial", weights, precision="bf16-mixed")
+    seen = update_clips(state, batch(), RATE)
     assert {value.dtype for value in seen.values()} == {torch.float32}
     assert all(torch.isfinite(value) for value in seen.values())
-    assert {tensor.dtype for tensor in game.generator.plain.parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in state.generator.plain.parameters()} == {torch.float32}
 
 
-def test_updates_bring_the_loss_down(play: Callable[..., Game]) -> None:
-    game = play("pretrain", {"charbonnier": 1.0})
+def test_updates_bring_the_loss_down(play: Callable[..., TrainState]) -> None:
+    state = play("pretrain", {"charbonnier": 1.0})
     clips = batch()
     hr = torch.stack([functional.interpolate(lr, scale_factor=4.0) for lr in clips.lr.unbind(1)], 1)
     clips = ClipBatch(clips.lr, hr, clips.before, clips.after)
-    losses = [float(update_clips(game, clips, 3e-3)["generator_loss"]) for _ in range(40)]
+    losses = [float(update_clips(state, clips, 3e-3)["generator_loss"]) for _ in range(40)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
@@ -235,8 +235,8 @@ def test_a_device_without_float64(limited_device: torch.device, monkeypatch: pyt
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.strategy._root_device = limited_device
     monkeypatch.setattr(fabric.accelerator, "setup_device", lambda device: None)
-    game = new_game(fabric, options)
+    state = new_train_state(fabric, options)
     for name in options.stages:
-        begin_stage(game, name, options)
-        seen = update_clips(game, batch().to(limited_device), RATE)
+        begin_stage(state, name, options)
+        seen = update_clips(state, batch().to(limited_device), RATE)
         assert all(value.device == limited_device and bool(value.isfinite()) for value in seen.values())

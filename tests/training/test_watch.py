@@ -19,7 +19,7 @@ from vsr.training import step as measuring
 from vsr.training.log import read_log
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import override
-from vsr.training.step import Game, Quality, update
+from vsr.training.step import Quality, TrainState, update
 from vsr.training.trainer import TrainProgress, train
 
 
@@ -42,7 +42,7 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 @pytest.fixture(autouse=True)
 def as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are written as the moving average has them: centring is looked at elsewhere."""
-    monkeypatch.setattr("vsr.training.trainer.centred", lambda game, batches: copy.deepcopy(game.ema.module))
+    monkeypatch.setattr("vsr.training.trainer.centred", lambda state, batches: copy.deepcopy(state.ema.module))
 
 
 @pytest.mark.usefixtures("quick")
@@ -81,9 +81,9 @@ def test_each_thing_when_it_is_due(
 def test_rows_are_means_over_the_updates_since_the_row_before(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def numbered(game: Game, *batch: Any) -> dict[str, Tensor]:
-        update(game, *batch)
-        return {"mse": torch.tensor(float(game.step))}
+    def numbered(state: TrainState, *batch: Any) -> dict[str, Tensor]:
+        update(state, *batch)
+        return {"mse": torch.tensor(float(state.step))}
 
     monkeypatch.setattr("vsr.training.trainer.update", numbered)
     seen: list[float | None] = []

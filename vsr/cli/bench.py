@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vsr.cli.options import ENGINES, PRECISIONS, parse_size
-from vsr.cli.terminal import complain, large_imports, say_lines, start_logging, verbosity_options
+from vsr.cli.terminal import echo_error, echo_lines, large_imports, start_logging, verbosity_options
 
 if TYPE_CHECKING:
     from vsr.evaluation.tables import Table
@@ -62,9 +62,9 @@ def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, qui
     for speed in bench(BenchOptions(**values)):
         speeds.append(speed)
         if not as_json and not quiet:
-            complain(_in_words(speed))
+            echo_error(_in_words(speed))
     table = _table(speeds)
-    say_lines(json.dumps({"speeds": [asdict(speed) for speed in speeds]}) if as_json else to_text(table))
+    echo_lines(json.dumps({"speeds": [asdict(speed) for speed in speeds]}) if as_json else to_text(table))
     if output is not None:
         write_table(output, table, overwrite=overwrite)
 

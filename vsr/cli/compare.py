@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from vsr.cli.terminal import clean_end_on_signals, option_of, say, start_logging, verbosity_options
+from vsr.cli.terminal import clean_end_on_signals, echo, option_of, start_logging, verbosity_options
 from vsr.comparison.compare import compare as compare_files
 from vsr.comparison.options import CompareOptions, CompareProgress, Region
 
@@ -87,10 +87,10 @@ def compare(as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
 
         summary = compare_files(options, show)
     if as_json:
-        say(json.dumps(asdict(summary), default=str))
+        echo(json.dumps(asdict(summary), default=str))
     elif not quiet:
         frames = "" if summary.frames == 1 else f"{summary.frames} frames, "
-        say(
+        echo(
             f"{summary.target}: a {summary.kind} of {' | '.join(summary.labels)}, {frames}"
             f"{summary.width}x{summary.height}, {summary.num_bytes / 1e6:.1f} MB"
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vsr.cli.terminal import large_imports, say_lines
+from vsr.cli.terminal import echo_lines, large_imports
 from vsr.errors import one_line
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def doctor(as_json: bool) -> None:
         from vsr.machine import diagnose
 
     found = diagnose()
-    say_lines(json.dumps(asdict(found)) if as_json else _in_words(found))
+    echo_lines(json.dumps(asdict(found)) if as_json else _in_words(found))
 
 
 def _in_words(found: Diagnosis) -> str:

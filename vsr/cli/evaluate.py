@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from vsr.cli.options import ENGINES, PRECISIONS, Command, SectionedCommand, SectionedOption, auto_or
-from vsr.cli.terminal import clean_end_on_signals, large_imports, say, say_lines, start_logging, verbosity_options
+from vsr.cli.terminal import clean_end_on_signals, echo, echo_lines, large_imports, start_logging, verbosity_options
 from vsr.errors import UsageError
 from vsr.evaluation.options import ImageEvalOptions, VideoEvalOptions
 from vsr.evaluation.tables import Table, check_output, to_json, to_text, write_table
@@ -98,9 +98,9 @@ def evaluate(
             _write_frames(report, per_frame, plot)
     finally:  # also where a file cannot be written: hours of work may lie behind
         if as_json:
-            say(to_json(table))
+            echo(to_json(table))
         elif not quiet:
-            say_lines(to_text(table))
+            echo_lines(to_text(table))
 
 
 def _check_kind(clips: tuple[Path, ...]) -> None:

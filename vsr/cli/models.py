@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from vsr.cli.terminal import say
+from vsr.cli.terminal import echo
 
 
 @click.group(invoke_without_command=True)
@@ -16,42 +16,42 @@ def models(as_json: bool) -> None:
     """List the models; `vsr models show NAME` shows a card."""
     if click.get_current_context().invoked_subcommand is not None:
         return
-    from vsr.networks.weights import BUILT_IN_PURPOSE, shipped_models
+    from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, shipped_models
 
     shipped = shipped_models()
     if as_json:
         listed = [{"name": info.name, "scale": info.scale, "path": str(info.path), **info.about} for info in shipped]
-        built_in = [{"name": name, "purpose": purpose} for name, purpose in BUILT_IN_PURPOSE.items()]
-        say(json.dumps({"models": listed + built_in}))
+        built_in = [{"name": name, "purpose": purpose} for name, purpose in BUILT_IN_DESCRIPTIONS.items()]
+        echo(json.dumps({"models": listed + built_in}))
         return
-    wide = max(len(name) for name in (*(info.name for info in shipped), *BUILT_IN_PURPOSE))
+    wide = max(len(name) for name in (*(info.name for info in shipped), *BUILT_IN_DESCRIPTIONS))
     for info in shipped:
         size = info.path.stat().st_size / 1e6
-        say(f"{info.name:{wide}} x{info.scale}  {size:.1f} MB  {info.about.get('purpose', '')}")
+        echo(f"{info.name:{wide}} x{info.scale}  {size:.1f} MB  {info.about.get('purpose', '')}")
         for key in ("figures", "licence"):
             if key in info.about:
-                say(f"{'':{wide}} {key}: {info.about[key]}")
-    for name, purpose in BUILT_IN_PURPOSE.items():
-        say(f"{name:{wide}} {purpose}")
+                echo(f"{'':{wide}} {key}: {info.about[key]}")
+    for name, purpose in BUILT_IN_DESCRIPTIONS.items():
+        echo(f"{name:{wide}} {purpose}")
 
 
 @models.command()
 @click.argument("name")
 def show(name: str) -> None:
     """Show what a model says about itself: data, command, steps, figures, licence."""
-    from vsr.networks.weights import BUILT_IN_PURPOSE, find_weights, read_info
+    from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, find_weights, read_info
 
-    if name in BUILT_IN_PURPOSE:
-        say(f"{name}: {BUILT_IN_PURPOSE[name]}")
+    if name in BUILT_IN_DESCRIPTIONS:
+        echo(f"{name}: {BUILT_IN_DESCRIPTIONS[name]}")
         return
     info = read_info(find_weights(name))
-    say(f"{info.name}: {info.architecture} {json.dumps(info.config)}")
-    say(str(info.path))
+    echo(f"{info.name}: {info.architecture} {json.dumps(info.config)}")
+    echo(str(info.path))
     for key, text in sorted(info.about.items()):
-        say("")
-        say(key)
+        echo("")
+        echo(key)
         for line in text.splitlines():
-            say(f"  {line}")
+            echo(f"  {line}")
 
 
 @models.command()
@@ -73,4 +73,4 @@ def calibrate(model: str, data: Path) -> None:
             bar.update(done - bar.n)
 
         taken = calibrate_file(weights, data, show)
-    say(f"{weights}: calibrated on {taken} pictures of {data}; --precision int8 upscales with it.")
+    echo(f"{weights}: calibrated on {taken} pictures of {data}; --precision int8 upscales with it.")

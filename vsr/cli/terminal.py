@@ -41,26 +41,26 @@ class ErrorReportingGroup(click.Group):
     """Prints a ``VsrError`` as one line and exits with its code; an interrupt exits with 130."""
 
     def make_context(self, *args: Any, **keywords: Any) -> click.Context:
-        with _clean_words():
+        with _printable_errors():
             return super().make_context(*args, **keywords)
 
     def main(self, *args: Any, **keywords: Any) -> Any:
         try:
             return super().main(*args, **keywords)
         except OSError as exc:  # of click's own words, as by --help
-            complain(f"vsr: {_unwritable(exc)}")
+            echo_error(f"vsr: {_unwritable(exc)}")
             raise SystemExit(1) from exc
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with clean_end_on_signals(), _clean_words():
+            with clean_end_on_signals(), _printable_errors():
                 return super().invoke(ctx)
         except VsrError as exc:
             logging.getLogger(__name__).info("the error in full", exc_info=True)
-            complain(f"vsr: {exc}")
+            echo_error(f"vsr: {exc}")
             ctx.exit(exc.exit_code)
         except KeyboardInterrupt:
-            complain("vsr: interrupted.")
+            echo_error("vsr: interrupted.")
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
@@ -69,14 +69,14 @@ class ErrorReportingGroup(click.Group):
                 raise
             logging.getLogger(__name__).info("the error in full", exc_info=True)
             if is_out_of_memory(exc):
-                complain("vsr: memory ran out; take less at once, or smaller pictures.")
+                echo_error("vsr: memory ran out; take less at once, or smaller pictures.")
                 ctx.exit(1)
-            complain(f"vsr: a bug, please report it: {type(exc).__name__}: {exc} (-v shows where)")
+            echo_error(f"vsr: a bug, please report it: {type(exc).__name__}: {exc} (-v shows where)")
             ctx.exit(1)
 
 
 @contextmanager
-def _clean_words() -> Iterator[None]:
+def _printable_errors() -> Iterator[None]:
     """What click complains of may be a file's name."""
     try:
         yield
@@ -86,7 +86,7 @@ def _clean_words() -> Iterator[None]:
         raise click.UsageError(clean, exc.ctx) from exc
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """Print a result on one line, whatever is in it.
 
     Raises:
@@ -100,17 +100,17 @@ def say(text: str) -> None:
         raise OutputError(_unwritable(exc)) from exc
 
 
-def say_lines(text: str) -> None:
+def echo_lines(text: str) -> None:
     """Print a result on several lines, in which the names of files are on one line each already, as in tables.
 
     Raises:
         OutputError: it cannot be written.
     """
     for line in text.split("\n"):
-        say(line)
+        echo(line)
 
 
-def complain(text: str) -> None:
+def echo_error(text: str) -> None:
     """Print to stderr, on one line, what has gone wrong; where that cannot be written either, the exit code says it."""
     try:
         _echo(text, sys.stderr)
@@ -329,7 +329,7 @@ EVENT_SECONDS = 1.0
 """Between two events of progress."""
 
 
-class Shown(Protocol):
+class ProgressDisplay(Protocol):
     """What the work tells."""
 
     def clip(self, at: UpscaleProgress) -> None:
@@ -343,7 +343,7 @@ class Shown(Protocol):
 
 
 @contextmanager
-def progress_shown(as_json: bool, quiet: bool, of: int = 1) -> Iterator[Shown]:
+def progress_shown(as_json: bool, quiet: bool, of: int = 1) -> Iterator[ProgressDisplay]:
     """What shows progress, for the length of the work.
 
     Args:

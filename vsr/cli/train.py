@@ -13,9 +13,18 @@ from typing import Any
 import click
 
 from vsr.cli.options import SectionedCommand, option_for_field
-from vsr.cli.terminal import INTERRUPTED, complain, say, say_lines, start_logging, stop_on_signal, verbosity_options
+from vsr.cli.terminal import INTERRUPTED, echo, echo_error, echo_lines, start_logging, stop_on_signal, verbosity_options
 from vsr.training.options import TrainOptions
-from vsr.training.recipes import RECIPES, STAGES, ClipDegradation, Recipe, Stage, VideoDegradation, lasting, override
+from vsr.training.recipes import (
+    RECIPES,
+    STAGES,
+    ClipDegradation,
+    Recipe,
+    Stage,
+    VideoDegradation,
+    override,
+    with_total_steps,
+)
 
 FOLDER = click.Path(path_type=Path)
 SHOWN = TrainOptions(data=(), output=Path())
@@ -110,14 +119,14 @@ def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bo
         summary = run_training(options, progress=show, should_stop=stop)
     tells = not summary.rank  # torchrun starts several processes; the first one tells
     if tells and as_json:
-        say(json.dumps(asdict(summary), default=str))
+        echo(json.dumps(asdict(summary), default=str))
     elif tells and not quiet:
-        say_lines(summary_table(summary.losses))
+        echo_lines(summary_table(summary.losses))
         measured = "" if summary.quality is None else f", PSNR-Y {summary.quality.psnr_y:.2f} dB on held-out pictures"
-        say(f"{summary.weights}: {summary.steps} steps{measured}")
+        echo(f"{summary.weights}: {summary.steps} steps{measured}")
     if summary.stopped:
         if tells:
-            complain(f"vsr: stopped after step {summary.steps}; the same command with --resume goes on.")
+            echo_error(f"vsr: stopped after step {summary.steps}; the same command with --resume goes on.")
         click.get_current_context().exit(INTERRUPTED)
 
 
@@ -127,5 +136,5 @@ def _options(name: str, steps: int | None, values: dict[str, Any]) -> TrainOptio
     run = {name: value for name, value in values.items() if name in run_names}
     recipe = override(RECIPES[name], **{name: value for name, value in values.items() if name not in run_names})
     if steps is not None:
-        recipe = lasting(recipe, steps, None if run["stage"] == "all" else run["stage"])
+        recipe = with_total_steps(recipe, steps, None if run["stage"] == "all" else run["stage"])
     return TrainOptions(**run, recipe=recipe, command=shlex.join(["vsr", *sys.argv[1:]]))

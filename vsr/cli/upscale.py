@@ -17,12 +17,12 @@ import click
 from vsr.cli.options import ENGINES, PRECISIONS, auto_or, parse_pairs, parse_rate, parse_size, parse_time
 from vsr.cli.terminal import (
     clean_end_on_signals,
-    complain,
+    echo,
+    echo_error,
+    echo_lines,
     large_imports,
     option_of,
     progress_shown,
-    say,
-    say_lines,
     start_logging,
     verbosity_options,
 )
@@ -146,14 +146,14 @@ def upscale_all(
 ) -> None:
     """Upscale one input or many, as the words of the command say; ends the process with an exit code of its own."""
     with large_imports():
-        from vsr.pipeline.folder import Pair, is_many, pair_up
+        from vsr.pipeline.folder import Pair, has_many_outputs, pair_inputs
     from vsr.pipeline.journal import Command
 
-    into_folder = is_many(sources, target)
-    pairs = pair_up(sources, target, recursive=recursive) if into_folder else [Pair(sources[0], target)]
+    into_folder = has_many_outputs(sources, target)
+    pairs = pair_inputs(sources, target, recursive=recursive) if into_folder else [Pair(sources[0], target)]
     many = into_folder and sources != (pairs[0].source,)  # one file is one clip wherever it goes
     command = Command.of(sources, target, recursive)
-    with clean_end_on_signals(), nullcontext() if dry_run else _way_to_go_on(pairs):
+    with clean_end_on_signals(), nullcontext() if dry_run else _resume_hint(pairs):
         if dry_run:
             _estimate(pairs, many, options, as_json)
         elif many:
@@ -163,14 +163,14 @@ def upscale_all(
 
 
 @contextmanager
-def _way_to_go_on(pairs: list[Pair]) -> Iterator[None]:
+def _resume_hint(pairs: list[Pair]) -> Iterator[None]:
     """After an interrupt, how much is finished, and the command that goes on from there."""
     try:
         yield
     except KeyboardInterrupt:
         if kept := _kept(pairs):
             words = [word for word in sys.argv[1:] if word != "--no-resume"]
-            complain(f"vsr: {kept}; this goes on: {shlex.join(['vsr', *words])}")
+            echo_error(f"vsr: {kept}; this goes on: {shlex.join(['vsr', *words])}")
         raise
 
 
@@ -199,9 +199,9 @@ def _upscale_one(pair: Pair, options: UpscaleOptions, command: Command, as_json:
     with progress_shown(as_json, quiet) as shown:
         summary = upscale_clip(pair.source, pair.target, options, shown.clip, command=command)
     if as_json:
-        say(json.dumps(asdict(summary), default=str))
+        echo(json.dumps(asdict(summary), default=str))
     elif not quiet:
-        say(f"{summary.target}: {_in_words(summary)}")
+        echo(f"{summary.target}: {_in_words(summary)}")
     if summary.damage and not options.tolerant:
         click.get_current_context().exit(FAILED)
 
@@ -224,9 +224,9 @@ def _upscale_many(pairs: list[Pair], options: UpscaleOptions, command: Command, 
     states = [outcome.state for outcome in outcomes]
     if as_json:
         counts = {state: states.count(state) for state in ("done", "damaged", "there", "failed")}
-        say(json.dumps({"clips": [_as_dict(outcome) for outcome in outcomes], **counts}, default=str))
+        echo(json.dumps({"clips": [_as_dict(outcome) for outcome in outcomes], **counts}, default=str))
     elif not quiet:
-        say_lines(_table_of(outcomes))
+        echo_lines(_table_of(outcomes))
     if "failed" in states or "damaged" in states:
         click.get_current_context().exit(FAILED)
 
@@ -261,29 +261,29 @@ def _table_of(outcomes: list[Outcome]) -> str:
 def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: bool) -> None:
     from vsr.errors import VsrError
     from vsr.pipeline.estimate import estimate_clip
-    from vsr.pipeline.folder import there_already
+    from vsr.pipeline.folder import existing_outcome
     from vsr.pipeline.scheduler import InProcess
 
     estimates, failed, executor = [], [], InProcess()
     for pair in pairs:
         try:
-            if many and there_already(pair, options):
+            if many and existing_outcome(pair, options):
                 continue
             estimates.append(estimate_clip(pair.source, pair.target, options, folder_is_made=many, executor=executor))
         except VsrError as exc:
             if not many:
                 raise
             failed.append(str(exc))
-            complain(f"vsr: {exc}")
+            echo_error(f"vsr: {exc}")
     if as_json:
         total = {name: sum(getattr(one, name) for one in estimates) for name in ("frames", "seconds", "output_bytes")}
         clips = [asdict(one) for one in estimates]
-        say(json.dumps({"clips": clips, **total, "errors": failed}, default=str))
+        echo(json.dumps({"clips": clips, **total, "errors": failed}, default=str))
     else:
         for one in estimates:
-            say(_would_take(one))
+            echo(_would_take(one))
         if many:
-            say(f"{len(estimates)} clips: about {_duration(sum(one.seconds for one in estimates))} in all.")
+            echo(f"{len(estimates)} clips: about {_duration(sum(one.seconds for one in estimates))} in all.")
     if failed:
         click.get_current_context().exit(FAILED)
 
@@ -326,10 +326,10 @@ def resume(target: Path, as_json: bool, verbose: int, quiet: bool) -> None:
     \b
     vsr resume out.mp4
     """
-    from vsr.pipeline.journal import waiting_job
+    from vsr.pipeline.journal import resumable_job
 
     start_logging(verbose, quiet)
-    job = waiting_job(target)
+    job = resumable_job(target)
     try:
         options = UpscaleOptions.from_dict({**job.options, "resume": True})
     except (TypeError, ValueError, AttributeError) as exc:

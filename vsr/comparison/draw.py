@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from vsr.comparison.options import CompareOptions, CompareProgress, Drawn, Layout, Progress, Region
+from vsr.comparison.options import CompareOptions, CompareProgress, Layout, Progress, Region, RenderResult
 from vsr.comparison.sources import Moment, Panel, Sources
 from vsr.errors import OutputError, UsageError
 from vsr.imaging.colour import ColourSpec, rgb_to_planes
@@ -68,7 +68,7 @@ class Strip:
     zooms: tuple[tuple[tuple[int, int], ...], ...]
 
 
-def write_strip(sources: Sources, options: CompareOptions, path: Path, report: Progress) -> Drawn:
+def write_strip(sources: Sources, options: CompareOptions, path: Path, report: Progress) -> RenderResult:
     """Draw the strips of all moments that are asked for, one below the other, as PNG or JPEG.
 
     Raises:
@@ -88,7 +88,7 @@ def write_strip(sources: Sources, options: CompareOptions, path: Path, report: P
         write_picture(path, whole)
     else:
         _write_jpeg(path, whole, options.quality if isinstance(options.quality, int) else QUALITY)
-    return Drawn(labels, width, height, len(strips))
+    return RenderResult(labels, width, height, len(strips))
 
 
 def _write_jpeg(path: Path, picture: Picture, quality: int) -> None:
@@ -204,7 +204,7 @@ def _mark(panel: Picture, region: Region, thickness: int, colour: tuple[int, int
 Coverage = npt.NDArray[np.uint8]
 """(rows, columns), 255 where a pixel is covered whole."""
 
-LEAST_SIZE = 13
+MIN_SIZE = 13
 """Pixels; what is smaller cannot be read."""
 
 _FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -216,7 +216,7 @@ _LAST = next(path for path in (_FONTS / "LastResortHE-Regular.ttf", _FIRST) if p
 
 def size_for(width: int) -> int:
     """The height of letters for a panel of a width, in pixels: legible where the whole panel is looked at."""
-    return max(LEAST_SIZE, round(width / 30))
+    return max(MIN_SIZE, round(width / 30))
 
 
 def line_height(size: int) -> int:
@@ -324,7 +324,7 @@ def _characters(path: Path) -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
     try:
-        _font(path, LEAST_SIZE)
+        _font(path, MIN_SIZE)
         return frozenset(FT2Font(str(path)).get_charmap())
     except (OSError, RuntimeError):
         return frozenset()
@@ -423,7 +423,7 @@ def compose(composition: Composition, panels: Sequence[Panel]) -> Picture:
 
 def _label(canvas: Picture, text: str, part: Slice, composition: Composition) -> None:
     """A line in the upper left corner of a panel, on shaded ground."""
-    size = max(LEAST_SIZE, composition.frame_width // LETTERS)
+    size = max(MIN_SIZE, composition.frame_width // LETTERS)
     margin = max(2, size // 2)
     room = part.right - part.left - 4 * margin
     if room <= 0:
@@ -436,7 +436,7 @@ def _label(canvas: Picture, text: str, part: Slice, composition: Composition) ->
     paint(canvas, coverage, x, y, VIDEO_INK)
 
 
-def write_video(sources: Sources, layout: Layout, path: Path, report: Progress) -> Drawn:
+def write_video(sources: Sources, layout: Layout, path: Path, report: Progress) -> RenderResult:
     """Encode every frame of the clips with H.264, at its own time, with the sound of the first clip that has some.
 
     Only a few frames are in memory at any time.
@@ -464,7 +464,7 @@ def write_video(sources: Sources, layout: Layout, path: Path, report: Progress) 
                 report(CompareProgress(encoder.num_frames, sources.clips[0].video.num_frames_estimated))
     _join_sound(encoded, sources.clips, path, container)
     labels = tuple(panel.label for panel in panels)
-    return Drawn(labels, composition.frame_width, composition.frame_height, encoder.num_frames)
+    return RenderResult(labels, composition.frame_width, composition.frame_height, encoder.num_frames)
 
 
 def _panels(moment: Moment) -> list[Panel]:

@@ -180,7 +180,7 @@ class CompareSummary:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RenderResult:
     """What a maker of one kind of output hands back; as in ``CompareSummary``."""
 
     labels: tuple[str, ...]

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vsr.comparison.options import CompareOptions, CompareProgress, Drawn, Progress
+from vsr.comparison.options import CompareOptions, CompareProgress, Progress, RenderResult
 from vsr.comparison.sources import Moment, Panel, Sources
 from vsr.errors import OutputError
 from vsr.imaging.pictures import Picture
@@ -37,7 +37,7 @@ LARGE_BYTES = 50_000_000
 PNG_LEVEL = 6
 
 
-def write_page(sources: Sources, options: CompareOptions, path: Path, report: Progress) -> Drawn:
+def write_page(sources: Sources, options: CompareOptions, path: Path, report: Progress) -> RenderResult:
     """Write the page, one moment after the other.
 
     Raises:
@@ -68,7 +68,7 @@ def write_page(sources: Sources, options: CompareOptions, path: Path, report: Pr
     if size > LARGE_BYTES:
         fewer = "fewer --frames or a lower --quality" if sources.clips else "a lower --quality"
         logger.warning("%s is %d MB large; %s would make it smaller.", options.target, size // 1_000_000, fewer)
-    return Drawn(labels, width, height, count)
+    return RenderResult(labels, width, height, count)
 
 
 def _template() -> str:

@@ -16,7 +16,15 @@ import torch
 
 from vsr.comparison.options import CompareOptions
 from vsr.errors import InputError, UsageError
-from vsr.evaluation.pairing import Instant, at_even_spacing, at_numbers, at_times, count_packets, in_step, to_picture
+from vsr.evaluation.pairing import (
+    Instant,
+    at_even_spacing,
+    at_numbers,
+    at_times,
+    count_packets,
+    iterate_in_step,
+    to_picture,
+)
 from vsr.imaging.pictures import ENDINGS, Picture, read_picture
 from vsr.imaging.resize import resize_bicubic
 from vsr.media.clip import ClipInfo
@@ -139,7 +147,7 @@ class Sources:
         Raises:
             InputError: a file is damaged, of another size, or out of step.
         """
-        with closing(in_step(self.clips)) as instants:
+        with closing(iterate_in_step(self.clips)) as instants:
             first = next(instants)
             self.moment_of(first, tell=True)  # unequal sizes come to light before hours of decoding
             yield from chain([first], instants)

@@ -26,7 +26,7 @@ from vsr.imaging.resize import resize_as_matlab
 from vsr.inference.device import measure_cost, memory_measure
 from vsr.inference.engine import Engine, load_model
 from vsr.inference.openvino_backend import calibrate
-from vsr.networks.lpips import LEAST_SIZE, Lpips, load_lpips
+from vsr.networks.lpips import MIN_SIZE, Lpips, load_lpips
 from vsr.networks.weights import Network, load_generator, save_calibration
 
 WARM_UP = 16
@@ -53,7 +53,7 @@ class ImageProgress:
 
 
 @dataclass(frozen=True)
-class _Judges:
+class _FeatureNetworks:
     """What compares results with originals.
 
     Attributes:
@@ -110,7 +110,7 @@ def evaluate_images(
     border = scale if options.border is None else options.border
     with_fid = fid_extractor is not None or options.fid != "none"
     folders = _find_folders(options, scale, border, with_fid)
-    judges = _load_judges(options, border, first.device, fid_extractor)
+    judges = _load_feature_networks(options, border, first.device, fid_extractor)
     for engine in engines.values():
         engine.upscale(np.zeros((WARM_UP, WARM_UP, 3), np.uint8))
 
@@ -140,7 +140,7 @@ def evaluate_images(
 
 
 def _measure(
-    pair: Pair, scale: int, engines: Mapping[str, Engine], judges: _Judges, distance: FrechetDistance | None
+    pair: Pair, scale: int, engines: Mapping[str, Engine], judges: _FeatureNetworks, distance: FrechetDistance | None
 ) -> dict[str, PictureScore]:
     """Each model on one picture."""
     hr, lr = read_pair(pair, scale)
@@ -175,7 +175,7 @@ def _find_folders(
     options: ImageEvalOptions, scale: int, border: int, with_fid: bool
 ) -> list[tuple[Path, Path | None, list[Pair]]]:
     """Each folder of HR, its folder of LR, and their pictures, all of which can be measured."""
-    least = max(SSIM_WINDOW + 2 * border, LEAST_SIZE if options.lpips or options.fid == "squeezenet" else 1)
+    least = max(SSIM_WINDOW + 2 * border, MIN_SIZE if options.lpips or options.fid == "squeezenet" else 1)
     lr_folders: Sequence[Path | None] = options.lr or [None] * len(options.data)
     folders = []
     for data, lr_folder in zip(options.data, lr_folders, strict=True):
@@ -187,9 +187,9 @@ def _find_folders(
     return folders
 
 
-def _load_judges(
+def _load_feature_networks(
     options: ImageEvalOptions, border: int, device: torch.device, fid_extractor: nn.Module | None
-) -> _Judges:
+) -> _FeatureNetworks:
     device = device if device.type == "cuda" else torch.device("cpu")  # MPS lacks float64
     backbone = None
     if options.lpips or (options.fid == "squeezenet" and fid_extractor is None):
@@ -202,7 +202,7 @@ def _load_judges(
     if extractor is None and options.fid != "none":
         extractor = load_extractor(options.fid, backbone)
     psnr, ssim = (psnr_y, ssim_y) if options.colour == "y" else (psnr_rgb, ssim_rgb)
-    return _Judges(
+    return _FeatureNetworks(
         border,
         psnr,
         ssim,

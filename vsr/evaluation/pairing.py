@@ -256,7 +256,7 @@ def to_rgb(frame: Frame, layout: PixelLayout, colour: ColourSpec) -> Tensor:
 
 
 @contextmanager
-def said_once() -> Iterator[None]:
+def warnings_once() -> Iterator[None]:
     """Clips are decoded twice; what the reader has to say of them is logged the first time only."""
     reader = logging.getLogger(read_frames.__module__)
     said: set[str] = set()
@@ -297,7 +297,7 @@ class Instant:
     frames: tuple[Frame, ...]
 
 
-def in_step(clips: Sequence[ClipInfo]) -> Generator[Instant, None, None]:
+def iterate_in_step(clips: Sequence[ClipInfo]) -> Generator[Instant, None, None]:
     """Decode clips together; ends with the shortest, and says so.
 
     Raises:

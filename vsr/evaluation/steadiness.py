@@ -13,15 +13,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vsr.imaging.motion import LEAST_SIZE, dense_flow, origins, visible_in_both
+from vsr.imaging.motion import dense_flow, origins, visible_in_both
 
 Luma = npt.NDArray[np.float32]
 """(H, W) luma in 8-bit code values, not rounded: 16..235, and fractions of a code where the clip has more bits."""
 
 Mask = npt.NDArray[np.bool_]
 
-MIN_SIZE = LEAST_SIZE
-"""Pixels along an edge below which no flow is computed."""
 VISIBLE_SLACK = 0.5
 """Square pixels by which forward and backward flow may disagree at least."""
 
@@ -63,7 +61,7 @@ def find_transition(earlier: Luma, later: Luma) -> Transition:
     square pixel.
 
     Args:
-        earlier: (H, W), at least ``MIN_SIZE`` along each edge.
+        earlier: (H, W), at least ``MIN_FLOW_SIZE`` along each edge.
         later: of the same shape.
     """
     codes = [np.ascontiguousarray(np.clip(np.rint(frame), 0, 255).astype(np.uint8)) for frame in (earlier, later)]

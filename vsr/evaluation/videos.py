@@ -30,14 +30,15 @@ from vsr.evaluation.pairing import (
     read_rgb,
     read_schedule,
     require_pairs,
-    said_once,
+    warnings_once,
 )
 from vsr.evaluation.scores import FrameScore, OutputScore, VideoReport
-from vsr.evaluation.steadiness import MIN_SIZE, Luma, Transition, find_transition, still_change, warping_error
+from vsr.evaluation.steadiness import Luma, Transition, find_transition, still_change, warping_error
 from vsr.evaluation.vmaf import DEPTHS, NO_VMAF, VmafScorer, find_program_with_vmaf
 from vsr.evaluation.vmaf import MIN_SIZE as MIN_VMAF_SIZE
 from vsr.imaging.colour import ColourSpec, PixelLayout, rgb_to_planes
 from vsr.imaging.metrics import SSIM_WINDOW, luma, psnr_y, ssim_y
+from vsr.imaging.motion import MIN_FLOW_SIZE
 from vsr.imaging.resize import resize_bicubic
 from vsr.media.clip import Plane
 
@@ -80,7 +81,7 @@ def evaluate_videos(
     if not options.steadiness:
         lr = None  # which it serves alone
     clips = [reference, *outputs, *([lr] if lr is not None else [])]
-    with said_once():
+    with warnings_once():
         schedules = _read_schedules(clips, progress)
         pairings = [_pair(clips, schedules, number, options) for number in range(1, len(clips))]
         with ExitStack() as stack:
@@ -199,7 +200,7 @@ def _enlarged(lr: Clip, pairing: Pairing, num_frames: int, reference: Clip) -> G
             if rgb is None:
                 yield None
             else:
-                luma = torch.from_numpy(Shown(rgb).luma)  # luma is linear, and one plane is faster than three
+                luma = torch.from_numpy(ProgressDisplay(rgb).luma)  # luma is linear, and one plane is faster than three
                 yield cast(Luma, resize_bicubic(luma, reference.video.height, reference.video.width).numpy())
 
 
@@ -207,13 +208,13 @@ def _steps(
     reference: Clip, schedule: Schedule, bicubic: Iterator[Luma | None] | None, steady: bool
 ) -> Generator[Step, None, None]:
     """The frames of the reference, each with what became of the last one."""
-    steady = steady and min(reference.video.width, reference.video.height) >= MIN_SIZE
+    steady = steady and min(reference.video.width, reference.video.height) >= MIN_FLOW_SIZE
     last: Luma | None = None
     last_bicubic: Luma | None = None
     number = -1
     with closing(read_rgb(reference)) as frames:
         for number, (rgb, time) in enumerate(zip(frames, schedule.times, strict=False)):
-            shown = Shown(rgb)
+            shown = ProgressDisplay(rgb)
             at_bicubic = next(bicubic) if bicubic is not None else None
             step = Step(number, float(time), shown)
             if steady and last is not None:
@@ -238,7 +239,7 @@ def _with_transition(step: Step, last: Luma, last_bicubic: Luma | None, bicubic:
     )
 
 
-class Shown:
+class ProgressDisplay:
     """A frame in the forms in which it is compared, each computed when it is first asked for.
 
     Args:
@@ -280,7 +281,7 @@ class Step:
 
     number: int
     seconds: float
-    shown: Shown
+    shown: ProgressDisplay
     transition: Transition | None = None
     warping_error: float | None = None
     still_change: float | None = None
@@ -329,7 +330,7 @@ class Track:
         if rgb is None:
             self._last = None
             return
-        shown = Shown(rgb)
+        shown = ProgressDisplay(rgb)
         score = FrameScore(
             number=step.number,
             output_number=self._partner[step.number],

@@ -25,7 +25,7 @@ import numpy as np
 
 from vsr.errors import FFmpegError
 from vsr.media.clip import Plane
-from vsr.media.ffmpeg import TAIL_LINES, carried_program, find_program
+from vsr.media.ffmpeg import TAIL_LINES, bundled_program, find_program
 
 DEPTHS = (8, 10, 12, 16)
 """Bits of a sample that libvmaf takes."""
@@ -46,7 +46,7 @@ def find_program_with_vmaf() -> str:
         FFmpegError: it is missing, cannot be started, or both were built without.
     """
     program = find_program()
-    found = next((each for each in (program, carried_program()) if each is not None and _has_vmaf(each)), None)
+    found = next((each for each in (program, bundled_program()) if each is not None and _has_vmaf(each)), None)
     if found is None:
         raise FFmpegError(
             f"{program} is built without libvmaf; {NO_VMAF}, and an ffmpeg with it, first on PATH, measures it."

@@ -18,7 +18,7 @@ Codes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-LEAST_SIZE = 16
+MIN_FLOW_SIZE = 16
 """Pixels along each edge to which a smaller frame is grown before its flow is computed."""
 
 VISIBLE_SLACK = 0.25
@@ -98,7 +98,7 @@ def dense_flow(earlier: Codes, later: Codes) -> tuple[Floats, Floats]:
     ``MEDIUM``, which ends at half of it, and with a quarter less error.
 
     Args:
-        earlier: (H, W) luma, at least ``LEAST_SIZE`` along each edge.
+        earlier: (H, W) luma, at least ``MIN_FLOW_SIZE`` along each edge.
         later: of the same shape.
 
     Returns:
@@ -153,7 +153,7 @@ def _square_length(flow: Floats) -> Floats:
 def _follow(previous: Codes, current: Codes) -> tuple[Floats, Mask]:
     """(H, W, 2) flow from ``current`` to ``previous``, and where it holds by itself."""
     height, width = current.shape[:2]
-    below, right = max(LEAST_SIZE - height, 0), max(LEAST_SIZE - width, 0)
+    below, right = max(MIN_FLOW_SIZE - height, 0), max(MIN_FLOW_SIZE - width, 0)
     earlier, later = (
         cv2.copyMakeBorder(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 0, below, 0, right, cv2.BORDER_REPLICATE)
         for frame in (previous, current)

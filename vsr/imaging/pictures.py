@@ -62,11 +62,11 @@ _NO_SIZE = (UnidentifiedImageError, ValueError, KeyError, SyntaxError, struct.er
 _DAMAGED_MEMBER = (BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError)
 """What unpacking a member of an archive raises."""
 
-MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
+MAX_DECODED_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 """Of a picture, 179 million; Pillow opens no larger ones either."""
 
-MOST_BYTES = 1 << 30
-"""Of a picture file: eight bits of ``MOST_PIXELS`` in full, and a half more."""
+MAX_MEMBER_BYTES = 1 << 30
+"""Of a picture file: eight bits of ``MAX_DECODED_PIXELS`` in full, and a half more."""
 
 # The decoders of both libraries write to the standard error what they find damaged. An error says so.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -89,11 +89,11 @@ def read_picture(path: Path) -> Picture:
 def _content_of(path: Path) -> bytes:
     try:
         with open(path, "rb", opener=files_only) as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_MEMBER_BYTES + 1)
     except OSError as exc:
         raise InputError(f"cannot read {path}: {exc.strerror}") from exc
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path} is too large a picture: more than {MOST_BYTES >> 20} MiB")
+    if len(content) > MAX_MEMBER_BYTES:
+        raise InputError(f"{path} is too large a picture: more than {MAX_MEMBER_BYTES >> 20} MiB")
     return content
 
 
@@ -108,7 +108,7 @@ def decode_picture(encoded: bytes, name: str) -> Picture:
         name: what an error calls it.
 
     Raises:
-        InputError: it is no picture, a damaged one, or has more pixels than ``MOST_PIXELS``.
+        InputError: it is no picture, a damaged one, or has more pixels than ``MAX_DECODED_PIXELS``.
     """
     try:
         with suppress(*_NO_SIZE, OSError):  # of what is damaged the decoder tells
@@ -139,7 +139,7 @@ def picture_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
         name: what an error calls it; the path, where there is one.
 
     Raises:
-        InputError: the file cannot be read, is no picture, or has more pixels than ``MOST_PIXELS``.
+        InputError: the file cannot be read, is no picture, or has more pixels than ``MAX_DECODED_PIXELS``.
     """
     name = str(source) if isinstance(source, Path) else name
     try:
@@ -162,8 +162,8 @@ def _check_pixels(size: tuple[int, int], name: str) -> None:
     height, width = size
     if height < 1 or width < 1:
         raise InputError(f"{name} is a damaged picture: it has {width}x{height} pixels")
-    if height * width > MOST_PIXELS:
-        raise InputError(f"{name} is too large a picture: {width}x{height}, more than {MOST_PIXELS} pixels")
+    if height * width > MAX_DECODED_PIXELS:
+        raise InputError(f"{name} is too large a picture: {width}x{height}, more than {MAX_DECODED_PIXELS} pixels")
 
 
 def write_picture(path: Path, picture: Picture) -> None:
@@ -225,14 +225,14 @@ class PictureFile:
 
         Raises:
             InputError: the file cannot be read (an ``OSError`` is then the cause), the member is damaged, or either is
-                larger than ``MOST_BYTES``.
+                larger than ``MAX_MEMBER_BYTES``.
         """
         try:
             if not self.member:
                 return _content_of(self.path)
             stored = self.stored or self._looked_up()
-            if max(stored.size, stored.compressed) > MOST_BYTES:
-                raise BadZipFile(f"its content has more than {MOST_BYTES >> 20} MiB")
+            if max(stored.size, stored.compressed) > MAX_MEMBER_BYTES:
+                raise BadZipFile(f"its content has more than {MAX_MEMBER_BYTES >> 20} MiB")
             content = self._unpacked(stored, stored.compressed, stored.size + 1)
             if len(content) != stored.size or zlib.crc32(content) != stored.crc:
                 raise BadZipFile("its size or checksum is another than the archive's list says")
@@ -293,7 +293,7 @@ def _expanded(packed: bytes, method: int, most: int) -> bytes:
             length, first, dictionary = struct.unpack_from("<2xHBI", packed)
             rest, lc = divmod(first, 9)
             pb, lp = divmod(rest, 5)
-            size = min(dictionary, MOST_BYTES)
+            size = min(dictionary, MAX_MEMBER_BYTES)
             filters = [{"id": lzma.FILTER_LZMA1, "dict_size": size, "lc": lc, "lp": lp, "pb": pb}]
             return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters).decompress(packed[4 + length :], most)
     except (OSError, ValueError) as exc:  # bz2's, which is none of the system's

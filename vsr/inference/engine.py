@@ -40,13 +40,13 @@ OVERLAP = 16
 """LR pixels that neighbouring tiles share: the least power of two at which no pixel of a tiled real frame differs by
 more than one code value from the untiled one."""
 
-LEAST_STEP = 16
+MIN_TILE_STEP = 16
 """LR pixels that a tile must add to its overlap at least; smaller ones compute little but overlap."""
 
 MEMORY_SHARE = 0.5
 """Of the free memory, what a batch of tiles may take. The rest is for frames on their way."""
 
-MOST_ON_CPU = 2 << 30
+MAX_CPU_MEMORY = 2 << 30
 """Bytes that a batch of tiles may take on the CPU, so that a large frame leaves a small machine its memory: in float32
 the paper's generator finds room for 496 x 496 pixels."""
 
@@ -90,7 +90,7 @@ class Engine:
         described = cast(Network, network)
         self.scale: float = described.scale
         self.overlap = overlap
-        self._least_tile = overlap + LEAST_STEP
+        self._least_tile = overlap + MIN_TILE_STEP
         self._tile_size = tile_size
         self._sharing = sharing
         self._clips = described.wants_unit_range
@@ -343,7 +343,7 @@ class Engine:
         """How many LR pixels can be upscaled at once."""
         budget = int(MEMORY_SHARE * free_memory(self.device) / self._sharing)
         if self.device.type == "cpu":
-            budget = min(budget, MOST_ON_CPU)
+            budget = min(budget, MAX_CPU_MEMORY)
         # Convolutions on CUDA index with 32 bits, and no activation holds more than half of the peak.
         elements = 2**31 * 2 if self.device.type == "cuda" else budget
         return int(min(budget / self._runtime.bytes_per_float, elements) / self._floats_per_pixel)

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """By precision."""
 
-MOST_RECORDED = 8
+MAX_RECORDED = 8
 """Shapes that are recorded at once: batches that are full or not, of whole frames or tiles."""
 
 
@@ -153,7 +153,7 @@ class CudaRuntime(TorchRuntime):
                 except RuntimeError as exc:  # it ran without, and does so still
                     logger.info("kernels are not recorded: %s", exc)
                     self._records = False
-                if len(self._recorded) > MOST_RECORDED:
+                if len(self._recorded) > MAX_RECORDED:
                     del self._recorded[next(iter(self._recorded))]
             self._seen.add(shape)
             if (recorded := self._recorded.get(shape)) is None:
@@ -186,7 +186,7 @@ class CudaRuntime(TorchRuntime):
 Array = npt.NDArray[np.generic]
 
 
-class Landing:
+class PendingDownload:
     """Tensors on their way to main memory."""
 
     def __init__(self, tensors: Sequence[Tensor], event: torch.cuda.Event | None) -> None:
@@ -200,7 +200,7 @@ class Landing:
         return [array.astype(np.uint16) if array.dtype == np.int32 else array for array in arrays]
 
 
-class Lanes:
+class DeviceTransfer:
     """Both ways of one device; used by one thread.
 
     Attributes:
@@ -232,10 +232,10 @@ class Lanes:
         deep = self._device.type in WITHOUT_UINT16 and planes[0].dtype == np.uint16
         return np.stack(planes, dtype=np.int32 if deep else None)
 
-    def download(self, tensors: Sequence[Tensor]) -> Landing:
+    def download(self, tensors: Sequence[Tensor]) -> PendingDownload:
         """Tensors of the device, sent back as soon as they are computed."""
         if self._streams is None:
-            return Landing([tensor.cpu() for tensor in tensors], None)
+            return PendingDownload([tensor.cpu() for tensor in tensors], None)
         down = self._streams[1]
         down.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(down):
@@ -246,7 +246,7 @@ class Lanes:
                 tensor.record_stream(down)
             event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             event.record(down)
-        return Landing(landed, event)
+        return PendingDownload(landed, event)
 
 
 def _pinned_stack(planes: Sequence[Array]) -> Tensor:

@@ -69,19 +69,19 @@ class Program:
 
 
 def find_program() -> str:
-    """The path of ``the_program``."""
-    return the_program().path
+    """The path of ``ffmpeg_program``."""
+    return ffmpeg_program().path
 
 
 @lru_cache(maxsize=1)
-def the_program() -> Program:
+def ffmpeg_program() -> Program:
     """The program that ``VSR_FFMPEG`` names, else the one that imageio-ffmpeg carries, else the one on PATH.
 
     Raises:
         FFmpegError: there is none, it does not start, or it is too old.
     """
     named = os.environ.get(VARIABLE)
-    path = shutil.which(named) if named else carried_program() or shutil.which("ffmpeg")
+    path = shutil.which(named) if named else bundled_program() or shutil.which("ffmpeg")
     if path is None:
         raise FFmpegError(
             f"{VARIABLE} names {named}, which is no program; correct or unset it." if named else
@@ -89,7 +89,7 @@ def the_program() -> Program:
         )  # fmt: skip
     program = _identify(path)
     if program.libavformat < OLDEST:
-        instead = f"unset {VARIABLE}" if named and carried_program() else f"name a newer one by {VARIABLE}"
+        instead = f"unset {VARIABLE}" if named and bundled_program() else f"name a newer one by {VARIABLE}"
         raise FFmpegError(f"{program} is older than {OLDEST_NAME} and would lose parts of clips: {instead}.")
     logger.info("%s writes the files.", program)
     return program
@@ -104,7 +104,7 @@ def _identify(path: str) -> Program:
     return Program(path, version[1], (int(library[1]), int(library[2])))
 
 
-def carried_program() -> str | None:
+def bundled_program() -> str | None:
     """The ffmpeg that imageio-ffmpeg carries; None where it has none for this system."""
     # Not by its own search, which goes on to PATH.
     folder = resources.files("imageio_ffmpeg") / "binaries"

@@ -72,7 +72,7 @@ def _side_data(frame: VideoFrame) -> dict[str, bytes]:
     return {entry.type.name: bytes(entry) for entry in entries}
 
 
-MOST_SIDE_DATA_TYPES = 48
+NUM_SIDE_DATA_TYPES = 48
 """libav 63 has 33."""
 
 
@@ -82,7 +82,7 @@ def _without_unknown_side_data(frame: VideoFrame) -> VideoFrame:
     last = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
     )
-    for number in range(MOST_SIDE_DATA_TYPES):
+    for number in range(NUM_SIDE_DATA_TYPES):
         if number not in known:
             following = graph.add("sidedata", f"mode=delete:type={number}")
             last.link_to(following)

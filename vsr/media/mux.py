@@ -96,7 +96,7 @@ def plan_streams(
 ) -> list[StreamPlan]:
     """Decide, before any frame is computed, what becomes of each of the source's other streams.
 
-    What is decided here follows from what formats are said to hold; ``rehearse`` shows what the program can do.
+    What is decided here follows from what formats are said to hold; ``assemble_sample`` shows what the program can do.
 
     Args:
         clip: the source.
@@ -263,7 +263,7 @@ NO_PACKETS = "received no packets"
 """What the program says where a stream that it converts begins later than the sample ends."""
 
 
-def rehearse(
+def assemble_sample(
     video: Path,
     clip: ClipInfo,
     streams: Sequence[StreamPlan],
@@ -296,10 +296,10 @@ def rehearse(
             if NO_PACKETS not in str(exc):
                 raise
 
-    return write_what_can_be(streams, container, attempt)
+    return assemble_what_fits(streams, container, attempt)
 
 
-def write_what_can_be(
+def assemble_what_fits(
     streams: Sequence[StreamPlan], container: Container, attempt: Callable[[Sequence[StreamPlan]], None]
 ) -> list[StreamPlan]:
     """Write an output; where that fails, find the streams that are to blame, and write it without them.
@@ -682,7 +682,7 @@ def cues_overlap(path: Path, index: int) -> bool:
     return False
 
 
-NOT_TOLD = frozenset({*BRANDS, "encoder", "duration", "vendor_id", "handler_name"})
+IGNORED_METADATA = frozenset({*BRANDS, "encoder", "duration", "vendor_id", "handler_name"})
 """Metadata that describe the file as it was, and are no loss."""
 
 
@@ -704,7 +704,7 @@ def missing_metadata(target: Path, clip: ClipInfo, streams: Sequence[StreamPlan]
             told = {readable(key).lower() for key in assembled.metadata}.union(*of_streams)
     except InputError:
         return []
-    wanted = [key for key in clip.metadata if key.lower() not in NOT_TOLD and not key.startswith("_")]
+    wanted = [key for key in clip.metadata if key.lower() not in IGNORED_METADATA and not key.startswith("_")]
     keys = [key for key in wanted if key.lower() not in told]
     missing = [f"the metadata {', '.join(keys)}"] if keys else []
     if clip.num_chapters and not container.chapters:

@@ -50,10 +50,10 @@ def pictures_of(source: Path) -> list[Path] | None:
         if not (found := find_pictures(source)):
             raise InputError(f"the folder {source} holds no pictures.")
         return found
-    return files_named(source) if stands_for_many(source) else None
+    return files_named(source) if names_many_files(source) else None
 
 
-def stands_for_many(source: Path) -> bool:
+def names_many_files(source: Path) -> bool:
     """Whether a name is a pattern of inputs, and not that of a file."""
     return not source.exists() and (glob.has_magic(str(source)) or is_pattern(source))
 

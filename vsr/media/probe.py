@@ -60,7 +60,7 @@ ENCRYPTED = "{} is encrypted: without the key no frame of it can be decoded; tak
 
 ONLY_HEADER = "{} is a header without a frame, such as the first part of a stream in segments."
 
-MOST_PACKETS = 100
+MAX_PROBE_PACKETS = 100
 """Packets that are searched for a first frame."""
 
 DOLBY_VISION_TAGS = frozenset({"dvh1", "dvhe", "dva1", "dvav", "dav1"})
@@ -296,7 +296,7 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
             if is_out_of_memory(exc) and not has_room(stream.codec_context.width, stream.codec_context.height):
                 raise
             logger.debug("%s: %s", container.name, exc)
-        if number >= MOST_PACKETS:
+        if number >= MAX_PROBE_PACKETS:
             break
     if empty:
         raise InputError(ONLY_HEADER.format(path))

@@ -176,7 +176,7 @@ def read_frames(
     if damage is None and counted:
         logger.warning("%s is damaged: %s; %d frames could be read.", path, counted, frames)
     if damage is None and counted.resized:
-        logger.warning("%s", said_of_resized(path, video, counted.resized))
+        logger.warning("%s", resized_message(path, video, counted.resized))
     if clock.retimed:
         logger.warning("%s: %d frames had no usable timestamp and got the next free one.", path, clock.retimed)
 
@@ -226,7 +226,7 @@ class _Packets:
                 yield packet
 
 
-def said_of_resized(path: Path, video: VideoInfo, count: int) -> str:
+def resized_message(path: Path, video: VideoInfo, count: int) -> str:
     """Say that a clip changes its size half-way, and what became of it."""
     return f"{path} changes its size: {count} frames were resized to the {video.width}x{video.height} of the first."
 

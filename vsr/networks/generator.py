@@ -18,7 +18,7 @@ from vsr.networks.vgg import TORCHVISION
 SLOPE = 0.2
 """Of LeakyReLU behind the convolutions of ``nearest`` upsampling."""
 
-MOST_BLOCKS = 1000
+MAX_BLOCKS = 1000
 """Far beyond any use; a file or a command that asks for more is mistaken."""
 
 TANH_GAIN = 1.25
@@ -63,7 +63,7 @@ class Generator(nn.Module):
     it starts as interpolation of slightly less contrast (see ``TANH_GAIN``).
 
     Raises:
-        ValueError: a scale that is no power of two from 2 to 8, no block or more than ``MOST_BLOCKS``, fewer than three
+        ValueError: a scale that is no power of two from 2 to 8, no block or more than ``MAX_BLOCKS``, fewer than three
             channels, an unknown upsampling or normalisation, or a momentum outside (0, 1].
     """
 
@@ -90,8 +90,8 @@ class Generator(nn.Module):
         super().__init__()
         if scale not in (2, 4, 8):
             raise ValueError(f"the generator's scale is 2, 4 or 8, got {scale}")
-        if not 1 <= blocks <= MOST_BLOCKS or channels < 3:
-            needed = f"1 to {MOST_BLOCKS} blocks and at least three channels are needed"
+        if not 1 <= blocks <= MAX_BLOCKS or channels < 3:
+            needed = f"1 to {MAX_BLOCKS} blocks and at least three channels are needed"
             raise ValueError(f"{needed}, got {blocks} and {channels}")
         if upsampling not in ("shuffle", "nearest"):
             raise ValueError(f"the upsampling is shuffle or nearest, got {upsampling!r}")

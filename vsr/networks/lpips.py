@@ -21,7 +21,7 @@ from vsr.networks.vgg import find_pretrained, read_weights
 TAPS = (1, 4, 7, 9, 10, 11, 12)
 """The layers of SqueezeNet behind which pictures are compared."""
 
-LEAST_SIZE = 17
+MIN_SIZE = 17
 """Pixels each way below which SqueezeNet's poolings leave nothing."""
 
 HEADS = "functional/image/lpips_models/squeeze.pth"
@@ -75,8 +75,8 @@ class Lpips(nn.Module):
         """
         if sr.shape != hr.shape:
             raise ValueError(f"pictures of one size are compared, got {tuple(sr.shape)} and {tuple(hr.shape)}")
-        if min(sr.shape[-2:]) < LEAST_SIZE:
-            raise ValueError(f"LPIPS needs pictures of at least {LEAST_SIZE} pixels each way, got {tuple(sr.shape)}")
+        if min(sr.shape[-2:]) < MIN_SIZE:
+            raise ValueError(f"LPIPS needs pictures of at least {MIN_SIZE} pixels each way, got {tuple(sr.shape)}")
         shift, spread = cast(Tensor, self.shift), cast(Tensor, self.spread)
         x, y = (2 * sr - 1 - shift) / spread, (2 * hr - 1 - shift) / spread
         heads = iter(self.heads)

@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from vsr.imaging.motion import warp
 from vsr.imaging.resize import resize_bicubic
-from vsr.networks.generator import MOST_BLOCKS
+from vsr.networks.generator import MAX_BLOCKS
 
 REACH = 2
 """LR pixels on each side of which bicubic interpolation makes the HR pixels of one."""
 
-QUIET = 0.1
+INITIAL_GAIN = 0.1
 """Factor of the first weights of what a block adds."""
 
 
@@ -34,7 +34,7 @@ class RecurrentBlock(nn.Module):
         self.activation = nn.PReLU()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         with torch.no_grad():
-            self.conv2.weight *= QUIET
+            self.conv2.weight *= INITIAL_GAIN
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, x + self.conv2(self.activation(self.conv1(x))))
@@ -81,7 +81,7 @@ class RecurrentGenerator(nn.Module):
     A new network starts as bicubic interpolation: the last layer starts at zero, and the blocks start quiet.
 
     Raises:
-        ValueError: a scale other than 2 or 4, no block or more than ``MOST_BLOCKS``, or no channel.
+        ValueError: a scale other than 2 or 4, no block or more than ``MAX_BLOCKS``, or no channel.
     """
 
     wants_unit_range = True
@@ -90,8 +90,8 @@ class RecurrentGenerator(nn.Module):
         super().__init__()
         if scale not in (2, 4):
             raise ValueError(f"the recurrent generator's scale is 2 or 4, got {scale}")
-        if not 1 <= blocks <= MOST_BLOCKS or channels < 1:
-            raise ValueError(f"1 to {MOST_BLOCKS} blocks and a channel are needed, got {blocks} and {channels}")
+        if not 1 <= blocks <= MAX_BLOCKS or channels < 1:
+            raise ValueError(f"1 to {MAX_BLOCKS} blocks and a channel are needed, got {blocks} and {channels}")
         self.scale, self.blocks, self.channels, self.aligned = scale, blocks, channels, aligned
         self.state_channels = 3 + channels
         self.enlarge = Enlargement(scale)

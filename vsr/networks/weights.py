@@ -57,7 +57,7 @@ class Network(Protocol):
 ARCHITECTURES: dict[str, type[nn.Module]] = {"srgan": Generator, "recurrent": RecurrentGenerator}
 """Networks that upscale; the recurrent one as described by ``Network``, but for its call."""
 
-JUDGES: dict[str, type[nn.Module]] = {"discriminator": Discriminator}
+DISCRIMINATORS: dict[str, type[nn.Module]] = {"discriminator": Discriminator}
 """Networks that only training needs."""
 
 
@@ -80,7 +80,7 @@ class WeightsInfo:
 
     Attributes:
         path: the file.
-        architecture: a key of ``ARCHITECTURES`` or ``JUDGES``.
+        architecture: a key of ``ARCHITECTURES`` or ``DISCRIMINATORS``.
         config: the keywords of the architecture; of those that upscale, the scale among them.
         about: free text by key: purpose, recipe, licence, data, training.
         calibration: for int8; None: not measured.
@@ -145,7 +145,7 @@ def load_discriminator(path: Path, network: Discriminator | None = None) -> Disc
     Raises:
         WeightsError: the file is missing, damaged, of another network, or of other channels.
     """
-    loaded = cast(Discriminator, _load_file(path, JUDGES))
+    loaded = cast(Discriminator, _load_file(path, DISCRIMINATORS))
     if network is None:
         return loaded
     left = load_shared(network, loaded.state_dict())
@@ -205,7 +205,7 @@ def save_network(path: Path, network: nn.Module, about: Mapping[str, str]) -> No
 
 def save_discriminator(path: Path, network: nn.Module, about: Mapping[str, str]) -> None:
     """Write a discriminator's weights file; all as in ``save_network``."""
-    _save(path, network, about, JUDGES)
+    _save(path, network, about, DISCRIMINATORS)
 
 
 def _save(path: Path, network: nn.Module, about: Mapping[str, str], known: Mapping[str, type[nn.Module]]) -> None:
@@ -264,13 +264,15 @@ def _calibration(path: Path, text: str) -> Calibration | None:
 
 def _load_file(path: Path, architectures: Mapping[str, type[nn.Module]]) -> nn.Module:
     info = read_info(path)
-    if info.architecture in JUDGES and architectures is ARCHITECTURES:
+    if info.architecture in DISCRIMINATORS and architectures is ARCHITECTURES:
         raise WeightsError(
             f"{path} is a {info.architecture}, which judges pictures in training and upscales none; "
             f"give the generator, which `vsr train` writes beside it: {path.with_name('generator.safetensors')}."
         )
-    if info.architecture in ARCHITECTURES and architectures is JUDGES:
-        raise WeightsError(f"{path} is a generator ({info.architecture}); a {', '.join(JUDGES)} is needed here.")
+    if info.architecture in ARCHITECTURES and architectures is DISCRIMINATORS:
+        raise WeightsError(
+            f"{path} is a generator ({info.architecture}); a {', '.join(DISCRIMINATORS)} is needed here."
+        )
     if info.architecture not in architectures:
         known = ", ".join(architectures)
         other = shortened(info.architecture)
@@ -343,7 +345,7 @@ def _in_words(shape: Iterable[int]) -> str:
 
 DEFAULT_MODEL = "video-x4"
 
-BUILT_IN_PURPOSE = {
+BUILT_IN_DESCRIPTIONS = {
     "bicubic": "antialiased bicubic interpolation, any scale: the baseline",
     "identity": "returns its input: what decoding, conversion and encoding alone do",
 }
@@ -359,7 +361,7 @@ def models_folder() -> Path:
 def shipped_models() -> list[WeightsInfo]:
     """The models of ``models/`` that upscale, by name."""
     found = (read_info(path) for path in sorted(models_folder().glob("*.safetensors")))
-    return [info for info in found if info.architecture not in JUDGES]
+    return [info for info in found if info.architecture not in DISCRIMINATORS]
 
 
 def find_weights(model: str) -> Path:
@@ -374,7 +376,7 @@ def find_weights(model: str) -> Path:
     with suppress(OSError):  # a name too long for a file is no file
         if Path(model).is_file():
             return Path(model)
-    names = [*BUILT_IN_PURPOSE, *(path.stem for path in sorted(models_folder().glob("*.safetensors")))]
+    names = [*BUILT_IN_DESCRIPTIONS, *(path.stem for path in sorted(models_folder().glob("*.safetensors")))]
     raise UnknownModelError(
         f"there is no model {model!r}: it is neither a file nor one of {', '.join(sorted(names))}. "
         "`vsr models` lists them."
@@ -417,7 +419,7 @@ def is_adversarial(model: str, detail: float = 1) -> bool:
         model: as in ``load_network``.
         detail: of it.
     """
-    if model in BUILT_IN_PURPOSE or detail == 0:
+    if model in BUILT_IN_DESCRIPTIONS or detail == 0:
         return False
     about = read_info(find_weights(model)).about
     try:
@@ -486,7 +488,7 @@ def load_calibration(model: str | os.PathLike[str], detail: float = 1) -> Calibr
         UnsupportedError: the partner of a calibrated model is not calibrated.
     """
     model = os.fspath(model)
-    if model in BUILT_IN_PURPOSE:
+    if model in BUILT_IN_DESCRIPTIONS:
         return None
     own = read_info(find_weights(model)).calibration
     if detail == 1 or own is None:

@@ -33,13 +33,13 @@ import vsr
 from vsr.errors import InputError, OutputError, UsageError, VsrError
 from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
-from vsr.networks.weights import BUILT_IN_PURPOSE, find_partner, find_weights, models_folder
+from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, find_partner, find_weights, models_folder
 from vsr.pipeline.journal import LOCK, RECORD, seal
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import check_frame_fits
 from vsr.pipeline.processes import warn_of_different
-from vsr.pipeline.segment import EngineKeeper, EngineSpec, Order, upscale_segments
-from vsr.pipeline.segments import Finished, Segment
+from vsr.pipeline.segment import ClipJob, EngineCache, EngineSpec, upscale_segments
+from vsr.pipeline.segments import FinishedSegment, Segment
 from vsr.signals import shielded
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ ATTEMPTS = 3
 PATIENCE_SECONDS = 120
 """How long to wait for any actor, where none is alive."""
 
-KNOCKING_SECONDS = 10
+CONNECT_SECONDS = 10
 """How long the head of a cluster may take to answer."""
 
 LEAVING, LEAVING_SECONDS = "leaving", 2
@@ -62,7 +62,7 @@ LEAVING, LEAVING_SECONDS = "leaving", 2
 CHUNK_BYTES = 32 << 20
 """Of a file that travels: what is on its way to a node at once."""
 
-NO_SUCH_ACTOR = ("failed to import on the worker", "has no attribute 'greet'")
+NOT_ON_NODE = ("failed to import on the worker", "has no attribute 'greet'")
 """What Ray says where a node has no vsr, or an older one."""
 
 
@@ -105,7 +105,7 @@ class Cluster:
     def _join(self) -> None:
         terminated = signal.getsignal(signal.SIGTERM)
         try:
-            _knock(self._options.cluster or "")
+            _check_reachable(self._options.cluster or "")
             self._ray.init(address=self._options.cluster, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError, OverflowError) as exc:
             where, why = self._options.cluster, str(exc).partition("\n")[0].rstrip(". ")
@@ -160,16 +160,16 @@ class Cluster:
         """As ``Executor``: on the first node that is ready."""
         spec = _portable(spec, self._device)
         files = {path: fingerprint(Path(path)) for path in _own_weights(spec)}
-        greetings = {actor.greet.remote(files, _shipped_weights(spec)): actor for actor in self._actors}
+        node_infos = {actor.describe_node.remote(files, _shipped_weights(spec)): actor for actor in self._actors}
         with redirect_stdout(sys.stderr):
-            ready, _ = self._ray.wait(list(greetings), timeout=PATIENCE_SECONDS)
+            ready, _ = self._ray.wait(list(node_infos), timeout=PATIENCE_SECONDS)
             if not ready:
                 raise _no_room()
-            actor = greetings[ready[0]]
+            actor = node_infos[ready[0]]
             try:
-                greeting = self.answer(ready[0])
-                self.accept(greeting, spec)
-                for sent in _pieces(actor, _to_send(greeting, spec)):
+                node_info = self.answer(ready[0])
+                self.accept(node_info, spec)
+                for sent in _pieces(actor, _to_send(node_info, spec)):
                     self.answer(sent)
             except self._ray.exceptions.RayError as exc:
                 raise self._lost(exc) from exc
@@ -186,13 +186,13 @@ class Cluster:
         why = str(cause).strip().partition("\n")[0].rstrip(". ")
         return VsrError(f"a node of the cluster was lost before the work began: {why}. Run again.")
 
-    def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
+    def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
         """As ``Executor``."""
-        pictures = tuple(path.absolute() for path in order.clip.pictures)
-        clip = replace(order.clip, path=order.clip.path.absolute(), pictures=pictures)
-        order = replace(order, clip=clip, engine=_portable(order.engine, self._device))
+        pictures = tuple(path.absolute() for path in job.clip.pictures)
+        clip = replace(job.clip, path=job.clip.path.absolute(), pictures=pictures)
+        job = replace(job, clip=clip, engine=_portable(job.engine, self._device))
         with redirect_stdout(sys.stderr):  # where Ray prints what it has to say of lost nodes
-            _Work(self._ray, self, order, segments, folder, report).finish(list(self._actors))
+            _Work(self._ray, self, job, segments, folder, report).finish(list(self._actors))
 
     def answer(self, result: Any) -> Any:
         """What an actor's call returns.
@@ -204,7 +204,7 @@ class Cluster:
         try:
             return self._ray.get(result)
         except self._ray.exceptions.RayError as exc:
-            if any(sign in str(exc) for sign in NO_SUCH_ACTOR):
+            if any(sign in str(exc) for sign in NOT_ON_NODE):
                 ip = re.search(r"\bip=([^,)\s]+)", str(exc))
                 node = f"the node {ip[1]}" if ip else "a node of the cluster"
                 raise VsrError(f"{node} has no vsr {vsr.__version__} as this machine has; install it there.") from exc
@@ -214,11 +214,11 @@ class Cluster:
                 raise exc.cause from exc
             raise VsrError(f"a worker failed: {type(exc.cause).__name__}: {exc.cause}") from exc
 
-    def accept(self, greeting: Greeting, spec: EngineSpec) -> None:
+    def accept(self, node_info: NodeInfo, spec: EngineSpec) -> None:
         """Refuse a node that would compute something else, and say where devices differ."""
-        _check(greeting, versions_on(self._device), digest_of_weights(_shipped_weights(spec)))
-        if greeting.kind not in self._kinds:
-            self._kinds.add(greeting.kind)
+        _check(node_info, versions_on(self._device), digest_of_weights(_shipped_weights(spec)))
+        if node_info.kind not in self._kinds:
+            self._kinds.add(node_info.kind)
             if len(self._kinds) == 2:
                 warn_of_different(self._kinds)
 
@@ -252,11 +252,11 @@ class EngineOnNode:
         return self._ask("usual_seconds_of", *size)
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """See whether anything answers there; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "://" not in address:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCKING_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _no_room() -> VsrError:
@@ -282,19 +282,19 @@ class _Work:
     """What there is to do for one clip, and who does it."""
 
     def __init__(
-        self, ray: Any, cluster: Cluster, order: Order, segments: Sequence[Segment], folder: Path, report: Report
+        self, ray: Any, cluster: Cluster, job: ClipJob, segments: Sequence[Segment], folder: Path, report: Report
     ) -> None:
         self._ray, self._cluster, self._folder, self._report = ray, cluster, folder, report
         self._left = deque(segments)
         self._tries: Counter[int | None] = Counter()
-        self._order, self._sent_order = order, ray.put(order)
-        self._files = {path: fingerprint(Path(path)) for path in _needed(order)}
+        self._job, self._sent_job = job, ray.put(job)
+        self._files = {path: fingerprint(Path(path)) for path in _needed(job)}
         self._tasks: dict[Any, _Task] = {}
 
     def finish(self, actors: Sequence[Any]) -> None:
         """Give out segments until none is left."""
         for actor in actors:
-            self._greet(actor)
+            self._ask_node(actor)
         while (busy := any(task.segment for task in self._tasks.values())) or self._left:
             ready, _ = self._ray.wait(list(self._tasks), timeout=None if busy else PATIENCE_SECONDS)
             if not ready:
@@ -302,30 +302,30 @@ class _Work:
             for result in ready:
                 self._take(result, self._tasks.pop(result))
 
-    def _greet(self, actor: Any) -> None:
-        self._tasks[actor.greet.remote(self._files, _shipped_weights(self._order.engine))] = _Task(actor)
+    def _ask_node(self, actor: Any) -> None:
+        self._tasks[actor.describe_node.remote(self._files, _shipped_weights(self._job.engine))] = _Task(actor)
 
     def _take(self, result: Any, task: _Task) -> None:
         try:
             answer = self._cluster.answer(result)
         except self._ray.exceptions.RayError as exc:
-            self._on_death(task, exc)
+            self._on_worker_death(task, exc)
             return
         sending = task.sending
         if task.segment is not None:
             self._keep(*answer)
-        elif isinstance(answer, Greeting):
-            self._cluster.accept(answer, self._order.engine)
-            sending = _pieces(task.actor, _to_send(answer, self._order.engine))
+        elif isinstance(answer, NodeInfo):
+            self._cluster.accept(answer, self._job.engine)
+            sending = _pieces(task.actor, _to_send(answer, self._job.engine))
         self._tries[None] = 0
         if (piece := next(sending, None)) is not None:
             self._tasks[piece] = _Task(task.actor, sending=sending)
         elif self._left:
             segment = self._left.popleft()
             self._tries[segment.number] += 1
-            self._tasks[task.actor.run.remote(self._sent_order, segment)] = _Task(task.actor, segment)
+            self._tasks[task.actor.run.remote(self._sent_job, segment)] = _Task(task.actor, segment)
 
-    def _on_death(self, task: _Task, cause: Exception) -> None:
+    def _on_worker_death(self, task: _Task, cause: Exception) -> None:
         """An actor has died, most likely with its node: another does its segment."""
         number = None if task.segment is None else task.segment.number
         self._tries[None] += number is None
@@ -335,9 +335,9 @@ class _Work:
         if task.segment is not None:
             logger.warning("a node was lost; segment %d is done again.", number)
             self._left.appendleft(task.segment)
-        self._greet(self._cluster.successor(task.actor))
+        self._ask_node(self._cluster.successor(task.actor))
 
-    def _keep(self, done: Finished, files: Files, smaller_tile: int | None) -> None:
+    def _keep(self, done: FinishedSegment, files: Files, smaller_tile: int | None) -> None:
         folder = self._folder / f".{done.number:06}-cluster"
         try:
             folder.mkdir()
@@ -350,8 +350,8 @@ class _Work:
         self._report.finished(done, folder)
         if smaller_tile is not None:
             self._report.smaller_tile(smaller_tile)
-            self._order = replace(self._order, engine=replace(self._order.engine, tile_size=smaller_tile))
-            self._sent_order = self._ray.put(self._order)
+            self._job = replace(self._job, engine=replace(self._job.engine, tile_size=smaller_tile))
+            self._sent_job = self._ray.put(self._job)
 
 
 def _pieces(actor: Any, paths: Sequence[str]) -> Iterator[Any]:
@@ -374,13 +374,13 @@ def _pieces(actor: Any, paths: Sequence[str]) -> Iterator[Any]:
 
 def _portable(spec: EngineSpec, device: str) -> EngineSpec:
     """A spec that means the same in another folder, for the devices of the cluster."""
-    own = spec.model not in BUILT_IN_PURPOSE and find_weights(spec.model).parent != models_folder()
+    own = spec.model not in BUILT_IN_DESCRIPTIONS and find_weights(spec.model).parent != models_folder()
     return replace(spec, device=device, model=os.path.abspath(spec.model) if own else spec.model)
 
 
 def _weights(spec: EngineSpec) -> list[Path]:
     """The files that a network is loaded from."""
-    if spec.model in BUILT_IN_PURPOSE:
+    if spec.model in BUILT_IN_DESCRIPTIONS:
         return []
     return [find_weights(spec.model), *([find_partner(spec.model)] if spec.detail != 1 else [])]
 
@@ -395,32 +395,32 @@ def _shipped_weights(spec: EngineSpec) -> tuple[str, ...]:
     return tuple(path.name for path in _weights(spec) if path.parent == models_folder())
 
 
-def _needed(order: Order) -> list[str]:
+def _needed(job: ClipJob) -> list[str]:
     """Files and folders that a node has to see."""
-    clip = order.clip
+    clip = job.clip
     sources = [str(clip.path)] if clip.path.is_file() else sorted({str(path.parent) for path in clip.pictures})
-    return sources + _own_weights(order.engine)
+    return sources + _own_weights(job.engine)
 
 
-def _to_send(greeting: Greeting, spec: EngineSpec) -> list[str]:
+def _to_send(node_info: NodeInfo, spec: EngineSpec) -> list[str]:
     """What a node lacks; a generator and its partner stay side by side."""
     own = _own_weights(spec)
-    lacking = [path for path in greeting.lacking if path not in own]
-    return lacking + (own if set(own) & set(greeting.lacking) else [])
+    lacking = [path for path in node_info.lacking if path not in own]
+    return lacking + (own if set(own) & set(node_info.lacking) else [])
 
 
-def _check(greeting: Greeting, versions: dict[str, str], weights: str) -> None:
+def _check(node_info: NodeInfo, versions: dict[str, str], weights: str) -> None:
     """Refuse a node that would compute something else than this machine.
 
     Raises:
         VsrError: it has another version of something, or other weights.
     """
-    for name in versions | greeting.versions:
-        ours, theirs = (f"{name} {each.get(name, 'none')}" for each in (versions, greeting.versions))
+    for name in versions | node_info.versions:
+        ours, theirs = (f"{name} {each.get(name, 'none')}" for each in (versions, node_info.versions))
         if ours != theirs:
-            raise VsrError(f"the node {greeting.node} has {theirs}, and this machine {ours}: install the same there.")
-    if greeting.weights != weights:
-        raise VsrError(f"the node {greeting.node} has other weights of that model: install the same vsr there.")
+            raise VsrError(f"the node {node_info.node} has {theirs}, and this machine {ours}: install the same there.")
+    if node_info.weights != weights:
+        raise VsrError(f"the node {node_info.node} has other weights of that model: install the same vsr there.")
 
 
 SAMPLE_BYTES, SAMPLES = 1 << 20, 64
@@ -437,7 +437,7 @@ Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
-class Greeting:
+class NodeInfo:
     """What a node says before it is given anything to do.
 
     Attributes:
@@ -499,14 +499,14 @@ class SegmentActor:
     def __init__(self, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
         self._device, self._node = device, socket.gethostname()
-        self._engines = EngineKeeper()
+        self._engines = EngineCache()
         self._brought: dict[str, tuple[str, Path]] = {}
         self._coming: dict[str, Any] = {}
         self._expected: dict[str, str] = {}
-        self._home: _Home | None = None
+        self._home: _NodeFolder | None = None
         self._leaves = False
 
-    def greet(self, files: dict[str, str], shipped: Sequence[str]) -> Greeting:
+    def describe_node(self, files: dict[str, str], shipped: Sequence[str]) -> NodeInfo:
         """Say what this node is, and which of some files, with their fingerprints, it lacks; forget all others."""
         for path in [path for path in self._brought if self._brought[path][0] != files.get(path)]:
             self._brought.pop(path)[1].unlink(missing_ok=True)
@@ -518,7 +518,7 @@ class SegmentActor:
         )
         self._expected = files
         kind = kind_of(choose_device(self._device))
-        return Greeting(self._node, kind, versions_on(self._device), digest_of_weights(shipped), lacking)
+        return NodeInfo(self._node, kind, versions_on(self._device), digest_of_weights(shipped), lacking)
 
     def receive(self, path: str, piece: bytes) -> None:
         """Lay down the next piece of a file.
@@ -550,22 +550,22 @@ class SegmentActor:
         value = getattr(self._engine(spec), name)
         return value(*arguments) if callable(value) else value
 
-    def run(self, order: Order, segment: Segment) -> tuple[Finished, Files, int | None]:
+    def run(self, job: ClipJob, segment: Segment) -> tuple[FinishedSegment, Files, int | None]:
         """Upscale a segment: what became of it, its files, and the tile to go on with where memory ran out."""
-        clip, engine = order.clip, self._engine(order.engine)
-        check_frame_fits(clip, engine, order.conversion, 1)
+        clip, engine = job.clip, self._engine(job.engine)
+        check_frame_fits(clip, engine, job.conversion, 1)
         pictures = tuple(self._here(path) for path in clip.pictures)
-        order = replace(order, clip=replace(clip, path=self._here(clip.path), pictures=pictures))
-        results: list[tuple[Finished, Files]] = []
+        job = replace(job, clip=replace(clip, path=self._here(clip.path), pictures=pictures))
+        results: list[tuple[FinishedSegment, Files]] = []
         tiles: list[int] = []
         engine.on_smaller_tile = tiles.append
 
-        def keep(done: Finished, at: Path) -> None:
+        def keep(done: FinishedSegment, at: Path) -> None:
             results.append((done, {path.name: path.read_bytes() for path in at.iterdir() if path.name != RECORD}))
 
         with tempfile.TemporaryDirectory(dir=self._folder()) as folder:
             upscale_segments(
-                order, [segment], engine, Path(folder), on_frames=lambda count: None, on_finished=keep
+                job, [segment], engine, Path(folder), on_frames=lambda count: None, on_finished=keep
             )
         return *results[0], tiles[-1] if tiles else None
 
@@ -592,11 +592,11 @@ class SegmentActor:
         if self._leaves:
             raise VsrError("the job has ended.")
         if self._home is None:
-            self._home = _Home()
+            self._home = _NodeFolder()
         return self._home.path
 
 
-class _Home:
+class _NodeFolder:
     """A folder for what has travelled to a node, held by a lock as long as its actor lives."""
 
     def __init__(self) -> None:

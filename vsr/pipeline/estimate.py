@@ -19,15 +19,15 @@ from vsr.pipeline.job import ClipPlan, open_source, plan_clip
 from vsr.pipeline.journal import RECORD
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.outputs import output_for
-from vsr.pipeline.plan import names_what_lacks_memory
+from vsr.pipeline.plan import explains_out_of_memory
 from vsr.pipeline.scheduler import Executor
-from vsr.pipeline.segment import Order, upscale_segments
-from vsr.pipeline.segments import Finished, Segment
+from vsr.pipeline.segment import ClipJob, upscale_segments
+from vsr.pipeline.segments import FinishedSegment, Segment
 
 PLACES = (0.1, 0.5, 0.9)
 """Where frames are taken from, as parts of the clip."""
 
-LEAST_SECONDS = 3.0
+MIN_SECONDS = 3.0
 """Samples grow until they take so long: what is done once weighs little in them then."""
 
 
@@ -62,7 +62,7 @@ class Estimate:
     streams: tuple[str, ...]
 
 
-@names_what_lacks_memory
+@explains_out_of_memory
 def estimate_clip(
     source: Path, target: Path, options: UpscaleOptions, *, folder_is_made: bool = False,
     executor: Executor | None = None,
@@ -89,7 +89,7 @@ def estimate_clip(
         output.check()
     plan = plan_clip(clip, output, options, {}, executor)
     with TemporaryDirectory(prefix="vsr-") as folder:
-        output.rehearse(Path(folder))
+        output.assemble_sample(Path(folder))
     planned = time.monotonic() - started
     frames = sum(_length(segment, clip.video.num_frames_estimated) for segment in plan.segments)
     computed = frames + sum(segment.num_warm_up for segment in plan.segments)
@@ -98,7 +98,7 @@ def estimate_clip(
     others = 0 if clip.pictures else max(0, source.stat().st_size - plan.video_bytes)
     shares = len(options.devices)  # processes on one device share what it can do
     return Estimate(
-        source, target, frames, len(plan.segments), plan.order.conversion.width, plan.order.conversion.height,
+        source, target, frames, len(plan.segments), plan.job.conversion.width, plan.job.conversion.height,
         planned + sample.seconds * computed / sample.frames / shares, sample.frames, video_bytes + others,
         video_bytes * (2 if len(plan.segments) == 1 else 3) + others, tuple(map(str, output.streams)),
     )  # fmt: skip
@@ -109,7 +109,7 @@ def _length(segment: Segment, otherwise: int | None) -> int:
 
 
 @dataclass(frozen=True)
-class _Shortened(Order):
+class _Shortened(ClipJob):
     """Work on the first frames of each segment alone, without its warm-up.
 
     Attributes:
@@ -137,9 +137,9 @@ def _measure(plan: ClipPlan, frames: int) -> _Sample:
     count = 2
     while True:
         sample = _run(plan, _samples(plan.segments, count))
-        if sample.seconds >= LEAST_SECONDS or count * len(PLACES) >= frames:
+        if sample.seconds >= MIN_SECONDS or count * len(PLACES) >= frames:
             return sample
-        count = min(8 * count, ceil(count * 1.5 * LEAST_SECONDS / sample.seconds))
+        count = min(8 * count, ceil(count * 1.5 * MIN_SECONDS / sample.seconds))
 
 
 def _samples(segments: Sequence[Segment], count: int) -> list[tuple[Segment, int]]:
@@ -155,18 +155,18 @@ def _run(plan: ClipPlan, samples: Sequence[tuple[Segment, int]]) -> _Sample:
     """Upscale the first frames of some segments."""
     done: list[tuple[int, int]] = []
 
-    def take(finished: Finished, folder: Path) -> None:
+    def take(finished: FinishedSegment, folder: Path) -> None:
         size = sum(path.stat().st_size for path in folder.iterdir() if path.name != RECORD)
         done.append((finished.frames, size))
 
     with TemporaryDirectory(prefix="vsr-") as folder:
         started = time.monotonic()
-        order = _Shortened(**vars(plan.order), counts={segment.number: count for segment, count in samples})
+        job = _Shortened(**vars(plan.job), counts={segment.number: count for segment, count in samples})
         upscale_segments(
-            order, [segment for segment, _ in samples], plan.engine, Path(folder),
+            job, [segment for segment, _ in samples], plan.engine, Path(folder),
             on_frames=lambda count: None, on_finished=take,
         )  # fmt: skip
         seconds = time.monotonic() - started
     if not (frames := sum(frames for frames, _ in done)):
-        raise InputError(f"{plan.order.clip.path} has no frame where it was looked for; --dry-run cannot tell more.")
+        raise InputError(f"{plan.job.clip.path} has no frame where it was looked for; --dry-run cannot tell more.")
     return _Sample(frames, seconds, sum(size for _, size in done))

@@ -1,7 +1,8 @@
-"""Threads that work ahead and behind, joined by queues that are bounded in bytes.
+"""Threads before and after the device's, joined by queues that are bounded in bytes.
 
-``Ahead`` runs an iterator in a thread of its own, ``Behind`` a function; both are context managers. Whatever is raised
-in either thread comes out in the thread that uses them, and leaving the context ends the thread, in any case.
+``ThreadedIterator`` runs an iterator in a thread of its own, ``ThreadedConsumer`` a function; both are context
+managers. An exception in either thread is raised again in the thread that uses it, and leaving the context always ends
+the thread.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class _Worker(Generic[T]):
             self._thread.join()
 
 
-class Ahead(_Worker[T]):
+class ThreadedIterator(_Worker[T]):
     """Iterates over ``source`` in a thread that keeps at most ``max_bytes`` ready."""
 
     def __init__(self, source: Generator[T, None, None], *, max_bytes: int, name: str) -> None:
@@ -162,7 +163,7 @@ class Ahead(_Worker[T]):
         self._end()
 
 
-class Behind(_Worker[T]):
+class ThreadedConsumer(_Worker[T]):
     """Calls ``consume`` for each item in a thread, in order, with at most ``max_bytes`` waiting.
 
     Leaving the context waits for the last item, unless an exception is under way.
@@ -189,7 +190,7 @@ class Behind(_Worker[T]):
             self._wait()
             raise
 
-    def __enter__(self) -> Behind[T]:
+    def __enter__(self) -> ThreadedConsumer[T]:
         try:
             self._start()
             return self

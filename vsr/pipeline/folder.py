@@ -12,7 +12,7 @@ from typing import Literal
 from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, VsrError
 from vsr.imaging.pictures import is_animated
 from vsr.media.formats import CONTAINERS, VIDEO_ENDINGS
-from vsr.media.pictures import files_named, find_pictures, is_pattern, is_picture_name, natural_order, stands_for_many
+from vsr.media.pictures import files_named, find_pictures, is_pattern, is_picture_name, names_many_files, natural_order
 from vsr.pipeline.job import UpscaleProgress, UpscaleSummary, upscale_clip
 from vsr.pipeline.journal import Command, read_job, remove_if_empty
 from vsr.pipeline.options import UpscaleOptions
@@ -70,7 +70,7 @@ class FolderProgress:
     clip: UpscaleProgress
 
 
-def is_many(sources: Sequence[Path], target: Path) -> bool:
+def has_many_outputs(sources: Sequence[Path], target: Path) -> bool:
     """Whether an output is a folder, for one output for each input.
 
     A name without an ending is one where the input is more than one file, or the folder is there already.
@@ -81,7 +81,7 @@ def is_many(sources: Sequence[Path], target: Path) -> bool:
     first = sources[0]
     for path in (*sources, target):
         _check_length(path)
-    several = len(sources) > 1 or first.is_dir() or stands_for_many(first)
+    several = len(sources) > 1 or first.is_dir() or names_many_files(first)
     if target.is_dir() or (several and not target.suffix and not is_pattern(target)):
         return True
     if len(sources) > 1:
@@ -99,7 +99,7 @@ def _check_length(path: Path) -> None:
             raise UsageError(f"the name {path} is too long for this system; take a shorter one.") from exc
 
 
-def pair_up(sources: Sequence[Path], folder: Path, *, recursive: bool = False) -> list[Pair]:
+def pair_inputs(sources: Sequence[Path], folder: Path, *, recursive: bool = False) -> list[Pair]:
     """An output in a folder for each input, under its own name.
 
     Args:
@@ -131,7 +131,7 @@ def _found(source: Path, outputs: Path, recursive: bool) -> Iterator[tuple[Path,
             deeper = "" if recursive else "; --recursive looks into its folders"
             raise InputError(f"the folder {source} holds no videos and no pictures{deeper}.")
         yield from ((path, path.relative_to(source)) for path in inputs)
-    elif stands_for_many(source):
+    elif names_many_files(source):
         for match in files_named(source, recursive=recursive):
             yield from _found(match, outputs, recursive)
     else:
@@ -168,7 +168,7 @@ def upscale_folder(
     """Upscale every input; one that fails does not stop the rest.
 
     Args:
-        pairs: what is to be done, as ``pair_up`` says; folders of outputs are made.
+        pairs: what is to be done, as ``pair_inputs`` says; folders of outputs are made.
         options: for all of them; without ``overwrite`` an output that stands already is left alone.
         progress: called as ``upscale``'s.
         on_outcome: called with each input's end.
@@ -179,11 +179,11 @@ def upscale_folder(
         VsrError: where the work cannot even begin.
     """
     outcomes: list[Outcome] = []
-    tally = _Tally(pairs, options, progress) if progress is not None else None
+    tally = _FolderCounter(pairs, options, progress) if progress is not None else None
     with executor_for(options) as executor:
         for number, pair in enumerate(pairs, start=1):
             try:
-                outcome = there_already(pair, options)
+                outcome = existing_outcome(pair, options)
                 if outcome is None:
                     _make_folder(pair.target.parent)
                     shown = None if tally is None else tally.of(number)
@@ -201,7 +201,7 @@ def upscale_folder(
     return outcomes
 
 
-def there_already(pair: Pair, options: UpscaleOptions) -> Outcome | None:
+def existing_outcome(pair: Pair, options: UpscaleOptions) -> Outcome | None:
     """An output that stands already is whole, since it gets its name at the end.
 
     Raises:
@@ -225,7 +225,7 @@ def _make_folder(folder: Path) -> None:
         raise OutputError(f"cannot make the folder {folder}: {exc.strerror}.") from exc
 
 
-class _Tally:
+class _FolderCounter:
     """The frames of all inputs: of those that have begun as they say, of the others by the sizes of their files.
 
     None is opened for it. A picture is one frame; clips have as many for each byte as those that have begun.
@@ -280,7 +280,7 @@ def _frames_in_all(at: UpscaleProgress) -> int:
 def _bytes_to_do(pair: Pair, options: UpscaleOptions) -> int:
     """The size of a clip, ``PICTURE``, or 0 where nothing is to be done."""
     try:
-        if there_already(pair, options):
+        if existing_outcome(pair, options):
             return 0
         return PICTURE if is_picture_name(pair.source) else pair.source.stat().st_size
     except (VsrError, OSError):  # its turn comes, and then it is told

@@ -35,7 +35,7 @@ from vsr.media.pictures import (
     probe_pictures,
 )
 from vsr.media.probe import PacketIndex, index_packets, probe
-from vsr.media.reader import Damage, said_of_resized
+from vsr.media.reader import Damage, resized_message
 from vsr.networks.weights import is_adversarial, model_covering
 from vsr.pipeline.journal import (
     BATCH,
@@ -48,27 +48,27 @@ from vsr.pipeline.journal import (
     JobFolder,
     Manifest,
     Settings,
-    SourceWatch,
+    SourceFingerprint,
     job_folder,
     read_job,
     remove_if_empty,
 )
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
-from vsr.pipeline.plan import check_frame_fits, factor_of, names_what_lacks_memory
+from vsr.pipeline.plan import check_frame_fits, explains_out_of_memory, factor_of
 from vsr.pipeline.scheduler import Executor, InProcess, executor_for
-from vsr.pipeline.segment import EngineSpec, Order
+from vsr.pipeline.segment import ClipJob, EngineSpec
 from vsr.pipeline.segments import (
     FEWEST_FRAMES,
     LEAD_IN,
-    LEAST_SECONDS,
+    MIN_SECONDS,
     MOST_SECONDS,
     PICTURES,
     STATE_WARM_UP,
     STEADY_WARM_UP,
     WARM_SECONDS,
     WARM_SHARE,
-    Finished,
+    FinishedSegment,
     Segment,
     cut_by_number,
     cut_by_time,
@@ -163,7 +163,7 @@ def upscale(
     return upscale_clip(Path(source), Path(target), UpscaleOptions(**options), progress)
 
 
-@names_what_lacks_memory
+@explains_out_of_memory
 def upscale_clip(
     source: Path,
     target: Path,
@@ -193,7 +193,7 @@ def upscale_clip(
             remove_if_empty(target)
             raise
     clip = open_source(source, options)
-    watch = SourceWatch(clip)
+    watch = SourceFingerprint(clip)
     output = output_for(clip, target, options)
     if not publishing:
         output.check()
@@ -213,11 +213,11 @@ def upscale_clip(
         done, resumed, lost = _work(plan, folder, watch, options, progress, executor, working)
         found = _in_all(done)
         if found.resized:
-            logger.warning("%s", said_of_resized(source, clip.video, found.resized))
+            logger.warning("%s", resized_message(source, clip.video, found.resized))
         damage = "; ".join(filter(None, [str(found), *lost]))
         summary = UpscaleSummary(
-            source, target, sum(part.frames for part in done), plan.order.conversion.width,
-            plan.order.conversion.height, time.monotonic() - started, tuple(map(str, output.streams)),
+            source, target, sum(part.frames for part in done), plan.job.conversion.width,
+            plan.job.conversion.height, time.monotonic() - started, tuple(map(str, output.streams)),
             damage, sum(part.repeated for part in done), len(plan.segments), resumed,
             sum(part.overflowed for part in done), output.program,
         )  # fmt: skip
@@ -228,9 +228,9 @@ def upscale_clip(
 
 
 def _work(
-    plan: ClipPlan, folder: JobFolder, watch: SourceWatch, options: UpscaleOptions,
+    plan: ClipPlan, folder: JobFolder, watch: SourceFingerprint, options: UpscaleOptions,
     progress: Callable[[UpscaleProgress], None] | None, executor: Executor, working: ExitStack,
-) -> tuple[list[Finished], int, list[str]]:  # fmt: skip
+) -> tuple[list[FinishedSegment], int, list[str]]:  # fmt: skip
     """Upscale what is left to do, close what is open for that, and give the output its name.
 
     Returns:
@@ -240,15 +240,15 @@ def _work(
     left = [segment for segment in plan.segments if segment.number not in folder.finished]
     try:
         if left:
-            plan.order.output.rehearse(folder.assembly())
-            executor.run(plan.order, left, folder.path, report, plan.engine)
+            plan.job.output.assemble_sample(folder.assembly())
+            executor.run(plan.job, left, folder.path, report, plan.engine)
         working.close()
         results = [SegmentResult(folder.finished[segment.number], folder.segment(segment.number))
                    for segment in plan.segments]  # fmt: skip
         if not any(done.frames for done, _ in results):
-            raise _no_frame(plan.order.clip, options)
+            raise _no_frame(plan.job.clip, options)
         watch.check()
-        lost = plan.order.output.complete(folder.assembly(), results, _Publication(folder, watch))
+        lost = plan.job.output.complete(folder.assembly(), results, _Publication(folder, watch))
     except VsrError as exc:
         watch.check()  # a file that somebody writes to fails in many ways
         if kept := sum(part.frames for part in folder.finished.values()):
@@ -308,7 +308,7 @@ class ClipPlan:
         video_bytes: of the source's video packets; 0 of pictures.
     """
 
-    order: Order
+    job: ClipJob
     segments: list[Segment]
     settings: Settings
     engine: Engine
@@ -376,8 +376,8 @@ def plan_clip(
         engine = load(replace(spec, tile_size=tile))
     segments = _cut(clip, index, options, halved, warm_up)
     spec = replace(spec, engine=cast(RuntimeName, engine.runtime), precision=engine.precision, tile_size=tile)
-    order = Order(clip, options, output, conversion, spec, batch, threads, steadied, warm_up > 0)
-    return ClipPlan(order, segments, settings, engine, index.num_bytes if index else 0)
+    job = ClipJob(clip, options, output, conversion, spec, batch, threads, steadied, warm_up > 0)
+    return ClipPlan(job, segments, settings, engine, index.num_bytes if index else 0)
 
 
 def _engine_spec(options: UpscaleOptions, factor: float | None) -> EngineSpec:
@@ -453,7 +453,7 @@ def _halvings(
 
 def _bounds(warm_up: int) -> tuple[int, int]:
     """How many seconds a segment has at least and at most before it is halved."""
-    return WARM_SECONDS if warm_up else (LEAST_SECONDS, MOST_SECONDS)
+    return WARM_SECONDS if warm_up else (MIN_SECONDS, MOST_SECONDS)
 
 
 def _cut(
@@ -477,7 +477,7 @@ class _Report:
     """Keeps what is finished, and tells the caller how far the work is."""
 
     def __init__(
-        self, folder: JobFolder, segments: Sequence[Segment], watch: SourceWatch,
+        self, folder: JobFolder, segments: Sequence[Segment], watch: SourceFingerprint,
         progress: Callable[[UpscaleProgress], None] | None,
     ) -> None:  # fmt: skip
         self._folder, self._watch, self._progress = folder, watch, progress
@@ -496,7 +496,7 @@ class _Report:
         """Memory ran out, and the work goes on in tiles of so many LR pixels."""
         self._folder.note_smaller_tile(tile_size)
 
-    def finished(self, done: Finished, folder: Path) -> None:
+    def finished(self, done: FinishedSegment, folder: Path) -> None:
         """A segment stands in a folder, safely on the disk."""
         self._watch.check(self._segments[done.number])
         self._folder.commit(done, folder)
@@ -505,7 +505,7 @@ class _Report:
 class _Publication:
     """As ``outputs.Publication``, kept in the job's folder."""
 
-    def __init__(self, folder: JobFolder, watch: SourceWatch) -> None:
+    def __init__(self, folder: JobFolder, watch: SourceFingerprint) -> None:
         assert folder.manifest is not None
         self.begun = folder.manifest.publishing
         self._folder, self._watch = folder, watch
@@ -516,7 +516,7 @@ class _Publication:
         self._folder.begin_publishing(what)
 
 
-def _in_all(segments: Sequence[Finished]) -> Damage:
+def _in_all(segments: Sequence[FinishedSegment]) -> Damage:
     return Damage(
         sum(done.damage.undecodable for done in segments),
         sum(done.damage.concealed for done in segments),

@@ -43,7 +43,7 @@ from vsr.files import (
     write_whole,
 )
 from vsr.media.clip import ClipInfo
-from vsr.pipeline.segments import Finished, Segment
+from vsr.pipeline.segments import FinishedSegment, Segment
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def read_job(target: Path) -> JobFolder | None:
     return job if job.look() else None
 
 
-def waiting_job(target: Path) -> Manifest:
+def resumable_job(target: Path) -> Manifest:
     """The job that waits to go on, for an output or a folder of outputs.
 
     Args:
@@ -203,7 +203,7 @@ class JobFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest: Manifest | None = None
-        self.finished: dict[int, Finished] = {}
+        self.finished: dict[int, FinishedSegment] = {}
 
     def look(self) -> bool:
         """Read the manifest; whether there was one.
@@ -319,7 +319,7 @@ class JobFolder:
         self.manifest = None
         self.finished = {}
 
-    def commit(self, done: Finished, folder: Path) -> None:
+    def commit(self, done: FinishedSegment, folder: Path) -> None:
         """Give a sealed folder its name.
 
         Raises:
@@ -380,7 +380,7 @@ class JobFolder:
             return [int(name) for name in names if SEGMENT.fullmatch(name) and self.segment(int(name)).name == name]
         return []
 
-    def _records(self) -> Iterator[tuple[int, Finished]]:
+    def _records(self) -> Iterator[tuple[int, FinishedSegment]]:
         for number in self._numbers():
             with suppress(OSError, ValueError, TypeError, KeyError):
                 done = read_record(self.segment(number))
@@ -388,7 +388,7 @@ class JobFolder:
                     yield number, done
 
     def _is_whole(
-        self, number: int, done: Finished | None, publishing: Mapping[str, Any] | None,
+        self, number: int, done: FinishedSegment | None, publishing: Mapping[str, Any] | None,
         published: Callable[[Mapping[str, Any], int, str], Path | None],
     ) -> bool:  # fmt: skip
         """Whether all files of a segment are what its record says, here or where they have moved to."""
@@ -499,7 +499,7 @@ def remove_if_empty(target: Path) -> None:
                 """Leaving it removes it."""
 
 
-def seal(folder: Path, done: Finished) -> Finished:
+def seal(folder: Path, done: FinishedSegment) -> FinishedSegment:
     """Write what became of a segment into its folder, with a digest of each file, and see all to the disk.
 
     Returns:
@@ -520,7 +520,7 @@ def seal(folder: Path, done: Finished) -> Finished:
     return done
 
 
-def read_record(folder: Path) -> Finished:
+def read_record(folder: Path) -> FinishedSegment:
     """What ``seal`` wrote.
 
     Raises:
@@ -530,14 +530,14 @@ def read_record(folder: Path) -> Finished:
     read = json.loads(read_regular(folder / RECORD))
     if read["digest"] != _digest_of(read["segment"]):
         raise ValueError("the record is damaged")
-    return Finished.from_dict(read["segment"])
+    return FinishedSegment.from_dict(read["segment"])
 
 
 def _digest_of(value: object) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-class SourceWatch:
+class SourceFingerprint:
     """Remembers size, time and inode of each file of a source.
 
     Raises:

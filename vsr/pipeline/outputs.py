@@ -17,21 +17,21 @@ import numpy as np
 from vsr.errors import OutputError, UsageError
 from vsr.files import MAX_SIDE, check_target, digest_of, publish_all, stamp_of
 from vsr.media.clip import WHOLE, ClipInfo, Cut, Plane, has_alpha, layout_of
-from vsr.media.ffmpeg import the_program
+from vsr.media.ffmpeg import ffmpeg_program
 from vsr.media.formats import CODECS, Codec, Container, Timing, container_of, holds
 from vsr.media.mux import (
     LATE_SECONDS,
     Part,
     StreamPlan,
     assemble,
+    assemble_sample,
+    assemble_what_fits,
     check_assembled,
     cues_overlap,
     earliest_beginning,
     join,
     missing_metadata,
     plan_streams,
-    rehearse,
-    write_what_can_be,
 )
 from vsr.media.pictures import (
     PictureWriter,
@@ -47,7 +47,7 @@ from vsr.media.reader import Frame, decoded_format
 from vsr.media.writer import Encoder, VideoFormat, check_encoder, codec_named, encoded_suffix, format_of
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import Conversion, plan_video
-from vsr.pipeline.segments import Finished
+from vsr.pipeline.segments import FinishedSegment
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class FrameContext(AbstractContextManager["FrameContext"], Protocol):
 class SegmentResult(NamedTuple):
     """A finished segment and the folder that its writer filled."""
 
-    done: Finished
+    done: FinishedSegment
     folder: Path
 
 
@@ -103,7 +103,7 @@ class Output(Protocol):
     def writer(self, folder: Path, threads: int) -> FrameContext:
         """Takes the frames of a segment, and keeps them in its folder; the threads are the encoder's."""
 
-    def rehearse(self, folder: Path) -> None:
+    def assemble_sample(self, folder: Path) -> None:
         """Try out what comes after the last frame, before the first; ``folder`` is for what is written for it."""
 
     def complete(self, folder: Path, segments: Sequence[SegmentResult], publication: Publication) -> list[str]:
@@ -131,7 +131,7 @@ class ClipOutput:
     """
 
     def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
-        self.program = str(the_program())  # needed last, missed first
+        self.program = str(ffmpeg_program())  # needed last, missed first
         self._clip, self._target, self._container = clip, target, container_of(target)
         self._options = replace(options, codec=_codec_for(self._container, target, options))
         if self._container.muxer == "gif":  # a palette is made of whole pixels
@@ -158,7 +158,7 @@ class ClipOutput:
         )
         if self._container.one_rate:
             logger.warning("%s: an AVI has one frame rate; frames at other times come at the next tick.", self._target)
-            self._say_that_the_picture_is_late()
+            self._warn_of_late_picture()
         self._encoder_options = self._options.encoder_options(self._codec.preset_option)
         if self._container.one_rate:
             self._encoder_options.setdefault("bf", "0")  # its frames have no timestamps to be reordered by
@@ -166,7 +166,7 @@ class ClipOutput:
         self._video = video
         return conversion
 
-    def _say_that_the_picture_is_late(self) -> None:
+    def _warn_of_late_picture(self) -> None:
         clip, cut = self._clip, cut_of(self._clip, self._options)
         begins = max((clip.video.first_pts or 0) * clip.video.time_base, cut.start or Fraction(0))
         late = begins - earliest_beginning(clip, self.streams, cut)
@@ -200,14 +200,14 @@ class ClipOutput:
         video = replace(self._video, threads=min(threads, self._codec.most_threads))
         return Encoder(folder / self._encoded, self._codec, self._encoder_options, video)
 
-    def rehearse(self, folder: Path) -> None:
+    def assemble_sample(self, folder: Path) -> None:
         """As ``Output``: what the program cannot write is known before the first frame."""
         assert self._video is not None, "plan comes first"
         encoded, sample = folder / self._encoded, folder / f"assembled{self._target.suffix}"
         try:
             with Encoder(encoded, self._codec, self._encoder_options, self._video) as encoder:
                 encoder.write(Frame(_blank(self._video), self._clip.video.first_pts or 0, 0))
-            streams = rehearse(
+            streams = assemble_sample(
                 encoded, self._clip, self.streams, sample, self._container,
                 encoded=self._video, cut=cut_of(self._clip, self._options),
             )  # fmt: skip
@@ -249,7 +249,7 @@ class ClipOutput:
         def attempt(plans: Sequence[StreamPlan]) -> None:
             assemble(encoded, self._clip, plans, assembled, self._container, encoded=video, cut=cut, last=last)
 
-        lost = list(map(str, self._changed(write_what_can_be(self.streams, self._container, attempt))))
+        lost = list(map(str, self._changed(assemble_what_fits(self.streams, self._container, attempt))))
         num_frames = sum(len(part.packets) for part in parts)
         lost += check_assembled(assembled, self._clip, self.streams, num_frames=num_frames, cut=cut)
         self.check()  # hours may have passed since the first look
@@ -326,7 +326,7 @@ class PictureOutput:
         assert layout is not None
         return PictureWriter(folder, self._target, layout, self._clip.icc)
 
-    def rehearse(self, folder: Path) -> None:
+    def assemble_sample(self, folder: Path) -> None:
         """As ``Output``: pictures need no program."""
 
     def complete(self, folder: Path, segments: Sequence[SegmentResult], publication: Publication) -> list[str]:

@@ -299,7 +299,7 @@ BYTES_PER_PIXEL = 12
 Work = TypeVar("Work", bound=Callable[..., Any])
 
 
-def names_what_lacks_memory(work: Work) -> Work:
+def explains_out_of_memory(work: Work) -> Work:
     """Have a function, whose first argument is a source, raise ``OutOfMemoryError`` whatever library lacks memory."""
 
     @wraps(work)

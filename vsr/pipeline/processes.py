@@ -29,7 +29,7 @@ from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
 from vsr.pipeline.journal import WHERE_KINDS_MEET
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.segment import EngineKeeper, EngineSpec, Order, upscale_segments
+from vsr.pipeline.segment import ClipJob, EngineCache, EngineSpec, upscale_segments
 from vsr.pipeline.segments import Segment
 from vsr.signals import shielded, signals_held_back
 
@@ -47,7 +47,7 @@ STOP_SECONDS = 0.1
 PATIENCE_SECONDS = 2.0
 """How long a worker that was told to end may take, before it is killed."""
 
-AT_ONCE = 2
+SEGMENTS_PER_WORKER = 2
 """Segments that a worker has: one to compute and the next to decode."""
 
 
@@ -61,7 +61,7 @@ class Processes:
     def __init__(self, options: UpscaleOptions) -> None:
         self._devices = [options.devices[index % len(options.devices)] for index in range(options.num_workers)]
         self._workers: list[_Worker] = []
-        self._engines = EngineKeeper()  # to plan by
+        self._engines = EngineCache()  # to plan by
 
     def __enter__(self) -> Processes:
         warn_of_different(kind_of(choose_device(device)) for device in self._devices)
@@ -73,7 +73,7 @@ class Processes:
     @shielded
     def _end(self) -> None:
         for worker in self._workers:
-            worker.dismiss()
+            worker.request_stop()
         for worker in self._workers:
             worker.end()
         self._workers = []
@@ -82,7 +82,7 @@ class Processes:
         """As ``Executor``."""
         return self._engines.load(spec)
 
-    def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
+    def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
         """As ``Executor``."""
         try:
             if not self._workers:
@@ -90,7 +90,7 @@ class Processes:
                 self._workers = [_Worker(device, threads) for device in self._devices]
                 for worker in self._workers:
                     worker.start()
-            work = _Work(order, segments, folder, report)
+            work = _Work(job, segments, folder, report)
             for worker in self._workers:
                 work.begin(worker)
             while any(worker.busy for worker in self._workers):
@@ -136,14 +136,14 @@ class _Worker:
                 with other:
                     arguments = (other, self._device, self._threads, level)
                     self._process = context.Process(target=_serve, args=arguments, daemon=True)
-                    with _deaf_to_interrupts(), _apart_from_the_script():
+                    with _interrupts_blocked(), _without_main_module():
                         self._process.start()
         except BrokenPipeError:
             """It died before it had heard what it is: its connection tells."""
         except OSError as exc:
             raise VsrError(f"cannot start a worker: {exc.strerror or exc}.") from exc
 
-    def dismiss(self) -> None:
+    def request_stop(self) -> None:
         """Tell the process to end: at once where it is at work."""
         if self._process is None or self._process.pid is None:
             return
@@ -154,22 +154,22 @@ class _Worker:
     def end(self) -> None:
         """Wait until the process has ended, but not for one that is stopped or hangs."""
         if self._process is not None and self._process.pid is not None:
-            self._reap(self._process)
+            self._join_or_kill(self._process)
             self._process.close()
         self._process = None
 
-    def _reap(self, process: BaseProcess) -> int | None:
+    def _join_or_kill(self, process: BaseProcess) -> int | None:
         process.join(PATIENCE_SECONDS)
         if process.is_alive():
             process.kill()  # which ends a stopped one too
             process.join()
         return process.exitcode
 
-    def death(self) -> str:
+    def exit_reason(self) -> str:
         """How it ended, in words."""
         if self._process is None or self._process.pid is None:
             return "no word"
-        code = self._reap(self._process)
+        code = self._join_or_kill(self._process)
         return f"signal {-code}" if code is not None and code < 0 else f"code {code}"
 
 
@@ -180,7 +180,7 @@ def warn_of_different(kinds: Iterable[str]) -> None:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def _interrupts_blocked() -> Iterator[None]:
     """What is started here never hears Ctrl-C, which reaches all processes of a terminal: the master decides.
 
     It inherits that SIGINT is blocked. Were it ignored instead, one that comes meanwhile would be lost for the master.
@@ -197,7 +197,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _apart_from_the_script() -> Iterator[None]:
+def _without_main_module() -> Iterator[None]:
     """Have what is started here not run the caller's script again, as Python has each new process do.
 
     A worker needs nothing of it. A script that does not guard its work by ``if __name__ == "__main__"`` would begin the
@@ -214,8 +214,8 @@ def _apart_from_the_script() -> Iterator[None]:
 class _Work:
     """What there is to do for one clip, and who does it."""
 
-    def __init__(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report) -> None:
-        self._order, self._folder, self._report = order, folder, report
+    def __init__(self, job: ClipJob, segments: Sequence[Segment], folder: Path, report: Report) -> None:
+        self._job, self._folder, self._report = job, folder, report
         self._left = deque(segments)
         self._tries: Counter[int] = Counter()
         self._deaths = 0  # of workers that had no segment yet
@@ -224,14 +224,14 @@ class _Work:
         """Let a worker know the clip."""
         worker.busy = True
         with suppress(OSError):  # it has died meanwhile: its connection tells
-            worker.connection.send((self._order, self._folder))
+            worker.connection.send((self._job, self._folder))
 
     def hear(self, worker: _Worker) -> None:
         """Take what a worker says, and give it what it asks for."""
         try:
             kind, *said = worker.connection.recv()
         except (EOFError, OSError):
-            self._on_death(worker)
+            self._on_worker_death(worker)
             return
         match kind:
             case "frames":
@@ -244,8 +244,8 @@ class _Work:
                 del worker.segments[done.number]
             case "tile":
                 self._report.smaller_tile(said[0])
-                spec = replace(self._order.engine, tile_size=said[0])
-                self._order = replace(self._order, engine=spec)  # for a worker that comes later
+                spec = replace(self._job.engine, tile_size=said[0])
+                self._job = replace(self._job, engine=spec)  # for a worker that comes later
             case "next":
                 worker.waiting = True
             case "log":
@@ -254,10 +254,10 @@ class _Work:
                 raise said[0]
             case "done":
                 worker.busy = False
-        self._supply(worker)
+        self._send_next(worker)
 
-    def _supply(self, worker: _Worker) -> None:
-        if not worker.waiting or (self._left and len(worker.segments) >= AT_ONCE):
+    def _send_next(self, worker: _Worker) -> None:
+        if not worker.waiting or (self._left and len(worker.segments) >= SEGMENTS_PER_WORKER):
             return
         segment = self._left.popleft() if self._left else None
         worker.waiting = False
@@ -267,9 +267,9 @@ class _Work:
         with suppress(OSError):
             worker.connection.send(segment)
 
-    def _on_death(self, worker: _Worker) -> None:
+    def _on_worker_death(self, worker: _Worker) -> None:
         """A worker has died: what it was at is done again, by its successor."""
-        how, at = worker.death(), list(worker.segments)
+        how, at = worker.exit_reason(), list(worker.segments)
         if not at:
             self._deaths += 1
         if max([self._deaths, *(self._tries[number] for number in at)]) >= ATTEMPTS:
@@ -290,23 +290,23 @@ def _serve(connection: Connection, device: str, threads: int, level: int) -> Non
     import torch
 
     torch.set_num_threads(threads)
-    master = _Master(connection)
+    master = _Driver(connection)
     logging.getLogger("vsr").handlers[:] = [_Forward(master)]
     logging.getLogger("vsr").setLevel(level)
-    engines = EngineKeeper()
+    engines = EngineCache()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            order, folder = connection.recv()
+            job, folder = connection.recv()
             try:
-                requests, engine = _Requests(master), engines.load(replace(order.engine, device=device))
+                requests, engine = _Requests(master), engines.load(replace(job.engine, device=device))
 
-                def go_on_with(tile_size: int) -> None:
+                def use_smaller_tile(tile_size: int) -> None:
                     engines.forget()  # another clip finds out for itself
                     master.tell("tile", tile_size)
 
-                engine.on_smaller_tile = go_on_with
+                engine.on_smaller_tile = use_smaller_tile
                 upscale_segments(
-                    order, requests, engine, folder,
+                    job, requests, engine, folder,
                     on_frames=lambda count: master.tell("frames", count),
                     on_finished=lambda done, at: master.tell("finished", done, at),
                     on_leave=requests.stop,
@@ -318,7 +318,7 @@ def _serve(connection: Connection, device: str, threads: int, level: int) -> Non
                 master.tell("error", _portable(exc))
 
 
-class _Master:
+class _Driver:
     """The worker's end."""
 
     def __init__(self, connection: Connection) -> None:
@@ -342,7 +342,7 @@ class _Master:
 class _Requests:
     """The segments that the master gives, one by one."""
 
-    def __init__(self, master: _Master) -> None:
+    def __init__(self, master: _Driver) -> None:
         self._master, self._stopped = master, threading.Event()
 
     def stop(self) -> None:
@@ -357,7 +357,7 @@ class _Requests:
 class _Forward(logging.Handler):
     """Sends messages to the master, who shows them."""
 
-    def __init__(self, master: _Master) -> None:
+    def __init__(self, master: _Driver) -> None:
         super().__init__()
         self._master = master
 

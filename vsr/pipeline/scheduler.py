@@ -11,8 +11,8 @@ from vsr.inference.engine import Engine
 from vsr.pipeline.cluster import Cluster
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.processes import Processes
-from vsr.pipeline.segment import EngineKeeper, EngineSpec, Order, upscale_segments
-from vsr.pipeline.segments import Finished, Segment
+from vsr.pipeline.segment import ClipJob, EngineCache, EngineSpec, upscale_segments
+from vsr.pipeline.segments import FinishedSegment, Segment
 
 
 class Report(Protocol):
@@ -21,7 +21,7 @@ class Report(Protocol):
     def frames(self, count: int) -> None:
         """So many more frames have been computed, or fewer, where they are done again."""
 
-    def finished(self, done: Finished, folder: Path) -> None:
+    def finished(self, done: FinishedSegment, folder: Path) -> None:
         """A segment stands in a folder, safely on the disk."""
 
     def smaller_tile(self, tile_size: int) -> None:
@@ -39,7 +39,7 @@ class Executor(AbstractContextManager["Executor"], Protocol):
             VsrError: it cannot be built there.
         """
 
-    def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
+    def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
         """Upscale segments of a clip into folders of their own.
 
         Args:
@@ -58,21 +58,21 @@ class InProcess:
     """One segment after the other, here."""
 
     def __init__(self) -> None:
-        self._engines = EngineKeeper()
+        self._engines = EngineCache()
 
     def load(self, spec: EngineSpec) -> Engine:
         """As ``Executor``."""
         return self._engines.load(spec)
 
-    def run(self, order: Order, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
+    def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
         """As ``Executor``."""
 
-        def go_on_with(tile_size: int) -> None:
+        def use_smaller_tile(tile_size: int) -> None:
             self._engines.forget()  # another clip finds out for itself
             report.smaller_tile(tile_size)
 
-        engine.on_smaller_tile = go_on_with
-        upscale_segments(order, segments, engine, folder, on_frames=report.frames, on_finished=report.finished)
+        engine.on_smaller_tile = use_smaller_tile
+        upscale_segments(job, segments, engine, folder, on_frames=report.frames, on_finished=report.finished)
 
     def __enter__(self) -> InProcess:
         return self

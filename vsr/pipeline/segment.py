@@ -26,16 +26,16 @@ from vsr.imaging.motion import Codes, Motion, estimate_motion
 from vsr.imaging.resize import resize_bicubic
 from vsr.inference.backends import Precision, RuntimeName
 from vsr.inference.engine import Engine, FrameSequence, load_model
-from vsr.inference.torch_backend import Array, Landing, Lanes
+from vsr.inference.torch_backend import Array, DeviceTransfer, PendingDownload
 from vsr.media.clip import ClipInfo, Plane
 from vsr.media.pictures import ANIMATION_FORMAT, read_animation, read_pictures
 from vsr.media.reader import Damage, Frame, read_frames
-from vsr.pipeline.flow import Ahead, Behind
+from vsr.pipeline.flow import ThreadedConsumer, ThreadedIterator
 from vsr.pipeline.journal import seal
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.outputs import FrameContext, Output
 from vsr.pipeline.plan import LESS_MEMORY, Conversion, queue_bytes
-from vsr.pipeline.segments import Finished, Segment
+from vsr.pipeline.segments import FinishedSegment, Segment
 from vsr.signals import shielded
 
 
@@ -62,7 +62,7 @@ class EngineSpec:
         return engine
 
 
-class EngineKeeper:
+class EngineCache:
     """Loads engines and keeps the last one, so that the clips of one command share it."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class EngineKeeper:
 
 
 @dataclass(frozen=True)
-class Order:
+class ClipJob:
     """One clip's work. It can be pickled.
 
     Attributes:
@@ -127,13 +127,13 @@ MOTION_THREADS = min(8, os.cpu_count() or 1)
 
 
 def upscale_segments(
-    order: Order,
+    job: ClipJob,
     segments: Iterable[Segment],
     engine: Engine,
     folder: Path,
     *,
     on_frames: Callable[[int], None],
-    on_finished: Callable[[Finished, Path], None],
+    on_finished: Callable[[FinishedSegment, Path], None],
     on_leave: Callable[[], None] = lambda: None,
     watch: Stopwatch | None = None,
 ) -> None:
@@ -158,20 +158,20 @@ def upscale_segments(
         VsrError: whatever ends the reading, the computing or the writing.
     """
     watch = watch or NoStopwatch()
-    sequence = FrameSequence(engine, steadied=order.steadied) if order.in_order else None
-    upscaler = Upscaler(engine, order.conversion, watch, sequence)
-    items = _decoded(order, segments, watch)
-    items = _with_motion(items, order.conversion) if order.in_order else items
-    max_bytes = queue_bytes(order.options, QUEUE_BYTES)
+    sequence = FrameSequence(engine, steadied=job.steadied) if job.in_order else None
+    upscaler = Upscaler(engine, job.conversion, watch, sequence)
+    items = _decoded(job, segments, watch)
+    items = _with_motion(items, job.conversion) if job.in_order else items
+    max_bytes = queue_bytes(job.options, QUEUE_BYTES)
     with (
-        memory_explained(f"upscaling {_described(order)} on {engine.device}", LESS_MEMORY),
-        _Sink(order, folder, on_finished, watch) as sink,
-        Ahead(items, max_bytes=max_bytes, name="vsr-decode") as decoded,
-        Behind(sink.take, max_bytes=max_bytes, name="vsr-encode") as encoded,
+        memory_explained(f"upscaling {_described(job)} on {engine.device}", LESS_MEMORY),
+        _Sink(job, folder, on_finished, watch) as sink,
+        ThreadedIterator(items, max_bytes=max_bytes, name="vsr-decode") as decoded,
+        ThreadedConsumer(sink.take, max_bytes=max_bytes, name="vsr-encode") as encoded,
         ExitStack() as leaving,  # the first to be left
     ):
         leaving.callback(on_leave)
-        batches = each(watch, "waiting", _batches(decoded, order.batch_size))
+        batches = each(watch, "waiting", _batches(decoded, job.batch_size))
         for batch in _upscaled(batches, upscaler):
             with watch("waiting"):
                 for item in batch:
@@ -181,9 +181,9 @@ def upscale_segments(
                 on_frames(count)
 
 
-def _described(order: Order) -> str:
-    video, conversion = order.clip.video, order.conversion
-    return f"{order.clip.path}, {video.width}x{video.height} to {conversion.width}x{conversion.height},"
+def _described(job: ClipJob) -> str:
+    video, conversion = job.clip.video, job.conversion
+    return f"{job.clip.path}, {video.width}x{video.height} to {conversion.width}x{conversion.height},"
 
 
 @dataclass(frozen=True)
@@ -215,24 +215,24 @@ class _Item:
         return self.frame is not None and self.segment.warms_up_at(self.frame.pts)
 
 
-def _decoded(order: Order, segments: Iterable[Segment], watch: Stopwatch) -> Generator[_Item, None, None]:
-    with memory_explained(f"decoding {_described(order)}", LESS_MEMORY):
+def _decoded(job: ClipJob, segments: Iterable[Segment], watch: Stopwatch) -> Generator[_Item, None, None]:
+    with memory_explained(f"decoding {_described(job)}", LESS_MEMORY):
         for segment in segments:
             begins_again = segment.earlier_entry is not None
-            frames, damage = yield from _frames_of(order, segment, watch, until_damage=begins_again)
+            frames, damage = yield from _frames_of(job, segment, watch, until_damage=begins_again)
             if _is_visible(damage) and begins_again:
                 if frames:
                     yield _Item(segment, None, discarded=frames)
-                _, damage = yield from _frames_of(order, replace(segment, entry=segment.earlier_entry), watch)
+                _, damage = yield from _frames_of(job, replace(segment, entry=segment.earlier_entry), watch)
             yield _Item(segment, None, damage=damage)
 
 
 def _frames_of(
-    order: Order, segment: Segment, watch: Stopwatch, *, until_damage: bool = False
+    job: ClipJob, segment: Segment, watch: Stopwatch, *, until_damage: bool = False
 ) -> Generator[_Item, None, tuple[int, Damage]]:
     """Returns how many there were, and what was wrong with them."""
-    damage, count, begins = Damage(), 0, order.in_order
-    with closing(order.frames(segment, damage)) as frames:
+    damage, count, begins = Damage(), 0, job.in_order
+    with closing(job.frames(segment, damage)) as frames:
         for frame in each(watch, "decode", frames):
             if until_damage and _is_visible(damage):
                 break
@@ -323,15 +323,15 @@ class _Sink:
     """Writes each segment to a folder, and hands it over when it is complete."""
 
     def __init__(
-        self, order: Order, folder: Path, on_finished: Callable[[Finished, Path], None], watch: Stopwatch
+        self, job: ClipJob, folder: Path, on_finished: Callable[[FinishedSegment, Path], None], watch: Stopwatch
     ) -> None:
-        self._order, self._folder, self._on_finished, self._watch = order, folder, on_finished, watch
+        self._job, self._folder, self._on_finished, self._watch = job, folder, on_finished, watch
         self._writer: FrameContext | None = None
         self._frames = 0
 
     def take(self, item: _Item) -> None:
         """The next frame, or the end of a segment."""
-        with memory_explained(f"encoding {_described(self._order)}", LESS_MEMORY), self._watch("encode"):
+        with memory_explained(f"encoding {_described(self._job)}", LESS_MEMORY), self._watch("encode"):
             self._take(item)
 
     def _take(self, item: _Item) -> None:
@@ -341,7 +341,7 @@ class _Sink:
                 folder.mkdir()
             except OSError as exc:
                 raise OutputError(f"cannot write to {self._folder}: {exc.strerror}.") from exc
-            self._frames, self._writer = 0, self._order.output.writer(folder, self._order.threads)
+            self._frames, self._writer = 0, self._job.output.writer(folder, self._job.threads)
             self._writer.__enter__()
         if item.frame is not None:
             self._writer.write(item.frame)
@@ -355,7 +355,7 @@ class _Sink:
             except OSError as exc:
                 raise OutputError(f"cannot remove {folder}: {exc.strerror}.") from exc
             return
-        done = Finished(
+        done = FinishedSegment(
             item.segment.number, self._frames, item.repeated, item.damage, tuple(writer.packets), item.overflowed
         )
         self._on_finished(seal(folder, done), folder)
@@ -371,7 +371,7 @@ class _Sink:
             self._writer.__exit__(kind, error, trace)
 
 
-class _Flight(NamedTuple):
+class _BatchInFlight(NamedTuple):
     """A batch on its way.
 
     Attributes:
@@ -382,7 +382,7 @@ class _Flight(NamedTuple):
 
     places: list[int]
     decoded: list[Tensor]
-    landing: Landing | None
+    landing: PendingDownload | None
 
 
 class Upscaler:
@@ -406,8 +406,8 @@ class Upscaler:
         self, engine: Engine, conversion: Conversion, watch: Stopwatch, sequence: FrameSequence | None = None
     ) -> None:
         self._engine, self._conversion, self._watch, self._sequence = engine, conversion, watch, sequence
-        self._lanes = Lanes(engine.device)
-        self._flights: deque[_Flight] = deque()
+        self._lanes = DeviceTransfer(engine.device)
+        self._flights: deque[_BatchInFlight] = deque()
         self._last: tuple[Plane, ...] = ()
         self._result: tuple[Plane, ...] = ()
         self.depth = self._lanes.depth
@@ -440,13 +440,13 @@ class Upscaler:
         self._last = before
         self._repeated += len(frames) - len(fresh)
         if not fresh:
-            self._flights.append(_Flight(places, [], None))
+            self._flights.append(_BatchInFlight(places, [], None))
             return
         with self._watch("upload"):
             decoded = self._lanes.upload([frame.planes for frame in fresh])
         upscaled, finite = self._compute(decoded, followed)
         with self._watch("download"):
-            self._flights.append(_Flight(places, decoded, self._lanes.download([*upscaled, finite])))
+            self._flights.append(_BatchInFlight(places, decoded, self._lanes.download([*upscaled, finite])))
 
     def finish(self) -> list[tuple[Plane, ...]]:
         """The planes of the results of the batch that was begun first."""

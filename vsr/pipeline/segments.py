@@ -13,7 +13,7 @@ from vsr.media.formats import Timing
 from vsr.media.probe import PacketIndex, Timestamps
 from vsr.media.reader import Damage
 
-LEAST_SECONDS, MOST_SECONDS = 3, 6
+MIN_SECONDS, MOST_SECONDS = 3, 6
 """How long a segment is: to the first keyframe within, or to the middle of the two where there is none."""
 
 PICTURES = 100
@@ -28,7 +28,7 @@ stand nearly still the change across the cut was then 1.00 and 1.02 of that betw
 1.01 and 2.65)."""
 
 WARM_SECONDS = 6, 12
-"""As ``LEAST_SECONDS`` and ``MOST_SECONDS``, of segments that have to be warmed up."""
+"""As ``MIN_SECONDS`` and ``MOST_SECONDS``, of segments that have to be warmed up."""
 
 WARM_SHARE = 4
 """A segment has at least so many times the frames of its warm-up."""
@@ -70,7 +70,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedSegment:
     """What became of a segment.
 
     Attributes:
@@ -92,7 +92,7 @@ class Finished:
     files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Finished:
+    def from_dict(cls, fields: dict[str, Any]) -> FinishedSegment:
         """What ``dataclasses.asdict`` made, after a journey through JSON.
 
         Raises:
@@ -110,7 +110,7 @@ def cut_by_time(
     end: int | None = None,
     lead_in: int = 0,
     warm_up: int = 0,
-    seconds: tuple[Fraction | int, Fraction | int] = (LEAST_SECONDS, MOST_SECONDS),
+    seconds: tuple[Fraction | int, Fraction | int] = (MIN_SECONDS, MOST_SECONDS),
 ) -> list[Segment]:
     """Segments of some seconds that begin at keyframes where there are any, so that no frame is decoded twice.
 

@@ -18,7 +18,7 @@ from vsr.inference.device import available_memory, free_memory
 from vsr.training.clips import Clips, clip_batch
 from vsr.training.degradation import degrade_batch, degrade_picture, reduce, region_size
 from vsr.training.options import TrainOptions
-from vsr.training.pictures import Draws, PackedPictures, PictureFile, PictureSet, ahead, find_pictures
+from vsr.training.pictures import Draws, PackedPictures, PictureFile, PictureSet, find_pictures, prefetch
 from vsr.training.recipes import Recipe
 from vsr.training.step import ClipBatch, HeldOut, find_shift, least_size, middle
 
@@ -83,7 +83,7 @@ class Batches:
 
     def stream(self, steps: range) -> Generator[tuple[Tensor, Tensor], None, None]:
         """LR (N, 3, h, w) and HR (N, 3, H, W) of each step in order, float in [0, 1] on the device, channels last."""
-        with closing(ahead(self._make, steps, workers=self._workers)) as made:
+        with closing(prefetch(self._make, steps, workers=self._workers)) as made:
             for lr, hr in made:
                 hr = _on(self._device, hr)
                 yield (
@@ -227,7 +227,7 @@ class ClipBatches:
                 before, where the generator or a teacher asks for it.
         """
         make = partial(self._make, long_from=long_from, both_ways=both_ways)
-        with closing(ahead(make, steps, workers=self._workers)) as made:
+        with closing(prefetch(make, steps, workers=self._workers)) as made:
             for batch in made:
                 yield batch.to(self._device)
 

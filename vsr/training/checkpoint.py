@@ -29,12 +29,12 @@ from vsr.training.log import LOG, TENSORBOARD
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import STAGES, Recipe, Stage, StageName
 from vsr.training.report import CARD
-from vsr.training.step import Game, Player, Quality
+from vsr.training.step import Quality, TrainableModel, TrainState
 
 logger = logging.getLogger(__name__)
 
 
-def new_game(fabric: Fabric, options: TrainOptions) -> Game:
+def new_train_state(fabric: Fabric, options: TrainOptions) -> TrainState:
     """A generator at its start, ready for ``begin_stage``.
 
     Raises:
@@ -57,36 +57,36 @@ def new_game(fabric: Fabric, options: TrainOptions) -> Game:
     player = _player(fabric, generator, options)
     average = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
     ema = AveragedModel(player.plain, multi_avg_fn=average, use_buffers=True)
-    return Game(fabric, recipe, options.seed, player, ema, teacher=teacher)
+    return TrainState(fabric, recipe, options.seed, player, ema, teacher=teacher)
 
 
-def prepare_stage(game: Game, stage: StageName, options: TrainOptions) -> None:
+def prepare_stage(state: TrainState, stage: StageName, options: TrainOptions) -> None:
     """Have what a stage needs beside the generator: a discriminator, a content network.
 
     Raises:
         WeightsError: weights of either are missing or damaged.
     """
-    game.stage = stage
-    if stage != "pretrain" and game.discriminator is None:
+    state.stage = stage
+    if stage != "pretrain" and state.discriminator is None:
         network = _seeded(options.seed + 1, lambda: _discriminator(options.recipe, options.init_discriminator))
-        game.discriminator = _player(game.fabric, network, options)
-    features = _features(game.recipe, stage, options)
+        state.discriminator = _player(state.fabric, network, options)
+    features = _features(state.recipe, stage, options)
     if features is not None:
-        features = features.to(game.fabric.device).to(memory_format=torch.channels_last)
-    game.features = features
+        features = features.to(state.fabric.device).to(memory_format=torch.channels_last)
+    state.features = features
 
 
-def begin_stage(game: Game, stage: StageName, options: TrainOptions) -> None:
+def begin_stage(state: TrainState, stage: StageName, options: TrainOptions) -> None:
     """Enter a stage: from the moving average of the stage before, with optimisers that have seen nothing.
 
     Raises:
         WeightsError: see ``prepare_stage``.
     """
-    prepare_stage(game, stage, options)
-    game.stage_step = 0
-    game.generator.plain.load_state_dict(game.ema.module.state_dict())
-    game.ema.n_averaged.zero_()
-    for player in (game.generator, game.discriminator):
+    prepare_stage(state, stage, options)
+    state.stage_step = 0
+    state.generator.plain.load_state_dict(state.ema.module.state_dict())
+    state.ema.n_averaged.zero_()
+    for player in (state.generator, state.discriminator):
         if player is not None:
             player.optimizer.optimizer.state.clear()
 
@@ -159,14 +159,14 @@ def _seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def _player(fabric: Fabric, network: nn.Module, options: TrainOptions) -> Player:
+def _player(fabric: Fabric, network: nn.Module, options: TrainOptions) -> TrainableModel:
     network = network.to(fabric.device).to(memory_format=torch.channels_last)
     if fabric.world_size > 1:
         network = synchronise(network, fabric.device)
     optimizer = torch.optim.Adam(network.parameters(), betas=options.recipe.betas)
     if options.compile:
         network = cast(nn.Module, torch.compile(network))
-    return Player(*fabric.setup(network, optimizer))
+    return TrainableModel(*fabric.setup(network, optimizer))
 
 
 CHECKPOINT = "checkpoint.pt"
@@ -259,7 +259,7 @@ def remove_old_run(output: Path) -> None:
         raise OutputError(f"cannot write to {output}: {exc.strerror}.") from exc
 
 
-def save_checkpoint(game: Game, output: Path, *, fingerprint: str, lengths: Mapping[StageName, int]) -> None:
+def save_checkpoint(state: TrainState, output: Path, *, fingerprint: str, lengths: Mapping[StageName, int]) -> None:
     """Write the whole state of a run, under a temporary name first; on return the disk has it.
 
     Args:
@@ -271,29 +271,29 @@ def save_checkpoint(game: Game, output: Path, *, fingerprint: str, lengths: Mapp
     Raises:
         OutputError: it cannot be written; what stood there before still does.
     """
-    state = {
+    saved = {
         "format": FORMAT,
-        "recipe": asdict(game.recipe),
-        "seed": game.seed,
+        "recipe": asdict(state.recipe),
+        "seed": state.seed,
         "pictures": fingerprint,
         "lengths": dict(lengths),
-        "stage": game.stage,
-        "stage_step": game.stage_step,
-        "step": game.step,
-        "best": game.best,
-        "quality": None if game.quality is None else asdict(game.quality),
-        "generator": game.generator.plain.state_dict(),
-        "generator_optimizer": game.generator.optimizer.optimizer.state_dict(),
-        "ema": game.ema.state_dict(),
-        "scaler": game.fabric.strategy.precision.state_dict(),
+        "stage": state.stage,
+        "stage_step": state.stage_step,
+        "step": state.step,
+        "best": state.best,
+        "quality": None if state.quality is None else asdict(state.quality),
+        "generator": state.generator.plain.state_dict(),
+        "generator_optimizer": state.generator.optimizer.optimizer.state_dict(),
+        "ema": state.ema.state_dict(),
+        "scaler": state.fabric.strategy.precision.state_dict(),
     }
-    if game.discriminator is not None:
-        state["discriminator"] = game.discriminator.plain.state_dict()
-        state["discriminator_optimizer"] = game.discriminator.optimizer.optimizer.state_dict()
+    if state.discriminator is not None:
+        saved["discriminator"] = state.discriminator.plain.state_dict()
+        saved["discriminator_optimizer"] = state.discriminator.optimizer.optimizer.state_dict()
     target = output / CHECKPOINT
     temporary = target.with_name(f".vsr-{os.getpid()}-{CHECKPOINT}")
     try:
-        torch.save(state, temporary)
+        torch.save(saved, temporary)
         publish(temporary, target)
     except (OSError, RuntimeError) as exc:  # torch's writer reports a full disk as RuntimeError
         raise OutputError(
@@ -304,7 +304,7 @@ def save_checkpoint(game: Game, output: Path, *, fingerprint: str, lengths: Mapp
             temporary.unlink()
 
 
-def restore_checkpoint(game: Game, options: TrainOptions, *, fingerprint: str) -> int:
+def restore_checkpoint(state: TrainState, options: TrainOptions, *, fingerprint: str) -> int:
     """Put a run where its checkpoint was written.
 
     Args:
@@ -319,28 +319,28 @@ def restore_checkpoint(game: Game, options: TrainOptions, *, fingerprint: str) -
         CheckpointError: it is damaged, of another version, or of another recipe, seed or set of pictures.
     """
     path = options.output / CHECKPOINT
-    state = _read(path)
+    saved = _read(path)
     try:
-        changed = list(_differences(state, game.recipe, options.seed, fingerprint))
+        changed = list(_differences(saved, state.recipe, options.seed, fingerprint))
         if changed:
             raise CheckpointError(
                 f"{path} belongs to another run ({'; '.join(changed)}). Give the same again, or start a new run from "
                 f"its weights: --init {options.output / WEIGHTS}."
             )
-        _check_counters(state)
-        prepare_stage(game, state["stage"], options)
-        _check_networks(state, game)
-        game.generator.plain.load_state_dict(state["generator"])
-        game.generator.optimizer.optimizer.load_state_dict(state["generator_optimizer"])
-        game.ema.load_state_dict(state["ema"])
-        if game.discriminator is not None:
-            game.discriminator.plain.load_state_dict(state["discriminator"])
-            game.discriminator.optimizer.optimizer.load_state_dict(state["discriminator_optimizer"])
-        if state["scaler"]:  # the run may have had another precision
-            game.fabric.strategy.precision.load_state_dict(state["scaler"])
-        game.step, game.stage_step, game.best = state["step"], state["stage_step"], state["best"]
-        game.quality = None if state["quality"] is None else Quality(**state["quality"])
-        length: int = state["lengths"][game.stage]
+        _check_counters(saved)
+        prepare_stage(state, saved["stage"], options)
+        _check_networks(saved, state)
+        state.generator.plain.load_state_dict(saved["generator"])
+        state.generator.optimizer.optimizer.load_state_dict(saved["generator_optimizer"])
+        state.ema.load_state_dict(saved["ema"])
+        if state.discriminator is not None:
+            state.discriminator.plain.load_state_dict(saved["discriminator"])
+            state.discriminator.optimizer.optimizer.load_state_dict(saved["discriminator_optimizer"])
+        if saved["scaler"]:  # the run may have had another precision
+            state.fabric.strategy.precision.load_state_dict(saved["scaler"])
+        state.step, state.stage_step, state.best = saved["step"], saved["stage_step"], saved["best"]
+        state.quality = None if saved["quality"] is None else Quality(**saved["quality"])
+        length: int = saved["lengths"][state.stage]
     except (AttributeError, LookupError, ArithmeticError, RuntimeError, TypeError, ValueError) as exc:
         why = str(exc) if isinstance(exc, _Damage) else "its parts do not belong together"
         raise CheckpointError(
@@ -401,18 +401,18 @@ def _check_counters(state: Mapping[str, Any]) -> None:
             raise _Damage("a measurement in it is no number")
 
 
-def _check_networks(state: Mapping[str, Any], game: Game) -> None:
+def _check_networks(saved: Mapping[str, Any], state: TrainState) -> None:
     """See to it that the tensors of a checkpoint are those of a run's networks and optimisers.
 
     Raises:
         _Damage: they are not.
     """
-    players = {"generator": game.generator, "discriminator": game.discriminator}
+    players = {"generator": state.generator, "discriminator": state.discriminator}
     for name, player in players.items():
         if player is not None:
-            _check_tensors(name, state[name], player.plain.state_dict())
-            _check_optimizer(name, state[f"{name}_optimizer"], player)
-    _check_tensors("moving average", state["ema"], game.ema.state_dict())
+            _check_tensors(name, saved[name], player.plain.state_dict())
+            _check_optimizer(name, saved[f"{name}_optimizer"], player)
+    _check_tensors("moving average", saved["ema"], state.ema.state_dict())
 
 
 def _check_tensors(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -421,7 +421,7 @@ def _check_tensors(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, 
         raise _Damage(f"its {what} is of another shape, or not finite")
 
 
-def _check_optimizer(name: str, given: Mapping[str, Any], player: Player) -> None:
+def _check_optimizer(name: str, given: Mapping[str, Any], player: TrainableModel) -> None:
     optimizer = player.optimizer.optimizer
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     wanted = optimizer.state_dict()["param_groups"]

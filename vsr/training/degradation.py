@@ -322,7 +322,7 @@ COMB_STEP = 14.0
 """8-bit codes by which a pixel may differ from the next frame's for a deinterlacer to take it for one that stands."""
 
 RESIZERS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
-LEAST_SIZE = 16
+MIN_SIZE = 16
 """Pixels of a clip that is compressed before it is resized to LR."""
 
 Weights = npt.NDArray[np.float32]
@@ -396,7 +396,7 @@ def _degraded(region: Clip, scale: int, options: ClipDegradation, random: np.ran
     lr += sensor_noise(lr.shape, deviation, random.random(), random)
     clip = _codes(lr)
     if random.random() < options.again:
-        clip = _posted_before(clip, options, random)
+        clip = _recompressed(clip, options, random)
     return _compressed(clip, _draw_coding(options, random))
 
 
@@ -501,11 +501,11 @@ def _compressed(clip: Clip, coding: _Coding) -> Clip:
     )  # fmt: skip
 
 
-def _posted_before(clip: Clip, options: ClipDegradation, random: np.random.Generator) -> Clip:
+def _recompressed(clip: Clip, options: ClipDegradation, random: np.random.Generator) -> Clip:
     """Resize a clip, compress it, and bring it back to its size."""
     height, width = clip.shape[1:3]
     factor = random.uniform(*options.again_size)
-    other = max(LEAST_SIZE, round(width * factor)), max(LEAST_SIZE, round(height * factor))
+    other = max(MIN_SIZE, round(width * factor)), max(MIN_SIZE, round(height * factor))
     there, back = (RESIZERS[int(random.integers(len(RESIZERS)))] for _ in range(2))
     clip = _compressed(_resized(clip, other, there), _draw_coding(options, random))
     return _resized(clip, (width, height), back)

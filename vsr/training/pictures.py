@@ -638,7 +638,7 @@ class PackedPictures:
         self._stand_ins = np.arange(len(pictures))
         self._bytes = torch.empty(int(self._starts[-1]), dtype=torch.uint8, device=device)
         decode = partial(pictures.stand_in, keep=False)
-        with closing(ahead(decode, range(len(pictures)), workers=workers)) as decoded:
+        with closing(prefetch(decode, range(len(pictures)), workers=workers)) as decoded:
             for number, (found, picture) in enumerate(decoded):
                 self._stand_ins[number] = found
                 if found == number:
@@ -694,7 +694,7 @@ def _permutation(count: int, seed: int, number: int) -> Numbers:
 Item = TypeVar("Item")
 
 
-def ahead(make: Callable[[int], Item], steps: range, *, workers: int) -> Generator[Item, None, None]:
+def prefetch(make: Callable[[int], Item], steps: range, *, workers: int) -> Generator[Item, None, None]:
     """``make(step)`` for each step in order, computed by threads a few steps ahead of the consumer."""
     torch.get_num_threads()  # settled here first, or the setting of the workers would become everyone's
     # Crops are small: shared out among torch's own threads, each operation would wait for the slowest of them.

@@ -467,7 +467,7 @@ class Recipe:
         return stage
 
 
-def lasting(recipe: Recipe, steps: int, only: StageName | None = None) -> Recipe:
+def with_total_steps(recipe: Recipe, steps: int, only: StageName | None = None) -> Recipe:
     """A recipe cut, or stretched, to ``steps`` updates: its stages in proportion, or ``only`` one of them.
 
     Raises:

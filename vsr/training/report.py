@@ -22,7 +22,7 @@ from vsr.imaging.resize import resize_bicubic
 from vsr.training.log import LOG, Rows, read_log
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import LOSSES, STAGES, Recipe, Stage, StageName
-from vsr.training.step import Game, Quality
+from vsr.training.step import Quality, TrainState
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -350,7 +350,7 @@ MEASUREMENTS = 12
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunDetails:
     """What a run is made on.
 
     Attributes:
@@ -390,17 +390,17 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def about(game: Game, options: TrainOptions, facts: Facts, quality: Quality | None) -> dict[str, str]:
+def about(state: TrainState, options: TrainOptions, facts: RunDetails, quality: Quality | None) -> dict[str, str]:
     """Texts for the metadata of a weights file."""
-    stages = {name: _stage(game.recipe.stage(name)) for name in _stages_behind(game)}
+    stages = {name: _stage(state.recipe.stage(name)) for name in _stages_behind(state)}
     training = {
-        "stage": game.stage,
-        "step": game.step,
-        "seed": game.seed,
-        "crops": _crops(game.recipe),
-        "generator": _generator(game.recipe),
-        "degradation": "clip" if game.recipe.generator == "recurrent" else game.recipe.degradation,
-        "unit": game.recipe.unit,
+        "stage": state.stage,
+        "step": state.step,
+        "seed": state.seed,
+        "crops": _crops(state.recipe),
+        "generator": _generator(state.recipe),
+        "degradation": "clip" if state.recipe.generator == "recurrent" else state.recipe.degradation,
+        "unit": state.recipe.unit,
         "stages": stages,
         "pictures": facts.pictures,
         **({"videos": facts.videos} if facts.videos else {}),
@@ -410,8 +410,8 @@ def about(game: Game, options: TrainOptions, facts: Facts, quality: Quality | No
         "quality": None if quality is None else asdict(quality),
     }
     return {
-        "purpose": f"x{game.recipe.scale}, trained by vsr train, at step {game.step} in the stage {game.stage}",
-        "recipe": game.recipe.follows,
+        "purpose": f"x{state.recipe.scale}, trained by vsr train, at step {state.step} in the stage {state.stage}",
+        "recipe": state.recipe.follows,
         "licence": options.licence,
         "data": f"{', '.join(path.name for path in options.data)} ({facts})",
         "command": options.command,
@@ -419,7 +419,7 @@ def about(game: Game, options: TrainOptions, facts: Facts, quality: Quality | No
     }
 
 
-def write_card(output: Path, texts: Mapping[str, str], facts: Facts) -> None:
+def write_card(output: Path, texts: Mapping[str, str], facts: RunDetails) -> None:
     """Write ``card.md``, in the form of those in ``models/README.md``.
 
     Raises:
@@ -467,10 +467,10 @@ def _crops(recipe: Recipe) -> str:
     return f"{recipe.batch_size} clips of {edge}, {recipe.frames} frames each{longer}"
 
 
-def _stages_behind(game: Game) -> list[StageName]:
+def _stages_behind(state: TrainState) -> list[StageName]:
     """The stages that a run has been through, with the one that it stands in."""
-    before = STAGES[: STAGES.index(game.stage)] if game.step > game.stage_step else ()
-    return [name for name in (*before, game.stage) if game.recipe.stage(name).length]
+    before = STAGES[: STAGES.index(state.stage)] if state.step > state.stage_step else ()
+    return [name for name in (*before, state.stage) if state.recipe.stage(name).length]
 
 
 def _stage(stage: Stage) -> str:

@@ -26,7 +26,7 @@ PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "l1":
 
 
 @dataclass
-class Player:
+class TrainableModel:
     """One of the two networks, ready to be trained, and its optimiser.
 
     Attributes:
@@ -45,7 +45,7 @@ class Player:
 
 
 @dataclass
-class Game:
+class TrainState:
     """All that an update reads and changes.
 
     Attributes:
@@ -67,9 +67,9 @@ class Game:
     fabric: Fabric
     recipe: Recipe
     seed: int
-    generator: Player
+    generator: TrainableModel
     ema: AveragedModel
-    discriminator: Player | None = None
+    discriminator: TrainableModel | None = None
     features: nn.Module | None = None
     teacher: RecurrentGenerator | None = None
     stage: StageName = "pretrain"
@@ -84,7 +84,7 @@ class Game:
         return self.recipe.stage(self.stage)
 
 
-def update(game: Game, lr: Tensor, hr: Tensor, learning_rate: float) -> dict[str, Tensor]:
+def update(state: TrainState, lr: Tensor, hr: Tensor, learning_rate: float) -> dict[str, Tensor]:
     """One update of the networks that the stage trains.
 
     Args:
@@ -97,30 +97,30 @@ def update(game: Game, lr: Tensor, hr: Tensor, learning_rate: float) -> dict[str
         The terms of the losses, weighted as they enter their sums, and the discriminator's mean verdicts; detached and
         on the device.
     """
-    trains_generator = game.stage != "discriminator"
-    game.generator.network.train(trains_generator)
+    trains_generator = state.stage != "discriminator"
+    state.generator.network.train(trains_generator)
     with torch.set_grad_enabled(trains_generator):
-        sr = game.generator.network(lr)
+        sr = state.generator.network(lr)
     seen: dict[str, Tensor] = {}
-    if game.stage != "pretrain":
-        seen |= _update_discriminator(game, sr.detach(), hr, learning_rate)
+    if state.stage != "pretrain":
+        seen |= _update_discriminator(state, sr.detach(), hr, learning_rate)
     if trains_generator:
-        seen |= _update_generator(game, sr, hr, learning_rate)
-    game.step += 1
-    game.stage_step += 1
+        seen |= _update_generator(state, sr, hr, learning_rate)
+    state.step += 1
+    state.stage_step += 1
     return seen
 
 
-def _update_discriminator(game: Game, sr: Tensor, hr: Tensor, learning_rate: float) -> dict[str, Tensor]:
-    assert game.discriminator is not None
-    discriminator = game.discriminator.network
+def _update_discriminator(state: TrainState, sr: Tensor, hr: Tensor, learning_rate: float) -> dict[str, Tensor]:
+    assert state.discriminator is not None
+    discriminator = state.discriminator.network
     fake = joined(discriminator(sr))
     real = joined(discriminator(hr))
-    random = np.random.default_rng([game.seed, game.step, 1])
-    fake_labels = draw_labels(game.recipe.fake_labels, len(fake), random).to(fake)
-    real_labels = draw_labels(game.recipe.real_labels, len(real), random).to(real)
-    loss = ADVERSARIAL[game.recipe.adversarial_form].discriminator(fake, real, fake_labels, real_labels)
-    _descend(game, game.discriminator, loss, learning_rate)
+    random = np.random.default_rng([state.seed, state.step, 1])
+    fake_labels = draw_labels(state.recipe.fake_labels, len(fake), random).to(fake)
+    real_labels = draw_labels(state.recipe.real_labels, len(real), random).to(real)
+    loss = ADVERSARIAL[state.recipe.adversarial_form].discriminator(fake, real, fake_labels, real_labels)
+    _descend(state, state.discriminator, loss, learning_rate)
     return {
         "discriminator_loss": loss.detach(),
         "d_real": real.detach().sigmoid().mean(),
@@ -128,22 +128,22 @@ def _update_discriminator(game: Game, sr: Tensor, hr: Tensor, learning_rate: flo
     }
 
 
-def _update_generator(game: Game, sr: Tensor, hr: Tensor, learning_rate: float) -> dict[str, Tensor]:
-    weights = game.weights
+def _update_generator(state: TrainState, sr: Tensor, hr: Tensor, learning_rate: float) -> dict[str, Tensor]:
+    weights = state.weights
     terms: dict[str, Tensor] = {}
     for name, loss in PIXEL_LOSSES.items():
         if weight := getattr(weights, name):
             terms[name] = weight * loss(sr, hr)
     if weights.content:
-        terms["content"] = weights.content * _content_loss(game, sr, hr)
+        terms["content"] = weights.content * _content_loss(state, sr, hr)
     if weights.total_variation:
         terms["total_variation"] = weights.total_variation * total_variation(sr)
     if weights.adversarial:
-        terms["adversarial"] = weights.adversarial * _adversarial_loss(game, sr, hr)
-    return _minimise(game, terms, learning_rate)
+        terms["adversarial"] = weights.adversarial * _adversarial_loss(state, sr, hr)
+    return _minimise(state, terms, learning_rate)
 
 
-def update_clips(game: Game, clips: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
+def update_clips(state: TrainState, clips: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
     """``update`` for a recurrent generator, on clips.
 
     Args:
@@ -154,52 +154,52 @@ def update_clips(game: Game, clips: ClipBatch, learning_rate: float) -> dict[str
     Returns:
         As ``update``.
     """
-    recipe, generator = game.recipe, cast(RecurrentGenerator, game.generator.plain)
-    trains_generator = game.stage != "discriminator"
-    if game.weights.ping_pong and trains_generator:
-        clips = clips.there_and_back()
-    game.generator.network.train(trains_generator)
+    recipe, generator = state.recipe, cast(RecurrentGenerator, state.generator.plain)
+    trains_generator = state.stage != "discriminator"
+    if state.weights.ping_pong and trains_generator:
+        clips = clips.round_trip()
+    state.generator.network.train(trains_generator)
     with torch.set_grad_enabled(trains_generator):
-        sr = upscale_clips(game.generator.network, generator, clips, backprop_frames=recipe.backprop_frames)
+        sr = upscale_clips(state.generator.network, generator, clips, backprop_frames=recipe.backprop_frames)
     hr = list(clips.hr.unbind(1))
     seen: dict[str, Tensor] = {}
     fake = real = None
-    if game.stage != "pretrain":
-        middles = _draw_frames(game, range(1, len(sr) - 1), recipe.judged_frames, 3)
+    if state.stage != "pretrain":
+        middles = _draw_frames(state, range(1, len(sr) - 1), recipe.judged_frames, 3)
         fake, real = (triplets(frames, clips, middles) for frames in (sr, hr))
-        seen |= _update_discriminator(game, fake.detach(), real, learning_rate)
+        seen |= _update_discriminator(state, fake.detach(), real, learning_rate)
     if trains_generator:
-        terms = _terms_of_clips(game, sr, hr, clips)
-        if game.weights.adversarial:
+        terms = _terms_of_clips(state, sr, hr, clips)
+        if state.weights.adversarial:
             assert fake is not None and real is not None
-            terms["adversarial"] = game.weights.adversarial * _adversarial_loss(game, fake, real)
-        seen |= _minimise(game, terms, learning_rate)
-    game.step += 1
-    game.stage_step += 1
+            terms["adversarial"] = state.weights.adversarial * _adversarial_loss(state, fake, real)
+        seen |= _minimise(state, terms, learning_rate)
+    state.step += 1
+    state.stage_step += 1
     return seen
 
 
-def _terms_of_clips(game: Game, sr: list[Tensor], hr: list[Tensor], clips: ClipBatch) -> dict[str, Tensor]:
+def _terms_of_clips(state: TrainState, sr: list[Tensor], hr: list[Tensor], clips: ClipBatch) -> dict[str, Tensor]:
     """The weighted terms of the generator's loss on clips, but for the adversarial one."""
-    weights, recipe = game.weights, game.recipe
+    weights, recipe = state.weights, state.recipe
     terms: dict[str, Tensor] = {}
     for name, loss in PIXEL_LOSSES.items():
         if weight := getattr(weights, name):
             terms[name] = weight * _over_frames(loss, sr, hr, recipe.rising_frames)
     if weights.content:
-        chosen = _draw_frames(game, range(len(sr)), recipe.content_frames, 2)
-        terms["content"] = weights.content * _content_loss(game, *(_picked(frames, chosen) for frames in (sr, hr)))
+        chosen = _draw_frames(state, range(len(sr)), recipe.content_frames, 2)
+        terms["content"] = weights.content * _content_loss(state, *(_picked(frames, chosen) for frames in (sr, hr)))
     if weights.total_variation:
         terms["total_variation"] = weights.total_variation * torch.stack([total_variation(one) for one in sr]).mean()
     if weights.ping_pong:
         there, back = sr[: len(sr) // 2], sr[: len(sr) // 2 : -1]  # a clip of T frames has become 2T - 1
         terms["ping_pong"] = weights.ping_pong * mse(torch.stack(there), torch.stack(back))
     if weights.teacher:
-        assert game.teacher is not None
-        wanted = _unlearnt(game, game.teacher, clips)
+        assert state.teacher is not None
+        wanted = _unlearnt(state, state.teacher, clips)
         terms["teacher"] = weights.teacher * _over_frames(l1, sr, wanted, recipe.rising_frames)
     if weights.artefacts:
-        average = _unlearnt(game, cast(RecurrentGenerator, game.ema.module), clips)
+        average = _unlearnt(state, cast(RecurrentGenerator, state.ema.module), clips)
         found = [artefacts(*frames) for frames in zip(sr, hr, average, strict=True)]
         terms["artefacts"] = weights.artefacts * torch.stack(found).mean()
     return terms
@@ -214,9 +214,9 @@ def _over_frames(
     return torch.stack(losses).sum() / sum(shares)
 
 
-def _draw_frames(game: Game, frames: range, count: int, purpose: int) -> list[int]:
+def _draw_frames(state: TrainState, frames: range, count: int, purpose: int) -> list[int]:
     """``count`` numbers out of ``frames``, or all, in order: a function of the seed, the update and the purpose."""
-    random = np.random.default_rng([game.seed, game.step, purpose])
+    random = np.random.default_rng([state.seed, state.step, purpose])
     return sorted(random.choice(frames, min(count, len(frames)), replace=False).tolist())
 
 
@@ -225,36 +225,36 @@ def _picked(frames: list[Tensor], numbers: list[int]) -> Tensor:
 
 
 @torch.no_grad()
-def _unlearnt(game: Game, generator: RecurrentGenerator, clips: ClipBatch) -> list[Tensor]:
+def _unlearnt(state: TrainState, generator: RecurrentGenerator, clips: ClipBatch) -> list[Tensor]:
     """What a generator that is not trained here makes of the clips."""
-    with game.fabric.autocast():
+    with state.fabric.autocast():
         return [_in_full(frame) for frame in upscale_clips(generator, generator, clips)]
 
 
-def _minimise(game: Game, terms: dict[str, Tensor], learning_rate: float) -> dict[str, Tensor]:
+def _minimise(state: TrainState, terms: dict[str, Tensor], learning_rate: float) -> dict[str, Tensor]:
     """The generator's step down the sum of its terms."""
     assert terms.keys() <= set(LOSSES)
     loss = torch.stack(list(terms.values())).sum()
-    _descend(game, game.generator, loss, learning_rate)
-    game.ema.update_parameters(game.generator.plain)
+    _descend(state, state.generator, loss, learning_rate)
+    state.ema.update_parameters(state.generator.plain)
     return {"generator_loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
 
-def _content_loss(game: Game, sr: Tensor, hr: Tensor) -> Tensor:
-    assert game.features is not None
-    with game.fabric.autocast():
+def _content_loss(state: TrainState, sr: Tensor, hr: Tensor) -> Tensor:
+    assert state.features is not None
+    with state.fabric.autocast():
         with torch.no_grad():
-            wanted = game.features(hr)
-        found = game.features(sr)
+            wanted = state.features(hr)
+        found = state.features(sr)
     return mse(_in_full(found), _in_full(wanted))
 
 
-def _adversarial_loss(game: Game, sr: Tensor, hr: Tensor) -> Tensor:
+def _adversarial_loss(state: TrainState, sr: Tensor, hr: Tensor) -> Tensor:
     """Without gradients of the discriminator itself, and past the wrapper that would average them."""
-    assert game.discriminator is not None
-    form = ADVERSARIAL[game.recipe.adversarial_form]
-    judge = game.discriminator.plain.requires_grad_(False)
-    with game.fabric.autocast():
+    assert state.discriminator is not None
+    form = ADVERSARIAL[state.recipe.adversarial_form]
+    judge = state.discriminator.plain.requires_grad_(False)
+    with state.fabric.autocast():
         fake = joined(judge(sr))
         real = torch.zeros_like(fake)
         if form.compares:
@@ -269,14 +269,14 @@ def _in_full(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _descend(game: Game, player: Player, loss: Tensor, learning_rate: float) -> None:
+def _descend(state: TrainState, player: TrainableModel, loss: Tensor, learning_rate: float) -> None:
     for group in player.optimizer.param_groups:
         group["lr"] = learning_rate
     player.optimizer.zero_grad()
-    game.fabric.backward(loss)
-    if game.recipe.gradient_clip:
-        game.fabric.clip_gradients(
-            player.network, player.optimizer, max_norm=game.recipe.gradient_clip, error_if_nonfinite=False
+    state.fabric.backward(loss)
+    if state.recipe.gradient_clip:
+        state.fabric.clip_gradients(
+            player.network, player.optimizer, max_norm=state.recipe.gradient_clip, error_if_nonfinite=False
         )
     player.optimizer.step()
 
@@ -348,7 +348,7 @@ class ClipBatch:
         )
         return ClipBatch(self.lr[one], self.hr[one], before, after)
 
-    def there_and_back(self) -> ClipBatch:
+    def round_trip(self) -> ClipBatch:
         """The clips forth, then back to their first frames: T frames become 2T - 1.
 
         Raises:

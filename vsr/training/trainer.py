@@ -34,7 +34,7 @@ from vsr.training.checkpoint import (
     SAMPLES,
     WEIGHTS,
     begin_stage,
-    new_game,
+    new_train_state,
     remove_old_run,
     restore_checkpoint,
     run_folder,
@@ -47,8 +47,8 @@ from vsr.training.losses import SCHEDULES
 from vsr.training.options import TrainOptions
 from vsr.training.pictures import PictureSet
 from vsr.training.recipes import STAGES, StageName
-from vsr.training.report import Facts, about, hardware, plot_losses, write_card, write_samples
-from vsr.training.step import ClipBatch, Game, HeldOut, Quality, measure, update, update_clips, upscale_clips
+from vsr.training.report import RunDetails, about, hardware, plot_losses, write_card, write_samples
+from vsr.training.step import ClipBatch, HeldOut, Quality, TrainState, measure, update, update_clips, upscale_clips
 
 logger = logging.getLogger(__name__)
 
@@ -127,28 +127,28 @@ def _fit(
     source, held_out, layout = (load_clips if options.recipe.generator == "recurrent" else load_pictures)(options)
     facts = _facts(source, held_out, layout, fabric)
     lengths = {name: updates_of(options.recipe.stage(name).length, options.recipe, source) for name in STAGES}
-    game = new_game(fabric, options)
+    state = new_train_state(fabric, options)
     batches = ClipBatches(source, options, fabric) if isinstance(source, Clips) else Batches(source, options, fabric)
     lpips = None
     if fabric.is_global_zero and options.tensorboard:
         find_tensorboard()  # missed before an old run gives way
     if fabric.is_global_zero and (held_out or options.lpips_weights):
         lpips = _lpips(options, fabric.device)
-    stages = _enter(game, options, lengths, facts.fingerprint)
+    stages = _enter(state, options, lengths, facts.fingerprint)
     videos = f" and {facts.videos} videos" if facts.videos else ""
     logger.info(
-        "%d pictures%s to train on, %d held out, from update %d", facts.pictures, videos, facts.held_out, game.step
+        "%d pictures%s to train on, %d held out, from update %d", facts.pictures, videos, facts.held_out, state.step
     )
     watch, stopped = None, False
     if fabric.is_global_zero:
-        done = {game.stage: game.stage_step}
-        steps = game.step + sum(max(0, lengths[name] - done.get(name, 0)) for name in stages)
-        watch = Watch(game, batches, options, facts, held_out, lpips, lengths, steps, report)
+        done = {state.stage: state.stage_step}
+        steps = state.step + sum(max(0, lengths[name] - done.get(name, 0)) for name in stages)
+        watch = TrainMonitor(state, batches, options, facts, held_out, lpips, lengths, steps, report)
     try:
         for name in stages:
-            if name != game.stage:
-                begin_stage(game, name, options)
-            stopped = _run_stage(game, batches, lengths[name], watch, should_stop)
+            if name != state.stage:
+                begin_stage(state, name, options)
+            stopped = _run_stage(state, batches, lengths[name], watch, should_stop)
             if stopped:
                 break
     finally:
@@ -157,16 +157,16 @@ def _fit(
     fabric.barrier()
     losses = summarise(read_log(options.output / LOG)) if watch is not None else {}
     return TrainSummary(
-        options.output / WEIGHTS, game.stage, game.step, game.quality, losses, stopped, fabric.global_rank
+        options.output / WEIGHTS, state.stage, state.step, state.quality, losses, stopped, fabric.global_rank
     )
 
 
-def _facts(source: PictureSet | Clips, held_out: list[HeldOut], layout: str, fabric: Fabric) -> Facts:
+def _facts(source: PictureSet | Clips, held_out: list[HeldOut], layout: str, fabric: Fabric) -> RunDetails:
     devices = hardware(fabric.device, fabric.world_size)
     if isinstance(source, PictureSet):
-        return Facts(len(source), len(held_out), layout, source.fingerprint(), devices)
+        return RunDetails(len(source), len(held_out), layout, source.fingerprint(), devices)
     videos = 0 if source.videos is None else len(source.videos.paths)
-    return Facts(len(source.pictures or ()), len(held_out), layout, source.fingerprint(), devices, videos)
+    return RunDetails(len(source.pictures or ()), len(held_out), layout, source.fingerprint(), devices, videos)
 
 
 @contextmanager
@@ -184,7 +184,9 @@ def _out_of_memory_explained(fabric: Fabric, options: TrainOptions) -> Iterator[
         ) from exc
 
 
-def _enter(game: Game, options: TrainOptions, lengths: Mapping[StageName, int], fingerprint: str) -> list[StageName]:
+def _enter(
+    state: TrainState, options: TrainOptions, lengths: Mapping[StageName, int], fingerprint: str
+) -> list[StageName]:
     """Bring a run to where it starts or goes on; returns the stages that lie ahead, with the one that it stands in."""
     wanted = options.stages
     if not options.resume:
@@ -193,36 +195,40 @@ def _enter(game: Game, options: TrainOptions, lengths: Mapping[StageName, int], 
                 f"the stage {wanted[0]} starts from a generator: give one by --init, or run the stage pretrain first "
                 "and go on with --resume."
             )
-        if game.fabric.is_global_zero:
+        if state.fabric.is_global_zero:
             remove_old_run(options.output)
-        begin_stage(game, wanted[0], options)
+        begin_stage(state, wanted[0], options)
         return wanted
-    length = restore_checkpoint(game, options, fingerprint=fingerprint)
-    done = game.stage_step >= min(length, lengths[game.stage])
-    ahead = [name for name in wanted if STAGES.index(name) >= STAGES.index(game.stage)]
+    length = restore_checkpoint(state, options, fingerprint=fingerprint)
+    done = state.stage_step >= min(length, lengths[state.stage])
+    ahead = [name for name in wanted if STAGES.index(name) >= STAGES.index(state.stage)]
     if not ahead:
-        raise CheckpointError(f"{options.output} is past the stage {options.stage}: it stands in {game.stage}.")
-    if ahead[0] != game.stage and not done:
+        raise CheckpointError(f"{options.output} is past the stage {options.stage}: it stands in {state.stage}.")
+    if ahead[0] != state.stage and not done:
         raise CheckpointError(
-            f"{options.output} stands at update {game.stage_step} of {length} of the stage {game.stage}: "
-            f"finish it first (--stage {game.stage} --resume)."
+            f"{options.output} stands at update {state.stage_step} of {length} of the stage {state.stage}: "
+            f"finish it first (--stage {state.stage} --resume)."
         )
     return ahead
 
 
 def _run_stage(
-    game: Game, batches: Batches | ClipBatches, length: int, watch: Watch | None, should_stop: Callable[[], bool]
+    state: TrainState,
+    batches: Batches | ClipBatches,
+    length: int,
+    watch: TrainMonitor | None,
+    should_stop: Callable[[], bool],
 ) -> bool:
     """The updates that a stage has still before it; returns whether it was asked to stop."""
-    schedule, milestones = SCHEDULES[game.weights.schedule], game.weights.milestones
-    with closing(_stream(game, batches, length)) as stream:
+    schedule, milestones = SCHEDULES[state.weights.schedule], state.weights.milestones
+    with closing(_stream(state, batches, length)) as stream:
         for batch in stream:
-            learning_rate = game.weights.learning_rate * schedule(game.stage_step, length, milestones)
+            learning_rate = state.weights.learning_rate * schedule(state.stage_step, length, milestones)
             if isinstance(batch, ClipBatch):
-                seen = update_clips(game, batch, learning_rate)
+                seen = update_clips(state, batch, learning_rate)
             else:
-                seen = update(game, *batch, learning_rate)
-            stopped = game.stage_step < length and _agreed(game, should_stop)
+                seen = update(state, *batch, learning_rate)
+            stopped = state.stage_step < length and _agreed(state, should_stop)
             if watch is not None:
                 watch.after_update(seen, learning_rate, stopped=stopped)
             if stopped:
@@ -231,26 +237,26 @@ def _run_stage(
 
 
 def _stream(
-    game: Game, batches: Batches | ClipBatches, length: int
+    state: TrainState, batches: Batches | ClipBatches, length: int
 ) -> abc.Generator[ClipBatch | tuple[Tensor, Tensor], None, None]:
     """The batches that a stage has still before it."""
-    begin = game.step - game.stage_step
-    steps = range(game.step, begin + length)
+    begin = state.step - state.stage_step
+    steps = range(state.step, begin + length)
     if isinstance(batches, Batches):
         return batches.stream(steps)
-    long_from = begin + round((1 - game.recipe.long_share) * length)
-    both_ways = game.stage != "pretrain" or game.weights.ping_pong > 0
+    long_from = begin + round((1 - state.recipe.long_share) * length)
+    both_ways = state.stage != "pretrain" or state.weights.ping_pong > 0
     return batches.stream(steps, long_from=long_from, both_ways=both_ways)
 
 
-def _agreed(game: Game, should_stop: Callable[[], bool]) -> bool:
+def _agreed(state: TrainState, should_stop: Callable[[], bool]) -> bool:
     """Whether any process was asked to stop; all of them come to the same answer at the same update."""
-    if game.fabric.world_size == 1:
+    if state.fabric.world_size == 1:
         return should_stop()
-    if game.step % ASK_EVERY:
+    if state.step % ASK_EVERY:
         return False
-    asked = torch.tensor(float(should_stop()), device=game.fabric.device)
-    return float(game.fabric.all_reduce(asked, reduce_op="sum")) > 0  # type: ignore[arg-type]
+    asked = torch.tensor(float(should_stop()), device=state.fabric.device)
+    return float(state.fabric.all_reduce(asked, reduce_op="sum")) > 0  # type: ignore[arg-type]
 
 
 def _lpips(options: TrainOptions, device: torch.device) -> nn.Module | None:
@@ -286,7 +292,7 @@ class TrainProgress:
     quality: Quality | None
 
 
-class Watch:
+class TrainMonitor:
     """Looks at a run after each update, in the process that is the first of all.
 
     Args:
@@ -303,23 +309,23 @@ class Watch:
 
     def __init__(
         self,
-        game: Game,
+        state: TrainState,
         batches: Batches | ClipBatches,
         options: TrainOptions,
-        facts: Facts,
+        facts: RunDetails,
         held_out: list[HeldOut],
         lpips: nn.Module | None,
         lengths: Mapping[StageName, int],
         steps: int,
         report: Callable[[TrainProgress], None],
     ) -> None:
-        self._game, self._batches, self._options, self._facts = game, batches, options, facts
+        self._game, self._batches, self._options, self._facts = state, batches, options, facts
         self._held_out, self._lpips, self._lengths, self._steps = held_out, lpips, lengths, steps
         self._report = report
-        self._log = Log(options.output, step=game.step, tensorboard=options.tensorboard)
+        self._log = Log(options.output, step=state.step, tensorboard=options.tensorboard)
         self._averages = Averages()
         self._losses: dict[str, float] = {}
-        self._started, self._row_at, self._row_step = time.monotonic(), time.monotonic(), game.step
+        self._started, self._row_at, self._row_step = time.monotonic(), time.monotonic(), state.step
 
     def close(self) -> None:
         """Close the log."""
@@ -337,21 +343,21 @@ class Watch:
             TrainingError: a loss or a weight is no longer finite.
             OutputError: something cannot be written.
         """
-        game, options = self._game, self._options
-        last = game.stage_step == self._lengths[game.stage]
+        state, options = self._game, self._options
+        last = state.stage_step == self._lengths[state.stage]
         self._averages.add(seen)
 
         def due(every: int) -> bool:
-            return last or game.step % every == 0
+            return last or state.step % every == 0
 
         measures, saves = due(options.validate_every), due(options.checkpoint_every) or stopped
         if measures or saves or due(options.log_every):
             row = self._row(learning_rate)
-            tests = measures and game.stage != "discriminator"
+            tests = measures and state.stage != "discriminator"
             if measures or saves:
                 self._check_weights()
             if tests or saves:
-                network = centred(game, self._batches)
+                network = centred(state, self._batches)
             if tests:
                 self._measure(network, row)
             self._log.write(row)
@@ -361,41 +367,41 @@ class Watch:
             plot_losses(options.output / LOG, options.output / FIGURE)
         if measures or saves:
             self._row_at = time.monotonic()  # what that took is not the time of updates
-        self._report(TrainProgress(game.stage, game.step, self._steps, self._losses, game.quality))
+        self._report(TrainProgress(state.stage, state.step, self._steps, self._losses, state.quality))
 
     def _row(self, learning_rate: float) -> dict[str, float | str | None]:
-        game, now = self._game, time.monotonic()
+        state, now = self._game, time.monotonic()
         self._losses = self._averages.mean()
         for name, value in self._losses.items():
             if not math.isfinite(value):
                 self._give_up(f"the loss {name} became {value}")
-        crops = (game.step - self._row_step) * game.recipe.batch_size
+        crops = (state.step - self._row_step) * state.recipe.batch_size
         row: dict[str, float | str | None] = {
-            "step": game.step,
-            "stage": game.stage,
-            "stage_step": game.stage_step,
+            "step": state.step,
+            "stage": state.stage,
+            "stage_step": state.stage_step,
             "seconds": now - self._started,
             "crops_per_second": crops / max(now - self._row_at, 1e-9),
             "learning_rate": learning_rate,
             **self._losses,
         }
-        self._row_at, self._row_step = now, game.step
+        self._row_at, self._row_step = now, state.step
         return row
 
     def _check_weights(self) -> None:
         """The update may have spoilt them although its loss was finite."""
-        game = self._game
-        weights: list[Tensor] = [*game.ema.module.state_dict().values()]
+        state = self._game
+        weights: list[Tensor] = [*state.ema.module.state_dict().values()]
         moments: list[Tensor] = []
-        for player in (game.generator, game.discriminator):
+        for player in (state.generator, state.discriminator):
             if player is not None:
                 weights += player.plain.state_dict().values()
                 states = player.optimizer.optimizer.state.values()
-                moments += [value for state in states for value in state.values() if isinstance(value, Tensor)]
+                moments += [value for saved in states for value in saved.values() if isinstance(value, Tensor)]
         # Weights files hold matrices in half precision.
         limits = [torch.finfo(torch.float16 if tensor.dim() > 1 else torch.float32).max for tensor in weights]
         limits += [torch.finfo(torch.float32).max] * len(moments)
-        largest = torch.stack([tensor.abs().amax().to(game.fabric.device).float() for tensor in weights + moments])
+        largest = torch.stack([tensor.abs().amax().to(state.fabric.device).float() for tensor in weights + moments])
         if not bool((largest <= torch.tensor(limits, device=largest.device)).all()):  # nan is not
             self._give_up("the weights became too large")
 
@@ -408,25 +414,25 @@ class Watch:
         )
 
     def _measure(self, network: nn.Module, row: dict[str, float | str | None]) -> None:
-        game, options = self._game, self._options
-        game.quality, sr = measure(
-            network, self._held_out, self._lpips, scale=game.recipe.scale, device=game.fabric.device
+        state, options = self._game, self._options
+        state.quality, sr = measure(
+            network, self._held_out, self._lpips, scale=state.recipe.scale, device=state.fabric.device
         )
-        if game.quality is None:
+        if state.quality is None:
             return
-        row.update(asdict(game.quality))
+        row.update(asdict(state.quality))
         shown = self._held_out[:SHOWN]
         write_samples(
-            options.output / SAMPLES / f"step-{game.step:07}.png",
+            options.output / SAMPLES / f"step-{state.step:07}.png",
             [pair.lr for pair in shown],
             sr[: len(shown)],
             [pair.hr for pair in shown],
-            step=game.step,
+            step=state.step,
         )
         score = self._score()
-        if score is not None and score > game.best.get(game.stage, -math.inf):
-            game.best[game.stage] = score
-            save_network(options.output / f"best-{game.stage}.safetensors", network, self._about())
+        if score is not None and score > state.best.get(state.stage, -math.inf):
+            state.best[state.stage] = score
+            save_network(options.output / f"best-{state.stage}.safetensors", network, self._about())
 
     def _score(self) -> float | None:
         """What the best of a stage is chosen by; greater is better."""
@@ -437,13 +443,13 @@ class Watch:
         return None if quality.lpips is None else -quality.lpips
 
     def _save(self, network: nn.Module, last: bool) -> None:
-        game, output = self._game, self._options.output
-        save_checkpoint(game, output, fingerprint=self._facts.fingerprint, lengths=self._lengths)
+        state, output = self._game, self._options.output
+        save_checkpoint(state, output, fingerprint=self._facts.fingerprint, lengths=self._lengths)
         save_network(output / WEIGHTS, network, self._about())
-        if last and game.stage == "pretrain":
+        if last and state.stage == "pretrain":
             save_network(output / "pretrain.safetensors", network, self._about())
-        if game.discriminator is not None:
-            save_discriminator(output / DISCRIMINATOR, game.discriminator.plain, self._about())
+        if state.discriminator is not None:
+            save_discriminator(output / DISCRIMINATOR, state.discriminator.plain, self._about())
         write_card(output, self._about(), self._facts)
 
     def _about(self) -> dict[str, str]:
@@ -456,20 +462,20 @@ CLIPS = 32
 """How many clips, whose frames are much alike."""
 
 
-def centred(game: Game, batches: Batches | ClipBatches) -> nn.Module:
+def centred(state: TrainState, batches: Batches | ClipBatches) -> nn.Module:
     """A copy of a run's moving average in eval mode, centred on its first crops; the run itself stays as it is.
 
     Args:
         game: the run.
         batches: what it is trained on; the crops are the same for any number of processes.
     """
-    network = deepcopy(game.ema.module).eval()
+    network = deepcopy(state.ema.module).eval()
     whole = batches.whole()
     if isinstance(whole, ClipBatches):
-        with closing(whole.stream(range(-(-CLIPS // game.recipe.batch_size)))) as clips:
+        with closing(whole.stream(range(-(-CLIPS // state.recipe.batch_size)))) as clips:
             centre_recurrent(cast(RecurrentGenerator, network), clips)
     else:
-        with closing(whole.stream(range(-(-CROPS // game.recipe.batch_size)))) as pairs:
+        with closing(whole.stream(range(-(-CROPS // state.recipe.batch_size)))) as pairs:
             centre(cast(Generator, network), pairs)
     return network
 
