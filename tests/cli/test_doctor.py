@@ -45,9 +45,9 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise FFmpegError("no ffmpeg program: none.")
 
-    monkeypatch.setattr("vsr.cli.doctor.ffmpeg_program", missing)
-    monkeypatch.setattr("vsr.cli.doctor.codecs_available", frozenset({"libx264"}))
-    monkeypatch.setattr("vsr.cli.doctor.PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr("vsr.machine.ffmpeg_program", missing)
+    monkeypatch.setattr("vsr.machine.codecs_available", frozenset({"libx264"}))
+    monkeypatch.setattr("vsr.machine.PACKAGES", ("numpy", "no-such-package"))
     monkeypatch.setitem(sys.modules, "vsr.inference.openvino_backend", None)
     rows = dict(line.split(maxsplit=1) for line in told().splitlines())
     assert rows["ffmpeg"] == "no ffmpeg program: none."

@@ -9,7 +9,8 @@ from limited_device import limited_device
 from torch import Tensor
 from torch.nn import functional
 
-from vsr.imaging.motion import HIGH_SHARE, LOW_SHARE, Motion, estimate_motion, motion_to_device, steady
+from vsr.imaging.motion import Motion, estimate_motion
+from vsr.imaging.warping import HIGH_SHARE, LOW_SHARE, motion_to_device, steady
 
 CPU = torch.device("cpu")
 

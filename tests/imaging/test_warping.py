@@ -7,8 +7,8 @@ from typing import Literal
 import pytest
 import torch
 
-from vsr.imaging import motion
-from vsr.imaging.motion import enlarge_flow, warp
+from vsr.imaging import warping
+from vsr.imaging.warping import enlarge_flow, warp
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
@@ -26,14 +26,14 @@ def test_flow_grows_with_the_picture() -> None:
 
 
 def test_a_device_that_samples_nothing_is_helped(limited_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(motion, "WITHOUT_SAMPLING", {limited_device.type})
+    monkeypatch.setattr(warping, "WITHOUT_SAMPLING", {limited_device.type})
     sampled = torch.nn.functional.grid_sample
 
     def refuse(image: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
         assert image.device.type == "cpu", "this device samples nothing"
         return sampled(image, *rest, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(motion.functional, "grid_sample", refuse)
+    monkeypatch.setattr(warping.functional, "grid_sample", refuse)
     image, flow = torch.rand(1, 3, 6, 7), torch.rand(1, 6, 7, 2)
     moved = warp(image.to(limited_device), flow.to(limited_device), "bicubic")
     assert moved.device.type == limited_device.type

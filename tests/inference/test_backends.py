@@ -202,7 +202,7 @@ def test_numbers_stand_on_either_side() -> None:
 def without_openvino(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import vsr.inference
 
-    monkeypatch.delattr(vsr.inference, "openvino_runtime")
+    monkeypatch.delattr(vsr.inference, "openvino_backend")
     monkeypatch.setitem(sys.modules, "vsr.inference.openvino_backend", None)
     yield
 

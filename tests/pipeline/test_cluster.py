@@ -130,7 +130,7 @@ def test_a_node_of_another_version_is_refused_by_its_name(other: dict[str, str |
     [
         "ray::SegmentActor.__init__() (pid=1, ip=192.0.2.2, actor_id=da)\nRuntimeError: The actor with name A "
         "failed to import on the worker. This may be because needed library dependencies are not installed",
-        "ray::A.greet() (pid=1, ip=192.0.2.2)\nAttributeError: 'A' object has no attribute 'greet'",
+        "ray::A.describe_node() (pid=1, ip=192.0.2.2)\nAttributeError: 'A' object has no attribute 'describe_node'",
     ],
 )
 def test_a_node_without_this_vsr_is_refused_by_its_address(said: str, monkeypatch: pytest.MonkeyPatch) -> None:

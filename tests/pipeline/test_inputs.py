@@ -50,7 +50,7 @@ def test_a_picture_is_known_by_its_content(kind: str, name: str, tmp_path: Path)
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
 def test_an_animation_is_known_by_its_content(kind: str, name: str, tmp_path: Path) -> None:
     source = moving(tmp_path / name, kind)
-    assert (open_source(source, OPTIONS).format == pictures.FORMAT) is (kind == "webp")
+    assert (open_source(source, OPTIONS).format == pictures.ANIMATION_FORMAT) is (kind == "webp")
     assert vsr.upscale(source, tmp_path / "out.gif", model="bicubic", scale=2).frames == 3
     with Image.open(tmp_path / "out.gif") as image:
         delays = []
@@ -89,7 +89,7 @@ def test_an_animation_of_the_cases(shared_data: Path) -> None:
     path = Path(os.environ["VSR_TEST_DATA"]).parent / "cases" / "webp_named.gif"
     if not path.exists():
         pytest.skip(f"no {path}")
-    assert open_source(path, OPTIONS).format == pictures.FORMAT
+    assert open_source(path, OPTIONS).format == pictures.ANIMATION_FORMAT
 
 
 # Lists of pictures

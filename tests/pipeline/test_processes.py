@@ -21,13 +21,13 @@ from PIL import Image
 
 import vsr
 from vsr.errors import InputError, OutputError, VsrError
-from vsr.pipeline import processes
-from vsr.pipeline.job import open_source, plan_clip, upscale_clip
+from vsr.pipeline import processes, scheduler
+from vsr.pipeline.job import executor_for, open_source, plan_clip, upscale_clip
 from vsr.pipeline.journal import job_folder_of
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.outputs import output_for
 from vsr.pipeline.processes import Processes
-from vsr.pipeline.scheduler import InProcess, executor_for
+from vsr.pipeline.scheduler import InProcess, Work
 
 MakeClip = Callable[..., Path]
 
@@ -57,7 +57,7 @@ def kill_one_when(ready: Callable[[], bool], executor: Processes) -> Callable[[o
 
     def progress(_: object) -> None:
         if not killed and ready():
-            worker = next(worker for worker in executor._workers if worker.segments)
+            worker = next(worker for worker in executor._workers if worker.busy)
             killed.append(worker._process.pid)
             os.kill(worker._process.pid or 0, signal.SIGKILL)
 
@@ -132,7 +132,7 @@ def test_one_pair_of_workers_for_several_clips(
 def test_a_segment_that_ends_every_worker_ends_the_job(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "ATTEMPTS", 1)
+    monkeypatch.setattr(scheduler, "MAX_ATTEMPTS", 1)
     clip, target, options = make_clip(**LONG), tmp_path / "out.mp4", UpscaleOptions(**ASKED, jobs=1)
     with Processes(options) as executor:
         kill = kill_one_when(lambda: any(job_folder_of(target).glob("[0-9]*")), executor)
@@ -153,7 +153,7 @@ def test_a_disk_that_fails_a_worker(make_clip: MakeClip, tmp_path: Path, monkeyp
     """Its decoder has asked for a third segment and hears nothing before the first is written, which never happens."""
     target, options, hung = tmp_path / "out.mp4", UpscaleOptions(**ASKED, jobs=1), threading.Event()
 
-    monkeypatch.setattr(processes, "ATTEMPTS", 1)  # so that one that hangs ends the job when it is killed
+    monkeypatch.setattr(scheduler, "MAX_ATTEMPTS", 1)  # so that one that hangs ends the job when it is killed
 
     def give_up() -> None:
         hung.set()
@@ -226,22 +226,17 @@ class Told:
     def __init__(self, *words: object) -> None:
         self.words, self.tiles = list(words), list[int]()
 
-    def recv(self) -> object:
-        return self.words.pop(0)
-
     def smaller_tile(self, tile_size: int) -> None:
         self.tiles.append(tile_size)
 
 
 def test_a_worker_whose_memory_runs_out_says_to_which_tile(make_clip: MakeClip, tmp_path: Path) -> None:
-    clip, told = make_clip(), Told(("tile", 24))
+    clip, told = make_clip(), Told("tile", [24])
     options = UpscaleOptions(**ASKED)
     opened = open_source(clip, options)
     job = plan_clip(opened, output_for(opened, tmp_path / "out.mp4", options), options, {}).job
-    work = processes._Work(job, [], tmp_path, told)  # type: ignore[arg-type]
-    worker = processes._Worker("cpu", 1)
-    worker.connection, worker.waiting = told, False  # type: ignore[assignment]
-    work.hear(worker)
+    work = Work(Processes(options), job, [], told)  # type: ignore[arg-type]
+    processes.pass_on(processes._Worker("cpu", 1), *told.words, work)
     assert told.tiles == [24] and work._job.engine.tile_size == 24
 
 

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 
 from vsr.errors import InputError, OutputError
 from vsr.imaging.pictures import read_picture
-from vsr.training.log import LOG, Log
-from vsr.training.report import plot_losses
+from vsr.training.log import LOG, Log, plot_losses
 
 BLUE, GREEN, RED, BROWN, ORANGE, BLACK = (
     (31, 119, 180), (44, 160, 44), (214, 39, 40), (140, 86, 75), (255, 127, 14), (0, 0, 0)
@@ -187,7 +186,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
 def test_matplotlib_is_loaded_late_and_without_pyplot(tmp_path: Path) -> None:
     log = write_log(tmp_path, pretrain=3, discriminator=0, adversarial=0)
     script = (
-        "import sys; from pathlib import Path; from vsr.training.report import plot_losses\n"
+        "import sys; from pathlib import Path; from vsr.training.log import plot_losses\n"
         "assert 'matplotlib' not in sys.modules\n"
         f"assert plot_losses(Path({str(log)!r}), Path({str(tmp_path / 'losses.png')!r}))\n"
         "assert 'matplotlib.pyplot' not in sys.modules"

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vsr.imaging.motion import enlarge_flow, warp
+from vsr.imaging.warping import enlarge_flow, warp
 from vsr.networks.recurrent import RecurrentGenerator, move_state
 from vsr.networks.weights import save_network
 from vsr.training.checkpoint import begin_stage, new_train_state

@@ -72,7 +72,7 @@ def write_page(sources: Sources, options: CompareOptions, path: Path, report: Pr
 
 
 def _template() -> str:
-    return resources.files("vsr.evaluation").joinpath("page.html").read_text(encoding="utf-8")
+    return resources.files("vsr.comparison").joinpath("page.html").read_text(encoding="utf-8")
 
 
 def _quality(moment: Moment, options: CompareOptions, planned: int) -> int | None:

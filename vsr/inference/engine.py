@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory
 from vsr.imaging.colour import rgb_to_codes
-from vsr.imaging.motion import Codes, Motion, estimate_motion, motion_to_device, steady
+from vsr.imaging.motion import Codes, Motion, estimate_motion
+from vsr.imaging.warping import motion_to_device, steady
 from vsr.inference.backends import Precision, RuntimeName, build_runtime, has_weights
 from vsr.inference.device import choose_device, free_memory, kind_of, operations_per_pixel
 from vsr.networks.recurrent import RecurrentGenerator, move_state

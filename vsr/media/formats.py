@@ -8,13 +8,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
-
-import av
-from av.codec.codec import UnknownCodecError
 
 from vsr.errors import UsageError
 
@@ -184,7 +182,7 @@ class Container:
         one_rate: it has no timestamps: all frames last equally long, and all streams begin together.
         timecode: whether it keeps a time code that the metadata tell.
         stereo_mode: its metadata say how the pictures of the two eyes are arranged.
-        refused: codecs that the muxer says it takes, but turns down when it writes the header.
+        refused: codecs, with wildcards, that the muxer says it takes, but turns down when it writes the header.
         held: the codecs that it holds, where its muxer does not tell.
         options: libav's options of the muxer.
     """
@@ -200,14 +198,13 @@ class Container:
     one_rate: bool = False
     timecode: bool = False
     stereo_mode: bool = False
-    refused: frozenset[str] = frozenset()
+    refused: tuple[str, ...] = ()
     held: frozenset[str] = frozenset()
     options: tuple[tuple[str, str], ...] = ()
 
 
 # There is a standard for PCM in MP4 (ISO/IEC 23003-5), but few players know it.
-_PCM = frozenset(name for name in av.codecs_available if name.startswith("pcm_"))
-_MP4 = Container("mp4", "h264", "aac", "mov_text", cover_art=True, timecode=True, refused=_PCM | {"truehd"})
+_MP4 = Container("mp4", "h264", "aac", "mov_text", cover_art=True, timecode=True, refused=("pcm_*", "truehd"))
 # The standard of MPEG-2 systems and its registrations, as players of broadcasts know them.
 _TS = frozenset({
     "h264", "hevc", "mpeg1video", "mpeg2video", "aac", "mp2", "mp3", "ac3", "eac3", "dts", "opus", "truehd",
@@ -219,7 +216,7 @@ CONTAINERS = {
     ".m4v": _MP4,
     ".mov": Container(
         "mov", "h264", "aac", "mov_text", timecode=True,
-        refused=frozenset({"flac", "opus", "truehd", "vp8", "vp9", "av1"}),
+        refused=("flac", "opus", "truehd", "vp8", "vp9", "av1"),
     ),
     ".mkv": Container("matroska", "h264", "flac", "srt", attachments=True, stereo_mode=True, timecode=True),
     ".webm": Container("webm", "vp9", "libopus", "webvtt", stereo_mode=True, timecode=True),
@@ -258,12 +255,16 @@ def container_of(path: Path) -> Container:
 
 def holds(container: Container, codec: str) -> bool:
     """Whether a container holds a codec, by libav's name of its format."""
-    return bool(codec) and codec in (container.held or _held_codecs(container.muxer)) - container.refused
+    if any(fnmatchcase(codec, refused) for refused in container.refused):
+        return False
+    return bool(codec) and codec in (container.held or _held_codecs(container.muxer))
 
 
 @lru_cache(maxsize=16)
 def _held_codecs(muxer: str) -> frozenset[str]:
     """Names of the codecs that a muxer takes, as libav's own query answers."""
+    import av
+
     with av.open(io.BytesIO(), "w", format=muxer) as probe:
         names = probe.supported_codecs
     return frozenset(names) | {_format_name(name) for name in names}
@@ -271,6 +272,9 @@ def _held_codecs(muxer: str) -> frozenset[str]:
 
 def _format_name(coder: str) -> str:
     """The format that a coder is for: ``dts`` for ``dca``, ``subrip`` for ``srt``."""
+    import av
+    from av.codec.codec import UnknownCodecError
+
     for mode in ("r", "w"):
         with suppress(UnknownCodecError):
             return av.Codec(coder, mode).canonical_name

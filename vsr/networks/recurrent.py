@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vsr.imaging.motion import warp
 from vsr.imaging.resize import resize_bicubic
+from vsr.imaging.warping import warp
 from vsr.networks.generator import MAX_BLOCKS
 
 REACH = 2

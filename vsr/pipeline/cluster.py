@@ -17,14 +17,13 @@ import socket
 import sys
 import tempfile
 import threading
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, Any, cast
 
 import av
 import torch
@@ -37,18 +36,12 @@ from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, find_partner, find_weigh
 from vsr.pipeline.journal import LOCK, RECORD, seal
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import check_frame_fits
-from vsr.pipeline.processes import warn_of_different
+from vsr.pipeline.scheduler import Listener, Work, warn_of_different
 from vsr.pipeline.segment import ClipJob, EngineCache, EngineSpec, upscale_segments
 from vsr.pipeline.segments import FinishedSegment, Segment
 from vsr.signals import shielded
 
-if TYPE_CHECKING:
-    from vsr.pipeline.scheduler import Report
-
 logger = logging.getLogger(__name__)
-
-ATTEMPTS = 3
-"""How often a segment is tried whose nodes die."""
 
 PATIENCE_SECONDS = 120
 """How long to wait for any actor, where none is alive."""
@@ -62,7 +55,7 @@ LEAVING, LEAVING_SECONDS = "leaving", 2
 CHUNK_BYTES = 32 << 20
 """Of a file that travels: what is on its way to a node at once."""
 
-NOT_ON_NODE = ("failed to import on the worker", "has no attribute 'greet'")
+NOT_ON_NODE = ("failed to import on the worker", "has no attribute 'describe_node'")
 """What Ray says where a node has no vsr, or an older one."""
 
 
@@ -186,13 +179,14 @@ class Cluster:
         why = str(cause).strip().partition("\n")[0].rstrip(". ")
         return VsrError(f"a node of the cluster was lost before the work began: {why}. Run again.")
 
-    def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
+    def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, listener: Listener, engine: Engine) -> None:
         """As ``Executor``."""
         pictures = tuple(path.absolute() for path in job.clip.pictures)
         clip = replace(job.clip, path=job.clip.path.absolute(), pictures=pictures)
         job = replace(job, clip=clip, engine=_portable(job.engine, self._device))
         with redirect_stdout(sys.stderr):  # where Ray prints what it has to say of lost nodes
-            _Work(self._ray, self, job, segments, folder, report).finish(list(self._actors))
+            transport = _ActorTransport(self._ray, self, job, folder)
+            Work(transport, job, segments, listener).run([_Worker(actor) for actor in self._actors])
 
     def answer(self, result: Any) -> Any:
         """What an actor's call returns.
@@ -263,12 +257,12 @@ def _no_room() -> VsrError:
     return VsrError(f"no node of the cluster has had room for {PATIENCE_SECONDS} seconds; `ray status` says why.")
 
 
-@dataclass
-class _Task:
-    """What an actor is at.
+@dataclass(eq=False)
+class _Worker:
+    """An actor, as the scheduler sees it.
 
     Attributes:
-        actor: that is at it.
+        actor: on some node.
         segment: that it computes; None while it gets ready for one.
         sending: the pieces of files that it still lacks.
     """
@@ -278,66 +272,69 @@ class _Task:
     sending: Iterator[Any] = iter(())
 
 
-class _Work:
-    """What there is to do for one clip, and who does it."""
+class _ActorTransport:
+    """Carries segments to the actors of a cluster: a ``Transport``.
 
-    def __init__(
-        self, ray: Any, cluster: Cluster, job: ClipJob, segments: Sequence[Segment], folder: Path, report: Report
-    ) -> None:
-        self._ray, self._cluster, self._folder, self._report = ray, cluster, folder, report
-        self._left = deque(segments)
-        self._tries: Counter[int | None] = Counter()
+    Each actor first says what it is and which files it lacks; those travel to it piece by piece before it is ready.
+    """
+
+    segments_per_worker = 1
+
+    def __init__(self, ray: Any, cluster: Cluster, job: ClipJob, folder: Path) -> None:
+        self._ray, self._cluster, self._folder = ray, cluster, folder
         self._job, self._sent_job = job, ray.put(job)
         self._files = {path: fingerprint(Path(path)) for path in _needed(job)}
-        self._tasks: dict[Any, _Task] = {}
+        self._calls: dict[Any, _Worker] = {}
 
-    def finish(self, actors: Sequence[Any]) -> None:
-        """Give out segments until none is left."""
-        for actor in actors:
-            self._ask_node(actor)
-        while (busy := any(task.segment for task in self._tasks.values())) or self._left:
-            ready, _ = self._ray.wait(list(self._tasks), timeout=None if busy else PATIENCE_SECONDS)
-            if not ready:
-                raise _no_room()
-            for result in ready:
-                self._take(result, self._tasks.pop(result))
+    @property
+    def busy(self) -> bool:
+        """As ``Transport``."""
+        return any(worker.segment for worker in self._calls.values())
 
-    def _ask_node(self, actor: Any) -> None:
-        self._tasks[actor.describe_node.remote(self._files, _shipped_weights(self._job.engine))] = _Task(actor)
+    def begin(self, worker: _Worker, job: ClipJob) -> None:
+        """As ``Transport``."""
+        if job is not self._job:
+            self._job, self._sent_job = job, self._ray.put(job)
+        self._calls[worker.actor.describe_node.remote(self._files, _shipped_weights(job.engine))] = worker
 
-    def _take(self, result: Any, task: _Task) -> None:
-        try:
-            answer = self._cluster.answer(result)
-        except self._ray.exceptions.RayError as exc:
-            self._on_worker_death(task, exc)
-            return
-        sending = task.sending
-        if task.segment is not None:
-            self._keep(*answer)
+    def assign(self, worker: _Worker, segment: Segment | None) -> None:
+        """As ``Transport``."""
+        worker.segment = segment
+        if segment is not None:
+            self._calls[worker.actor.run.remote(self._sent_job, segment)] = worker
+
+    def listen(self, work: Work[_Worker]) -> None:
+        """As ``Transport``."""
+        ready, _ = self._ray.wait(list(self._calls), timeout=None if self.busy else PATIENCE_SECONDS)
+        if not ready:
+            raise _no_room()
+        for call in ready:
+            worker = self._calls.pop(call)
+            try:
+                answer = self._cluster.answer(call)
+            except self._ray.exceptions.RayError as exc:
+                work.died(worker, str(exc), exc)
+            else:
+                self._pass_on(worker, answer, work)
+
+    def _pass_on(self, worker: _Worker, answer: Any, work: Work[_Worker]) -> None:
+        if worker.segment is not None:
+            done, files, smaller_tile = answer
+            done, folder = self._keep(done, files)
+            worker.segment = None
+            work.frames(worker, done.frames)
+            if smaller_tile is not None:
+                work.smaller_tile(smaller_tile)
+            work.finished(worker, done, folder)
         elif isinstance(answer, NodeInfo):
             self._cluster.accept(answer, self._job.engine)
-            sending = _pieces(task.actor, _to_send(answer, self._job.engine))
-        self._tries[None] = 0
-        if (piece := next(sending, None)) is not None:
-            self._tasks[piece] = _Task(task.actor, sending=sending)
-        elif self._left:
-            segment = self._left.popleft()
-            self._tries[segment.number] += 1
-            self._tasks[task.actor.run.remote(self._sent_job, segment)] = _Task(task.actor, segment)
+            worker.sending = _pieces(worker.actor, _to_send(answer, self._job.engine))
+        if (piece := next(worker.sending, None)) is not None:
+            self._calls[piece] = worker
+        else:
+            work.ready(worker)
 
-    def _on_worker_death(self, task: _Task, cause: Exception) -> None:
-        """An actor has died, most likely with its node: another does its segment."""
-        number = None if task.segment is None else task.segment.number
-        self._tries[None] += number is None
-        if self._tries[number] >= ATTEMPTS:
-            at = "before they began" if number is None else f"at segment {number}"
-            raise VsrError(f"{ATTEMPTS} workers of the cluster died {at}: {cause}") from cause
-        if task.segment is not None:
-            logger.warning("a node was lost; segment %d is done again.", number)
-            self._left.appendleft(task.segment)
-        self._ask_node(self._cluster.successor(task.actor))
-
-    def _keep(self, done: FinishedSegment, files: Files, smaller_tile: int | None) -> None:
+    def _keep(self, done: FinishedSegment, files: Files) -> tuple[FinishedSegment, Path]:
         folder = self._folder / f".{done.number:06}-cluster"
         try:
             folder.mkdir()
@@ -345,13 +342,20 @@ class _Work:
                 (folder / name).write_bytes(content)
         except OSError as exc:
             raise OutputError(f"cannot write to {self._folder}: {exc.strerror}.") from exc
-        done = seal(folder, done)
-        self._report.frames(done.frames)
-        self._report.finished(done, folder)
-        if smaller_tile is not None:
-            self._report.smaller_tile(smaller_tile)
-            self._job = replace(self._job, engine=replace(self._job.engine, tile_size=smaller_tile))
-            self._sent_job = self._ray.put(self._job)
+        return seal(folder, done), folder
+
+    def replace(self, worker: _Worker) -> _Worker:
+        """As ``Transport``."""
+        return _Worker(self._cluster.successor(worker.actor))
+
+    def loss_message(self, reason: str, segments: Sequence[Segment]) -> str:
+        """As ``Transport``."""
+        return "".join(f"a node was lost; segment {segment.number} is done again." for segment in segments)
+
+    def failure_message(self, reason: str, segment: Segment | None, attempts: int) -> str:
+        """As ``Transport``."""
+        at = "before they began" if segment is None else f"at segment {segment.number}"
+        return f"{attempts} workers of the cluster died {at}: {reason}"
 
 
 def _pieces(actor: Any, paths: Sequence[str]) -> Iterator[Any]:

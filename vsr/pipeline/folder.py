@@ -13,10 +13,9 @@ from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, V
 from vsr.imaging.pictures import is_animated
 from vsr.media.formats import CONTAINERS, VIDEO_ENDINGS
 from vsr.media.pictures import files_named, find_pictures, is_pattern, is_picture_name, names_many_files, natural_order
-from vsr.pipeline.job import UpscaleProgress, UpscaleSummary, upscale_clip
+from vsr.pipeline.job import UpscaleProgress, UpscaleSummary, executor_for, upscale_clip
 from vsr.pipeline.journal import Command, read_job, remove_if_empty
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.scheduler import executor_for
 
 logger = logging.getLogger(__name__)
 

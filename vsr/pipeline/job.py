@@ -37,6 +37,7 @@ from vsr.media.pictures import (
 from vsr.media.probe import PacketIndex, index_packets, probe
 from vsr.media.reader import Damage, resized_message
 from vsr.networks.weights import is_adversarial, model_covering
+from vsr.pipeline.cluster import Cluster
 from vsr.pipeline.journal import (
     BATCH,
     DEVICES,
@@ -56,7 +57,8 @@ from vsr.pipeline.journal import (
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
 from vsr.pipeline.plan import check_frame_fits, explains_out_of_memory, factor_of
-from vsr.pipeline.scheduler import Executor, InProcess, executor_for
+from vsr.pipeline.processes import Processes
+from vsr.pipeline.scheduler import Executor, InProcess
 from vsr.pipeline.segment import ClipJob, EngineSpec
 from vsr.pipeline.segments import (
     FEWEST_FRAMES,
@@ -132,6 +134,20 @@ class UpscaleSummary:
     resumed: int = 0
     overflowed: int = 0
     ffmpeg: str = ""
+
+
+EXECUTORS: dict[str, Callable[[UpscaleOptions], Executor]] = {
+    "in-process": lambda options: InProcess(),
+    "processes": Processes,
+    "cluster": Cluster,
+}
+"""Where segments are upscaled."""
+
+
+def executor_for(options: UpscaleOptions) -> Executor:
+    """The executor that the options ask for; opened by ``with``."""
+    chosen = "cluster" if options.cluster else "processes" if options.num_workers > 1 else "in-process"
+    return EXECUTORS[chosen](options)
 
 
 def upscale(

@@ -1,7 +1,7 @@
 """Processes of this machine: one for each GPU, or several on the CPU.
 
-This process hands out the segments and keeps what is finished. A worker that dies is replaced, and what it was at is
-done again; one whose master dies ends at the next word that it wants to say.
+The process that started them hands out the segments and keeps what is finished. A worker whose parent dies ends when
+it next has something to say.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import resource_tracker
@@ -22,24 +21,18 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vsr.errors import VsrError, is_out_of_memory
 from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
-from vsr.pipeline.journal import WHERE_KINDS_MEET
 from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.scheduler import Listener, Work, warn_of_different
 from vsr.pipeline.segment import ClipJob, EngineCache, EngineSpec, upscale_segments
 from vsr.pipeline.segments import Segment
 from vsr.signals import shielded, signals_held_back
 
-if TYPE_CHECKING:
-    from vsr.pipeline.scheduler import Report
-
 logger = logging.getLogger(__name__)
-
-ATTEMPTS = 3
-"""How often a segment is tried whose workers die."""
 
 STOP_SECONDS = 0.1
 """How soon a worker that waits for a segment hears that nobody wants it."""
@@ -47,21 +40,21 @@ STOP_SECONDS = 0.1
 PATIENCE_SECONDS = 2.0
 """How long a worker that was told to end may take, before it is killed."""
 
-SEGMENTS_PER_WORKER = 2
-"""Segments that a worker has: one to compute and the next to decode."""
-
 
 class Processes:
-    """Workers in processes of their own.
+    """Workers in processes of their own: an ``Executor``, and the ``Transport`` to them.
 
     Args:
         options: how many, and on which devices.
     """
 
+    segments_per_worker = 2  # one to compute and the next to decode
+
     def __init__(self, options: UpscaleOptions) -> None:
         self._devices = [options.devices[index % len(options.devices)] for index in range(options.num_workers)]
         self._workers: list[_Worker] = []
         self._engines = EngineCache()  # to plan by
+        self._folder = Path()
 
     def __enter__(self) -> Processes:
         warn_of_different(kind_of(choose_device(device)) for device in self._devices)
@@ -82,35 +75,93 @@ class Processes:
         """As ``Executor``."""
         return self._engines.load(spec)
 
-    def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
+    def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, listener: Listener, engine: Engine) -> None:
         """As ``Executor``."""
+        self._folder = folder
         try:
             if not self._workers:
                 threads = max(1, (os.cpu_count() or 1) // len(self._devices))
                 self._workers = [_Worker(device, threads) for device in self._devices]
                 for worker in self._workers:
                     worker.start()
-            work = _Work(job, segments, folder, report)
-            for worker in self._workers:
-                work.begin(worker)
-            while any(worker.busy for worker in self._workers):
-                ready = wait([worker.connection for worker in self._workers if worker.busy])
-                for worker in [worker for worker in self._workers if worker.connection in ready]:
-                    work.hear(worker)
+            Work(self, job, segments, listener).run(self._workers)
         except BaseException:
             self._end()  # whatever they are at, nobody wants it
             raise
 
+    @property
+    def busy(self) -> bool:
+        """As ``Transport``."""
+        return any(worker.busy for worker in self._workers)
+
+    def begin(self, worker: _Worker, job: ClipJob) -> None:
+        """As ``Transport``."""
+        worker.busy = True
+        worker.send((job, self._folder))
+
+    def assign(self, worker: _Worker, segment: Segment | None) -> None:
+        """As ``Transport``."""
+        worker.send(segment)
+
+    def listen(self, work: Work[_Worker]) -> None:
+        """As ``Transport``."""
+        ready = wait([worker.connection for worker in self._workers if worker.busy])
+        for worker in [worker for worker in self._workers if worker.connection in ready]:
+            try:
+                kind, *words = worker.connection.recv()
+            except (EOFError, OSError):
+                work.died(worker, worker.exit_reason())
+            else:
+                pass_on(worker, kind, words, work)
+
+    def replace(self, worker: _Worker) -> _Worker:
+        """As ``Transport``."""
+        worker.connection.close()
+        worker.start()
+        return worker
+
+    def loss_message(self, reason: str, segments: Sequence[Segment]) -> str:
+        """As ``Transport``."""
+        return f"a worker ended with {reason}; segments that are done again: {len(segments)}."
+
+    def failure_message(self, reason: str, segment: Segment | None, attempts: int) -> str:
+        """As ``Transport``."""
+        return (
+            f"workers ended with {reason}, {attempts} times at the same place; if memory ran out, take fewer "
+            "--jobs or a smaller --tile."
+        )
+
+
+def pass_on(worker: _Worker, kind: str, words: Sequence[Any], work: Work[_Worker]) -> None:
+    """Tell the scheduler what a worker says.
+
+    Raises:
+        Exception: what the worker has raised.
+    """
+    match kind:
+        case "frames":
+            work.frames(worker, *words)
+        case "finished":
+            work.finished(worker, *words)
+        case "tile":
+            work.smaller_tile(*words)
+        case "next":
+            work.ready(worker)
+        case "log":
+            name, level, message = words
+            logging.getLogger(name).log(level, "%s", message)
+        case "error":
+            raise words[0]
+        case "done":
+            worker.busy = False
+
 
 class _Worker:
-    """The master's end of a process.
+    """A process, as the scheduler's process sees it.
 
     Attributes:
         connection: to it.
-        segments: that it has been given and has not finished.
-        computed: frames of those.
-        waiting: it has asked for a segment and got no answer yet.
-        busy: it has not yet heard that there is no more.
+        busy: it has not yet said that it is done with the clip.
     """
 
     connection: Connection
@@ -126,9 +177,7 @@ class _Worker:
             VsrError: the system refuses.
         """
         context = multiprocessing.get_context("spawn")
-        self.segments: dict[int, Segment] = {}
-        self.computed = 0
-        self.waiting = self.busy = False
+        self.busy = False
         level = logging.getLogger("vsr").getEffectiveLevel()
         try:
             with signals_held_back():  # until the process has an owner, and has been told what it is
@@ -142,6 +191,11 @@ class _Worker:
             """It died before it had heard what it is: its connection tells."""
         except OSError as exc:
             raise VsrError(f"cannot start a worker: {exc.strerror or exc}.") from exc
+
+    def send(self, words: object) -> None:
+        """Send something to the process. Where it has died, its connection tells ``listen`` so."""
+        with suppress(OSError):
+            self.connection.send(words)
 
     def request_stop(self) -> None:
         """Tell the process to end: at once where it is at work."""
@@ -173,17 +227,11 @@ class _Worker:
         return f"signal {-code}" if code is not None and code < 0 else f"code {code}"
 
 
-def warn_of_different(kinds: Iterable[str]) -> None:
-    """Say that the parts of a clip do not all come from one kind of device, where it is so."""
-    if len(different := sorted(set(kinds))) > 1:
-        logger.warning("%s share the work: %s.", " and ".join(different), WHERE_KINDS_MEET)
-
-
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """What is started here never hears Ctrl-C, which reaches all processes of a terminal: the master decides.
+    """What is started here never hears Ctrl-C, which reaches all processes of a terminal: the driver decides.
 
-    It inherits that SIGINT is blocked. Were it ignored instead, one that comes meanwhile would be lost for the master.
+    It inherits that SIGINT is blocked. Were it ignored instead, one that comes meanwhile would be lost for the driver.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -211,111 +259,37 @@ def _without_main_module() -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
-class _Work:
-    """What there is to do for one clip, and who does it."""
-
-    def __init__(self, job: ClipJob, segments: Sequence[Segment], folder: Path, report: Report) -> None:
-        self._job, self._folder, self._report = job, folder, report
-        self._left = deque(segments)
-        self._tries: Counter[int] = Counter()
-        self._deaths = 0  # of workers that had no segment yet
-
-    def begin(self, worker: _Worker) -> None:
-        """Let a worker know the clip."""
-        worker.busy = True
-        with suppress(OSError):  # it has died meanwhile: its connection tells
-            worker.connection.send((self._job, self._folder))
-
-    def hear(self, worker: _Worker) -> None:
-        """Take what a worker says, and give it what it asks for."""
-        try:
-            kind, *said = worker.connection.recv()
-        except (EOFError, OSError):
-            self._on_worker_death(worker)
-            return
-        match kind:
-            case "frames":
-                worker.computed += said[0]
-                self._report.frames(said[0])
-            case "finished":
-                done, folder = said
-                self._report.finished(done, folder)
-                worker.computed -= done.frames
-                del worker.segments[done.number]
-            case "tile":
-                self._report.smaller_tile(said[0])
-                spec = replace(self._job.engine, tile_size=said[0])
-                self._job = replace(self._job, engine=spec)  # for a worker that comes later
-            case "next":
-                worker.waiting = True
-            case "log":
-                logging.getLogger(said[0]).log(said[1], "%s", said[2])
-            case "error":
-                raise said[0]
-            case "done":
-                worker.busy = False
-        self._send_next(worker)
-
-    def _send_next(self, worker: _Worker) -> None:
-        if not worker.waiting or (self._left and len(worker.segments) >= SEGMENTS_PER_WORKER):
-            return
-        segment = self._left.popleft() if self._left else None
-        worker.waiting = False
-        if segment is not None:
-            worker.segments[segment.number] = segment
-            self._tries[segment.number] += 1
-        with suppress(OSError):
-            worker.connection.send(segment)
-
-    def _on_worker_death(self, worker: _Worker) -> None:
-        """A worker has died: what it was at is done again, by its successor."""
-        how, at = worker.exit_reason(), list(worker.segments)
-        if not at:
-            self._deaths += 1
-        if max([self._deaths, *(self._tries[number] for number in at)]) >= ATTEMPTS:
-            raise VsrError(
-                f"workers ended with {how}, {ATTEMPTS} times at the same place; if memory ran out, take fewer "
-                "--jobs or a smaller --tile."
-            )
-        logger.warning("a worker ended with %s; segments that are done again: %d.", how, len(at))
-        self._left.extendleft(reversed(worker.segments.values()))
-        self._report.frames(-worker.computed)
-        worker.connection.close()
-        worker.start()
-        self.begin(worker)
-
-
 def _serve(connection: Connection, device: str, threads: int, level: int) -> None:
     """The life of a worker."""
     import torch
 
     torch.set_num_threads(threads)
-    master = _Driver(connection)
-    logging.getLogger("vsr").handlers[:] = [_Forward(master)]
+    driver = _Driver(connection)
+    logging.getLogger("vsr").handlers[:] = [_Forward(driver)]
     logging.getLogger("vsr").setLevel(level)
     engines = EngineCache()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             job, folder = connection.recv()
             try:
-                requests, engine = _Requests(master), engines.load(replace(job.engine, device=device))
+                requests, engine = _Requests(driver), engines.load(replace(job.engine, device=device))
 
                 def use_smaller_tile(tile_size: int) -> None:
                     engines.forget()  # another clip finds out for itself
-                    master.tell("tile", tile_size)
+                    driver.tell("tile", tile_size)
 
                 engine.on_smaller_tile = use_smaller_tile
                 upscale_segments(
                     job, requests, engine, folder,
-                    on_frames=lambda count: master.tell("frames", count),
-                    on_finished=lambda done, at: master.tell("finished", done, at),
+                    on_frames=lambda count: driver.tell("frames", count),
+                    on_finished=lambda done, at: driver.tell("finished", done, at),
                     on_leave=requests.stop,
                 )  # fmt: skip
-                master.tell("done")
+                driver.tell("done")
             except (BrokenPipeError, ConnectionResetError, EOFError):
                 raise
             except Exception as exc:
-                master.tell("error", _portable(exc))
+                driver.tell("error", _portable(exc))
 
 
 class _Driver:
@@ -340,30 +314,30 @@ class _Driver:
 
 
 class _Requests:
-    """The segments that the master gives, one by one."""
+    """The segments that the driver gives, one by one."""
 
-    def __init__(self, master: _Driver) -> None:
-        self._master, self._stopped = master, threading.Event()
+    def __init__(self, driver: _Driver) -> None:
+        self._driver, self._stopped = driver, threading.Event()
 
     def stop(self) -> None:
         """No more is wanted; from any thread."""
         self._stopped.set()
 
     def __iter__(self) -> Iterator[Segment]:
-        while (segment := self._master.ask(self._stopped)) is not None:
+        while (segment := self._driver.ask(self._stopped)) is not None:
             yield segment
 
 
 class _Forward(logging.Handler):
-    """Sends messages to the master, who shows them."""
+    """Sends messages to the driver, who shows them."""
 
-    def __init__(self, master: _Driver) -> None:
+    def __init__(self, driver: _Driver) -> None:
         super().__init__()
-        self._master = master
+        self._driver = driver
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
-            self._master.tell("log", record.name, record.levelno, record.getMessage())
+            self._driver.tell("log", record.name, record.levelno, record.getMessage())
 
 
 def _portable(error: Exception) -> Exception:

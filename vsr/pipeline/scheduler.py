@@ -1,31 +1,44 @@
-"""Where segments are upscaled: here, in processes of this machine, or on a cluster. A new place is one entry."""
+"""Which worker upscales which segment of a clip, and what happens where one dies.
+
+``run`` is the one loop of assignment, retry and death. Where the workers are is the business of a ``Transport``: there
+is one for processes of this machine and one for a Ray cluster. ``InProcess`` needs neither: it upscales here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
+from vsr.errors import VsrError
 from vsr.inference.engine import Engine
-from vsr.pipeline.cluster import Cluster
-from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.processes import Processes
+from vsr.pipeline.journal import WHERE_KINDS_MEET
 from vsr.pipeline.segment import ClipJob, EngineCache, EngineSpec, upscale_segments
 from vsr.pipeline.segments import FinishedSegment, Segment
 
+logger = logging.getLogger(__name__)
 
-class Report(Protocol):
-    """What is told while the work goes on; from one thread at a time for each of them."""
+Worker = TypeVar("Worker")
+
+MAX_ATTEMPTS = 3
+"""How often a segment is tried whose workers die."""
+
+
+class Listener(Protocol):
+    """Is told how the work goes; each method by one thread at a time."""
 
     def frames(self, count: int) -> None:
         """So many more frames have been computed, or fewer, where they are done again."""
 
     def finished(self, done: FinishedSegment, folder: Path) -> None:
-        """A segment stands in a folder, safely on the disk."""
+        """A segment is complete in a folder, safely on the disk."""
 
     def smaller_tile(self, tile_size: int) -> None:
-        """Memory ran out, and the work goes on in tiles of so many LR pixels."""
+        """Memory ran out, and the work continues in tiles of so many LR pixels."""
 
 
 class Executor(AbstractContextManager["Executor"], Protocol):
@@ -39,15 +52,15 @@ class Executor(AbstractContextManager["Executor"], Protocol):
             VsrError: it cannot be built there.
         """
 
-    def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
+    def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, listener: Listener, engine: Engine) -> None:
         """Upscale segments of a clip into folders of their own.
 
         Args:
-            order: of the clip.
+            job: of the clip.
             segments: to be done.
             folder: where the folders are made.
-            report: is told.
-            engine: what ``load`` has built for the order, for those who can use it.
+            listener: is told how it goes.
+            engine: what ``load`` has built for the job, for those who can use it.
 
         Raises:
             VsrError: what ended the work.
@@ -55,7 +68,7 @@ class Executor(AbstractContextManager["Executor"], Protocol):
 
 
 class InProcess:
-    """One segment after the other, here."""
+    """Upscales one segment after the other in this process."""
 
     def __init__(self) -> None:
         self._engines = EngineCache()
@@ -64,15 +77,15 @@ class InProcess:
         """As ``Executor``."""
         return self._engines.load(spec)
 
-    def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, report: Report, engine: Engine) -> None:
+    def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, listener: Listener, engine: Engine) -> None:
         """As ``Executor``."""
 
         def use_smaller_tile(tile_size: int) -> None:
             self._engines.forget()  # another clip finds out for itself
-            report.smaller_tile(tile_size)
+            listener.smaller_tile(tile_size)
 
         engine.on_smaller_tile = use_smaller_tile
-        upscale_segments(job, segments, engine, folder, on_frames=report.frames, on_finished=report.finished)
+        upscale_segments(job, segments, engine, folder, on_frames=listener.frames, on_finished=listener.finished)
 
     def __enter__(self) -> InProcess:
         return self
@@ -81,14 +94,136 @@ class InProcess:
         """Nothing stays open."""
 
 
-EXECUTORS: dict[str, Callable[[UpscaleOptions], Executor]] = {
-    "in-process": lambda options: InProcess(),
-    "processes": Processes,
-    "cluster": Cluster,
-}
+class Transport(Protocol[Worker]):
+    """Carries segments to workers, and what they say back. Workers are told apart by identity.
+
+    Attributes:
+        segments_per_worker: that a worker has at once.
+        busy: whether any worker still has something to say of this clip.
+    """
+
+    segments_per_worker: int
+
+    @property
+    def busy(self) -> bool: ...
+
+    def begin(self, worker: Worker, job: ClipJob) -> None:
+        """Let a worker know the clip; it says when it is ready for a segment."""
+
+    def assign(self, worker: Worker, segment: Segment | None) -> None:
+        """Give a worker that is ready a segment; None: there is none left."""
+
+    def listen(self, work: Work[Worker]) -> None:
+        """Wait until some worker says something, and call the method of ``work`` for it.
+
+        Raises:
+            VsrError: a worker has failed, or none is to be had.
+        """
+
+    def replace(self, worker: Worker) -> Worker:
+        """Start another worker in place of one that has died.
+
+        Raises:
+            VsrError: none can be started.
+        """
+
+    def loss_message(self, reason: str, segments: Sequence[Segment]) -> str:
+        """Say that a worker has died with these segments; empty: there is nothing to say."""
+
+    def failure_message(self, reason: str, segment: Segment | None, attempts: int) -> str:
+        """Say that workers have died so many times, at a segment or before they had one."""
 
 
-def executor_for(options: UpscaleOptions) -> Executor:
-    """The one that the options ask for; opened by ``with``."""
-    chosen = "cluster" if options.cluster else "processes" if options.num_workers > 1 else "in-process"
-    return EXECUTORS[chosen](options)
+class Work(Generic[Worker]):
+    """The segments of one clip: which are left, and which worker has which.
+
+    Args:
+        transport: carries them.
+        job: of the clip.
+        segments: to be done.
+        listener: is told how it goes.
+    """
+
+    def __init__(
+        self, transport: Transport[Worker], job: ClipJob, segments: Sequence[Segment], listener: Listener
+    ) -> None:
+        self._transport, self._job, self._listener = transport, job, listener
+        self._left = deque(segments)
+        self._attempts: Counter[int] = Counter()
+        self._early_deaths = 0  # of workers without a segment, since one was finished
+        self._assigned: dict[Worker, dict[int, Segment]] = {}
+        self._computed: Counter[Worker] = Counter()
+        self._ready: set[Worker] = set()
+
+    def run(self, workers: Sequence[Worker]) -> None:
+        """Give out segments until all are finished.
+
+        Raises:
+            VsrError: a worker has failed, or died too often.
+        """
+        for worker in workers:
+            self._begin(worker)
+        while self._left or self._transport.busy:
+            self._transport.listen(self)
+
+    def ready(self, worker: Worker) -> None:
+        """A worker asks for a segment."""
+        self._ready.add(worker)
+        self._assign_next(worker)
+
+    def frames(self, worker: Worker, count: int) -> None:
+        """A worker has computed frames."""
+        self._computed[worker] += count
+        self._listener.frames(count)
+
+    def finished(self, worker: Worker, done: FinishedSegment, folder: Path) -> None:
+        """A worker has finished a segment, which is complete in a folder."""
+        self._listener.finished(done, folder)
+        self._computed[worker] -= done.frames
+        del self._assigned[worker][done.number]
+        self._early_deaths = 0
+        self._assign_next(worker)
+
+    def smaller_tile(self, tile_size: int) -> None:
+        """A worker ran out of memory; those that come later begin with its tile."""
+        self._listener.smaller_tile(tile_size)
+        self._job = replace(self._job, engine=replace(self._job.engine, tile_size=tile_size))
+
+    def died(self, worker: Worker, reason: str, cause: Exception | None = None) -> None:
+        """A worker has died: its segments are done again, and another takes its place.
+
+        Raises:
+            VsrError: that has happened too often.
+        """
+        segments = list(self._assigned.pop(worker).values())
+        self._early_deaths += not segments
+        tried = max(segments, key=lambda segment: self._attempts[segment.number], default=None)
+        if (self._early_deaths if tried is None else self._attempts[tried.number]) >= MAX_ATTEMPTS:
+            raise VsrError(self._transport.failure_message(reason, tried, MAX_ATTEMPTS)) from cause
+        if message := self._transport.loss_message(reason, segments):
+            logger.warning("%s", message)
+        self._left.extendleft(reversed(segments))
+        self._listener.frames(-self._computed.pop(worker, 0))
+        self._ready.discard(worker)
+        self._begin(self._transport.replace(worker))
+
+    def _begin(self, worker: Worker) -> None:
+        self._assigned[worker] = {}
+        self._transport.begin(worker, self._job)
+
+    def _assign_next(self, worker: Worker) -> None:
+        assigned = self._assigned[worker]
+        if worker not in self._ready or (self._left and len(assigned) >= self._transport.segments_per_worker):
+            return
+        self._ready.discard(worker)
+        segment = self._left.popleft() if self._left else None
+        if segment is not None:
+            assigned[segment.number] = segment
+            self._attempts[segment.number] += 1
+        self._transport.assign(worker, segment)
+
+
+def warn_of_different(kinds: Iterable[str]) -> None:
+    """Say that the parts of a clip do not all come from one kind of device, where it is so."""
+    if len(different := sorted(set(kinds))) > 1:
+        logger.warning("%s share the work: %s.", " and ".join(different), WHERE_KINDS_MEET)

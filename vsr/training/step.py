@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from vsr.imaging.metrics import psnr_y, ssim_y
-from vsr.imaging.motion import enlarge_flow, estimate_motion, warp
+from vsr.imaging.motion import estimate_motion
+from vsr.imaging.warping import enlarge_flow, warp
 from vsr.networks.recurrent import RecurrentGenerator, move_state
 from vsr.networks.rewrites import float32_products
 from vsr.training.launch import joined

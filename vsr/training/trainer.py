@@ -42,12 +42,12 @@ from vsr.training.checkpoint import (
 )
 from vsr.training.clips import Clips
 from vsr.training.launch import launch
-from vsr.training.log import LOG, Averages, Log, Statistics, find_tensorboard, read_log, summarise
+from vsr.training.log import LOG, Averages, Log, Statistics, find_tensorboard, plot_losses, read_log, summarise
 from vsr.training.losses import SCHEDULES
 from vsr.training.options import TrainOptions
 from vsr.training.pictures import PictureSet
 from vsr.training.recipes import STAGES, StageName
-from vsr.training.report import RunDetails, about, hardware, plot_losses, write_card, write_samples
+from vsr.training.report import RunDetails, about, hardware, write_card, write_samples
 from vsr.training.step import ClipBatch, HeldOut, Quality, TrainState, measure, update, update_clips, upscale_clips
 
 logger = logging.getLogger(__name__)
