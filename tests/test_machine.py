@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from vsr.errors import UnknownModelError, UsageError
-from vsr.machine import SIZES, BenchOptions, Speed, bench
-from vsr.pipeline.segment import STAGES, NoStopwatch, Stopwatch, each
+from vsr.machine import SIZES, STAGES, BenchOptions, Speed, Stopwatch, bench
 
 CPU = torch.device("cpu")
 
@@ -91,11 +90,3 @@ def test_a_stopwatch_adds_up() -> None:
     with pytest.raises(ZeroDivisionError), watch("decode"):
         assert 1 / 0
     assert 0.03 <= watch.seconds["encode"] < 1 and watch.seconds["decode"] < 0.01
-    assert list(each(watch, "waiting", iter("abc"))) == ["a", "b", "c"] and watch.seconds["waiting"] > 0
-
-
-def test_no_stopwatch_times_nothing() -> None:
-    watch = NoStopwatch()
-    with watch("encode"):
-        pass
-    assert not watch.seconds and list(each(watch, "waiting", [1, 2])) == [1, 2]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from math import ceil
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import av
 import ffmpeg
@@ -25,21 +28,25 @@ from vsr.inference.backends import Precision, RuntimeName
 from vsr.inference.device import available_memory, choose_device, measure_cost, operations_per_pixel, seconds_of
 from vsr.inference.engine import Engine
 from vsr.inference.torch_backend import DTYPES, exact_on_cuda
-from vsr.media.clip import ClipInfo
 from vsr.media.ffmpeg import ffmpeg_program, run
 from vsr.media.formats import CODECS, Timing
-from vsr.media.mux import StreamPlan
 from vsr.media.probe import probe
 from vsr.media.reader import Frame
 from vsr.networks.weights import load_network
 from vsr.pipeline.job import ClipPlan, plan_clip
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.outputs import ClipOutput, FrameContext, Output, Publication, SegmentResult
-from vsr.pipeline.plan import Conversion, plan_video
-from vsr.pipeline.segment import STAGES, Stopwatch, upscale_segments
+from vsr.pipeline.outputs import ClipOutput, FrameContext
+from vsr.pipeline.segment import Timer, untimed, upscale_segments
 
 LEAST_FRAMES, MOST_FRAMES = 6, 2000
 """Of the clip that the pipeline is measured with."""
+
+STAGES = ("decode", "upload", "to RGB", "network", "from RGB", "download", "encode", "waiting")
+"""In the order of the data. ``waiting`` is what the thread of the network waits for frames and for the encoder; decode
+and encode have threads of their own."""
+
+APART = ("decode", "encode", "waiting")
+"""What does not wait for the device."""
 
 REPEATS = 5
 """How often a bare frame and a matrix product are timed at least, before and after the pipeline."""
@@ -171,6 +178,31 @@ def _variants(options: BenchOptions, device: torch.device) -> list[tuple[Runtime
     ]
 
 
+class Stopwatch:
+    """Adds up the seconds of each stage.
+
+    Args:
+        device: what CUDA computes is waited for at the end of the stages between upload and download, since it only
+            begins with the call; this takes away what they win by overlapping.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._lock = device, threading.Lock()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+            if self._device.type == "cuda" and stage not in APART:
+                torch.cuda.synchronize(self._device)
+        finally:
+            with self._lock:
+                self.seconds[stage] += time.perf_counter() - started
+
+
 class _Bench:
     """One way, one size."""
 
@@ -202,7 +234,7 @@ class _Bench:
             _, cost = measure_cost(lambda: self._run(plan, stages), engine.device)
             whole, memory = cost.seconds, max(memory, cost.memory_bytes or 0)
             if engine.device.type == "cuda":  # where the stopwatch costs what it measures, and kernels are recorded
-                whole = seconds_of(lambda: self._run(plan, None))
+                whole = seconds_of(lambda: self._run(plan, untimed))
                 memory = torch.cuda.max_memory_reserved(engine.device)
             pipeline.append(frames / whole)
             alone.append(bare())
@@ -216,16 +248,14 @@ class _Bench:
 
     def _plan(self, frames: int) -> ClipPlan:
         clip = probe(_test_clip(self._folder, self._width, self._height, frames))
-        output: Output = NullOutput(clip)
-        if self._options.codec != "none":
-            output = ClipOutput(clip, self._folder / "out.mp4", self._upscale)
-        return plan_clip(clip, output, self._upscale, {})
+        kind = _WithoutEncoder if self._options.codec == "none" else ClipOutput
+        return plan_clip(clip, kind(clip, self._folder / "out.mp4", self._upscale), self._upscale, {})
 
-    def _run(self, plan: ClipPlan, watch: Stopwatch | None) -> None:
+    def _run(self, plan: ClipPlan, timer: Timer) -> None:
         with TemporaryDirectory(dir=self._folder) as folder:
             upscale_segments(
                 plan.job, plan.segments, plan.engine, Path(folder),
-                on_frames=lambda count: None, on_finished=lambda done, at: None, watch=watch,
+                on_frames=lambda count: None, on_finished=lambda done, at: None, timer=timer,
             )  # fmt: skip
 
 
@@ -239,57 +269,19 @@ def _test_clip(folder: Path, width: int, height: int, frames: int) -> Path:
     return path
 
 
-class NullOutput:
-    """Takes what an H.264 encoder would, and keeps nothing."""
-
-    def __init__(self, clip: ClipInfo) -> None:
-        self._clip = clip
-        self.streams: tuple[StreamPlan, ...] = ()
-        self.program = ""
-
-    def plan(self, scale: float) -> Conversion:
-        """As ``Output``."""
-        return plan_video(self._clip, CODECS["h264"], UpscaleOptions(), scale)[1]
-
-    def settings(self) -> dict[str, str]:
-        """As ``Output``."""
-        return {}
+class _WithoutEncoder(ClipOutput):
+    """Planned as H.264 is, but keeps no frame."""
 
     def writer(self, folder: Path, threads: int) -> FrameContext:
         """As ``Output``."""
-        return cast(FrameContext, _NullWriter())
-
-    def check(self) -> None:
-        """As ``Output``."""
-
-    def assemble_sample(self, folder: Path) -> None:
-        """As ``Output``."""
-
-    def complete(self, folder: Path, segments: Sequence[SegmentResult], publication: Publication) -> list[str]:
-        """As ``Output``."""
-        return []
-
-    def is_published(self, begun: Mapping[str, Any]) -> bool:
-        """As ``Output``."""
-        return False
-
-    def published(self, begun: Mapping[str, Any], segment: int, name: str) -> Path | None:
-        """As ``Output``."""
-        return None
+        return cast(FrameContext, _Discard())
 
 
-class _NullWriter:
-    def __init__(self) -> None:
-        self.packets: list[Timing] = []
+class _Discard(nullcontext[None]):
+    packets: tuple[Timing, ...] = ()
 
     def write(self, frame: Frame) -> None:
         """Forget a frame."""
-
-    def __enter__(self) -> _NullWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def _synchronised(engine: Engine, lr: torch.Tensor) -> None:

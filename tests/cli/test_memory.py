@@ -82,7 +82,7 @@ def test_workers_share_the_memory(
         monkeypatch.setattr("vsr.inference.engine.free_memory", lambda device: free)
         options = UpscaleOptions(model="srgan-x4", device="cpu", engine="torch", jobs=jobs)
         clip = open_source(source, options)
-        return plan_clip(clip, output_for(clip, tmp_path / "out.mp4", options), options, {}).order.engine.tile_size
+        return plan_clip(clip, output_for(clip, tmp_path / "out.mp4", options), options, {}).job.engine.tile_size
 
     source = make_clip(size=(256, 192))
     free = 40 << 20

@@ -268,7 +268,7 @@ def test_a_program_without_libvmaf_is_told_before_the_work(
 ) -> None:
     clip = write("a.mkv", textures(2))
     monkeypatch.setattr(vmaf, "find_program", lambda: "/bin/true")
-    monkeypatch.setattr(vmaf, "carried_program", lambda: None)
+    monkeypatch.setattr(vmaf, "bundled_program", lambda: None)
     vmaf.find_program_with_vmaf.cache_clear()
     try:
         with pytest.raises(FFmpegError, match="/bin/true is built without libvmaf; --no-vmaf leaves VMAF out"):

@@ -132,7 +132,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Path
     program.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
     program.chmod(0o755)
     monkeypatch.setattr(vmaf, "find_program", lambda: str(program))
-    monkeypatch.setattr(vmaf, "carried_program", lambda: None)
+    monkeypatch.setattr(vmaf, "bundled_program", lambda: None)
     return program
 
 
@@ -150,7 +150,7 @@ def test_the_carried_program_steps_in_for_one_without_libvmaf(tmp_path: Path, mo
     carried = find_program_with_vmaf()
     find_program_with_vmaf.cache_clear()
     script(tmp_path, monkeypatch, "exit 0")
-    monkeypatch.setattr(vmaf, "carried_program", lambda: carried)
+    monkeypatch.setattr(vmaf, "bundled_program", lambda: carried)
     assert find_program_with_vmaf() == carried
 
 

@@ -187,7 +187,9 @@ def endless():
         yield memoryview(b"1")
 
 context = (
-    Ahead(endless(), max_bytes=3, name="vsr-test") if kind == "Ahead" else Behind(print, max_bytes=3, name="vsr-test")
+    ThreadedIterator(endless(), max_bytes=3, name="vsr-test")
+    if kind == "ThreadedIterator"
+    else ThreadedConsumer(print, max_bytes=3, name="vsr-test")
 )
 try:
     with context:

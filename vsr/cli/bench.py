@@ -78,7 +78,7 @@ def _in_words(speed: Speed) -> str:
 
 def _table(speeds: list[Speed]) -> Table:
     from vsr.evaluation.tables import Column, Table
-    from vsr.pipeline.segment import STAGES
+    from vsr.machine import STAGES
 
     stages = tuple(Column(stage, "ms", 1) for stage in STAGES)
     columns = (

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from vsr.errors import InputError, is_out_of_memory
 from vsr.files import MAX_PIXELS, has_room
 from vsr.imaging.colour import PixelLayout
+from vsr.imaging.motion import Motion
 from vsr.media.clip import Plane, VideoInfo, layout_of, nearest_format, planes_of
 from vsr.media.libav import crop_exactly, extras_of, fraction_of
 from vsr.media.probe import WITHOUT_PTS, open_clip
@@ -44,7 +45,7 @@ SEEK_BACK_SECONDS = (0, 2, 10, 60)
 
 @dataclass(frozen=True)
 class Frame:
-    """A decoded frame.
+    """A frame on its way from the decoder to the encoder.
 
     Attributes:
         planes: the code values, as the layout of the reader says.
@@ -52,17 +53,19 @@ class Frame:
         duration: in the same ticks; 0 where the source does not say.
         extras: a frame of a few pixels with the side data of the source's: captions, the arrangement of a stereoscopic
             picture. None where it has none that an encoder could write.
+        motion: to the frame from the last that differed from it; None: it is not known, or the frame equals that.
     """
 
     planes: tuple[Plane, ...]
     pts: int
     duration: int
     extras: VideoFrame | None = None
+    motion: Motion | None = None
 
     @property
     def nbytes(self) -> int:
-        """Size of the planes in bytes."""
-        return sum(plane.nbytes for plane in self.planes)
+        """Size of the planes and the motion in bytes."""
+        return sum(plane.nbytes for plane in self.planes) + (0 if self.motion is None else self.motion.nbytes)
 
 
 @dataclass

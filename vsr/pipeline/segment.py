@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
-import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -119,6 +117,15 @@ class ClipJob:
         )  # fmt: skip
 
 
+Timer = Callable[[str], AbstractContextManager[None]]
+"""Measures what its context takes, for a stage by its name."""
+
+
+def untimed(stage: str) -> AbstractContextManager[None]:
+    """Measure nothing."""
+    return nullcontext()
+
+
 QUEUE_BYTES = 128 << 20
 """What may wait on either side of the network at most: about forty frames of 1080p."""
 
@@ -135,16 +142,16 @@ def upscale_segments(
     on_frames: Callable[[int], None],
     on_finished: Callable[[FinishedSegment, Path], None],
     on_leave: Callable[[], None] = lambda: None,
-    watch: Stopwatch | None = None,
+    timer: Timer = untimed,
 ) -> None:
-    """Upscale segments into folders of their own.
+    """Upscale segments into folders of their own: decode, compute and encode, each in a thread of its own.
 
     The next segment is decoded while the encoder finishes the one before. A frame that equals the one before it is not
     computed again, be it the last of another segment; but where frames depend on those before, each segment begins
     anew, with its warm-up, so that no pixel of it depends on what was upscaled where.
 
     Args:
-        order: of the clip.
+        job: of the clip.
         segments: in the order of time; taken from a thread of its own, as far ahead as memory allows.
         engine: what upscales.
         folder: where the folders are made.
@@ -152,33 +159,30 @@ def upscale_segments(
             begun again, with what is lost.
         on_finished: called, in the encoder's thread, with each finished segment and its folder, safely on the disk.
         on_leave: called when no more segments are wanted, whatever the reason; wakes what waits for them.
-        watch: is told how long each stage takes.
+        timer: measures how long each stage takes.
 
     Raises:
         VsrError: whatever ends the reading, the computing or the writing.
     """
-    watch = watch or NoStopwatch()
     sequence = FrameSequence(engine, steadied=job.steadied) if job.in_order else None
-    upscaler = Upscaler(engine, job.conversion, watch, sequence)
-    items = _decoded(job, segments, watch)
+    upscaler = Upscaler(engine, job.conversion, timer, sequence)
+    items = _decoded(job, segments, timer)
     items = _with_motion(items, job.conversion) if job.in_order else items
     max_bytes = queue_bytes(job.options, QUEUE_BYTES)
     with (
         memory_explained(f"upscaling {_described(job)} on {engine.device}", LESS_MEMORY),
-        _Sink(job, folder, on_finished, watch) as sink,
+        _SegmentWriter(job, folder, on_finished, timer) as writer,
         ThreadedIterator(items, max_bytes=max_bytes, name="vsr-decode") as decoded,
-        ThreadedConsumer(sink.take, max_bytes=max_bytes, name="vsr-encode") as encoded,
+        ThreadedConsumer(writer.write, max_bytes=max_bytes, name="vsr-encode") as encoded,
         ExitStack() as leaving,  # the first to be left
     ):
         leaving.callback(on_leave)
-        batches = each(watch, "waiting", _batches(decoded, job.batch_size))
-        for batch in _upscaled(batches, upscaler):
-            with watch("waiting"):
-                for item in batch:
-                    if not item.warms_up:
-                        encoded.put(item)
-            if count := sum(item.frame is not None and not item.warms_up for item in batch) - batch[0].discarded:
-                on_frames(count)
+        for batch in _upscaled(_batches(decoded, job.batch_size), upscaler, job.in_order, timer):
+            with timer("waiting"):
+                for item in batch.items:
+                    encoded.put(item)
+            if batch.computed:
+                on_frames(batch.computed)
 
 
 def _described(job: ClipJob) -> str:
@@ -187,60 +191,66 @@ def _described(job: ClipJob) -> str:
 
 
 @dataclass(frozen=True)
-class _Item:
-    """On its way: a frame of a segment, or None at its end, with what is known by then.
+class _Start:
+    """Before the first frame of a segment and its warm-up."""
+
+    segment: Segment
+    nbytes = 0
+
+
+@dataclass(frozen=True)
+class _End:
+    """After the last frame of a segment.
 
     Attributes:
-        begins: whether nothing that came before it may show in it: of frames that depend on those before, the first of
-            their segment and its warm-up.
-        motion: to the frame from the last that differed from it; None: it equals that, or there is none.
-        discarded: at an end after which the same segment begins again: how many frames it had.
+        damage: what was wrong with its frames.
+        discarded: how many frames it had, where the same segment begins again; None: it is complete.
+        repeated: of its frames those that equalled the one before.
+        overflowed: of its frames those that half precision could not hold.
     """
 
     segment: Segment
-    frame: Frame | None
-    begins: bool = False
-    motion: Motion | None = None
-    damage: Damage = field(default_factory=Damage)
+    damage: Damage
+    discarded: int | None = None
     repeated: int = 0
     overflowed: int = 0
-    discarded: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        return sum(0 if part is None else part.nbytes for part in (self.frame, self.motion))
-
-    @property
-    def warms_up(self) -> bool:
-        return self.frame is not None and self.segment.warms_up_at(self.frame.pts)
+    nbytes = 0
 
 
-def _decoded(job: ClipJob, segments: Iterable[Segment], watch: Stopwatch) -> Generator[_Item, None, None]:
+_Item = Frame | _Start | _End
+
+
+def _decoded(job: ClipJob, segments: Iterable[Segment], timer: Timer) -> Generator[_Item, None, None]:
+    """The frames of segments between a start and an end each. One that is damaged where its decoding begins is decoded
+    again from an earlier keyframe."""
     with memory_explained(f"decoding {_described(job)}", LESS_MEMORY):
         for segment in segments:
-            begins_again = segment.earlier_entry is not None
-            frames, damage = yield from _frames_of(job, segment, watch, until_damage=begins_again)
-            if _is_visible(damage) and begins_again:
-                if frames:
-                    yield _Item(segment, None, discarded=frames)
-                _, damage = yield from _frames_of(job, replace(segment, entry=segment.earlier_entry), watch)
-            yield _Item(segment, None, damage=damage)
+            if segment.earlier_entry is not None:
+                yield _Start(segment)
+                count, damage = yield from _frames_of(job, segment, timer, until_damage=True)
+                discarded = count if _is_visible(damage) else None
+                yield _End(segment, damage, discarded)
+                if discarded is None:
+                    continue
+            yield _Start(segment)
+            earlier = segment if segment.earlier_entry is None else replace(segment, entry=segment.earlier_entry)
+            _, damage = yield from _frames_of(job, earlier, timer)
+            yield _End(segment, damage)
 
 
 def _frames_of(
-    job: ClipJob, segment: Segment, watch: Stopwatch, *, until_damage: bool = False
+    job: ClipJob, segment: Segment, timer: Timer, *, until_damage: bool = False
 ) -> Generator[_Item, None, tuple[int, Damage]]:
-    """Returns how many there were, and what was wrong with them."""
-    damage, count, begins = Damage(), 0, job.in_order
+    """Returns how many there were after the warm-up, and what was wrong with them."""
+    damage, count = Damage(), 0
     with closing(job.frames(segment, damage)) as frames:
-        for frame in each(watch, "decode", frames):
-            if until_damage and _is_visible(damage):
-                break
-            item = _Item(segment, frame, begins)
-            yield item
-            begins = False
-            count += not item.warms_up
-    return count, damage
+        while True:
+            with timer("decode"):
+                frame = next(frames, None)
+            if frame is None or (until_damage and _is_visible(damage)):
+                return count, damage
+            yield frame
+            count += not segment.warms_up_at(frame.pts)
 
 
 def _with_motion(items: Generator[_Item, None, None], conversion: Conversion) -> Generator[_Item, None, None]:
@@ -251,16 +261,16 @@ def _with_motion(items: Generator[_Item, None, None], conversion: Conversion) ->
 
     def found() -> _Item:
         item, motion = ahead.popleft()
-        return item if motion is None else replace(item, motion=motion.result())
+        return replace(item, motion=motion.result()) if motion is not None and isinstance(item, Frame) else item
 
     with closing(items), ThreadPoolExecutor(MOTION_THREADS, "vsr-motion") as pool:
         try:
             for item in items:
                 motion = None
-                if item.begins:
+                if isinstance(item, _Start):
                     last, codes = (), None
-                if item.frame is not None and not equal_planes(item.frame.planes, last):
-                    before, codes, last = codes, lr_codes(item.frame.planes, conversion), item.frame.planes
+                elif isinstance(item, Frame) and not equal_planes(item.planes, last):
+                    before, codes, last = codes, lr_codes(item.planes, conversion), item.planes
                     motion = None if before is None else pool.submit(estimate_motion, before, codes)
                 ahead.append((item, motion))
                 if len(ahead) > MOTION_THREADS:
@@ -276,91 +286,137 @@ def _is_visible(damage: Damage) -> bool:
     return bool(damage.concealed or damage.undecodable)
 
 
-def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
-    """Frames of one segment, or of its warm-up, in batches; the end of a segment alone."""
-    batch: list[_Item] = []
+@dataclass(frozen=True)
+class _Batch:
+    """Frames of one segment, or of its warm-up; or its start or end alone.
+
+    Attributes:
+        frames: at most as many as are computed at once.
+        marker: the start or the end.
+        warms_up: whether the frames only prepare the state: they are computed and dropped.
+    """
+
+    frames: Sequence[Frame] = ()
+    marker: _Start | _End | None = None
+    warms_up: bool = False
+
+    @property
+    def items(self) -> Sequence[_Item]:
+        """What the encoder gets."""
+        if self.marker is not None:
+            return [self.marker]
+        return () if self.warms_up else self.frames
+
+    @property
+    def computed(self) -> int:
+        """Frames that the encoder gets, less those that it has to forget."""
+        if isinstance(self.marker, _End):
+            return -(self.marker.discarded or 0)
+        return 0 if self.warms_up else len(self.frames)
+
+
+def _batches(items: Iterator[_Item], size: int) -> Iterator[_Batch]:
+    frames: list[Frame] = []
+    warms_up = False
     for item in items:
-        if batch and (item.frame is None or len(batch) == size or item.warms_up != batch[0].warms_up):
-            yield batch
-            batch = []
-        batch.append(item)
-        if item.frame is None:
-            yield batch
-            batch = []
+        if not isinstance(item, Frame):
+            if frames:
+                yield _Batch(frames, warms_up=warms_up)
+            frames, segment = [], item.segment
+            yield _Batch(marker=item)
+            continue
+        before, warms_up = warms_up, segment.warms_up_at(item.pts)
+        if frames and (len(frames) == size or warms_up != before):
+            yield _Batch(frames, warms_up=before)
+            frames = []
+        frames.append(item)
 
 
-def _upscaled(batches: Iterable[list[_Item]], upscaler: Upscaler) -> Iterator[list[_Item]]:
-    """The same with the results in place of the frames; several are on their way where the device works apart."""
-    under_way: deque[list[_Item]] = deque()
+def _upscaled(batches: Iterator[_Batch], upscaler: Upscaler, in_order: bool, timer: Timer) -> Iterator[_Batch]:
+    """The same with the results in place of the frames; several are in flight where the device works asynchronously."""
+    in_flight: deque[_Batch] = deque()
 
-    def landed() -> list[_Item]:
-        batch = under_way.popleft()
-        if batch[0].frame is None:
-            return [replace(batch[0], overflowed=upscaler.take_overflowed())]
-        return [
-            replace(item, frame=replace(item.frame, planes=planes))
-            for item, planes in zip(batch, upscaler.finish(), strict=True)
-            if item.frame is not None
-        ]
+    def finished() -> _Batch:
+        batch = in_flight.popleft()
+        if batch.frames:
+            return replace(batch, frames=upscaler.finish(batch.frames))
+        if isinstance(batch.marker, _End):
+            return replace(batch, marker=replace(batch.marker, overflowed=upscaler.take_overflowed()))
+        return batch
 
-    for batch in batches:
-        if batch[0].begins:
-            upscaler.forget()
-        if frames := [item.frame for item in batch if item.frame is not None]:
-            upscaler.begin(frames, [item.motion for item in batch])
-            if batch[0].warms_up:
+    while True:
+        with timer("waiting"):
+            batch = next(batches, None)
+        if batch is None:
+            break
+        if batch.frames:
+            upscaler.begin(batch.frames)
+            if batch.warms_up:
                 upscaler.take_repeated()
-        else:
-            batch = [replace(batch[0], repeated=upscaler.take_repeated())]
-        under_way.append(batch)
-        while len(under_way) > upscaler.depth:
-            yield landed()
-    while under_way:
-        yield landed()
+        elif isinstance(batch.marker, _End):
+            batch = replace(batch, marker=replace(batch.marker, repeated=upscaler.take_repeated()))
+        elif in_order:
+            upscaler.forget()
+        in_flight.append(batch)
+        while len(in_flight) > upscaler.depth:
+            yield finished()
+    while in_flight:
+        yield finished()
 
 
-class _Sink:
+class _SegmentWriter:
     """Writes each segment to a folder, and hands it over when it is complete."""
 
     def __init__(
-        self, job: ClipJob, folder: Path, on_finished: Callable[[FinishedSegment, Path], None], watch: Stopwatch
+        self, job: ClipJob, folder: Path, on_finished: Callable[[FinishedSegment, Path], None], timer: Timer
     ) -> None:
-        self._job, self._folder, self._on_finished, self._watch = job, folder, on_finished, watch
+        self._job, self._folder, self._on_finished, self._timer = job, folder, on_finished, timer
+        self._at = folder
         self._writer: FrameContext | None = None
         self._frames = 0
 
-    def take(self, item: _Item) -> None:
-        """The next frame, or the end of a segment."""
-        with memory_explained(f"encoding {_described(self._job)}", LESS_MEMORY), self._watch("encode"):
-            self._take(item)
+    def write(self, item: _Item) -> None:
+        """Take the start of a segment, its next frame, or its end."""
+        with memory_explained(f"encoding {_described(self._job)}", LESS_MEMORY), self._timer("encode"):
+            if isinstance(item, Frame):
+                self._opened().write(item)
+                self._frames += 1
+            elif isinstance(item, _Start):
+                self._at = self._folder / f".{item.segment.number:06}-{os.getpid()}"
+                self._frames = 0
+            elif item.discarded is None:
+                self._finish(item, self._opened())
+            elif self._frames:
+                self._discard(self._opened())
 
-    def _take(self, item: _Item) -> None:
-        folder = self._folder / f".{item.segment.number:06}-{os.getpid()}"
+    def _opened(self) -> FrameContext:
+        """The writer of the segment, whose folder is made for its first frame, or for its end if it has none."""
         if self._writer is None:
             try:
-                folder.mkdir()
+                self._at.mkdir()
             except OSError as exc:
                 raise OutputError(f"cannot write to {self._folder}: {exc.strerror}.") from exc
-            self._frames, self._writer = 0, self._job.output.writer(folder, self._job.threads)
+            self._writer = self._job.output.writer(self._at, self._job.threads)
             self._writer.__enter__()
-        if item.frame is not None:
-            self._writer.write(item.frame)
-            self._frames += 1
-            return
-        writer, self._writer = self._writer, None
-        writer.__exit__(None, None, None)
-        if item.discarded:
-            try:
-                shutil.rmtree(folder)
-            except OSError as exc:
-                raise OutputError(f"cannot remove {folder}: {exc.strerror}.") from exc
-            return
-        done = FinishedSegment(
-            item.segment.number, self._frames, item.repeated, item.damage, tuple(writer.packets), item.overflowed
-        )
-        self._on_finished(seal(folder, done), folder)
+        return self._writer
 
-    def __enter__(self) -> _Sink:
+    def _discard(self, writer: FrameContext) -> None:
+        self._writer = None
+        writer.__exit__(None, None, None)
+        try:
+            shutil.rmtree(self._at)
+        except OSError as exc:
+            raise OutputError(f"cannot remove {self._at}: {exc.strerror}.") from exc
+
+    def _finish(self, end: _End, writer: FrameContext) -> None:
+        self._writer = None
+        writer.__exit__(None, None, None)
+        done = FinishedSegment(
+            end.segment.number, self._frames, end.repeated, end.damage, tuple(writer.packets), end.overflowed
+        )
+        self._on_finished(seal(self._at, done), self._at)
+
+    def __enter__(self) -> _SegmentWriter:
         return self
 
     @shielded
@@ -395,7 +451,7 @@ class Upscaler:
     Args:
         engine: what upscales.
         conversion: of the planes on both sides of it.
-        watch: is told how long each stage takes.
+        timer: measures how long each stage takes.
         sequence: what upscales frames in their order, where they depend on those before.
 
     Attributes:
@@ -403,9 +459,9 @@ class Upscaler:
     """
 
     def __init__(
-        self, engine: Engine, conversion: Conversion, watch: Stopwatch, sequence: FrameSequence | None = None
+        self, engine: Engine, conversion: Conversion, timer: Timer, sequence: FrameSequence | None = None
     ) -> None:
-        self._engine, self._conversion, self._watch, self._sequence = engine, conversion, watch, sequence
+        self._engine, self._conversion, self._timer, self._sequence = engine, conversion, timer, sequence
         self._lanes = DeviceTransfer(engine.device)
         self._flights: deque[_BatchInFlight] = deque()
         self._last: tuple[Plane, ...] = ()
@@ -421,19 +477,12 @@ class Upscaler:
         self._last = ()
 
     @torch.inference_mode()
-    def begin(self, frames: Sequence[Frame], motions: Sequence[Motion | None] = ()) -> None:
-        """Send a batch to the device.
-
-        Args:
-            frames: of one size.
-            motions: for a sequence, to each frame from the last that differed; None: nothing comes before it.
-        """
+    def begin(self, frames: Sequence[Frame]) -> None:
+        """Send a batch of frames of one size to the device."""
         fresh: list[Frame] = []
-        followed: list[Motion | None] = []
         places, before = [], self._last
-        for number, frame in enumerate(frames):
+        for frame in frames:
             if not equal_planes(frame.planes, before):
-                followed += motions[number : number + 1]
                 fresh.append(frame)
             places.append(len(fresh))
             before = frame.planes
@@ -442,24 +491,26 @@ class Upscaler:
         if not fresh:
             self._flights.append(_BatchInFlight(places, [], None))
             return
-        with self._watch("upload"):
+        with self._timer("upload"):
             decoded = self._lanes.upload([frame.planes for frame in fresh])
-        upscaled, finite = self._compute(decoded, followed)
-        with self._watch("download"):
+        upscaled, finite = self._compute(decoded, [frame.motion for frame in fresh])
+        with self._timer("download"):
             self._flights.append(_BatchInFlight(places, decoded, self._lanes.download([*upscaled, finite])))
 
-    def finish(self) -> list[tuple[Plane, ...]]:
-        """The planes of the results of the batch that was begun first."""
+    def finish(self, frames: Sequence[Frame]) -> list[Frame]:
+        """The frames of the batch that was begun first, with the planes of their results."""
         places, decoded, landing = self._flights.popleft()
         results = [self._result]
         if landing is not None:
-            with self._watch("download"):
+            with self._timer("download"):
                 *planes, finite = landing.wait()
             if not finite.all():
                 planes = self._repaired(planes, decoded, np.logical_not(finite))
             results += [tuple(plane[index] for plane in planes) for index in range(len(finite))]
         self._result = results[-1]
-        return [results[place] for place in places]
+        return [
+            replace(frame, planes=results[place], motion=None) for frame, place in zip(frames, places, strict=True)
+        ]
 
     def take_repeated(self) -> int:
         """How many frames, of those begun since the last call, equalled the one before and were not computed."""
@@ -482,15 +533,15 @@ class Upscaler:
             over: (N,) bool: to compute those frames alone, in float32; None: all.
         """
         conversion, engine = self._conversion, self._engine
-        with self._watch("to RGB"):
+        with self._timer("to RGB"):
             lr = lr_of(decoded, conversion, filled=self._fills)
-        with self._watch("network"):
+        with self._timer("network"):
             if self._sequence is not None:
                 sr = self._sequence.step(lr, motions)
             else:
                 sr = engine.run(lr) if over is None else engine.run_exactly(lr[over])
             finite = engine.finite(sr)
-        with self._watch("from RGB"):
+        with self._timer("from RGB"):
             sr = _fit(sr, conversion)
             upscaled = rgb_to_planes(sr, conversion.target, conversion.target_colour)
             if conversion.target.alpha:
@@ -552,61 +603,3 @@ def _alpha(decoded: Sequence[Tensor], sr: Tensor, conversion: Conversion) -> Ten
     if alpha is None:
         return sr.new_ones((len(decoded[0]), 1, conversion.height, conversion.width))
     return resize_bicubic(conversion.orientation.upright(alpha), conversion.height, conversion.width).clamp_(0, 1)
-
-
-T = TypeVar("T")
-
-STAGES = ("decode", "upload", "to RGB", "network", "from RGB", "download", "encode", "waiting")
-"""In the order of the data. ``waiting`` is what the thread of the network waits for frames and for the encoder; decode
-and encode have threads of their own."""
-
-APART = ("decode", "encode", "waiting")
-"""What does not wait for the device."""
-
-
-class Stopwatch:
-    """Adds up the seconds of each stage.
-
-    Args:
-        device: what CUDA computes is waited for at the end of the stages between upload and download, since it only
-            begins with the call; this takes away what they win by overlapping.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._lock = device, threading.Lock()
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time a stage."""
-        started = time.perf_counter()
-        try:
-            yield
-            if self._device.type == "cuda" and stage not in APART:
-                torch.cuda.synchronize(self._device)
-        finally:
-            with self._lock:
-                self.seconds[stage] += time.perf_counter() - started
-
-
-class NoStopwatch(Stopwatch):
-    """Times nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(torch.device("cpu"))
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Do nothing."""
-        yield
-
-
-def each(watch: Stopwatch, stage: str, items: Iterable[T]) -> Generator[T, None, None]:
-    """Time what it takes to come to each item."""
-    iterator = iter(items)
-    while True:
-        with watch(stage):
-            item = next(iterator, None)
-        if item is None:
-            return
-        yield item
