@@ -54,10 +54,10 @@ def new_train_state(fabric: Fabric, options: TrainOptions) -> TrainState:
     teacher = _teacher(recipe, options)
     if teacher is not None:
         teacher = teacher.to(fabric.device).to(memory_format=torch.channels_last)
-    player = _player(fabric, generator, options)
+    model = _trainable(fabric, generator, options)
     average = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
-    ema = AveragedModel(player.plain, multi_avg_fn=average, use_buffers=True)
-    return TrainState(fabric, recipe, options.seed, player, ema, teacher=teacher)
+    ema = AveragedModel(model.plain, multi_avg_fn=average, use_buffers=True)
+    return TrainState(fabric, recipe, options.seed, model, ema, teacher=teacher)
 
 
 def prepare_stage(state: TrainState, stage: StageName, options: TrainOptions) -> None:
@@ -69,7 +69,7 @@ def prepare_stage(state: TrainState, stage: StageName, options: TrainOptions) ->
     state.stage = stage
     if stage != "pretrain" and state.discriminator is None:
         network = _seeded(options.seed + 1, lambda: _discriminator(options.recipe, options.init_discriminator))
-        state.discriminator = _player(state.fabric, network, options)
+        state.discriminator = _trainable(state.fabric, network, options)
     features = _features(state.recipe, stage, options)
     if features is not None:
         features = features.to(state.fabric.device).to(memory_format=torch.channels_last)
@@ -86,9 +86,9 @@ def begin_stage(state: TrainState, stage: StageName, options: TrainOptions) -> N
     state.stage_step = 0
     state.generator.plain.load_state_dict(state.ema.module.state_dict())
     state.ema.n_averaged.zero_()
-    for player in (state.generator, state.discriminator):
-        if player is not None:
-            player.optimizer.optimizer.state.clear()
+    for model in (state.generator, state.discriminator):
+        if model is not None:
+            model.optimizer.optimizer.state.clear()
 
 
 def _start_from(path: Path, generator: nn.Module) -> None:
@@ -159,7 +159,7 @@ def _seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def _player(fabric: Fabric, network: nn.Module, options: TrainOptions) -> TrainableModel:
+def _trainable(fabric: Fabric, network: nn.Module, options: TrainOptions) -> TrainableModel:
     network = network.to(fabric.device).to(memory_format=torch.channels_last)
     if fabric.world_size > 1:
         network = synchronise(network, fabric.device)
@@ -263,7 +263,7 @@ def save_checkpoint(state: TrainState, output: Path, *, fingerprint: str, length
     """Write the whole state of a run, under a temporary name first; on return the disk has it.
 
     Args:
-        game: the run.
+        state: the run.
         output: its folder.
         fingerprint: of the pictures.
         lengths: updates of each stage.
@@ -308,7 +308,7 @@ def restore_checkpoint(state: TrainState, options: TrainOptions, *, fingerprint:
     """Put a run where its checkpoint was written.
 
     Args:
-        game: new; changed in place.
+        state: new; changed in place.
         options: of the run that is to go on.
         fingerprint: of its pictures.
 
@@ -407,11 +407,11 @@ def _check_networks(saved: Mapping[str, Any], state: TrainState) -> None:
     Raises:
         _Damage: they are not.
     """
-    players = {"generator": state.generator, "discriminator": state.discriminator}
-    for name, player in players.items():
-        if player is not None:
-            _check_tensors(name, saved[name], player.plain.state_dict())
-            _check_optimizer(name, saved[f"{name}_optimizer"], player)
+    models = {"generator": state.generator, "discriminator": state.discriminator}
+    for name, model in models.items():
+        if model is not None:
+            _check_tensors(name, saved[name], model.plain.state_dict())
+            _check_optimizer(name, saved[f"{name}_optimizer"], model)
     _check_tensors("moving average", saved["ema"], state.ema.state_dict())
 
 
@@ -421,8 +421,8 @@ def _check_tensors(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, 
         raise _Damage(f"its {what} is of another shape, or not finite")
 
 
-def _check_optimizer(name: str, given: Mapping[str, Any], player: TrainableModel) -> None:
-    optimizer = player.optimizer.optimizer
+def _check_optimizer(name: str, given: Mapping[str, Any], model: TrainableModel) -> None:
+    optimizer = model.optimizer.optimizer
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     wanted = optimizer.state_dict()["param_groups"]
     rates = [group.pop("lr", None) for group in given["param_groups"]]  # set anew at each update

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -31,18 +30,17 @@ class TrainableModel:
     """One of the two networks, ready to be trained, and its optimiser.
 
     Attributes:
-        network: as Fabric wraps it: casts, and averages gradients over all processes.
-        optimizer: its Adam.
+        network: as Fabric wraps it, which casts, and averages gradients over all processes.
+        optimizer: its Adam, as Fabric wraps it; ``optimizer.optimizer`` is Adam itself.
     """
 
-    network: _FabricModule
-    optimizer: _FabricOptimizer
+    network: nn.Module
+    optimizer: Any  # Fabric's classes of wrappers are private
 
     @property
     def plain(self) -> nn.Module:
         """The network itself."""
-        plain: nn.Module = self.network.module
-        return plain
+        return cast(nn.Module, self.network.module)
 
 
 @dataclass
@@ -84,12 +82,18 @@ class TrainState:
         """The stage's weights of the losses, among others."""
         return self.recipe.stage(self.stage)
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Let both networks' next step have this learning rate."""
+        for model in (self.generator, self.discriminator):
+            for group in model.optimizer.param_groups if model is not None else ():
+                group["lr"] = learning_rate
+
 
 def update(state: TrainState, lr: Tensor, hr: Tensor, learning_rate: float) -> dict[str, Tensor]:
     """One update of the networks that the stage trains.
 
     Args:
-        game: changed in place.
+        state: changed in place.
         lr: (N, 3, h, w) RGB in [0, 1], this process's part of the batch, on its device.
         hr: (N, 3, H, W) likewise.
         learning_rate: of this update.
@@ -98,21 +102,22 @@ def update(state: TrainState, lr: Tensor, hr: Tensor, learning_rate: float) -> d
         The terms of the losses, weighted as they enter their sums, and the discriminator's mean verdicts; detached and
         on the device.
     """
+    state.set_learning_rate(learning_rate)
     trains_generator = state.stage != "discriminator"
     state.generator.network.train(trains_generator)
     with torch.set_grad_enabled(trains_generator):
         sr = state.generator.network(lr)
     seen: dict[str, Tensor] = {}
     if state.stage != "pretrain":
-        seen |= _update_discriminator(state, sr.detach(), hr, learning_rate)
+        seen |= _update_discriminator(state, sr.detach(), hr)
     if trains_generator:
-        seen |= _update_generator(state, sr, hr, learning_rate)
+        seen |= _update_generator(state, sr, hr)
     state.step += 1
     state.stage_step += 1
     return seen
 
 
-def _update_discriminator(state: TrainState, sr: Tensor, hr: Tensor, learning_rate: float) -> dict[str, Tensor]:
+def _update_discriminator(state: TrainState, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
     assert state.discriminator is not None
     discriminator = state.discriminator.network
     fake = joined(discriminator(sr))
@@ -121,7 +126,7 @@ def _update_discriminator(state: TrainState, sr: Tensor, hr: Tensor, learning_ra
     fake_labels = draw_labels(state.recipe.fake_labels, len(fake), random).to(fake)
     real_labels = draw_labels(state.recipe.real_labels, len(real), random).to(real)
     loss = ADVERSARIAL[state.recipe.adversarial_form].discriminator(fake, real, fake_labels, real_labels)
-    _descend(state, state.discriminator, loss, learning_rate)
+    _descend(state, state.discriminator, loss)
     return {
         "discriminator_loss": loss.detach(),
         "d_real": real.detach().sigmoid().mean(),
@@ -129,7 +134,7 @@ def _update_discriminator(state: TrainState, sr: Tensor, hr: Tensor, learning_ra
     }
 
 
-def _update_generator(state: TrainState, sr: Tensor, hr: Tensor, learning_rate: float) -> dict[str, Tensor]:
+def _update_generator(state: TrainState, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
     weights = state.weights
     terms: dict[str, Tensor] = {}
     for name, loss in PIXEL_LOSSES.items():
@@ -141,20 +146,21 @@ def _update_generator(state: TrainState, sr: Tensor, hr: Tensor, learning_rate: 
         terms["total_variation"] = weights.total_variation * total_variation(sr)
     if weights.adversarial:
         terms["adversarial"] = weights.adversarial * _adversarial_loss(state, sr, hr)
-    return _minimise(state, terms, learning_rate)
+    return _minimise(state, terms)
 
 
 def update_clips(state: TrainState, clips: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
     """``update`` for a recurrent generator, on clips.
 
     Args:
-        game: changed in place.
+        state: changed in place.
         clips: this process's part of the batch, on its device.
         learning_rate: of this update.
 
     Returns:
         As ``update``.
     """
+    state.set_learning_rate(learning_rate)
     recipe, generator = state.recipe, cast(RecurrentGenerator, state.generator.plain)
     trains_generator = state.stage != "discriminator"
     if state.weights.ping_pong and trains_generator:
@@ -168,13 +174,13 @@ def update_clips(state: TrainState, clips: ClipBatch, learning_rate: float) -> d
     if state.stage != "pretrain":
         middles = _draw_frames(state, range(1, len(sr) - 1), recipe.judged_frames, 3)
         fake, real = (triplets(frames, clips, middles) for frames in (sr, hr))
-        seen |= _update_discriminator(state, fake.detach(), real, learning_rate)
+        seen |= _update_discriminator(state, fake.detach(), real)
     if trains_generator:
         terms = _terms_of_clips(state, sr, hr, clips)
         if state.weights.adversarial:
             assert fake is not None and real is not None
             terms["adversarial"] = state.weights.adversarial * _adversarial_loss(state, fake, real)
-        seen |= _minimise(state, terms, learning_rate)
+        seen |= _minimise(state, terms)
     state.step += 1
     state.stage_step += 1
     return seen
@@ -232,11 +238,11 @@ def _unlearnt(state: TrainState, generator: RecurrentGenerator, clips: ClipBatch
         return [_in_full(frame) for frame in upscale_clips(generator, generator, clips)]
 
 
-def _minimise(state: TrainState, terms: dict[str, Tensor], learning_rate: float) -> dict[str, Tensor]:
+def _minimise(state: TrainState, terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """The generator's step down the sum of its terms."""
     assert terms.keys() <= set(LOSSES)
     loss = torch.stack(list(terms.values())).sum()
-    _descend(state, state.generator, loss, learning_rate)
+    _descend(state, state.generator, loss)
     state.ema.update_parameters(state.generator.plain)
     return {"generator_loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
@@ -270,16 +276,14 @@ def _in_full(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _descend(state: TrainState, player: TrainableModel, loss: Tensor, learning_rate: float) -> None:
-    for group in player.optimizer.param_groups:
-        group["lr"] = learning_rate
-    player.optimizer.zero_grad()
+def _descend(state: TrainState, model: TrainableModel, loss: Tensor) -> None:
+    model.optimizer.zero_grad()
     state.fabric.backward(loss)
     if state.recipe.gradient_clip:
         state.fabric.clip_gradients(
-            player.network, player.optimizer, max_norm=state.recipe.gradient_clip, error_if_nonfinite=False
+            model.network, model.optimizer, max_norm=state.recipe.gradient_clip, error_if_nonfinite=False
         )
-    player.optimizer.step()
+    model.optimizer.step()
 
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -296,7 +296,7 @@ class TrainMonitor:
     """Looks at a run after each update, in the process that is the first of all.
 
     Args:
-        game: the run, begun or restored.
+        state: the run, begun or restored.
         batches: what it is trained on.
         options: of the run.
         facts: what it is made on.
@@ -393,10 +393,10 @@ class TrainMonitor:
         state = self._game
         weights: list[Tensor] = [*state.ema.module.state_dict().values()]
         moments: list[Tensor] = []
-        for player in (state.generator, state.discriminator):
-            if player is not None:
-                weights += player.plain.state_dict().values()
-                states = player.optimizer.optimizer.state.values()
+        for model in (state.generator, state.discriminator):
+            if model is not None:
+                weights += model.plain.state_dict().values()
+                states = model.optimizer.optimizer.state.values()
                 moments += [value for saved in states for value in saved.values() if isinstance(value, Tensor)]
         # Weights files hold matrices in half precision.
         limits = [torch.finfo(torch.float16 if tensor.dim() > 1 else torch.float32).max for tensor in weights]
@@ -466,7 +466,7 @@ def centred(state: TrainState, batches: Batches | ClipBatches) -> nn.Module:
     """A copy of a run's moving average in eval mode, centred on its first crops; the run itself stays as it is.
 
     Args:
-        game: the run.
+        state: the run.
         batches: what it is trained on; the crops are the same for any number of processes.
     """
     network = deepcopy(state.ema.module).eval()
