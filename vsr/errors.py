@@ -117,6 +117,25 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
+def needs_extra(extra: str, purpose: str) -> Iterator[None]:
+    """Name the extra that brings a package, where an import in the context finds it missing.
+
+    Args:
+        extra: of vsr's package metadata, such as ``train``.
+        purpose: what needs it, as the beginning of a sentence.
+
+    Raises:
+        UsageError: a package that is not vsr's is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.partition(".")[0] == "vsr":
+            raise
+        raise UsageError(f'{purpose} needs the package {exc.name}: pip install "vsr[{extra}]".') from exc
+
+
+@contextmanager
 def memory_explained(doing: str, advice: str) -> Iterator[None]:
     """Raise what says that memory ran out, whatever its class, as one sentence.
 

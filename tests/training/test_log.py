@@ -209,7 +209,7 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UsageError, match=r"pip install tensorboard, or leave --tensorboard out\.$"):
+    with pytest.raises(UsageError, match=r"pip install \"vsr\[tensorboard\]\"\.$"):
         Log(tmp_path, step=0, tensorboard=True)
     Log(tmp_path, step=0).close()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import vsr
-from vsr.errors import one_line
+from vsr.errors import needs_extra, one_line
 from vsr.evaluation.options import VideoEvalOptions
 from vsr.evaluation.pairing import Pairing, name_frames
 from vsr.evaluation.steadiness import CUT_RESIDUAL, CUT_VISIBLE, STILL_CHANGE, STILL_REACH
@@ -331,7 +331,8 @@ def plot_frames(report: VideoReport, target: Path) -> None:
         OutputError: it cannot be written; what stood there before still does.
     """
     # Only here, since it takes about a second; and without pyplot, which keeps figures and looks for a window system.
-    from matplotlib.figure import Figure
+    with needs_extra("eval", "a plot"):
+        from matplotlib.figure import Figure
 
     panels = [panel for panel in PANELS if _has_values(report, panel.measure)] or [PANELS[0]]
     figure = Figure(figsize=(12, 2.5 * len(panels) + 0.5), dpi=100, layout="constrained")

@@ -103,7 +103,7 @@ def load_lpips(path: Path | None = None) -> Lpips:
 
     found = find_spec("torchmetrics")
     if found is None or found.origin is None:
-        raise WeightsError("LPIPS needs the package torchmetrics, which carries its heads: pip install torchmetrics.")
+        raise WeightsError('LPIPS needs the package torchmetrics, which carries its heads: pip install "vsr[eval]".')
     url = SqueezeNet1_1_Weights.IMAGENET1K_V1.url
     backbone = find_pretrained("the weights of SqueezeNet for LPIPS", url, path, "--lpips-weights")
     return Lpips(backbone, read_weights(Path(found.origin).parent / HEADS))

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from vsr.errors import UsageError
 from vsr.inference.device import available_memory, free_memory
 from vsr.training.clips import Clips, clip_batch
 from vsr.training.degradation import degrade_batch, degrade_picture, reduce, region_size
+from vsr.training.launch import Fabric
 from vsr.training.options import TrainOptions
 from vsr.training.pictures import Draws, PackedPictures, PictureFile, PictureSet, find_pictures, prefetch
 from vsr.training.recipes import Recipe

@@ -13,7 +13,6 @@ from typing import Any, cast
 from zipfile import ZipFile
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -24,7 +23,7 @@ from vsr.networks.generator import Generator
 from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.vgg import ContentFeatures, find_content_weights, layer_names, load_pickled
 from vsr.networks.weights import Network, load_discriminator, load_network, load_shared
-from vsr.training.launch import synchronise
+from vsr.training.launch import Fabric, synchronise
 from vsr.training.log import LOG, TENSORBOARD
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import STAGES, Recipe, Stage, StageName

@@ -21,15 +21,18 @@ from queue import Empty
 from typing import Any, TypeVar, cast
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from vsr.errors import TrainingError, UsageError, VsrError
+from vsr.errors import TrainingError, UsageError, VsrError, needs_extra
 from vsr.inference.device import choose_device, computes_in_bf16
 from vsr.networks.rewrites import float32_products
 from vsr.training.options import TrainOptions
+
+with needs_extra("train", "training"):
+    import matplotlib  # noqa: F401 - the figure of the losses
+    from lightning_fabric import Fabric as Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
 Report = Callable[[Any], None]
 Stop = Callable[[], bool]

@@ -169,7 +169,7 @@ def find_tensorboard() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as exc:
-        raise UsageError("TensorBoard is not installed: pip install tensorboard, or leave --tensorboard out.") from exc
+        raise UsageError('--tensorboard needs TensorBoard: pip install "vsr[tensorboard]".') from exc
     return SummaryWriter
 
 

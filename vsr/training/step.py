@@ -8,7 +8,6 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -17,7 +16,7 @@ from vsr.imaging.motion import estimate_motion
 from vsr.imaging.warping import enlarge_flow, warp
 from vsr.networks.recurrent import RecurrentGenerator, move_state
 from vsr.networks.rewrites import float32_products
-from vsr.training.launch import joined
+from vsr.training.launch import Fabric, joined
 from vsr.training.losses import ADVERSARIAL, artefacts, charbonnier, draw_labels, l1, mse, total_variation
 from vsr.training.recipes import LOSSES, Recipe, Stage, StageName
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vsr.errors import CheckpointError, TrainingError, UsageError, WeightsError, is_out_of_memory
@@ -41,7 +40,7 @@ from vsr.training.checkpoint import (
     save_checkpoint,
 )
 from vsr.training.clips import Clips
-from vsr.training.launch import launch
+from vsr.training.launch import Fabric, launch
 from vsr.training.log import LOG, Averages, Log, Statistics, find_tensorboard, plot_losses, read_log, summarise
 from vsr.training.losses import SCHEDULES
 from vsr.training.options import TrainOptions
