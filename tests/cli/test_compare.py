@@ -164,3 +164,12 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_labels_need_no_matplotlib(files: Path) -> None:
+    code = (
+        "import sys\nsys.modules['matplotlib'] = None\nfrom vsr.cli import main\n"
+        "main(['compare', 'a.png', 'b.png', '-o', 's.png'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=files)
+    assert (done.returncode, done.stderr) == (0, "") and (files / "s.png").is_file()

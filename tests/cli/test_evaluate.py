@@ -143,6 +143,7 @@ def test_lr_is_paired_by_name(photographs: Path, tmp_path: Path) -> None:
         (["--model", "bicubic", "--data", "hr", "--device", "tpu"], 2, ["no device is called 'tpu'"]),
         (["--model", "bicubic", "--data", "hr", "--colour", "cmyk"], 2, ["cmyk"]),
         (["--model", "bicubic", "--data", "hr", "--fid", "vgg"], 2, ["vgg"]),
+        (["--model", "bicubic", "--data", "hr", "--fid", "squeezenet"], 2, ["one of 'none', 'inception'"]),
         (["--model", "bicubic", "--data", "hr", "--lpips-weights", "empty"], 1, ["cannot read the weights"]),
         (["--model", "bicubic", "--data", "hr", "--vmaf"], 2, ["--vmaf is for clips"]),
         (["--model", "bicubic", "--data", "hr", "--plot", "p.png"], 2, ["--plot is for clips"]),

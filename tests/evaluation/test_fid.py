@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from importlib.util import find_spec
-from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -11,8 +10,7 @@ from torch import Tensor, nn
 
 from vsr.errors import UsageError, WeightsError
 from vsr.evaluation import fid
-from vsr.evaluation.fid import FrechetDistance, PooledSqueezeNet, load_extractor
-from vsr.networks.lpips import Lpips
+from vsr.evaluation.fid import FrechetDistance, load_inception
 
 
 class Corner(nn.Module):
@@ -108,8 +106,8 @@ def test_extractors_that_are_none(extractor: nn.Module, words: str) -> None:
 
 @pytest.mark.skipif(find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed")
 def test_inception_without_its_package() -> None:
-    with pytest.raises(UsageError, match="needs the package torch-fidelity: pip install torch-fidelity.*squeezenet"):
-        load_extractor("inception", None)
+    with pytest.raises(UsageError, match="needs the package torch-fidelity: pip install torch-fidelity"):
+        load_inception()
 
 
 def test_inception_is_that_of_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +123,7 @@ def test_inception_is_that_of_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(fid, "find_spec", lambda name: name)
     monkeypatch.setattr(torchmetrics_fid, "_TORCH_FIDELITY_AVAILABLE", True)
     monkeypatch.setattr(torchmetrics_fid, "NoTrainInceptionV3", Stand)
-    assert isinstance(load_extractor("inception", None), Stand)
+    assert isinstance(load_inception(), Stand)
 
 
 def test_inception_without_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,44 +135,6 @@ def test_inception_without_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fid, "find_spec", lambda name: name)
     monkeypatch.setattr(torchmetrics_fid, "_TORCH_FIDELITY_AVAILABLE", True)
     monkeypatch.setattr(torchmetrics_fid, "NoTrainInceptionV3", fail)
-    with pytest.raises(WeightsError, match=r"cannot download the weights of Inception for FID \(no network\): put"):
-        load_extractor("inception", None)
-
-
-def test_squeezenet_without_lpips() -> None:
-    with pytest.raises(ValueError, match="come out of LPIPS"):
-        load_extractor("squeezenet", None)
-
-
-def test_squeezenet_is_normalised_as_torchvision_has_it() -> None:
-    from torchvision.models import squeezenet1_1
-
-    network = squeezenet1_1(weights=None).eval()
-    channels = (64, 128, 256, 384, 384, 512, 512)
-    heads = {f"lin{index}.model.1.weight": torch.ones(1, count, 1, 1) for index, count in enumerate(channels)}
-    extractor = load_extractor("squeezenet", Lpips(network.state_dict(), heads))
-    assert isinstance(extractor, PooledSqueezeNet)
-    picture = torch.randint(0, 256, (1, 3, 40, 37), dtype=torch.uint8)
-    mean, deviation = (torch.tensor(each).view(3, 1, 1) for each in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    with torch.no_grad():
-        expected = network.features((picture / 255 - mean) / deviation).mean((2, 3))
-        features = extractor(picture)
-    assert features.shape == (1, 512) and float(features.abs().max()) > 0
-    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_squeezenet_tells_blur_from_sharpness(shared_data: Path) -> None:
-    from vsr.imaging.pictures import read_picture
-    from vsr.imaging.resize import resize_bicubic
-    from vsr.networks.lpips import load_lpips
-
-    extractor = load_extractor("squeezenet", load_lpips(shared_data / "weights/squeezenet1_1.pth"))
-    gathered = FrechetDistance(extractor)
-    for path in sorted((shared_data / "test/Set5").glob("*.png"))[1:4]:
-        hr = torch.from_numpy(read_picture(path)).permute(2, 0, 1)[None, :, :96, :96]
-        sr = {}
-        for scale in (2, 8):
-            small = resize_bicubic(hr.float(), 96 // scale, 96 // scale)
-            sr[f"x{scale}"] = resize_bicubic(small, 96, 96).round().clamp(0, 255).byte()
-        gathered.add(hr, sr)
-    assert 0 < gathered.compute("x2") < gathered.compute("x8") / 2
+    words = r"cannot download the weights of Inception for FID \(no network\): put .* leave --fid out"
+    with pytest.raises(WeightsError, match=words):
+        load_inception()

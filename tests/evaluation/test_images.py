@@ -134,9 +134,8 @@ def test_the_scale_is_the_models_own(
 
 
 def test_the_identity_is_perfect(photographs: Path, squeezenet: Path) -> None:
-    report = evaluate_images(
-        options("identity", data=photographs, lpips=True, lpips_weights=squeezenet, fid="squeezenet")
-    )
+    asked = options("identity", data=photographs, lpips=True, lpips_weights=squeezenet)
+    report = evaluate_images(asked, fid_extractor=Brightness())
     score = only(report)
     assert report.scale == 1
     assert (score.psnr, score.ssim, score.lpips) == (math.inf, pytest.approx(1), 0)
@@ -252,7 +251,7 @@ def test_folders_of_one_name_are_told_apart(photographs: Path, tmp_path: Path) -
         ({"border": -1}, "the border must not be negative, got -1"),
         ({"tile_size": -1}, "the tile size must not be negative, got -1"),
         ({"colour": "cmyk"}, "colour is one of y, rgb, got 'cmyk'"),
-        ({"fid": "vgg"}, "fid is one of none, inception, squeezenet, got 'vgg'"),
+        ({"fid": "vgg"}, "fid is one of none, inception, got 'vgg'"),
         ({"precision": "fp64"}, "precision is one of auto, fp32, fp16, bf16, int8, got 'fp64'"),
     ],
 )
@@ -280,7 +279,7 @@ def test_requests_that_cannot_be(photographs: Path, tiny_weights: Path, tmp_path
         (options("bicubic", data=tmp_path / "no"), InputError, "cannot read the folder"),
         (options("bicubic", data=small), InputError, r"s\.png has 40x18 pixels; at least 19 each way"),
         (options("bicubic", data=small, border=4, lpips=True), InputError, "at least 19 each way"),
-        (options("bicubic", data=small, border=0, scale=2, fid="squeezenet"), InputError, "holds one picture"),
+        (options("bicubic", data=small, border=0, scale=2, fid="inception"), InputError, "holds one picture"),
         (options("bicubic", data=photographs, border=16), InputError, r"a\.png has 50x41 pixels; at least 43 each"),
         (options("bicubic", data=photographs, lr=(small,)), InputError, "3 in .* without LR: a.png, b.png, c.png; 1"),
     ]:
@@ -300,9 +299,6 @@ def test_lpips_without_weights_and_network(photographs: Path, monkeypatch: pytes
     message = str(caught.value)
     assert "cannot download the weights of SqueezeNet for LPIPS" in message and "(no network)" in message
     assert "give a file with --lpips-weights" in message and message.endswith("--no-lpips leaves LPIPS out.")
-    with pytest.raises(WeightsError) as caught:
-        evaluate_images(options("bicubic", data=photographs, fid="squeezenet"))
-    assert "--no-lpips" not in str(caught.value)
     with pytest.raises(WeightsError, match="cannot read the weights"):
         evaluate_images(options("bicubic", data=photographs, lpips=True, lpips_weights=tmp_path / "no.pth"))
 
@@ -330,7 +326,7 @@ def test_bicubic_on_set5_has_its_published_figures(shared_data: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_with_the_cpu(photographs: Path, tiny_weights: Path, squeezenet: Path) -> None:
-    asked = {"data": photographs, "lpips": True, "lpips_weights": squeezenet, "fid": "squeezenet", "precision": "fp32"}
+    asked = {"data": photographs, "lpips": True, "lpips_weights": squeezenet, "precision": "fp32"}
     models = ("bicubic", tiny_weights)
     cpu, cuda = (evaluate_images(options(*models, **asked, device=device)) for device in ("cpu", "cuda"))
     assert "max_memory_allocated" in cuda.memory_measure and cuda.device.startswith("cuda (")

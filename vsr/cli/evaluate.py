@@ -41,7 +41,7 @@ picture, clip, shared = (partial(option, section) for section in (PICTURES, CLIP
 @picture("--colour", type=click.Choice(["y", "rgb"]), help="Where PSNR and SSIM compare.  [default: y]")
 @picture("--lpips/--no-lpips", is_flag=True, help="Measure LPIPS.  [default: yes]")
 @picture("--lpips-weights", type=PATH, metavar="FILE", help="SqueezeNet 1.1.  [default: torchvision's, downloaded]")
-@picture("--fid", type=click.Choice(["none", "inception", "squeezenet"]), help="Measure FID in features of a network.")
+@picture("--fid", type=click.Choice(["none", "inception"]), help="Measure FID in features of Inception v3.")
 @picture("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @picture("--engine", type=click.Choice(ENGINES), help="auto: OpenVINO on the CPU, else torch.")
 @picture("--precision", type=click.Choice(PRECISIONS), help="Of the models; auto: fp16 on CUDA, else fp32.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -12,7 +13,6 @@ from itertools import chain
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -207,11 +207,23 @@ Coverage = npt.NDArray[np.uint8]
 MIN_SIZE = 13
 """Pixels; what is smaller cannot be read."""
 
-_FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-_FIRST = _FONTS / "DejaVuSans.ttf"
-"""Latin, Greek, Cyrillic, Arabic, Hebrew, Georgian, Armenian, signs."""
-_LAST = next(path for path in (_FONTS / "LastResortHE-Regular.ttf", _FIRST) if path.is_file())
-"""Has a frame for every character, which tells its script. Older matplotlib lacks it; the first has a plain one."""
+_FIRST = Path(__file__).with_name("DejaVuSans.ttf")
+"""Latin, Greek, Cyrillic, Arabic, Hebrew, Georgian, Armenian, signs; for all else it has a frame. Comes with vsr."""
+
+_FONT_FOLDERS = (
+    "~/.local/share/fonts", "~/.fonts", "/usr/local/share/fonts", "/usr/share/fonts",  # Linux
+    "~/Library/Fonts", "/Library/Fonts", "/System/Library/Fonts",  # macOS
+    "$LOCALAPPDATA/Microsoft/Windows/Fonts", "$WINDIR/Fonts",  # Windows
+)  # fmt: skip
+_FONT_ENDINGS = (".ttf", ".otf", ".ttc")
+
+_NO_CHARACTER = "\U0010ffff"
+"""A code point that Unicode keeps free of characters."""
+_ASKED_SIZE = 40
+"""Pixels at which glyphs are compared; small ones of different characters may look alike."""
+
+_Glyph = tuple[tuple[int, int], bytes, float]
+"""Size, pixels, and the columns that it takes."""
 
 
 def size_for(width: int) -> int:
@@ -280,7 +292,7 @@ def _runs(text: str, size: int) -> list[tuple[str, ImageFont.FreeTypeFont]]:
     """The text in pieces, each with a font that has its characters."""
     runs: list[tuple[str, Path]] = []
     for character in text:
-        path = _font_with(character) or _LAST
+        path = _font_with(character) or _FIRST
         if runs and runs[-1][1] == path:
             runs[-1] = (runs[-1][0] + character, path)
         else:
@@ -295,10 +307,35 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=4096)
 def _font_with(character: str) -> Path | None:
-    """The font that comes with matplotlib, else one of the system's."""
-    if ord(character) in _characters(_FIRST):
+    """The font that comes with vsr, else one of the system's; None: no font has the character."""
+    if _has(_FIRST, character):
         return _FIRST
-    return next((path for path in _system_fonts() if ord(character) in _characters(path)), None)
+    return next((path for path in _system_fonts() if _has(path, character)), None)
+
+
+def _has(path: Path, character: str) -> bool:
+    """Tell whether a font has a character, by its glyph, which differs from the one of no character.
+
+    Returns:
+        False also for a font that cannot be read, or not be scaled.
+    """
+    try:
+        font, missing = _asked(path)
+        return _glyph(font, character) != missing
+    except OSError:
+        return False
+
+
+@cache
+def _asked(path: Path) -> tuple[ImageFont.FreeTypeFont, _Glyph]:
+    """A font, and its glyph of no character. Laid out plainly: Raqm would hide some characters that are missing."""
+    font = ImageFont.truetype(str(path), _ASKED_SIZE, layout_engine=ImageFont.Layout.BASIC)
+    return font, _glyph(font, _NO_CHARACTER)
+
+
+def _glyph(font: ImageFont.FreeTypeFont, character: str) -> _Glyph:
+    mask = font.getmask(character)
+    return mask.size, bytes(mask), font.getlength(character)
 
 
 @lru_cache(maxsize=64)  # once
@@ -312,22 +349,15 @@ def _warn_of(characters: str) -> None:
 
 @lru_cache(maxsize=1)
 def _system_fonts() -> list[Path]:
-    from matplotlib.font_manager import findSystemFonts  # takes a while, and few names need it
-
-    paths = sorted(map(Path, findSystemFonts()))
-    return sorted(paths, key=lambda path: "regular" not in path.stem.lower())  # rather than bold and italic ones
-
-
-@cache
-def _characters(path: Path) -> frozenset[int]:
-    """Code points that a font has; none of a font that cannot be scaled."""
-    from matplotlib.ft2font import FT2Font
-
-    try:
-        _font(path, MIN_SIZE)
-        return frozenset(FT2Font(str(path)).get_charmap())
-    except (OSError, RuntimeError):
-        return frozenset()
+    roots = (os.path.expandvars(os.path.expanduser(folder)) for folder in _FONT_FOLDERS)
+    paths = {
+        Path(folder, name)
+        for root in roots
+        for folder, _, names in os.walk(root)  # of a folder that is none: nothing
+        for name in names
+        if name.lower().endswith(_FONT_ENDINGS)
+    }
+    return sorted(paths, key=lambda path: ("regular" not in path.stem.lower(), path))  # no bold or italic ones first
 
 
 CODEC = CODECS["h264"]

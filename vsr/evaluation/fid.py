@@ -8,13 +8,12 @@ the fewer they are: figures compare only at equal numbers, and sets of a hundred
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from vsr.errors import UsageError, WeightsError
-from vsr.networks.lpips import Lpips
 from vsr.networks.rewrites import float32_products
 
 
@@ -81,41 +80,17 @@ class _Given(nn.Module):
         return features
 
 
-class PooledSqueezeNet(nn.Module):
-    """The last features of LPIPS' SqueezeNet, averaged over the picture: (N, 3, H, W) uint8 RGB -> (N, 512)."""
+def load_inception() -> nn.Module:
+    """Load Inception v3 as the paper has it, in the form of torch-fidelity: (N, 3, H, W) uint8 RGB -> (N, 2048).
 
-    def __init__(self, lpips: Lpips) -> None:
-        super().__init__()
-        self.features = lpips.features
-        self.register_buffer("shift", cast(Tensor, lpips.shift))
-        self.register_buffer("spread", cast(Tensor, lpips.spread))
-
-    def forward(self, picture: Tensor) -> Tensor:
-        normalised = (picture.float() / 127.5 - 1 - cast(Tensor, self.shift)) / cast(Tensor, self.spread)
-        return cast(Tensor, self.features(normalised)).mean((-2, -1))
-
-
-def load_extractor(name: Literal["inception", "squeezenet"], lpips: Lpips | None) -> nn.Module:
-    """The network whose features are compared.
-
-    Args:
-        name: ``inception``: Inception v3 as the paper has it, in the form of the package torch-fidelity, whose weights
-            (91 MB) are downloaded on first use; ``squeezenet``: see :class:`PooledSqueezeNet`.
-        lpips: for ``squeezenet``.
+    Its weights (91 MB) are downloaded on first use.
 
     Raises:
         UsageError: the package torch-fidelity is not installed.
         WeightsError: the download fails.
     """
-    if name == "squeezenet":
-        if lpips is None:
-            raise ValueError("the features of SqueezeNet come out of LPIPS")
-        return PooledSqueezeNet(lpips)
     if find_spec("torch_fidelity") is None:
-        raise UsageError(
-            "FID in features of Inception needs the package torch-fidelity: pip install torch-fidelity. "
-            "To compare models among themselves, --fid squeezenet needs nothing more."
-        )
+        raise UsageError("FID in features of Inception needs the package torch-fidelity: pip install torch-fidelity.")
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     try:
@@ -124,5 +99,5 @@ def load_extractor(name: Literal["inception", "squeezenet"], lpips: Lpips | None
         reason = getattr(exc, "reason", exc)
         raise WeightsError(
             f"cannot download the weights of Inception for FID ({reason}): put the file that the line above names "
-            "there by hand, or take --fid squeezenet."
+            "there by hand, or leave --fid out."
         ) from exc

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import vsr
 from vsr.errors import InputError, WeightsError
-from vsr.evaluation.fid import FrechetDistance, load_extractor
+from vsr.evaluation.fid import FrechetDistance, load_inception
 from vsr.evaluation.options import ImageEvalOptions
 from vsr.evaluation.tables import Column, Table, Value
 from vsr.imaging.metrics import SSIM_WINDOW, psnr_rgb, psnr_y, ssim_rgb, ssim_y
@@ -33,7 +33,7 @@ WARM_UP = 16
 """LR pixels each way that every model upscales first, unmeasured: a first call starts libraries and the device."""
 
 
-FEATURES = {"none": "", "inception": "Inception v3 (torch-fidelity)", "squeezenet": "SqueezeNet 1.1"}
+FEATURES = {"none": "", "inception": "Inception v3 (torch-fidelity)"}
 """Whose features FID compares, in words."""
 
 
@@ -175,7 +175,7 @@ def _find_folders(
     options: ImageEvalOptions, scale: int, border: int, with_fid: bool
 ) -> list[tuple[Path, Path | None, list[Pair]]]:
     """Each folder of HR, its folder of LR, and their pictures, all of which can be measured."""
-    least = max(SSIM_WINDOW + 2 * border, MIN_SIZE if options.lpips or options.fid == "squeezenet" else 1)
+    least = max(SSIM_WINDOW + 2 * border, MIN_SIZE if options.lpips else 1)
     lr_folders: Sequence[Path | None] = options.lr or [None] * len(options.data)
     folders = []
     for data, lr_folder in zip(options.data, lr_folders, strict=True):
@@ -191,22 +191,21 @@ def _load_feature_networks(
     options: ImageEvalOptions, border: int, device: torch.device, fid_extractor: nn.Module | None
 ) -> _FeatureNetworks:
     device = device if device.type == "cuda" else torch.device("cpu")  # MPS lacks float64
-    backbone = None
-    if options.lpips or (options.fid == "squeezenet" and fid_extractor is None):
+    lpips = None
+    if options.lpips:
         try:
-            backbone = load_lpips(options.lpips_weights)
+            lpips = load_lpips(options.lpips_weights)
         except WeightsError as exc:
-            hint = " --no-lpips leaves LPIPS out." if options.lpips else ""
-            raise WeightsError(f"{exc}{hint}") from exc
+            raise WeightsError(f"{exc} --no-lpips leaves LPIPS out.") from exc
     extractor = fid_extractor
-    if extractor is None and options.fid != "none":
-        extractor = load_extractor(options.fid, backbone)
+    if extractor is None and options.fid == "inception":
+        extractor = load_inception()
     psnr, ssim = (psnr_y, ssim_y) if options.colour == "y" else (psnr_rgb, ssim_rgb)
     return _FeatureNetworks(
         border,
         psnr,
         ssim,
-        None if backbone is None or not options.lpips else backbone.to(device),
+        None if lpips is None else lpips.to(device),
         None if extractor is None else extractor.to(device),
         device,
     )

@@ -33,9 +33,9 @@ class ImageEvalOptions:
     lpips: bool = True
     """Measure LPIPS."""
     lpips_weights: Path | None = None
-    """SqueezeNet 1.1 as torchvision names it, for LPIPS and ``fid="squeezenet"``; None: torchvision's, downloaded."""
-    fid: Literal["none", "inception", "squeezenet"] = "none"
-    """Frechet distance in features of Inception v3, which is FID proper, or of SqueezeNet, to compare models here."""
+    """SqueezeNet 1.1 as torchvision names it, for LPIPS; None: torchvision's, downloaded."""
+    fid: Literal["none", "inception"] = "none"
+    """Measure FID, the Frechet distance in features of Inception v3; needs the package torch-fidelity."""
     device: DeviceName = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or a device of torch's."""
     engine: Literal["auto", "torch", "inductor", "openvino"] = "auto"
