@@ -39,7 +39,7 @@ def test_the_plain_install_upscales_compares_and_measures(make_clip: MakeClip, t
     clip, out = make_clip(), tmp_path / "out.mp4"
     for command in (
         ("upscale", clip, "-o", out, "--model", "bicubic", "--scale", "2"),
-        ("compare", clip, out, "-o", tmp_path / "strip.png"),
+        ("compare", out, out, "-o", tmp_path / "strip.png"),
         ("eval", out, out, "--no-vmaf"),
         ("models",),
         ("doctor",),
