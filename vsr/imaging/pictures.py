@@ -27,7 +27,6 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -41,23 +40,35 @@ from vsr.files import MAX_SIDE, files_only, write_whole
 
 Picture = npt.NDArray[np.uint8]
 """(H, W, 3) RGB."""
+_Pixels = npt.NDArray[Any]
+"""(rows, columns, 1..4) uint8 or uint16: grey, grey and alpha, RGB, or RGBA."""
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
-_READ_FORMATS = ("JPEG", "PNG", "BMP", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
-"""What Pillow is asked to recognise. It would load the last two only after all of its other plugins."""
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_OPENERS: dict[type[ImageFile], tuple[bytes, ...]] = {
+    PngImagePlugin.PngImageFile: (_PNG_START,),
+    JpegImagePlugin.JpegImageFile: (b"\xff\xd8\xff",),
+    WebPImagePlugin.WebPImageFile: (b"WEBP",),
+    TiffImagePlugin.TiffImageFile: (b"II*\0", b"MM\0*", b"II+\0"),
+    BmpImagePlugin.BmpImageFile: (b"BM",),
+    GifImagePlugin.GifImageFile: (b"GIF87a", b"GIF89a"),
+}
+"""How a file begins, behind RIFF's header. Not by Image.open(): its limit on pixels is the whole process's."""
 
-_TIFF_STARTS = (b"II*\0", b"MM\0*")
-_JPEG_START, _PNG_START = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-_WIDTH, _HEIGHT, _ORIENTATION, _EXTRA_SAMPLES = 256, 257, 274, 338
-"""Tags of TIFF 6.0."""
-_LONG = 4
-"""The type of a value of four bytes in TIFF 6.0; sizes and orientations are else of two."""
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _ORIENTATION = 256, 257, 258, 259, 262, 273, 274
+_SAMPLES, _STRIP_ROWS, _STRIP_LENGTHS, _PLANAR, _PREDICTOR, _EXTRA, _FORMAT = 277, 278, 279, 284, 317, 338, 339
+_ICC, _DEFLATE = 34675, 8  # the tag in ICC.1; those above, and the compression, are TIFF 6.0's
+_NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # a thumbnail has the first one's lowest bit; the second is of DNG 1.0
+
 _TURNED = (5, 6, 7, 8)
 """Orientations that stand for a quarter turn: rows and columns are exchanged."""
 
-_NO_SIZE = (UnidentifiedImageError, ValueError, KeyError, SyntaxError, struct.error)
+_NO_SIZE = (UnidentifiedImageError, ValueError, KeyError, IndexError, TypeError, SyntaxError, struct.error)
 """What is raised where a header is none."""
+
+_DAMAGE = (OSError, *_NO_SIZE, EOFError, OverflowError, zlib.error, cv2.error, Image.DecompressionBombError)
+"""What Pillow, OpenCV and the lines below raise for a damaged file."""
 
 _DAMAGED_MEMBER = (BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError)
 """What unpacking a member of an archive raises."""
@@ -113,22 +124,14 @@ def decode_picture(encoded: bytes, name: str) -> Picture:
     try:
         with suppress(*_NO_SIZE, OSError):  # of what is damaged the decoder tells
             _check_pixels(_size_in_header(io.BytesIO(encoded)), name)
-        if encoded.startswith(_TIFF_STARTS) and (opaque := _without_alpha(encoded)) is not None:
-            return opaque
-        if encoded.startswith(_JPEG_START) and (picture := _jpeg(encoded)) is not None:
-            return picture
-        if encoded.startswith(_PNG_START):
-            encoded = _without_extras(encoded)
-        bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
-    except Image.DecompressionBombError as exc:
-        raise InputError(f"{name} is too large a picture: {exc}") from exc
-    except (cv2.error, OSError, ValueError, SyntaxError, struct.error) as exc:
+        picture = _rgb(encoded)
+    except _DAMAGE as exc:
         if is_out_of_memory(exc):
             raise
         raise InputError(f"{name} is a damaged picture: {getattr(exc, 'err', exc)}") from exc
-    if bgr is None:
+    if picture is None:
         raise InputError(f"{name} is not a picture that can be decoded")
-    return np.ascontiguousarray(bgr[..., ::-1], dtype=np.uint8)
+    return np.ascontiguousarray(picture, dtype=np.uint8)
 
 
 def picture_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
@@ -146,8 +149,6 @@ def picture_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
         # Opened here, as Pillow leaves a file open that it fails on.
         with open(source, "rb", opener=files_only) if isinstance(source, Path) else io.BytesIO(source) as file:
             size = _size_in_header(file)
-    except Image.DecompressionBombError as exc:
-        raise InputError(f"{name} is too large a picture: {exc}") from exc
     except _NO_SIZE as exc:
         raise InputError(f"{name} is not a picture that can be decoded") from exc
     except OSError as exc:
@@ -253,7 +254,8 @@ class PictureFile:
         if self.stored is not None and self.stored.compressed > _HEAD_BYTES:
             try:
                 head = self._unpacked(self.stored, _HEAD_BYTES, 4 * _HEAD_BYTES)
-                if head.startswith((_JPEG_START, _PNG_START)):  # others keep their sizes anywhere
+                if _opener(io.BytesIO(head)) in (JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile):
+                    # others keep their sizes anywhere
                     return picture_size(head, self.name)
             except (InputError, OSError, *_DAMAGED_MEMBER):
                 pass  # a long header, or damage, which reading all of it will tell
@@ -301,62 +303,72 @@ def _expanded(packed: bytes, method: int, most: int) -> bytes:
     raise BadZipFile(f"by method {method}")
 
 
+def _opener(file: IO[bytes]) -> type[ImageFile] | None:
+    start = file.read(12)
+    file.seek(0)
+    start = start[8:] if start.startswith(b"RIFF") else start
+    return next((opener for opener, starts in _OPENERS.items() if start.startswith(starts)), None)
+
+
 def _size_in_header(file: IO[bytes]) -> tuple[int, int]:
-    if file.read(4) in _TIFF_STARTS:
-        tags = _tags(file)
-        height, width, orientation = tags[_HEIGHT], tags[_WIDTH], tags.get(_ORIENTATION, 1)
+    opener = _opener(file)
+    if opener is None:
+        raise UnidentifiedImageError
+    if opener is TiffImagePlugin.TiffImageFile:
+        tags = _directory(file)
+        height, width, orientation = int(tags[_HEIGHT]), int(tags[_WIDTH]), tags.get(_ORIENTATION, 1)
     else:
-        with Image.open(file, formats=_READ_FORMATS) as image:
-            (width, height), exif = image.size, image.info.get("exif", b"")
-        orientation = _orientation(exif)
+        image = opener(file)
+        width, height = image.size
+        orientation = _orientation(image.info.get("exif", b""))
     return (width, height) if orientation in _TURNED else (height, width)
 
 
 def _orientation(exif: bytes) -> int:
-    """Of an EXIF block; not image.getexif(), which decodes a whole PNG in search of it and warns of damage."""
-    with suppress(struct.error, ValueError, OSError):
-        return _tags(io.BytesIO(exif.removeprefix(b"Exif\0\0"))).get(_ORIENTATION, 1)
+    """Of an EXIF block; not image.getexif(), which decodes a whole PNG in search of it."""
+    with suppress(*_DAMAGE):
+        return int(_directory(io.BytesIO(exif.removeprefix(b"Exif\0\0"))).get(_ORIENTATION, 1))
     return 1
 
 
-def _tags(tiff: IO[bytes]) -> dict[int, int]:
-    """The first value of each tag in the first directory of a TIFF, which an EXIF block is, too.
+def _directory(tiff: IO[bytes]) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """The first directory of a TIFF, which an EXIF block is, too.
 
     Raises:
-        struct.error: there is none, or not all of it.
+        Exception: of ``_DAMAGE``: there is none.
     """
     tiff.seek(0)
-    start = tiff.read(8)
-    order = "<" if start.startswith(b"II") else ">"
-    tiff.seek(*struct.unpack(order + "4xI", start))
-    (count,) = struct.unpack(order + "H", tiff.read(2))
-    entries = struct.iter_unpack(order + "HH4x4s", tiff.read(12 * count))
-    return {tag: struct.unpack_from(order + ("I" if kind == _LONG else "H"), value)[0] for tag, kind, value in entries}
+    start = tiff.read(16)
+    directory = TiffImagePlugin.ImageFileDirectory_v2(start if start[2] == ord("+") else start[:8])
+    tiff.seek(directory.next)
+    directory.load(tiff)
+    return directory
 
 
-def _without_alpha(tiff: bytes) -> Picture | None:
-    """RGB of a TIFF with alpha, by Pillow, as libtiff in OpenCV's hands multiplies the two; None for any other."""
-    try:
-        if _EXTRA_SAMPLES in _tags(io.BytesIO(tiff)):
-            with Image.open(io.BytesIO(tiff), formats=_READ_FORMATS) as image:
-                if image.mode == "RGBA":
-                    return np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(image))[..., :3])
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
-        pass  # OpenCV has the last word
-    return None
+def _rgb(encoded: bytes) -> _Pixels | None:
+    """Decode to (H, W, 3) uint8, turned upright; None: it is no picture.
+
+    By OpenCV, which takes half of Pillow's time for WebP and BMP, takes the high byte of grey, too, and a PNG with
+    damage beside its pixels. By Pillow: JPEG, as OpenCV's decoder writes damage to the standard error, and TIFF with
+    alpha, by which OpenCV would multiply the colours.
+    """
+    opener = _opener(io.BytesIO(encoded))
+    if opener is JpegImagePlugin.JpegImageFile:
+        return _rgb_by_pillow(encoded, opener)
+    if opener is TiffImagePlugin.TiffImageFile:
+        with suppress(*_DAMAGE):  # of which OpenCV has the last word
+            if _EXTRA in _directory(io.BytesIO(encoded)):
+                return _rgb_by_pillow(encoded, opener)
+    if opener is PngImagePlugin.PngImageFile:
+        encoded = _without_extras(encoded)
+    bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    return None if bgr is None else bgr[..., ::-1]
 
 
-def _jpeg(encoded: bytes) -> Picture | None:
-    """A JPEG by Pillow, to the same codes, as OpenCV's decoder writes what it finds damaged to the standard error; None
-    for CMYK, which Pillow converts otherwise."""
-    with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
-        if image.mode not in ("RGB", "L"):
-            return None
-        picture = np.array(image.convert("RGB"))
-        orientation = _orientation(image.info.get("exif", b""))
-    picture = picture.transpose(1, 0, 2) if orientation in _TURNED else picture
-    picture = picture[::-1] if orientation in (3, 4, 7, 8) else picture
-    return np.ascontiguousarray(picture[:, ::-1] if orientation in (2, 3, 6, 7) else picture)
+def _rgb_by_pillow(encoded: bytes, opener: type[ImageFile]) -> _Pixels:
+    image = opener(io.BytesIO(encoded))
+    pixels = np.array(image.convert("RGB"))
+    return _turned(pixels, _orientation(image.info.get("exif", b"")))  # a TIFF has been turned by now
 
 
 def _without_extras(png: bytes) -> bytes:
@@ -365,7 +377,8 @@ def _without_extras(png: bytes) -> bytes:
     Raises:
         ValueError: it is cut short, or sums differ.
     """
-    kept, start = [_PNG_START], len(_PNG_START)
+    start = len(_PNG_START)
+    kept = [png[:start]]
     while start + 12 <= len(png):
         length, kind = struct.unpack_from(">I4s", png, start)
         chunk = png[start : start + length + 12]
@@ -384,8 +397,6 @@ logger = logging.getLogger(__name__)
 
 Plane = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """(rows, columns)."""
-_Pixels = npt.NDArray[Any]
-"""(rows, columns, 1..4) uint8 or uint16: grey, grey and alpha, RGB, or RGBA."""
 
 _WRITTEN_FORMATS = {
     ".png": ("PNG", 16, True), ".jpg": ("JPEG", 8, False), ".jpeg": ("JPEG", 8, False), ".webp": ("WEBP", 8, True),
@@ -398,16 +409,6 @@ STILL_ENDINGS = frozenset(_WRITTEN_FORMATS)
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
 _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}  # in pixels, by libjpeg and by the format of WebP
 
-_OPENERS: dict[type[ImageFile], tuple[bytes, ...]] = {
-    PngImagePlugin.PngImageFile: (b"\x89PNG\r\n\x1a\n",),
-    JpegImagePlugin.JpegImageFile: (b"\xff\xd8\xff",),
-    WebPImagePlugin.WebPImageFile: (b"WEBP",),
-    TiffImagePlugin.TiffImageFile: (b"II*\0", b"MM\0*", b"II+\0"),
-    BmpImagePlugin.BmpImageFile: (b"BM",),
-    GifImagePlugin.GifImageFile: (b"GIF87a", b"GIF89a"),
-}
-"""How a file begins, behind RIFF's header. Not by Image.open(): its limit on pixels is the whole process's."""
-
 _MOVING = (GifImagePlugin.GifImageFile, PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile)
 
 _MODES = {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
@@ -416,15 +417,7 @@ _MODES = {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "RGBX"
 _BAND_BYTES = 1 << 20  # of samples, compressed at a time and a strip of TIFF; OpenCV refuses one of a gigabyte
 _DEFLATE_LEVEL = 1  # level 6 made a filtered 16-bit photograph 4 to 8 percent smaller, and took four times as long
 
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _ORIENTATION = 256, 257, 258, 259, 262, 273, 274
-_SAMPLES, _STRIP_ROWS, _STRIP_LENGTHS, _PLANAR, _PREDICTOR, _EXTRA, _FORMAT = 277, 278, 279, 284, 317, 338, 339
-_ICC, _DEFLATE = 34675, 8  # the tag in ICC.1; those above, and the compression, are TIFF 6.0's
-_NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # a thumbnail has the first one's lowest bit; the second is of DNG 1.0
-
 _WARNINGS_LOCK = threading.Lock()
-_DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, SyntaxError, OverflowError, struct.error,
-           zlib.error, cv2.error, Image.DecompressionBombError)  # fmt: skip
-"""What Pillow, OpenCV and the lines below raise for a damaged file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -567,13 +560,6 @@ def holds(path: Path) -> tuple[int, bool]:
     return _WRITTEN_FORMATS[path.suffix.lower()][1:]
 
 
-def _opener(file: IO[bytes]) -> type[ImageFile] | None:
-    start = file.read(12)
-    file.seek(0)
-    start = start[8:] if start.startswith(b"RIFF") else start
-    return next((opener for opener, starts in _OPENERS.items() if start.startswith(starts)), None)
-
-
 @contextmanager
 def _without_warnings() -> Iterator[None]:
     """Pillow warns of metadata that it cannot read. The filters are the process's: one thread at a time resets them."""
@@ -620,7 +606,7 @@ def _read_with_pillow(path: Path, file: IO[bytes], opener: type[ImageFile], max_
 
 def _turned(pixels: _Pixels, orientation: int) -> _Pixels:
     """Upright, by the Orientation of EXIF, 1..8."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in _TURNED:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
@@ -648,12 +634,10 @@ def _decode_png16(encoded: bytes, transparent: int | tuple[int, ...] | None) -> 
 
 def _read_tiff16(path: Path, file: IO[bytes], max_pixels: int) -> Still | None:
     """None: it has at most 8 bits, which is Pillow's."""
-    start = file.read(16)
     with _without_warnings():
-        directory = TiffImagePlugin.ImageFileDirectory_v2(start if start[2] == ord("+") else start[:8])
-        file.seek(directory.next)
-        directory.load(file)
-        if _DNG_VERSION in directory or directory.get(_NEW_SUBFILE_TYPE, 0) & 1 or start[8:10] == b"CR":
+        directory = _directory(file)
+        file.seek(8)
+        if _DNG_VERSION in directory or directory.get(_NEW_SUBFILE_TYPE, 0) & 1 or file.read(2) == b"CR":
             raise InputError(f"{path} is a raw photograph, or a thumbnail comes first in it; develop it to a PNG.")
         tags: dict[int, Any] = {tag: directory[tag] for tag in directory if tag <= _FORMAT or tag == _ICC}
     height, width, bits, formats = tags[_HEIGHT], tags[_WIDTH], tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
@@ -716,7 +700,7 @@ def _encode_png16(pixels: _Pixels, icc: bytes | None) -> bytes:
         chunks.append((b"IDAT", deflate.compress(filtered.tobytes())))
     parts = [struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
              for name, content in (*chunks, (b"IDAT", deflate.flush()), (b"IEND", b""))]  # fmt: skip
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    return _PNG_START + b"".join(parts)
 
 
 def _encode_tiff(pixels: _Pixels, icc: bytes | None) -> bytes:
