@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
@@ -23,6 +22,7 @@ from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, BadZipFile, Z
 import cv2
 import numpy as np
 import numpy.typing as npt
+import tifffile
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -57,7 +57,7 @@ _OPENERS: dict[type[ImageFile], tuple[bytes, ...]] = {
 """How a file begins, behind RIFF's header. Not by Image.open(): its limit on pixels is the whole process's."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _ORIENTATION = 256, 257, 258, 259, 262, 273, 274
-_SAMPLES, _STRIP_ROWS, _STRIP_LENGTHS, _PLANAR, _PREDICTOR, _EXTRA, _FORMAT = 277, 278, 279, 284, 317, 338, 339
+_SAMPLES, _STRIP_LENGTHS, _PLANAR, _PREDICTOR, _EXTRA, _FORMAT = 277, 279, 284, 317, 338, 339
 _ICC, _DEFLATE = 34675, 8  # the tag in ICC.1; those above, and the compression, are TIFF 6.0's
 _NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # a thumbnail has the first one's lowest bit; the second is of DNG 1.0
 
@@ -669,7 +669,8 @@ def _read_tiff16(path: Path, file: IO[bytes], max_pixels: int) -> Still | None:
 
 
 def _decode_grey_alpha(encoded: bytes, tags: dict[int, Any]) -> _Pixels:
-    """16 bits of grey and alpha in a TIFF as `_encode_tiff` writes it; neither OpenCV nor Pillow decodes them."""
+    """16 bits of grey and alpha in a TIFF as `_encode_tiff` writes it. Ours, as neither OpenCV nor Pillow decodes them,
+    and tifffile expands a strip to whatever size it has."""
     shape, order = (tags[_HEIGHT], tags[_WIDTH], 2), "<u2" if encoded.startswith(b"II") else ">u2"
     if (tags[_COMPRESSION], tags.get(_PREDICTOR)) != (_DEFLATE, 2):
         raise ValueError("grey and alpha of 16 bits are read from Deflate with a predictor only")
@@ -681,18 +682,15 @@ def _decode_grey_alpha(encoded: bytes, tags: dict[int, Any]) -> _Pixels:
     return _turned(np.cumsum(differences, 1, np.uint16), tags.get(_ORIENTATION, 1))
 
 
-def _bands(pixels: _Pixels) -> tuple[int, list[_Pixels]]:
-    rows = max(1, _BAND_BYTES // pixels[0].nbytes)
-    return rows, [pixels[top : top + rows] for top in range(0, len(pixels), rows)]
-
-
 def _encode_png16(pixels: _Pixels, icc: bytes | None) -> bytes:
-    """Pillow writes no 16 bits, and OpenCV neither profiles nor grey with alpha. W3C PNG, third edition."""
+    """W3C PNG, third edition. Ours, as Pillow writes no 16 bits; OpenCV no grey with alpha, nor a profile that libpng
+    takes for wrong; and libav's encoder opens for no more than 264 million pixels, which a photograph has at x4."""
     rows, columns, channels = pixels.shape
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 16, (0, 4, 2, 6)[channels - 1], 0, 0, 0))]
     chunks += [(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))] if icc else []
-    deflate = zlib.compressobj(_DEFLATE_LEVEL)
-    for band in _bands(pixels)[1]:
+    deflate, band_rows = zlib.compressobj(_DEFLATE_LEVEL), _band_rows(pixels)
+    for top in range(0, rows, band_rows):
+        band = pixels[top : top + band_rows]
         samples = band.astype(">u2").view(np.uint8).reshape(len(band), -1)
         filtered = np.ones((len(band), 1 + samples.shape[1]), np.uint8)  # each row begins with its filter; 1 is "Sub"
         filtered[:, 1:] = samples
@@ -704,20 +702,16 @@ def _encode_png16(pixels: _Pixels, icc: bytes | None) -> bytes:
 
 
 def _encode_tiff(pixels: _Pixels, icc: bytes | None) -> bytes:
-    """Strips of Deflate behind a predictor. The directory that Pillow saves takes offsets from its own end on."""
-    height, width, channels = pixels.shape
-    little, rows, bands = pixels.dtype.newbyteorder("<"), *_bands(pixels)
-    differences = (np.diff(band, axis=1, prepend=band.dtype.type(0)).astype(little).tobytes() for band in bands)
-    strips = [zlib.compress(band, _DEFLATE_LEVEL) for band in differences]
-    lengths = tuple(map(len, strips))
-    directory, content = TiffImagePlugin.ImageFileDirectory_v2(), io.BytesIO()
-    for tag, value in {
-        _WIDTH: width, _HEIGHT: height, _BITS: (8 * pixels.itemsize,) * channels, _COMPRESSION: _DEFLATE,
-        _PHOTOMETRIC: 1 if channels <= 2 else 2, _STRIPS: tuple(accumulate((0, *lengths[:-1]))), _SAMPLES: channels,
-        _STRIP_ROWS: rows, _STRIP_LENGTHS: lengths, _PLANAR: 1, _PREDICTOR: 2,
-        _EXTRA: 2 if channels % 2 == 0 else None, _ICC: icc or None,
-    }.items():  # fmt: skip
-        if value is not None:
-            directory[tag] = value
-    directory.save(content)
-    return content.getvalue() + b"".join(strips)
+    """Strips of Deflate behind a predictor."""
+    channels, content = pixels.shape[2], io.BytesIO()
+    tifffile.imwrite(
+        content, pixels if channels > 1 else pixels[..., 0], photometric="minisblack" if channels <= 2 else "rgb",
+        planarconfig="contig", extrasamples=("unassalpha",) if channels % 2 == 0 else (), compression="adobe_deflate",
+        compressionargs={"level": _DEFLATE_LEVEL}, predictor=True, rowsperstrip=_band_rows(pixels), iccprofile=icc,
+        metadata=None, software=False,
+    )  # fmt: skip
+    return content.getvalue()
+
+
+def _band_rows(pixels: _Pixels) -> int:
+    return max(1, _BAND_BYTES // int(pixels[0].nbytes))
