@@ -9,7 +9,6 @@ import lzma
 import math
 import os
 import struct
-import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -79,7 +78,8 @@ MAX_DECODED_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 MAX_MEMBER_BYTES = 1 << 30
 """Of a picture file: eight bits of ``MAX_DECODED_PIXELS`` in full, and a half more."""
 
-# The decoders of both libraries write to the standard error what they find damaged. An error says so.
+# Both libraries write to the standard error what they find damaged: Pillow by warnings, of metadata too. An error says
+# so. The filter is set once, as threads that set and restore it around a picture would undo each other's.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 if "OPENCV_LOG_LEVEL" not in os.environ:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -417,8 +417,6 @@ _MODES = {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "RGBX"
 _BAND_BYTES = 1 << 20  # of samples, compressed at a time and a strip of TIFF; OpenCV refuses one of a gigabyte
 _DEFLATE_LEVEL = 1  # level 6 made a filtered 16-bit photograph 4 to 8 percent smaller, and took four times as long
 
-_WARNINGS_LOCK = threading.Lock()
-
 
 @dataclass(frozen=True, eq=False)
 class Still:
@@ -512,7 +510,7 @@ def repeats(path: Path) -> int:
 @contextmanager
 def _header(path: Path) -> Iterator[ImageFile | None]:
     """A file of a format that can move, not decoded; None of any other, as of a TIFF, whose pages do not."""
-    with open(path, "rb", opener=files_only) as file, _without_warnings():
+    with open(path, "rb", opener=files_only) as file:
         opener = _opener(file)
         yield opener(file) if opener in _MOVING else None
 
@@ -560,14 +558,6 @@ def holds(path: Path) -> tuple[int, bool]:
     return _WRITTEN_FORMATS[path.suffix.lower()][1:]
 
 
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Pillow warns of metadata that it cannot read. The filters are the process's: one thread at a time resets them."""
-    with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _check_size(path: Path, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise InputError(f"{path} has {width}x{height} pixels, more than {max_pixels}; raise --max-pixels to read it.")
@@ -583,13 +573,11 @@ def _still(pixels: _Pixels, bit_depth: Literal[8, 16], icc: bytes | None) -> Sti
 
 
 def _read_with_pillow(path: Path, file: IO[bytes], opener: type[ImageFile], max_pixels: int) -> Still:
-    orientation = 1
-    with _without_warnings():
-        image: Image.Image = opener(file)
-        _check_size(path, image.height, image.width, max_pixels)
-        image.load()  # of 16-bit PNG, too: it is strict with what is cut short, and EXIF may stand behind the pixels
-        with suppress(*_DAMAGE):
-            orientation = image.getexif().get(_ORIENTATION, 1)  # TIFF has been turned by now, and says so
+    orientation, image = 1, opener(file)
+    _check_size(path, image.height, image.width, max_pixels)
+    image.load()  # of 16-bit PNG, too: it is strict with what is cut short, and EXIF may stand behind the pixels
+    with suppress(*_DAMAGE):
+        orientation = image.getexif().get(_ORIENTATION, 1)  # TIFF has been turned by now, and says so
     icc, transparent = image.info.get("icc_profile"), image.info.get("transparency")
     if image.format == "PNG":
         file.seek(0)
@@ -634,12 +622,11 @@ def _decode_png16(encoded: bytes, transparent: int | tuple[int, ...] | None) -> 
 
 def _read_tiff16(path: Path, file: IO[bytes], max_pixels: int) -> Still | None:
     """None: it has at most 8 bits, which is Pillow's."""
-    with _without_warnings():
-        directory = _directory(file)
-        file.seek(8)
-        if _DNG_VERSION in directory or directory.get(_NEW_SUBFILE_TYPE, 0) & 1 or file.read(2) == b"CR":
-            raise InputError(f"{path} is a raw photograph, or a thumbnail comes first in it; develop it to a PNG.")
-        tags: dict[int, Any] = {tag: directory[tag] for tag in directory if tag <= _FORMAT or tag == _ICC}
+    directory = _directory(file)
+    file.seek(8)
+    if _DNG_VERSION in directory or directory.get(_NEW_SUBFILE_TYPE, 0) & 1 or file.read(2) == b"CR":
+        raise InputError(f"{path} is a raw photograph, or a thumbnail comes first in it; develop it to a PNG.")
+    tags: dict[int, Any] = {tag: directory[tag] for tag in directory if tag <= _FORMAT or tag == _ICC}
     height, width, bits, formats = tags[_HEIGHT], tags[_WIDTH], tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
     _check_size(path, height, width, max_pixels)
     if directory.next:
