@@ -9,7 +9,6 @@ import lzma
 import math
 import os
 import struct
-import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -79,7 +78,8 @@ MAX_DECODED_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 MAX_MEMBER_BYTES = 1 << 30
 """Of a picture file: eight bits of ``MAX_DECODED_PIXELS`` in full, and a half more."""
 
-# The decoders of both libraries write to the standard error what they find damaged. An error says so.
+# Both libraries write to the standard error what they find damaged: Pillow by warnings, of metadata too. An error says
+# so. The filter is set once, as threads that set and restore it around a picture would undo each other's.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 if "OPENCV_LOG_LEVEL" not in os.environ:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -348,21 +348,20 @@ def _directory(tiff: IO[bytes]) -> TiffImagePlugin.ImageFileDirectory_v2:
 def _rgb(encoded: bytes) -> _Pixels | None:
     """Decode to (H, W, 3) uint8, turned upright; None: it is no picture.
 
-    PNG and TIFF are OpenCV's: Pillow refuses a PNG for damage beside its pixels, and its libtiff writes damage to the
-    standard error. All else is Pillow's, as OpenCV's decoder of JPEG writes it there.
+    By OpenCV, which takes half of Pillow's time for WebP and BMP, takes the high byte of grey, too, and a PNG with
+    damage beside its pixels. By Pillow: JPEG, as OpenCV's decoder writes damage to the standard error, and TIFF with
+    alpha, by which OpenCV would multiply the colours.
     """
     opener = _opener(io.BytesIO(encoded))
-    if opener is None:
-        return None
+    if opener is JpegImagePlugin.JpegImageFile:
+        return _rgb_by_pillow(encoded, opener)
+    if opener is TiffImagePlugin.TiffImageFile:
+        with suppress(*_DAMAGE):  # of which OpenCV has the last word
+            if _EXTRA in _directory(io.BytesIO(encoded)):
+                return _rgb_by_pillow(encoded, opener)
     if opener is PngImagePlugin.PngImageFile:
         encoded = _without_extras(encoded)
-    elif opener is not TiffImagePlugin.TiffImageFile:
-        return _rgb_by_pillow(encoded, opener)
-    else:
-        with suppress(*_DAMAGE):  # of which OpenCV has the last word
-            if _EXTRA in _directory(io.BytesIO(encoded)):  # alpha, by which OpenCV would multiply the colours
-                return _rgb_by_pillow(encoded, opener)
-    bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
     return None if bgr is None else bgr[..., ::-1]
 
 
@@ -417,8 +416,6 @@ _MODES = {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "RGBX"
 
 _BAND_BYTES = 1 << 20  # of samples, compressed at a time and a strip of TIFF; OpenCV refuses one of a gigabyte
 _DEFLATE_LEVEL = 1  # level 6 made a filtered 16-bit photograph 4 to 8 percent smaller, and took four times as long
-
-_WARNINGS_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -513,7 +510,7 @@ def repeats(path: Path) -> int:
 @contextmanager
 def _header(path: Path) -> Iterator[ImageFile | None]:
     """A file of a format that can move, not decoded; None of any other, as of a TIFF, whose pages do not."""
-    with open(path, "rb", opener=files_only) as file, _without_warnings():
+    with open(path, "rb", opener=files_only) as file:
         opener = _opener(file)
         yield opener(file) if opener in _MOVING else None
 
@@ -561,14 +558,6 @@ def holds(path: Path) -> tuple[int, bool]:
     return _WRITTEN_FORMATS[path.suffix.lower()][1:]
 
 
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Pillow warns of metadata that it cannot read. The filters are the process's: one thread at a time resets them."""
-    with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _check_size(path: Path, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise InputError(f"{path} has {width}x{height} pixels, more than {max_pixels}; raise --max-pixels to read it.")
@@ -584,13 +573,11 @@ def _still(pixels: _Pixels, bit_depth: Literal[8, 16], icc: bytes | None) -> Sti
 
 
 def _read_with_pillow(path: Path, file: IO[bytes], opener: type[ImageFile], max_pixels: int) -> Still:
-    orientation = 1
-    with _without_warnings():
-        image: Image.Image = opener(file)
-        _check_size(path, image.height, image.width, max_pixels)
-        image.load()  # of 16-bit PNG, too: it is strict with what is cut short, and EXIF may stand behind the pixels
-        with suppress(*_DAMAGE):
-            orientation = image.getexif().get(_ORIENTATION, 1)  # TIFF has been turned by now, and says so
+    orientation, image = 1, opener(file)
+    _check_size(path, image.height, image.width, max_pixels)
+    image.load()  # of 16-bit PNG, too: it is strict with what is cut short, and EXIF may stand behind the pixels
+    with suppress(*_DAMAGE):
+        orientation = image.getexif().get(_ORIENTATION, 1)  # TIFF has been turned by now, and says so
     icc, transparent = image.info.get("icc_profile"), image.info.get("transparency")
     if image.format == "PNG":
         file.seek(0)
@@ -635,12 +622,11 @@ def _decode_png16(encoded: bytes, transparent: int | tuple[int, ...] | None) -> 
 
 def _read_tiff16(path: Path, file: IO[bytes], max_pixels: int) -> Still | None:
     """None: it has at most 8 bits, which is Pillow's."""
-    with _without_warnings():
-        directory = _directory(file)
-        file.seek(8)
-        if _DNG_VERSION in directory or directory.get(_NEW_SUBFILE_TYPE, 0) & 1 or file.read(2) == b"CR":
-            raise InputError(f"{path} is a raw photograph, or a thumbnail comes first in it; develop it to a PNG.")
-        tags: dict[int, Any] = {tag: directory[tag] for tag in directory if tag <= _FORMAT or tag == _ICC}
+    directory = _directory(file)
+    file.seek(8)
+    if _DNG_VERSION in directory or directory.get(_NEW_SUBFILE_TYPE, 0) & 1 or file.read(2) == b"CR":
+        raise InputError(f"{path} is a raw photograph, or a thumbnail comes first in it; develop it to a PNG.")
+    tags: dict[int, Any] = {tag: directory[tag] for tag in directory if tag <= _FORMAT or tag == _ICC}
     height, width, bits, formats = tags[_HEIGHT], tags[_WIDTH], tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
     _check_size(path, height, width, max_pixels)
     if directory.next:
@@ -685,7 +671,7 @@ def _decode_grey_alpha(encoded: bytes, tags: dict[int, Any]) -> _Pixels:
 
 def _encode_png16(pixels: _Pixels, icc: bytes | None) -> bytes:
     """W3C PNG, third edition. Ours, as Pillow writes no 16 bits; OpenCV no grey with alpha, nor a profile that libpng
-    takes for wrong; and libav's encoder opens for no more than 268 million pixels, which a photograph has at x4."""
+    takes for wrong; and libav's encoder opens for no more than 264 million pixels, which a photograph has at x4."""
     rows, columns, channels = pixels.shape
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 16, (0, 4, 2, 6)[channels - 1], 0, 0, 0))]
     chunks += [(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))] if icc else []
