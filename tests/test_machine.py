@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from vsr.errors import UnknownModelError, UsageError
-from vsr.machine import SIZES, BenchOptions, Speed, bench
+from vsr.machine import SIZES, Speed, bench
+from vsr.pipeline.options import BenchOptions
 from vsr.pipeline.segment import STAGES, NoStopwatch, Stopwatch, each
 
 CPU = torch.device("cpu")
