@@ -36,7 +36,7 @@ class Oven:
     levels: tuple[int, int] = option((1, 2), "From and to.", within=(1, 9))
     kinds: tuple[str, ...] = option(("cake",), "What is baked.", choices=("cake", "bread"))
     guests: tuple[str, ...] = option((), "Who eats.", choices=("Bob", "Ann"))
-    shelf: int | None = option(None, "Which.", note="None: any.", at_least=0)
+    shelf: int | None = option(None, "Which.", note="None: any.", default_text="auto", auto=True, at_least=0)
     free: int = 0
 
 

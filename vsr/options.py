@@ -80,8 +80,9 @@ def documented(options: type[T]) -> type[T]:
     lines = [cleandoc(options.__doc__ or ""), "", "Attributes:"]
     for each in fields(options):  # type: ignore[arg-type]  # a dataclass
         known = option_of(each)
-        meant = f"{each.default}: {known.default_text}." if known.default_text and each.default in (None, ()) else ""
-        lines.append(f"    {each.name}: " + " ".join(filter(None, (known.help, meant, known.note))))
+        without_value = known.default_text and each.default in (None, ()) and not known.auto
+        texts = (known.help, f"{each.default}: {known.default_text}." if without_value else "", known.note)
+        lines.append(f"    {each.name}: " + " ".join(filter(None, texts)))
     options.__doc__ = "\n".join(lines) + "\n"
     return options
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -14,42 +13,22 @@ import click
 from vsr.cli.options import FILE, SectionedCommand, given, options_of
 from vsr.cli.terminal import INTERRUPTED, echo, echo_error, echo_lines, start_logging, stop_on_signal, verbosity_options
 from vsr.training.options import TrainOptions
-from vsr.training.recipes import (
-    RECIPES,
-    STAGES,
-    override,
-    with_total_steps,
-)
+from vsr.training.recipes import RECIPES, STAGES, override, with_total_steps
 
 FILES = dict.fromkeys(("init", "init_discriminator", "teacher", "content_weights", "lpips_weights"), FILE)
-FIRST = ("data", "output", "stage", "validation")
+"""Options that name a file, and no folder."""
+
+NOT_OF_THE_RUN = ("data", "output", "recipe", "stage", "validation", "command")
+"""What is not under the heading of the run."""
+
+NESTED = (*STAGES, "video", "clip", "follows")
+"""Fields of a recipe that are no option by themselves."""
+
 SHOWN = RECIPES["srgan"]
 """Whose values the help shows as defaults."""
 
 OF_DISCRIMINATOR = ("length", "learning_rate", "schedule", "milestones")
 """What has an effect in a stage that trains it alone."""
-
-
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """An option for each value of a recipe; the defaults shown are those of ``srgan``."""
-    add = [
-        options_of(
-            SHOWN,
-            without=(*STAGES, "video", "clip", "follows"),
-            section="The recipe, with the defaults of srgan",
-            negatable=True,
-        )
-    ]
-    for stage in STAGES:
-        names = OF_DISCRIMINATOR if stage == "discriminator" else ()
-        add.append(options_of(SHOWN.stage(stage), *names, prefix=f"{stage}_", section=f"The stage {stage}"))
-    section = "The degradation of clips, a value drawn for each"
-    add.append(options_of(SHOWN.clip, prefix="clip_", section=section))
-    section = "The video degradation, a value drawn for each crop"
-    add.append(options_of(SHOWN.video, prefix="video_", section=section))
-    for decorator in reversed(add):
-        command = decorator(command)
-    return command
 
 
 @click.command(cls=SectionedCommand)
@@ -60,8 +39,13 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--steps", type=click.IntRange(min=1), help="Updates in all; the recipe's stages are cut in proportion to it."
 )
 @options_of(TrainOptions, "validation")
-@options_of(TrainOptions, without=(*FIRST, "recipe", "command"), section="The run", types=FILES)
-@recipe_options
+@options_of(TrainOptions, without=NOT_OF_THE_RUN, section="The run", types=FILES)
+@options_of(SHOWN, without=NESTED, section="The recipe, with the defaults of srgan", negatable=True)
+@options_of(SHOWN.pretrain, prefix="pretrain_", section="The stage pretrain")
+@options_of(SHOWN.discriminator, *OF_DISCRIMINATOR, prefix="discriminator_", section="The stage discriminator")
+@options_of(SHOWN.adversarial, prefix="adversarial_", section="The stage adversarial")
+@options_of(SHOWN.clip, prefix="clip_", section="The degradation of clips, a value drawn for each")
+@options_of(SHOWN.video, prefix="video_", section="The video degradation, a value drawn for each crop")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @verbosity_options
 def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:

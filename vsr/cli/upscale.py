@@ -38,7 +38,11 @@ FAILED = 1
 """Exit code where something failed, or where an input was damaged but an output was made."""
 
 WRITTEN = {"size": SIZE, "start": TIME, "end": TIME, "fps": RATE}
+"""Options of a form that their type does not tell."""
+
 LAST = ("resume", "jobs", "cluster")
+"""Options that stand at the end of the help."""
+
 OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures such as frames/%06d.png; a folder."
 
 

@@ -61,13 +61,10 @@ class CompareOptions:
     """
 
     inputs: tuple[Path, ...] = field(metadata=described("The candidates in order: pictures, or clips."))
-    target: Path = field(
-        metadata=described(
-            "A strip: .png, .jpg. A video: .mp4, .mov, .m4v, .mkv. A page with a slider: .html.",
-            name="-o, --output",
-            metavar="OUT",
-        )
-    )
+    target: Path = field(metadata=described(
+        "A strip: .png, .jpg. A video: .mp4, .mov, .m4v, .mkv. A page with a slider: .html.", name="-o, --output",
+        metavar="OUT",
+    ))  # fmt: skip
     lr: Path | None = option(None, "What the candidates were upscaled from.", metavar="FILE")
     hr: Path | None = option(None, "What they should be like.", metavar="FILE")
     labels: tuple[str, ...] = option(
@@ -75,44 +72,25 @@ class CompareOptions:
     )
     bicubic: bool | None = option(None, "Add LR's bicubic interpolation.", default_text="with --lr")
     regions: tuple[Region, ...] = option(
-        (),
-        "Strips: a part to magnify, in output pixels; may be repeated.",
-        name="--region",
-        metavar="X,Y,W,H",
+        (), "Strips: a part to magnify, in output pixels; may be repeated.", name="--region", metavar="X,Y,W,H",
         repeated=True,
-    )
+    )  # fmt: skip
     num_regions: int | None = option(
-        None,
-        "Strips: how many parts to magnify where the candidates differ most.",
-        name="--regions",
-        metavar="N",
-        default_text="2",
-        at_least=0,
-        called="the number of regions",
-    )
+        None, "Strips: how many parts to magnify where the candidates differ most.", name="--regions", metavar="N",
+        default_text="2", at_least=0, called="the number of regions",
+    )  # fmt: skip
     times: tuple[float, ...] = option(
-        (),
-        "Strips and pages of clips: the frame on display then; may be repeated.",
-        name="--time",
-        metavar="SECONDS",
+        (), "Strips and pages of clips: the frame on display then; may be repeated.", name="--time", metavar="SECONDS",
         repeated=True,
-    )
+    )  # fmt: skip
     frames: tuple[int, ...] = option(
-        (),
-        "Strips and pages of clips: a frame, counted from 0; may be repeated.",
-        name="--frame",
-        metavar="NUMBER",
+        (), "Strips and pages of clips: a frame, counted from 0; may be repeated.", name="--frame", metavar="NUMBER",
         repeated=True,
-    )
+    )  # fmt: skip
     num_frames: int | None = option(
-        None,
-        "Pages of clips: how many frames, at even spacing.",
-        name="--frames",
-        metavar="N",
-        default_text="8",
-        at_least=1,
-        called="the number of frames",
-    )
+        None, "Pages of clips: how many frames, at even spacing.", name="--frames", metavar="N", default_text="8",
+        at_least=1, called="the number of frames",
+    )  # fmt: skip
     layout: Layout | None = option(
         None, "Videos.", note="split: one frame, of which each candidate has a slice.", default_text="split"
     )

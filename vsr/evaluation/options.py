@@ -20,82 +20,49 @@ class ImageEvalOptions:
         UsageError: values out of their range, or that contradict each other; all of them are reported at once.
     """
 
-    models: tuple[str, ...] = field(
-        metadata=described(
-            "What to measure; may be repeated.",
-            note="Shipped models, bicubic, identity, or weights files; side by side, all of one scale.",
-            name="--model",
-            metavar="NAME|PATH",
-            repeated=True,
-        )
-    )
-    data: tuple[Path, ...] = field(
-        metadata=described(
-            "HR pictures; may be repeated.",
-            note="Folders, measured one after the other; folders in them are not searched.",
-            metavar="DIR",
-            repeated=True,
-        )
-    )
+    models: tuple[str, ...] = field(metadata=described(
+        "What to measure; may be repeated.",
+        note="Shipped models, bicubic, identity, or weights files; side by side, all of one scale.", name="--model",
+        metavar="NAME|PATH", repeated=True,
+    ))  # fmt: skip
+    data: tuple[Path, ...] = field(metadata=described(
+        "HR pictures; may be repeated.",
+        note="Folders, measured one after the other; folders in them are not searched.", metavar="DIR", repeated=True,
+    ))  # fmt: skip
     lr: tuple[Path, ...] = option(
-        (),
-        "LR pictures of each --data, by name; or the LR clip.",
-        note="In the order of data; none: LR is made of HR as MATLAB does.",
-        metavar="PATH",
-        repeated=True,
-    )
+        (), "LR pictures of each --data, by name; or the LR clip.",
+        note="In the order of data; none: LR is made of HR as MATLAB does.", metavar="PATH", repeated=True,
+    )  # fmt: skip
     scale: int | None = option(
-        None,
-        "HR size over LR size.",
-        note="For bicubic alone 4.",
-        default_text="the models' own",
-        metavar="N",
-        at_least=1,
-        called="the scale",
-    )
+        None, "HR size over LR size.", note="For bicubic alone 4.", default_text="the models' own", metavar="N",
+        at_least=1, called="the scale",
+    )  # fmt: skip
     border: int | None = option(
-        None,
-        "Left out by PSNR and SSIM.",
-        note="HR pixels at each side.",
-        default_text="the scale; of clips 0",
-        metavar="N",
-        at_least=0,
-        called="the border",
-    )
+        None, "Left out by PSNR and SSIM.", note="HR pixels at each side.", default_text="the scale; of clips 0",
+        metavar="N", at_least=0, called="the border",
+    )  # fmt: skip
     colour: Literal["y", "rgb"] = option(
         "y", "Where PSNR and SSIM compare.", note="In MATLAB's Y, or in red, green and blue."
     )
     lpips: bool = option(True, "Measure LPIPS.")
     lpips_weights: Path | None = option(
-        None,
-        "SqueezeNet 1.1.",
-        note="As torchvision names it, for LPIPS and fid squeezenet.",
-        default_text="torchvision's, downloaded",
-        metavar="FILE",
-    )
+        None, "SqueezeNet 1.1.", note="As torchvision names it, for LPIPS and fid squeezenet.",
+        default_text="torchvision's, downloaded", metavar="FILE",
+    )  # fmt: skip
     fid: Literal["none", "inception", "squeezenet"] = option(
-        "none",
-        "Measure FID in features of a network.",
-        note="Of Inception v3, which is FID proper, or of SqueezeNet, to compare models here.",
-        default_text="",
-    )
+        "none", "Measure FID in features of a network.",
+        note="Of Inception v3, which is FID proper, or of SqueezeNet, to compare models here.", default_text="",
+    )  # fmt: skip
     device: DeviceName = option("auto", "auto, cpu, cuda, cuda:N or mps.", note="Or a device of torch's.")
     engine: RuntimeName = option(
-        "auto",
-        "auto: OpenVINO on the CPU, else torch.",
-        note="inductor is torch with its compiler, for long jobs on GPUs.",
-        default_text="",
-    )
+        "auto", "auto: OpenVINO on the CPU, else torch.",
+        note="inductor is torch with its compiler, for long jobs on GPUs.", default_text="",
+    )  # fmt: skip
     precision: Precision = option("auto", "Of the models; auto: fp16 on CUDA, else fp32.", default_text="")
     tile_size: int | None = option(
-        None,
-        "Largest edge; 0: none.",
-        note="In LR pixels; None: what fits into memory.",
-        name="--tile",
-        auto=True,
-        at_least=0,
-        called="the tile size",
-    )
+        None, "Largest edge; 0: none.", note="In LR pixels; None: what fits into memory.", name="--tile", auto=True,
+        at_least=0, called="the tile size",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))
@@ -133,27 +100,18 @@ class VideoEvalOptions:
     border: int = option(0, "Pixels that PSNR and SSIM leave out at each side.", at_least=0, called="the border")
     vmaf: bool = option(True, "Measure VMAF.", note="Needs an ffmpeg program with libvmaf.")
     vmaf_model: str = option(
-        "vmaf_v0.6.1",
-        "A model that libvmaf has built in.",
-        note="vmaf_4k_v0.6.1 is for 4K, vmaf_v0.6.1neg rewards no sharpening.",
-        metavar="NAME",
-    )
+        "vmaf_v0.6.1", "A model that libvmaf has built in.",
+        note="vmaf_4k_v0.6.1 is for 4K, vmaf_v0.6.1neg rewards no sharpening.", metavar="NAME",
+    )  # fmt: skip
     steadiness: bool = option(
-        True,
-        "Measure what moves and should not.",
+        True, "Measure what moves and should not.",
         note="Warping error and still regions, which takes an optical flow between all frames of the reference.",
-    )
+    )  # fmt: skip
     align: Literal["time", "start"] = option("time", "Pair by time, or from the first frames.")
     max_unpaired: float = option(
-        0.05,
-        "Share of frames without a partner.",
-        note="The most of a clip that may be.",
-        metavar="0..1",
-        at_least=0,
-        at_most=1,
-        called="the share of frames without a partner",
-        rule="lies in 0..1",
-    )
+        0.05, "Share of frames without a partner.", note="The most of a clip that may be.", metavar="0..1", at_least=0,
+        at_most=1, called="the share of frames without a partner", rule="lies in 0..1",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         wrong = contradictions(self)

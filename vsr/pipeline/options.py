@@ -29,130 +29,87 @@ class UpscaleOptions:
     """
 
     model: str = option(
-        "video",
-        "A model of `vsr models`, a family of them such as srgan, or a weights file.",
-        note="Of a family the next scale above is taken; bicubic and identity are models too.",
-        metavar="NAME|PATH",
-    )
+        "video", "A model of `vsr models`, a family of them such as srgan, or a weights file.",
+        note="Of a family the next scale above is taken; bicubic and identity are models too.", metavar="NAME|PATH",
+    )  # fmt: skip
     scale: float | None = option(
-        None,
-        "Output size over input size, 1.5 as well as 4.",
-        default_text="the model's own",
-        above=0,
+        None, "Output size over input size, 1.5 as well as 4.", default_text="the model's own", above=0,
         called="the scale",
-    )
+    )  # fmt: skip
     size: tuple[int, int] | None = option(
         None, "Size of the output.", note="As it is shown, whatever the input's proportions.", metavar="WxH"
     )
     height: int | None = option(None, "Height of the output; the width follows.")
     detail: float = option(
-        1.0,
-        "Texture of an adversarial model: 0 faithful and soft, 1 sharp.",
-        note="0 is its partner that was trained on pixels.",
-        default_text="1.0",
-        at_least=0,
-        at_most=1,
+        1.0, "Texture of an adversarial model: 0 faithful and soft, 1 sharp.",
+        note="0 is its partner that was trained on pixels.", default_text="1.0", at_least=0, at_most=1,
         called="the detail",
-    )
+    )  # fmt: skip
     start: Fraction | None = option(
-        None,
-        "Leave out what is shown earlier: seconds, or 1:30.5.",
-        note="From the clip's beginning.",
-        metavar="T",
-        at_least=0,
-        called="the start",
-    )
+        None, "Leave out what is shown earlier: seconds, or 1:30.5.", note="From the clip's beginning.", metavar="T",
+        at_least=0, called="the start",
+    )  # fmt: skip
     end: Fraction | None = option(None, "Leave out what is shown then or later.", metavar="T")
     steady: AutoYesNo = option(
-        "auto",
-        "auto: where a model makes texture of one frame at a time.",
+        "auto", "auto: where a model makes texture of one frame at a time.",
         note="Blends each frame with the one before along the motion, so that texture does not flicker.",
-    )
+    )  # fmt: skip
     deinterlace: AutoYesNo = option(
-        "auto",
-        "auto: frames that are flagged as interlaced.",
+        "auto", "auto: frames that are flagged as interlaced.",
         note="yes: all frames. no: none, fields are upscaled as they lie.",
-    )
+    )  # fmt: skip
     device: str = option(
-        "auto",
-        "auto, cpu, cuda, cuda:N or mps; several, as cuda:0,cuda:1, share the work.",
+        "auto", "auto, cpu, cuda, cuda:N or mps; several, as cuda:0,cuda:1, share the work.",
         note="Or a device of torch's.",
-    )
+    )  # fmt: skip
     engine: RuntimeName = option(
-        "auto",
-        "auto: OpenVINO on the CPU, else torch.",
+        "auto", "auto: OpenVINO on the CPU, else torch.",
         note="inductor is torch with its compiler, for long jobs on GPUs.",
-    )
+    )  # fmt: skip
     precision: Precision = option(
         "auto", "auto: fp16 on CUDA, else fp32, which is never TF32; int8 is the CPU's fastest."
     )
     tile_size: int | None = option(
-        None,
-        "Largest edge of a tile, in input pixels; 0: none.",
-        note="None: what fits into memory.",
-        name="--tile",
-        default_text="auto",
-        auto=True,
-        at_least=0,
-        called="the tile size",
-    )
+        None, "Largest edge of a tile, in input pixels; 0: none.", note="None: what fits into memory.", name="--tile",
+        default_text="auto", auto=True, at_least=0, called="the tile size",
+    )  # fmt: skip
     batch_size: int | None = option(
-        None,
-        "Frames at once.",
-        note="None: what pays.",
-        name="--batch",
-        default_text="auto",
-        auto=True,
-        at_least=1,
+        None, "Frames at once.", note="None: what pays.", name="--batch", default_text="auto", auto=True, at_least=1,
         called="the batch size",
-    )
+    )  # fmt: skip
     codec: str | None = option(
-        None,
-        "h264, hevc, av1, vp9, prores, ffv1, or any encoder of libav.",
-        default_text="h264; vp9 in .webm",
+        None, "h264, hevc, av1, vp9, prores, ffv1, or any encoder of libav.", default_text="h264; vp9 in .webm",
         metavar="NAME",
-    )
+    )  # fmt: skip
     crf: int | None = option(None, "Quality: lower is better and larger.", default_text="18 for h264")
     preset: str | None = option(None, "The encoder's effort.", default_text="medium for h264")
     pix_fmt: str | None = option(None, "Pixel format to encode.", default_text="what loses least")
-    encoder: Mapping[str, str] = field(
-        default_factory=dict,
-        metadata=described("One more option of the encoder; may be repeated.", name="-x", metavar="KEY=VALUE"),
-    )
+    encoder: Mapping[str, str] = field(default_factory=dict, metadata=described(
+        "One more option of the encoder; may be repeated.", name="-x", metavar="KEY=VALUE",
+    ))  # fmt: skip
     audio: str = option(
-        "copy",
-        "copy, none, or the encoder to convert it by.",
-        note="copy converts only where the container cannot hold it.",
-        metavar="copy|none|CODEC",
-    )
+        "copy", "copy, none, or the encoder to convert it by.",
+        note="copy converts only where the container cannot hold it.", metavar="copy|none|CODEC",
+    )  # fmt: skip
     subtitles: Literal["copy", "none"] = option(
         "copy", "copy, or none to leave them out.", note="copy converts only where the container demands it."
     )
     fps: Fraction = option(Fraction(25), "Frames a second of a folder of pictures.", metavar="N")
     max_pixels: int = option(
-        MAX_PIXELS,
-        "Refuse frames that say they are larger.",
-        note="They are not read.",
-        at_least=1,
-        below=2**31,
+        MAX_PIXELS, "Refuse frames that say they are larger.", note="They are not read.", at_least=1, below=2**31,
         rule=f"lies in 1..{2**31 - 1}",
-    )
+    )  # fmt: skip
     tolerant: bool = option(False, "Damage to the input is no failure.")
     overwrite: bool = option(False, "Replace an existing output.")
     resume: bool = option(True, "Go on from what an earlier run of the same job finished.", default_text="resume")
     jobs: int | None = option(
-        None,
-        "Processes that share the work.",
-        note="On a cluster: workers.",
-        default_text="one for each device",
+        None, "Processes that share the work.", note="On a cluster: workers.", default_text="one for each device",
         metavar="N",
-    )
+    )  # fmt: skip
     cluster: str | None = option(
-        None,
-        "Work on a Ray cluster; auto: the one that this machine belongs to.",
-        note="None: work on this machine.",
+        None, "Work on a Ray cluster; auto: the one that this machine belongs to.", note="None: work on this machine.",
         metavar="auto|ADDRESS",
-    )
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))
@@ -256,23 +213,14 @@ class BenchOptions:
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", note="Or a device of torch's.")
     engine: RuntimeName = option("auto", "auto: all there are.")
     precisions: tuple[str, ...] = option(
-        (),
-        "May be repeated.",
-        name="--precision",
-        default_text="all there are",
-        repeated=True,
+        (), "May be repeated.", name="--precision", default_text="all there are", repeated=True,
         choices=get_args(Precision)[1:],
-    )
+    )  # fmt: skip
     codec: str = option("h264", "To encode with; none throws frames away.", metavar="NAME|none")
     seconds: float = option(
-        10.0,
-        "How long to run each pipeline, about.",
-        default_text="10.0",
-        above=0,
-        at_most=3600,
-        called="the seconds",
+        10.0, "How long to run each pipeline, about.", default_text="10.0", above=0, at_most=3600, called="the seconds",
         rule="lie above 0 and up to 3600",
-    )
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))

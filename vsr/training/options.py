@@ -24,30 +24,21 @@ class TrainOptions:
         UsageError: values that contradict each other; all of them are reported at once.
     """
 
-    data: tuple[Path, ...] = field(
-        metadata=described(
-            "HR pictures: folder or zip; for a recurrent generator videos too. May be repeated.",
-            note="Folders are searched recursively, COCO and CelebA by their layout; single files are taken too.",
-            repeated=True,
-        )
-    )
-    output: Path = field(
-        metadata=described(
-            "Folder of the run.",
-            note="It holds checkpoint, weights, card, log, figure and samples.",
-            name="-o, --output",
-            metavar="RUN",
-        )
-    )
+    data: tuple[Path, ...] = field(metadata=described(
+        "HR pictures: folder or zip; for a recurrent generator videos too. May be repeated.",
+        note="Folders are searched recursively, COCO and CelebA by their layout; single files are taken too.",
+        repeated=True,
+    ))  # fmt: skip
+    output: Path = field(metadata=described(
+        "Folder of the run.", note="It holds checkpoint, weights, card, log, figure and samples.", name="-o, --output",
+        metavar="RUN",
+    ))  # fmt: skip
     recipe: Recipe = option(RECIPES["srgan"], "What is trained.")
     stage: Literal[StageName, "all"] = option("all", "Which stage of it to run.")
     seed: int = option(
-        0,
-        "Seed of the first weights, and with the number of the update of everything that is drawn.",
-        at_least=0,
-        below=2**63,
-        rule="must lie in [0, 2**63)",
-    )
+        0, "Seed of the first weights, and with the number of the update of everything that is drawn.", at_least=0,
+        below=2**63, rule="must lie in [0, 2**63)",
+    )  # fmt: skip
 
     init: Path | None = option(
         None, "Weights file that the generator starts from; of another scale all but the upsampling is taken."
@@ -66,17 +57,13 @@ class TrainOptions:
     command: str = option("", "How the run was started, for the card.")
 
     validation: tuple[Path, ...] = option(
-        (),
-        "HR pictures to measure on.",
-        note="Of data are taken those that its layout sets apart, else hold_out.",
-        default_text="some of --data",
-        repeated=True,
-    )
+        (), "HR pictures to measure on.", note="Of data are taken those that its layout sets apart, else hold_out.",
+        default_text="some of --data", repeated=True,
+    )  # fmt: skip
     hold_out: int = option(
-        16,
-        "How many pictures to measure on; of data a tenth of them at most, which are then not trained on.",
+        16, "How many pictures to measure on; of data a tenth of them at most, which are then not trained on.",
         at_least=0,
-    )
+    )  # fmt: skip
     validate_every: int = option(
         1000, "Updates between measurements; the last update of a stage is always measured.", at_least=1
     )
@@ -90,14 +77,12 @@ class TrainOptions:
     devices: int = option(
         1,
         "Processes on this machine, each with a GPU of its own, or on the CPU; they share each batch. Under torchrun "
-        "those that it has started.",
-        at_least=1,
-    )
+        "those that it has started.", at_least=1,
+    )  # fmt: skip
     nodes: int = option(
-        1,
-        "Machines that share each batch; each is told MASTER_ADDR, MASTER_PORT and NODE_RANK by its environment.",
+        1, "Machines that share each batch; each is told MASTER_ADDR, MASTER_PORT and NODE_RANK by its environment.",
         at_least=1,
-    )
+    )  # fmt: skip
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = option(
         "auto",
         "Arithmetic of the networks; weights, losses and optimisers stay in float32. auto: bf16 on GPUs that have it, "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from vsr.errors import UsageError
+from vsr.networks import Head, Normalisation, Upsampling
 from vsr.options import contradictions, described, documented, option
 
 StageName = Literal["pretrain", "discriminator", "adversarial"]
@@ -93,12 +94,9 @@ class Stage:
         "%, then falls to zero along a cosine.",
     )
     milestones: tuple[float, ...] = option(
-        (0.5,),
-        "Of multi-step: shares of the stage's length.",
-        at_least=0,
-        at_most=1,
+        (0.5,), "Of multi-step: shares of the stage's length.", at_least=0, at_most=1,
         rule="are shares of the stage in [0, 1]",
-    )
+    )  # fmt: skip
     mse: float = option(0.0, "Weight of the mean squared error of pixels in [0, 1].")
     l1: float = option(0.0, "Weight of the mean absolute error of pixels in [0, 1].")
     charbonnier: float = option(0.0, "Weight of the Charbonnier loss of pixels in [0, 1]: L1 that is smooth at zero.")
@@ -136,21 +134,18 @@ class VideoDegradation:
         "Standard deviation of a Gaussian before the reduction, in HR pixels at x4 (it grows with the scale); up to a "
         "quarter more or less along each axis. Lenses and scalers rarely resolve a pixel: by the share of the finest "
         "octave in their detail, ten clips of 320x180 to 1280x720 lay where 1.4 to 2.6 put a photograph, four others "
-        "at 0.2.",
-        within=(0, math.inf),
-    )
+        "at 0.2.", within=(0, math.inf),
+    )  # fmt: skip
     reductions: tuple[str, ...] = option(
-        KERNELS,
-        "Kernels of the reduction, one drawn for each crop: nobody knows which scaler made a clip.",
+        KERNELS, "Kernels of the reduction, one drawn for each crop: nobody knows which scaler made a clip.",
         choices=KERNELS,
-    )
+    )  # fmt: skip
     noise: tuple[float, float] = option(
         (0.0, 6.0),
         "Standard deviation of sensor noise on LR, in 8-bit codes, new in each frame. Small values are drawn more "
         "often (a square of a uniform number): little noise survives the scaling down of a clip. 6 is a camera in the "
-        "dark.",
-        within=(0, math.inf),
-    )
+        "dark.", within=(0, math.inf),
+    )  # fmt: skip
     motion: float = option(
         8.0,
         "Greatest speed of the moving crop in HR pixels a frame: two LR pixels at x4, more of which codecs follow as "
@@ -171,9 +166,8 @@ class VideoDegradation:
     )
     chroma: tuple[str, ...] = option(
         ("yuv420p", "yuv420p", "yuv420p", "yuv422p", "yuv444p"),
-        "Pixel formats, one drawn for each crop: nearly all clips are 4:2:0.",
-        choices=CHROMA,
-    )
+        "Pixel formats, one drawn for each crop: nearly all clips are 4:2:0.", choices=CHROMA,
+    )  # fmt: skip
     codecs: tuple[str, ...] = option(
         ("h264", "h264", "h265", "mpeg2", "none"),
         "Codecs, one drawn for each crop; one that is named twice is drawn twice as often, none compresses nothing. "
@@ -183,9 +177,8 @@ class VideoDegradation:
     h264_crf: tuple[int, int] = option(
         (17, 33),
         "Constant rate factors of H.264: 17 is as good as the source, 23 x264's default, 33 has lost grass and hair; "
-        "beyond it nothing is left to learn from.",
-        within=(0, 51),
-    )
+        "beyond it nothing is left to learn from.", within=(0, 51),
+    )  # fmt: skip
     h265_crf: tuple[int, int] = option(
         (19, 35), "Constant rate factors of H.265; 28 is x265's default, and looks like 23 of H.264.", within=(0, 51)
     )
@@ -218,9 +211,8 @@ class ClipDegradation:
     blur: tuple[float, float] = option(
         (0.2, 2.8),
         "Standard deviation of a Gaussian before the reduction, in HR pixels at x4 (it grows with the scale); up to a "
-        "quarter more or less along each axis.",
-        within=(0, math.inf),
-    )
+        "quarter more or less along each axis.", within=(0, math.inf),
+    )  # fmt: skip
     reductions: tuple[str, ...] = option(KERNELS, "Kernels of the reduction, one drawn for each clip.", choices=KERNELS)
     sharpened: float = share(
         0.15, "Share of the degraded clips whose source is sharpened, with halos along its edges, before the reduction."
@@ -234,10 +226,9 @@ class ClipDegradation:
         within=(0, math.inf),
     )
     noise: tuple[float, float] = option(
-        (0.0, 6.0),
-        "Standard deviation of sensor noise on LR, in 8-bit codes, new in each frame; mostly a small one.",
+        (0.0, 6.0), "Standard deviation of sensor noise on LR, in 8-bit codes, new in each frame; mostly a small one.",
         within=(0, math.inf),
-    )
+    )  # fmt: skip
     interlaced: float = share(
         0.06,
         "Share of the degraded clips with what a bad deinterlacer leaves: combs where little moves, or doubled lines.",
@@ -250,15 +241,13 @@ class ClipDegradation:
     )
     chroma: tuple[str, ...] = option(
         ("yuv420p", "yuv420p", "yuv420p", "yuv420p", "yuv422p", "yuv444p"),
-        "Pixel formats, one drawn for each compression.",
-        choices=CHROMA,
-    )
+        "Pixel formats, one drawn for each compression.", choices=CHROMA,
+    )  # fmt: skip
     codecs: tuple[str, ...] = option(
         ("h264",) * 5 + ("h265", "h265", "mpeg2", "mpeg4", "flv", "none"),
         "Codecs, one drawn for each compression; one that is named twice is drawn twice as often, none compresses "
-        "nothing.",
-        choices=("h264", "h265", "mpeg2", "mpeg4", "flv", "none"),
-    )
+        "nothing.", choices=("h264", "h265", "mpeg2", "mpeg4", "flv", "none"),
+    )  # fmt: skip
     h264_crf: tuple[int, int] = option((17, 33), "Constant rate factors of H.264.", within=(0, 51))
     h265_crf: tuple[int, int] = option((19, 35), "Constant rate factors of H.265.", within=(0, 51))
     mpeg2_quantiser: tuple[int, int] = option((2, 12), "Quantisers of MPEG-2.", within=(1, 31))
@@ -315,21 +304,19 @@ class Recipe:
     aligned: bool = option(False, "Move the recurrent generator's state along the motion between two frames.")
     blocks: int = option(16, "Residual blocks of the generator.", at_least=1)
     channels: int = option(64, "Channels of the generator.", at_least=3)
-    upsampling: Literal["shuffle", "nearest"] = option(
+    upsampling: Upsampling = option(
         "shuffle",
         "shuffle: convolution, PixelShuffle, PReLU. nearest: repeated pixels, convolution to 256 channels, LeakyReLU.",
     )
     tanh: bool = option(False, "The generator's output passes through tanh, from [-1, 1] to [0, 1].")
-    normalisation: Literal["none", "imagenet"] = option(
+    normalisation: Normalisation = option(
         "none", "imagenet: the generator works on pixels less ImageNet's mean over its standard deviation."
     )
     norm_momentum: float = option(
-        0.1,
-        "Share of the newest batch in the running statistics of the generator's normalisations.",
-        above=0,
+        0.1, "Share of the newest batch in the running statistics of the generator's normalisations.", above=0,
         at_most=1,
-    )
-    discriminator_head: Literal["dense", "pooled"] = option(
+    )  # fmt: skip
+    discriminator_head: Head = option(
         "dense", "dense: a layer of 1024 for crops of one size. pooled: fully convolutional, average pooling."
     )
     discriminator_channels: int = option(64, "Channels of the discriminator's first convolution.", at_least=1)
@@ -345,11 +332,9 @@ class Recipe:
     betas: tuple[float, float] = option((0.9, 0.999), "Adam's decays.", at_least=0, below=1)
     gradient_clip: float = option(0.0, "Greatest norm of a network's gradient; 0 leaves it as it is.", at_least=0)
     ema_decay: float = option(
-        0.999,
-        "Decay of the exponential moving average of the generator, which is what is measured and kept.",
-        at_least=0,
-        below=1,
-    )
+        0.999, "Decay of the exponential moving average of the generator, which is what is measured and kept.",
+        at_least=0, below=1,
+    )  # fmt: skip
 
     batch_size: int = option(16, "Crops in each update, of all processes together.", at_least=1)
     crop_size: int = option(
@@ -368,11 +353,9 @@ class Recipe:
     frames: int = option(
         1,
         "Frames of a clip, for a recurrent generator; 1 trains on single crops. Clips lie at random, by area, in all "
-        "orientations, whatever the crops of pictures do.",
-        at_least=1,
-        at_most=MOST_FRAMES,
+        "orientations, whatever the crops of pictures do.", at_least=1, at_most=MOST_FRAMES,
         rule=f"must lie in 1 to {MOST_FRAMES}",
-    )
+    )  # fmt: skip
     long_frames: int = option(0, "Frames of a clip in the last part of each stage; 0: as many as before.")
     long_share: float = option(
         0.2, "Share of the updates of a stage, its last, that see clips of long_frames.", at_least=0, at_most=1
@@ -391,9 +374,8 @@ class Recipe:
     judged_frames: int = option(
         1,
         "Frames of each clip that the discriminator sees in an update, drawn anew: alone, and between their "
-        "neighbours.",
-        at_least=1,
-    )
+        "neighbours.", at_least=1,
+    )  # fmt: skip
     real_motion: float = share(
         0.3,
         "Share of the clips that are cut out of video files, where the data hold any; the others move over pictures.",
