@@ -66,7 +66,7 @@ class ImageEvalOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))
-        wrong = contradictions(self)
+        wrong = []
         if not self.models:
             wrong.append("name a model to measure with --model, bicubic for the baseline")
         twice = sorted({model for model in self.models if self.models.count(model) > 1})
@@ -79,6 +79,7 @@ class ImageEvalOptions:
                 f"each --data has an --lr of its own, in the same order: got {len(self.data)} of --data "
                 f"and {len(self.lr)} of --lr"
             )
+        wrong += contradictions(self)
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
 
