@@ -16,7 +16,8 @@ import torch
 
 import vsr
 from vsr.inference.device import measure_cost, seconds_of
-from vsr.machine import BenchOptions, Speed, bench
+from vsr.machine import Speed, bench
+from vsr.pipeline.options import BenchOptions
 
 SIZES = ((160, 90), (320, 180), (640, 360), (1280, 720))
 LENGTHS = (4, 8, 16, 32)

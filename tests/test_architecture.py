@@ -18,6 +18,7 @@ LAYERS = {
     "errors": 0,
     "signals": 0,
     "files": 1,
+    "options": 1,
     "imaging": 2,
     "networks": 3,
     "media": 3,
@@ -190,7 +191,7 @@ def test_relative_imports_of_a_package_start_at_itself() -> None:
     ("module", "source"),
     [
         ("vsr.cli.upscale", "from vsr.pipeline.job import upscale\nfrom vsr.errors import VsrError\nimport vsr"),
-        ("vsr.cli.upscale", "from vsr.cli.terminal import option_of\nfrom vsr import upscale, __version__"),
+        ("vsr.cli.upscale", "from vsr.cli.terminal import echo\nfrom vsr import upscale, __version__"),
         ("vsr.pipeline.segment", "from vsr.media import reader\nfrom vsr.networks import weights"),
         (
             "vsr.training.pictures",

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from vsr.errors import UnknownModelError, UsageError
-from vsr.machine import SIZES, STAGES, BenchOptions, Speed, Stopwatch, bench
+from vsr.machine import SIZES, STAGES, Speed, Stopwatch, bench
+from vsr.pipeline.options import BenchOptions
 
 CPU = torch.device("cpu")
 

@@ -25,7 +25,6 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class VsrError(Exception):
@@ -154,17 +153,6 @@ def memory_explained(doing: str, advice: str) -> Iterator[None]:
         if not is_out_of_memory(exc):
             raise
         raise OutOfMemoryError(f"memory ran out while {doing}; {advice}.") from exc
-
-
-def unknown_choices(options: Any) -> list[str]:
-    """A sentence for each field of a dataclass that is a ``Literal`` and holds none of its values."""
-    hints = get_type_hints(type(options))
-    choices = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
-    return [
-        f"{name} is one of {', '.join(map(str, known))}, got '{in_words(getattr(options, name))}'"
-        for name, known in choices.items()
-        if getattr(options, name) not in known
-    ]
 
 
 def in_words(value: object) -> str:

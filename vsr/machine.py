@@ -15,7 +15,7 @@ from math import ceil
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import av
 import ffmpeg
@@ -23,8 +23,8 @@ import torch
 from av.codec import codecs_available
 
 import vsr
-from vsr.errors import UnsupportedError, UsageError, VsrError, unknown_choices
-from vsr.inference.backends import Precision, RuntimeName
+from vsr.errors import UnsupportedError, UsageError, VsrError
+from vsr.inference import Precision, RuntimeName
 from vsr.inference.device import available_memory, choose_device, measure_cost, operations_per_pixel, seconds_of
 from vsr.inference.engine import Engine
 from vsr.inference.torch_backend import DTYPES, exact_on_cuda
@@ -34,7 +34,7 @@ from vsr.media.probe import probe
 from vsr.media.reader import Frame
 from vsr.networks.weights import load_network
 from vsr.pipeline.job import ClipPlan, plan_clip
-from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.options import BenchOptions, UpscaleOptions
 from vsr.pipeline.outputs import ClipOutput, FrameContext
 from vsr.pipeline.segment import Timer, untimed, upscale_segments
 
@@ -56,44 +56,6 @@ BARE_SHARE = 0.2
 
 ROUNDS = 2
 """How often a pipeline runs, with the bare network before, between and behind. Figures are medians."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """One run of ``vsr bench``.
-
-    Raises:
-        UsageError: values out of their range; all of them are reported at once.
-    """
-
-    models: tuple[str, ...] = ("video-x4",)
-    """Models of ``vsr models``, or weights files."""
-    sizes: tuple[tuple[int, int], ...] = ((160, 90), (320, 180))
-    """Widths and heights of the clips."""
-    device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or a device of torch's."""
-    engine: Literal["auto", "torch", "inductor", "openvino"] = "auto"
-    """What runs the network; ``auto``: all that can."""
-    precisions: tuple[str, ...] = ()
-    """Which to measure; none: all that there are."""
-    codec: str = "h264"
-    """Of the output; ``none``: its frames are thrown away."""
-    seconds: float = 10
-    """How long a pipeline is measured, about."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "device", str(self.device))
-        wrong = unknown_choices(self)
-        if not self.models or not self.sizes:
-            wrong.append("name a model and a size to measure")
-        if min((edge for size in self.sizes for edge in size), default=1) < 1:
-            wrong.append("sizes must be at least 1 pixel")
-        if self.codec != "none" and self.codec not in CODECS:
-            wrong.append(f"the codec is none or one of {', '.join(CODECS)}, got {self.codec!r}")
-        if not 0 < self.seconds <= 3600:
-            wrong.append(f"the seconds lie above 0 and up to 3600, got {self.seconds:g}")
-        if wrong:
-            raise UsageError("; ".join(wrong) + ".")
 
 
 @dataclass(frozen=True)

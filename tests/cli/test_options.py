@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vsr.cli import main
-from vsr.cli.options import SectionedCommand, SectionedOption, option_for_field, summary_of
+from vsr.cli.options import FILE, SectionedCommand, SectionedOption, options_of
 from vsr.cli.train import train as train_command
+from vsr.comparison.options import CompareOptions
+from vsr.evaluation.options import ImageEvalOptions, VideoEvalOptions
+from vsr.options import described, option, option_of
+from vsr.pipeline.options import BenchOptions, UpscaleOptions
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import RECIPES, STAGES, ClipDegradation, Labels, Recipe, Stage, VideoDegradation, override
 
@@ -24,29 +28,23 @@ from vsr.training.recipes import RECIPES, STAGES, ClipDegradation, Labels, Recip
 class Oven:
     """Of each kind of field one."""
 
-    heat: float = 1e-4
-    """How hot, in ``kelvin``. More is
-    more."""
-    trays: int = 3
-    """Trays; two
-    of them at the top."""
-    mode: Literal["grill", "steam"] = "grill"
-    """``grill``: from above."""
-    light: bool = True
-    """Light inside."""
-    dirty: bool = False
-    """Not clean."""
-    span: tuple[float, float] = (0.5, 2.0)
-    """From and to."""
-    shares: tuple[float, ...] = (0.25, 0.5)
-    """Shares of the time."""
-    kinds: tuple[str, ...] = ("bread", "cake")
-    """What is baked."""
-    labels: Labels = Labels("uniform", 0.7, 1.0)
-    """What is told."""
-    manual: Path | None = None
-    """A file."""
-    brand: str = "none"
+    heat: float = option(1e-4, "How hot, in kelvin. More is more.", metavar="KELVIN")
+    trays: int = option(3, "Trays; two of them at the top.")
+    mode: Literal["grill", "steam"] = option("grill", "grill: from above.")
+    light: bool = option(True, "Light inside.")
+    dirty: bool = option(False, "Not clean.")
+    timer: bool | None = option(None, "Ring at the end.", default_text="with --minutes")
+    span: tuple[float, float] = option((0.5, 2.0), "From and to.")
+    shares: tuple[float, ...] = option((0.25, 0.5), "Shares of the time.")
+    kinds: tuple[str, ...] = option(("bread", "cake"), "What is baked.")
+    labels: Labels = option(Labels("uniform", 0.7, 1.0), "What is told.")
+    manual: Path | None = option(None, "A file.")
+    shelf: int | None = option(None, "Which one.", name="-s, --shelf-number", auto=True, at_least=1)
+    fan: Literal["left", "right"] | None = option(None, "Which way.", default_text="left")
+    guests: tuple[str, ...] = option((), "May be repeated.", name="--guest", repeated=True)
+    extras: tuple[str, ...] = option(("a",), "May be repeated.", name="--extra", repeated=True, choices=("a", "b"))
+    notes: Mapping[str, str] = field(default_factory=dict, metadata=described("One more.", name="-n"))
+    brand: str = option("none", "")
     silent: int = 1
 
 
@@ -55,7 +53,7 @@ def run(name: str, *arguments: str, **keywords: Any) -> tuple[Result, list[Any]]
     seen: list[Any] = []
 
     @click.command(cls=SectionedCommand)
-    @option_for_field(Oven(), name, section="The oven", **keywords)
+    @options_of(Oven, name, section="The oven", types={"manual": FILE}, **keywords)
     def command(**values: Any) -> None:
         seen.append(values)
 
@@ -70,6 +68,7 @@ def run(name: str, *arguments: str, **keywords: Any) -> tuple[Result, list[Any]]
         ("mode", ["--mode", "steam"], "steam"),
         ("light", ["--no-light"], False),
         ("light", ["--light"], True),
+        ("timer", ["--no-timer"], False),
         ("dirty", ["--dirty"], True),
         ("span", ["--span", "0", "3"], (0.0, 3.0)),
         ("shares", ["--shares", "0.3, 0.6,0.9"], (0.3, 0.6, 0.9)),
@@ -78,6 +77,12 @@ def run(name: str, *arguments: str, **keywords: Any) -> tuple[Result, list[Any]]
         ("kinds", ["--kinds", "cake,cake,pie"], ("cake", "cake", "pie")),
         ("labels", ["--labels", "normal:0.1:0.05"], Labels("normal", 0.1, 0.05)),
         ("manual", ["--manual", "oven.txt"], Path("oven.txt")),
+        ("shelf", ["-s", "2"], 2),
+        ("shelf", ["--shelf-number", "2"], 2),
+        ("fan", ["--fan", "right"], "right"),
+        ("guests", ["--guest", "Ann", "--guest", "Bob"], ("Ann", "Bob")),
+        ("extras", ["--extra", "b"], ("b",)),
+        ("notes", ["-n", "a=b=c", "-n", "d="], {"a": "b=c", "d": ""}),
         ("brand", ["--brand", "acme"], "acme"),
     ],
     ids=str,
@@ -110,6 +115,9 @@ def test_what_is_not_given_is_none(name: str) -> None:
         ("labels", ["--labels", "soft"], "labels are written 0.9, uniform:0.7:1 or normal:0.1:0.05, got 'soft'"),
         ("labels", ["--labels", "2"], "labels lie in [0, 1], got 2"),
         ("manual", ["--manual", "."], "File '.' is a directory."),
+        ("shelf", ["-s", "0"], "'0' is neither auto nor a whole number from 1 up."),
+        ("extras", ["--extra", "c"], "'c' is not one of 'a', 'b'."),
+        ("notes", ["-n", "a"], "'a' is not of the form KEY=VALUE."),
     ],
     ids=str,
 )
@@ -122,16 +130,22 @@ def test_values_that_cannot_be(name: str, arguments: list[str], words: str) -> N
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("heat", "--heat FLOAT How hot, in kelvin. More is more. [default: 0.0001]"),
+        ("heat", "--heat KELVIN How hot, in kelvin. More is more. [default: 0.0001]"),
         ("trays", "--trays INTEGER Trays; two of them at the top. [default: 3]"),
         ("mode", "--mode [grill|steam] grill: from above. [default: grill]"),
         ("light", "--light / --no-light Light inside. [default: yes]"),
-        ("dirty", "--dirty / --no-dirty Not clean."),
+        ("dirty", "--dirty Not clean."),
+        ("timer", "--timer / --no-timer Ring at the end. [default: with --minutes]"),
         ("span", "--span FLOAT... From and to. [default: 0.5 2]"),
         ("shares", "--shares LIST Shares of the time. [default: 0.25,0.5]"),
         ("kinds", "--kinds LIST What is baked. [default: bread,cake]"),
         ("labels", "--labels LABELS What is told. [default: uniform:0.7:1]"),
         ("manual", "--manual FILE A file."),
+        ("shelf", "-s, --shelf-number auto|N Which one."),
+        ("fan", "--fan [left|right] Which way. [default: left]"),
+        ("guests", "--guest TEXT May be repeated."),
+        ("extras", "--extra [a|b] May be repeated. [default: a]"),
+        ("notes", "-n KEY=VALUE One more."),
         ("brand", "--brand TEXT [default: none]"),
     ],
 )
@@ -141,19 +155,40 @@ def test_the_help_of_each(name: str, shown: str) -> None:
     assert " ".join(section.split()) == shown
 
 
-def test_a_prefix_a_metavar_and_no_negative_form() -> None:
-    result, seen = run("light", "--stove-light", prefix="stove_", negatable=False)
-    assert seen == [{"stove_light": True}]
-    assert "--no-" not in run("light", "--help", negatable=False)[0].output
-    assert "--heat KELVIN" in run("heat", "--help", metavar="KELVIN")[0].output
+def test_a_prefix_and_a_negative_form_of_what_is_off() -> None:
+    assert run("light", "--stove-light", prefix="stove_")[1] == [{"stove_light": True}]
+    assert run("dirty", "--no-dirty", negatable=True)[1] == [{"dirty": False}]
+    assert run("dirty", "--no-dirty")[0].exit_code == 2
+
+
+def test_values_of_an_instance_are_shown_and_names_chosen() -> None:
+    @click.command(cls=SectionedCommand)
+    @options_of(Oven(trays=7), without=("heat", "mode"))
+    def command(**values: Any) -> None: ...
+
+    assert {param.name for param in command.params} == {each.name for each in fields(Oven)} - {"heat", "mode"}
+    assert "two of them at the top.  [default: 7]" in CliRunner().invoke(command, ["--help"]).output
+
+
+@pytest.mark.parametrize(("required", "code"), [(True, 2), (False, 0)])
+def test_a_field_without_a_default_is_required(required: bool, code: int) -> None:
+    @dataclass
+    class Cake:
+        flour: str = field(metadata=described("Which."))
+
+    @click.command(cls=SectionedCommand)
+    @options_of(Cake, required=required)
+    def command(**values: Any) -> None: ...
+
+    assert CliRunner().invoke(command, []).exit_code == code
 
 
 def test_sections_stand_in_the_order_of_their_options() -> None:
     @click.command(cls=SectionedCommand)
     @click.option("--plain", help="No section.")
-    @option_for_field(Oven(), "heat", section="Second")
-    @option_for_field(Oven(), "trays", section="Third")
-    @option_for_field(Oven(), "mode", section="Second")
+    @options_of(Oven, "heat", section="Second")
+    @options_of(Oven, "trays", section="Third")
+    @options_of(Oven, "mode", section="Second")
     def command(**values: Any) -> None: ...
 
     lines = CliRunner().invoke(command, ["--help"]).output.splitlines()
@@ -161,15 +196,24 @@ def test_sections_stand_in_the_order_of_their_options() -> None:
     assert words == ["Options:", "--plain", "--help", "Second:", "--heat", "--mode", "Third:", "--trays"]
 
 
-def test_the_docstring_behind_a_field() -> None:
-    assert summary_of(Oven, "heat") == "How hot, in kelvin. More is more."
-    assert summary_of(Oven, "silent") == ""
-    assert summary_of(Recipe, "blocks") == "Residual blocks of the generator."
+OPTIONS = [
+    *(UpscaleOptions, BenchOptions, CompareOptions, ImageEvalOptions, VideoEvalOptions),
+    *(TrainOptions, Recipe, Stage, VideoDegradation, ClipDegradation),
+]
 
 
-@pytest.mark.parametrize("options", [TrainOptions, Recipe, Stage, VideoDegradation, ClipDegradation])
+@pytest.mark.parametrize("options", OPTIONS)
 def test_every_field_says_what_it_is(options: type) -> None:
-    assert [field.name for field in fields(options) if not summary_of(options, field.name)] == []
+    known = {each.name: option_of(each) for each in fields(options)}
+    assert [name for name, said in known.items() if not said.help and not said.note] == []
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_default_in_words_is_the_value_where_both_are_there(options: type) -> None:
+    for each in fields(options):
+        text = option_of(each).default_text
+        if text and isinstance(each.default, (int, float)) and not isinstance(each.default, bool):
+            assert type(each.default)(text) == each.default, each.name
 
 
 # What follows is `vsr train`: each value given, and where it has to arrive.
@@ -295,12 +339,12 @@ def every_value() -> Iterator[Any]:
 
 def flat(recipe: Recipe) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for field in fields(recipe):
-        value = getattr(recipe, field.name)
+    for each in fields(recipe):
+        value = getattr(recipe, each.name)
         if isinstance(value, (Stage, VideoDegradation, ClipDegradation)):
-            values |= {f"{field.name}.{inner.name}": getattr(value, inner.name) for inner in fields(value)}
+            values |= {f"{each.name}.{inner.name}": getattr(value, inner.name) for inner in fields(value)}
         else:
-            values[field.name] = value
+            values[each.name] = value
     return values
 
 
@@ -333,8 +377,7 @@ def test_no_value_of_a_recipe_is_left_out() -> None:
     assert VIDEO.keys() == {field.name for field in fields(VideoDegradation)}
     assert CLIP.keys() == {field.name for field in fields(ClipDegradation)}
     flags = {param.name for param in train_command.params if isinstance(param, SectionedOption)}
-    own = {"data", "output", "recipe", "stage", "command", "validation"}
-    expected = {field.name for field in fields(TrainOptions)} - own
+    expected = {field.name for field in fields(TrainOptions)} - {"recipe", "command"}
     expected |= RECIPE.keys() | {"generator"} | {f"video_{name}" for name in VIDEO} | {f"clip_{name}" for name in CLIP}
     expected |= {f"{stage}_{name}" for stage in ("pretrain", "adversarial") for name in STAGE}
     expected |= {f"discriminator_{name}" for name in LEARNS}

@@ -59,7 +59,7 @@ def test_a_device_of_torch_is_kept_as_json_can_hold_it() -> None:
 
 
 def test_all_are_reported_at_once() -> None:
-    with pytest.raises(UsageError, match="the scale .*; the crf .*; the batch size "):
+    with pytest.raises(UsageError, match="the scale .*; the batch size .*; the crf "):
         UpscaleOptions(scale=-1, batch_size=0, codec="h264", crf=99)
 
 

@@ -106,14 +106,14 @@ def test_all_contradictions_at_once() -> None:
     complaints = str(caught.value).removesuffix(".").split("; ")
     assert [complaint.split()[0] for complaint in complaints] == [
         "stage",
+        "seed",
+        "hold_out",
         "validate_every",
         "checkpoint_every",
         "log_every",
         "devices",
         "nodes",
         "workers",
-        "hold_out",
-        "seed",
         "resume",
         "the",
     ]

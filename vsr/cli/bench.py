@@ -9,38 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.options import ENGINES, PRECISIONS, parse_size
+from vsr.cli.options import PATH, SIZE, given, options_of
 from vsr.cli.terminal import echo_error, echo_lines, large_imports, start_logging, verbosity_options
+from vsr.pipeline.options import BenchOptions
 
 if TYPE_CHECKING:
     from vsr.evaluation.tables import Table
     from vsr.machine import Speed
 
-PATH = click.Path(path_type=Path)
-SIZES = ("160x90", "320x180")
-
-
-def parse_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    """Each ``WxH`` as width and height."""
-    return tuple(size for value in values if (size := parse_size(ctx, param, value)) is not None)
-
 
 @click.command()
-@click.option("--model", "models", multiple=True, default=("video-x4",), show_default=True, metavar="NAME|PATH")
-@click.option(
-    "--size", "sizes", multiple=True, default=SIZES, show_default=True, metavar="WxH", callback=parse_sizes,
-    help="Of the clip; may be repeated.",
-)  # fmt: skip
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="auto: all there are.")
-@click.option(
-    "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS[1:]),
-    help="May be repeated.  [default: all there are]",
-)  # fmt: skip
-@click.option(
-    "--codec", default="h264", show_default=True, metavar="NAME|none", help="To encode with; none throws frames away."
-)
-@click.option("--seconds", default=10.0, show_default=True, help="How long to run each pipeline, about.")
+@options_of(BenchOptions, types={"sizes": SIZE})
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the table, too: .json, .csv or .md.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -55,11 +34,11 @@ def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, qui
     start_logging(verbose, quiet)
     with large_imports():
         from vsr.evaluation.tables import check_output, to_text, write_table
-        from vsr.machine import BenchOptions, bench
+        from vsr.machine import bench
     if output is not None:
         check_output(output, overwrite=overwrite)
     speeds = []
-    for speed in bench(BenchOptions(**values)):
+    for speed in bench(BenchOptions(**given(values))):
         speeds.append(speed)
         if not as_json and not quiet:
             echo_error(_in_words(speed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,55 +10,33 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from vsr.cli.options import ENGINES, PRECISIONS, Command, SectionedCommand, SectionedOption, auto_or
+from vsr.cli.options import PATH, SectionedCommand, SectionedOption, given, options_of
 from vsr.cli.terminal import clean_end_on_signals, echo, echo_lines, large_imports, start_logging, verbosity_options
-from vsr.errors import UsageError
+from vsr.errors import UsageError, needs_extra
 from vsr.evaluation.options import ImageEvalOptions, VideoEvalOptions
 from vsr.evaluation.tables import Table, check_output, to_json, to_text, write_table
 
 if TYPE_CHECKING:
     from vsr.evaluation.scores import VideoReport
 
-PATH = click.Path(path_type=Path)
 GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 
-def option(section: str, *names: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
-    """An option under a heading; not given, it is None or empty."""
-    attributes = {"default": None, "cls": SectionedOption, "section": section} | attributes
-    return click.option(*names, help=help, **attributes)
-
-
 PICTURES, CLIPS = "Pictures", "Clips"
-picture, clip, shared = (partial(option, section) for section in (PICTURES, CLIPS, "Both"))
+picture, clip, shared = (partial(click.option, cls=SectionedOption, section=at) for at in (PICTURES, CLIPS, "Both"))
 
 
 @click.command("eval", cls=SectionedCommand)
 @click.argument("clips", metavar="[REF OUT...]", type=PATH, nargs=-1)
-@picture("--model", "models", multiple=True, metavar="NAME|PATH", help="What to measure; may be repeated.")
-@picture("--data", multiple=True, type=PATH, metavar="DIR", help="HR pictures; may be repeated.")
-@picture("--scale", type=int, metavar="N", help="HR size over LR size.  [default: the models' own]")
-@picture("--colour", type=click.Choice(["y", "rgb"]), help="Where PSNR and SSIM compare.  [default: y]")
-@picture("--lpips/--no-lpips", is_flag=True, help="Measure LPIPS.  [default: yes]")
-@picture("--lpips-weights", type=PATH, metavar="FILE", help="SqueezeNet 1.1.  [default: torchvision's, downloaded]")
-@picture("--fid", type=click.Choice(["none", "inception"]), help="Measure FID in features of Inception v3.")
-@picture("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
-@picture("--engine", type=click.Choice(ENGINES), help="auto: OpenVINO on the CPU, else torch.")
-@picture("--precision", type=click.Choice(PRECISIONS), help="Of the models; auto: fp16 on CUDA, else fp32.")
-@picture("--tile", "tile_size", callback=auto_or(0), default="auto", metavar="auto|N", help="Largest edge; 0: none.")
-@picture("--per-picture", is_flag=True, default=False, help="Show each picture, too.")
-@clip("--vmaf/--no-vmaf", is_flag=True, help="Measure VMAF.  [default: yes]")
-@clip("--vmaf-model", metavar="NAME", help="A model that libvmaf has built in.  [default: vmaf_v0.6.1]")
-@clip("--steadiness/--no-steadiness", is_flag=True, help="Measure what moves and should not.  [default: yes]")
-@clip("--align", type=click.Choice(["time", "start"]), help="Pair by time, or from the first frames.  [default: time]")
-@clip("--max-unpaired", type=float, metavar="0..1", help="Share of frames without a partner.  [default: 0.05]")
+@options_of(ImageEvalOptions, without=("lr", "border"), section=PICTURES, required=False)
+@picture("--per-picture", is_flag=True, help="Show each picture, too.")
+@options_of(VideoEvalOptions, without=("reference", "outputs", "lr", "border"), section=CLIPS)
 @clip("--per-frame", type=PATH, metavar="FILE", help="Write the values of each frame, .csv .json .md.")
 @clip("--plot", type=PATH, metavar="FILE", help="Draw them over time, .png.")
-@shared("--lr", multiple=True, type=PATH, metavar="PATH", help="LR pictures of each --data, by name; or the LR clip.")
-@shared("--border", type=int, metavar="N", help="Left out by PSNR and SSIM.  [default: the scale; of clips 0]")
+@options_of(ImageEvalOptions, "lr", "border", section="Both")
 @shared("-o", "--output", "outputs", multiple=True, type=PATH, metavar="FILE", help="Write the table, .json .csv .md.")
-@shared("--overwrite", is_flag=True, default=False, help="Replace existing outputs.")
-@shared("--json", "as_json", is_flag=True, default=False, help="Print the table as one JSON object.")
+@shared("--overwrite", is_flag=True, help="Replace existing outputs.")
+@shared("--json", "as_json", is_flag=True, help="Print the table as one JSON object.")
 @verbosity_options
 def evaluate(
     clips: tuple[Path, ...],
@@ -84,13 +62,13 @@ def evaluate(
     start_logging(verbose, quiet)
     _check_kind(clips)
     _check_outputs(outputs, per_frame, plot, overwrite)
-    given = {name: value for name, value in values.items() if value not in (None, ())}
+    chosen = given(values)
     hidden = quiet or as_json or None  # None: shown where stderr is a terminal
     with clean_end_on_signals():
         if clips:
-            report, table = _measure_clips(clips, given, hidden)
+            report, table = _measure_clips(clips, chosen, hidden)
         else:
-            report, table = None, _measure_pictures(given, per_picture, hidden)
+            report, table = None, _measure_pictures(chosen, per_picture, hidden)
     try:
         for output in outputs:
             write_table(output, table, overwrite=overwrite)
@@ -130,13 +108,15 @@ def _check_outputs(outputs: tuple[Path, ...], per_frame: Path | None, plot: Path
         check_output(path, overwrite=overwrite)
     if plot is not None:
         check_output(plot, overwrite=overwrite, endings=(".png",))
+        with needs_extra("eval", "a plot"):
+            import matplotlib  # noqa: F401 - before the hours of measuring
     twice = next((path for path in tables if tables.count(path) > 1), None)
     if twice is not None:
         raise UsageError(f"{twice} is named twice as an output.")
 
 
-def _measure_pictures(given: Mapping[str, Any], per_picture: bool, hidden: bool | None) -> Table:
-    options = ImageEvalOptions(**{"models": (), "data": (), **given})
+def _measure_pictures(chosen: Mapping[str, Any], per_picture: bool, hidden: bool | None) -> Table:
+    options = ImageEvalOptions(**{"models": (), "data": (), **chosen})
 
     from tqdm import tqdm
 
@@ -154,11 +134,13 @@ def _measure_pictures(given: Mapping[str, Any], per_picture: bool, hidden: bool 
     return image_table(report, per_picture=per_picture)
 
 
-def _measure_clips(clips: tuple[Path, ...], given: Mapping[str, Any], hidden: bool | None) -> tuple[VideoReport, Table]:
-    lr = given.get("lr", (None,))
+def _measure_clips(
+    clips: tuple[Path, ...], chosen: Mapping[str, Any], hidden: bool | None
+) -> tuple[VideoReport, Table]:
+    lr = chosen.get("lr", (None,))
     if len(lr) > 1:
         raise UsageError(f"clips have one LR clip, got {len(lr)} of --lr.")
-    options = VideoEvalOptions(reference=clips[0], outputs=clips[1:], **{**given, "lr": lr[0]})
+    options = VideoEvalOptions(reference=clips[0], outputs=clips[1:], **{**chosen, "lr": lr[0]})
 
     from tqdm import tqdm
 

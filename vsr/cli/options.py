@@ -1,49 +1,43 @@
-"""Command-line options made from the fields of a dataclass: its types, its defaults and its docstrings, said once."""
+"""Command-line options made from the fields of a dataclass, and how their values are written."""
 
 from __future__ import annotations
 
-import ast
-import inspect
 import re
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, fields
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from textwrap import dedent
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 
+from vsr.options import Option, hints_of, option_of
 from vsr.training.recipes import Labels, parse_labels
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
 
-class _LabelsType(click.ParamType):  # type: ignore[type-arg]  # generic in newer click alone
-    name = "LABELS"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Labels:
+class Written(click.ParamType):  # type: ignore[type-arg]  # generic in newer click alone
+    """Values that are written in a way of their own.
+
+    Args:
+        name: what the help calls the value.
+        parse: text -> value; raises ``ValueError`` with a sentence.
+    """
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return parse_labels(value) if isinstance(value, str) else value
+            return self._parse(value) if isinstance(value, str) else value
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
-
-
-class _ListType(click.ParamType):  # type: ignore[type-arg]
-    """Values between commas."""
-
-    name = "LIST"
-
-    def __init__(self, item: type) -> None:
-        self._item = item
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self._item(part.strip()) for part in value.split(",") if part.strip())
-        except ValueError:
-            self.fail(f"{value!r} is not a list of {self._item.__name__}s between commas", param, ctx)
 
 
 class SectionedOption(click.Option):
@@ -68,39 +62,91 @@ class SectionedCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def option_for_field(
-    options: Any, name: str, *, section: str, prefix: str = "", negatable: bool = True, metavar: str | None = None
+def options_of(
+    options: Any,
+    *names: str,
+    without: Collection[str] = (),
+    section: str = "Options",
+    prefix: str = "",
+    negatable: bool = False,
+    required: bool = True,
+    types: Mapping[str, click.ParamType] | None = None,  # type: ignore[type-arg]
 ) -> Callable[[Command], Command]:
-    """A ``click.option`` for one field of a dataclass: not given, it stays None.
+    """Add an option to a command for each field of a dataclass; one that is not given is None.
 
     Args:
-        options: an instance, whose value is shown as the default.
-        name: of the field.
-        section: heading under which it stands.
-        prefix: put before the option's name.
-        negatable: whether a flag has a ``--no-`` form too.
-        metavar: what the help calls the value.
+        options: the dataclass, or an instance of it, whose values are shown as defaults.
+        names: of the fields; none: all of them.
+        without: fields to leave out.
+        section: heading under which they stand.
+        prefix: put before the names of the options.
+        negatable: whether flags that are off by default have a ``--no-`` form too.
+        required: whether fields without a default have to be given.
+        types: how values of fields are written whose type does not tell.
     """
-    hint = get_type_hints(type(options))[name]
-    flag = "--" + (prefix + name).replace("_", "-")
-    if hint is bool and negatable:
-        flag = f"{flag}/--no-{flag[2:]}"
-    shown = _shown(getattr(options, name), "," if ... in get_args(hint) else " ")
-    text = summary_of(type(options), name) + (f"  [default: {shown}]" if shown else "")
-    attributes = {"is_flag": True} if hint is bool else _kind(hint)
-    attributes |= {"section": section, "help": text, "metavar": metavar}
-    return click.option(flag, default=None, cls=SectionedOption, **attributes)
+    hints = hints_of(options)
+    chosen = [each for each in fields(options) if each.name in (names or {each.name}) and each.name not in without]
+
+    def add(command: Command) -> Command:
+        for each in reversed(chosen):
+            known, hint, default = option_of(each), hints[each.name], getattr(options, each.name, None)
+            flag = known.name or "--" + (prefix + each.name).replace("_", "-")
+            if hint is bool and (negatable or default is not False):
+                flag = f"{flag}/--no-{flag[2:]}"
+            kind = (types or {}).get(each.name) or _type_of(hint, known)
+            needed = required and each.default is each.default_factory is MISSING
+            command = click.option(
+                *flag.split(", "),
+                prefix + each.name,
+                cls=SectionedOption,
+                section=section,
+                help=_help(known, default, between="," if ... in get_args(hint) else " "),
+                metavar=known.metavar or ("auto|N" if known.auto else None),
+                **({"required": True} if needed else {"default": None}),
+                **_attributes(hint, known, kind),
+            )(command)
+        return command
+
+    return add
 
 
-def _kind(hint: Any) -> dict[str, Any]:
-    if type(None) in get_args(hint):  # of the fields that may be None all are files
-        return {"type": click.Path(path_type=Path, dir_okay=False)}
-    if get_origin(hint) is Literal:
-        return {"type": click.Choice(get_args(hint))}
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the values of options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _attributes(hint: Any, known: Option, kind: click.ParamType) -> dict[str, Any]:  # type: ignore[type-arg]
+    """How a value is taken from the command line."""
+    if hint is bool:
+        return {"is_flag": True}
+    if get_origin(hint) is Mapping:
+        return {"type": PAIR, "multiple": True, "callback": lambda ctx, param, pairs: dict(pairs or ()) or None}
+    if known.repeated:
+        return {"type": kind, "multiple": True, "callback": lambda ctx, param, values: values or None}
+    pair = get_origin(hint) is tuple and ... not in get_args(hint) and not isinstance(kind, Written)
+    return {"type": kind, "nargs": len(get_args(hint))} if pair else {"type": kind}
+
+
+def _type_of(hint: Any, known: Option) -> Any:
+    if known.auto:
+        return Written("auto|N", partial(parse_auto, int(known.at_least)))
     if get_origin(hint) is tuple:
-        item, *rest = get_args(hint)
-        return {"type": _ListType(item)} if rest == [...] else {"type": item, "nargs": 1 + len(rest)}
-    return {"type": _LabelsType()} if hint is Labels else {"type": hint}
+        item = get_args(hint)[0]
+        if ... not in get_args(hint):
+            return item
+        if not known.repeated:
+            return Written("LIST", partial(parse_list, item))
+        return click.Choice(known.choices) if known.choices else PATH if item is Path else item
+    if get_origin(hint) is Literal:
+        return click.Choice(get_args(hint))
+    return {Labels: LABELS, Path: PATH}.get(hint, hint)
+
+
+def _help(known: Option, default: Any, between: str) -> str:
+    text = known.default_text
+    if text is None:
+        text = ", ".join(_shown(item, "x") for item in default or ()) if known.repeated else _shown(default, between)
+    return f"{known.help}  [default: {text}]".lstrip() if text else known.help
 
 
 def _shown(value: Any, between: str) -> str:
@@ -111,83 +157,60 @@ def _shown(value: Any, between: str) -> str:
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def summary_of(options: type, name: str) -> str:
-    """The docstring behind a field, without its markup, in one line."""
-    if options not in _SUMMARIES:
-        _SUMMARIES[options] = _summaries(options)
-    return _SUMMARIES[options].get(name, "")
+def parse_list(item: type, text: str) -> tuple[Any, ...]:
+    """``1,2`` -> (1, 2), each as ``item`` makes it."""
+    try:
+        return tuple(item(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as exc:
+        raise ValueError(f"{text!r} is not a list of {item.__name__}s between commas") from exc
 
 
-_SUMMARIES: dict[type, dict[str, str]] = {}
-
-
-def _summaries(options: type) -> dict[str, str]:
-    body = ast.parse(dedent(inspect.getsource(options))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    found = {}
-    for field, text in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            assert isinstance(field.target, ast.Name)
-            found[field.target.id] = " ".join(str(text.value.value).replace("``", "").split())
-    return {field.name: found[field.name] for field in fields(options) if field.name in found}
-
-
-Parser = Callable[[click.Context, click.Parameter, Any], Any]
-
-ENGINES = ["auto", "torch", "inductor", "openvino"]
-PRECISIONS = ["auto", "fp32", "fp16", "bf16", "int8"]
-
-
-def auto_or(least: int) -> Parser:
-    """For options that are ``auto``, which becomes None, or a whole number from ``least`` up."""
-
-    def parse(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
-        if value == "auto":
-            return None
-        if not (value.isascii() and value.isdigit()) or int(value) < least:
-            raise click.BadParameter(f"{value!r} is neither auto nor a whole number from {least} up.")
-        return int(value)
-
-    return parse
-
-
-def parse_time(ctx: click.Context, param: click.Parameter, value: str | None) -> Fraction | None:
-    """``90.5``, ``1:30.5`` or ``0:01:30.5`` -> seconds, exactly."""
-    if value is None:
+def parse_auto(least: int, text: str) -> int | None:
+    """``auto`` -> None, and a whole number from ``least`` up."""
+    if text == "auto":
         return None
-    if not re.fullmatch(r"(\d{1,9}:)?(\d{1,9}:)?\d{1,9}(\.\d{0,9})?", value, re.ASCII):
-        raise click.BadParameter(f"{value!r} is no time: write 90.5, 1:30.5 or 0:01:30.5.")
+    if not (text.isascii() and text.isdigit()) or int(text) < least:
+        raise ValueError(f"{text!r} is neither auto nor a whole number from {least} up.")
+    return int(text)
+
+
+def parse_time(text: str) -> Fraction:
+    """``90.5``, ``1:30.5`` or ``0:01:30.5`` -> seconds, exactly."""
+    if not re.fullmatch(r"(\d{1,9}:)?(\d{1,9}:)?\d{1,9}(\.\d{0,9})?", text, re.ASCII):
+        raise ValueError(f"{text!r} is no time: write 90.5, 1:30.5 or 0:01:30.5.")
     seconds = Fraction(0)
-    for part in value.split(":"):
+    for part in text.split(":"):
         seconds = seconds * 60 + Fraction(part)
     return seconds
 
 
-def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+def parse_size(text: str) -> tuple[int, int]:
     """``1920x1080`` -> (1920, 1080)."""
-    if value is None:
-        return None
-    if not (found := re.fullmatch(r"(\d{1,6})x(\d{1,6})", value, re.ASCII)):
-        raise click.BadParameter(f"{value!r} is no size: write 1920x1080.")
+    if not (found := re.fullmatch(r"(\d{1,6})x(\d{1,6})", text, re.ASCII)):
+        raise ValueError(f"{text!r} is no size: write 1920x1080.")
     return int(found[1]), int(found[2])
 
 
-def parse_rate(ctx: click.Context, param: click.Parameter, value: str) -> Fraction:
+def parse_rate(text: str) -> Fraction:
     """``25``, ``29.97`` or ``30000/1001`` -> frames a second."""
     try:
-        if len(value) > 20 or "e" in value.lower():
-            raise ValueError(value)
-        return Fraction(value)
+        if len(text) > 20 or "e" in text.lower():
+            raise ValueError(text)
+        return Fraction(text)
     except (ValueError, ZeroDivisionError) as exc:
-        raise click.BadParameter(f"{value!r} is no rate: write 25 or 30000/1001.") from exc
+        raise ValueError(f"{text!r} is no rate: write 25 or 30000/1001.") from exc
 
 
-def parse_pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """``KEY=VALUE`` of each use -> a dict."""
-    pairs = {}
-    for text in values:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise click.BadParameter(f"{text!r} is not of the form KEY=VALUE.")
-        pairs[key] = value
-    return pairs
+def parse_pair(text: str) -> tuple[str, str]:
+    """``KEY=VALUE`` -> (KEY, VALUE)."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ValueError(f"{text!r} is not of the form KEY=VALUE.")
+    return key, value
+
+
+LABELS = Written("LABELS", parse_labels)
+TIME = Written("T", parse_time)
+SIZE = Written("WxH", parse_size)
+RATE = Written("N", parse_rate)
+PAIR = Written("KEY=VALUE", parse_pair)

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
@@ -141,17 +140,6 @@ def _discard(stream: TextIO) -> None:
     """Throw away what waits to be written, which Python would try once more at its end, and complain of."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def option_of(options: type[Any]) -> Callable[..., Callable[[Command], Command]]:
-    """A ``click.option`` that takes its default from the field of its name in a dataclass of options."""
-    defaults = {field.name: field.default for field in fields(options)}
-
-    def option(name: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
-        default = defaults[name.removeprefix("--").replace("-", "_")]
-        return click.option(name, default=default, show_default=default is not None, help=help, **attributes)
-
-    return option
 
 
 def verbosity_options(command: Command) -> Command:

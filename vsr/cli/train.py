@@ -5,85 +5,47 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 import click
 
-from vsr.cli.options import SectionedCommand, option_for_field
+from vsr.cli.options import FILE, SectionedCommand, given, options_of
 from vsr.cli.terminal import INTERRUPTED, echo, echo_error, echo_lines, start_logging, stop_on_signal, verbosity_options
 from vsr.training.options import TrainOptions
-from vsr.training.recipes import (
-    RECIPES,
-    STAGES,
-    ClipDegradation,
-    Recipe,
-    Stage,
-    VideoDegradation,
-    override,
-    with_total_steps,
-)
+from vsr.training.recipes import RECIPES, STAGES, override, with_total_steps
 
-FOLDER = click.Path(path_type=Path)
-SHOWN = TrainOptions(data=(), output=Path())
+FILES = dict.fromkeys(("init", "init_discriminator", "teacher", "content_weights", "lpips_weights"), FILE)
+"""Options that name a file, and no folder."""
+
+NOT_OF_THE_RUN = ("data", "output", "recipe", "stage", "validation", "command")
+"""What is not under the heading of the run."""
+
+NESTED = (*STAGES, "video", "clip", "follows")
+"""Fields of a recipe that are no option by themselves."""
+
+SHOWN = RECIPES["srgan"]
 """Whose values the help shows as defaults."""
 
-GIVEN_OTHERWISE = ("data", "output", "recipe", "stage", "command", "validation")
-
-
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """An option for each field of ``TrainOptions`` that is not written out below."""
-    for field in reversed(fields(TrainOptions)):
-        if field.name not in GIVEN_OTHERWISE:
-            command = option_for_field(SHOWN, field.name, section="The run", negatable=False)(command)
-    return command
-
-
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """An option for each value of a recipe; the defaults shown are those of ``srgan``."""
-    recipe = SHOWN.recipe
-    for field in reversed(fields(VideoDegradation)):
-        command = option_for_field(
-            recipe.video, field.name, prefix="video_", section="The video degradation, a value drawn for each crop"
-        )(command)
-    for field in reversed(fields(ClipDegradation)):
-        command = option_for_field(
-            recipe.clip, field.name, prefix="clip_", section="The degradation of clips, a value drawn for each"
-        )(command)
-    for stage in reversed(STAGES):
-        for field in reversed(fields(Stage)):
-            if stage == "discriminator" and field.name not in ("length", "learning_rate", "schedule", "milestones"):
-                continue
-            command = option_for_field(
-                recipe.stage(stage), field.name, prefix=f"{stage}_", section=f"The stage {stage}"
-            )(command)
-    for field in reversed(fields(Recipe)):
-        if field.name not in (*STAGES, "video", "clip", "follows"):
-            command = option_for_field(recipe, field.name, section="The recipe, with the defaults of srgan")(command)
-    return command
+OF_DISCRIMINATOR = ("length", "learning_rate", "schedule", "milestones")
+"""What has an effect in a stage that trains it alone."""
 
 
 @click.command(cls=SectionedCommand)
-@click.option(
-    "--data",
-    type=FOLDER,
-    multiple=True,
-    required=True,
-    help="HR pictures: folder or zip; for a recurrent generator videos too. May be repeated.",
-)
-@click.option("-o", "--output", type=FOLDER, required=True, metavar="RUN", help="Folder of the run.")
+@options_of(TrainOptions, "data", "output")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="srgan", show_default=True, help="Whom to follow.")
-@click.option(
-    "--stage", type=click.Choice([*STAGES, "all"]), default="all", show_default=True, help="Which stage of it to run."
-)
+@options_of(TrainOptions, "stage")
 @click.option(
     "--steps", type=click.IntRange(min=1), help="Updates in all; the recipe's stages are cut in proportion to it."
 )
-@click.option("--validation", type=FOLDER, multiple=True, help="HR pictures to measure on.  [default: some of --data]")
-@run_options
-@recipe_options
+@options_of(TrainOptions, "validation")
+@options_of(TrainOptions, without=NOT_OF_THE_RUN, section="The run", types=FILES)
+@options_of(SHOWN, without=NESTED, section="The recipe, with the defaults of srgan", negatable=True)
+@options_of(SHOWN.pretrain, prefix="pretrain_", section="The stage pretrain")
+@options_of(SHOWN.discriminator, *OF_DISCRIMINATOR, prefix="discriminator_", section="The stage discriminator")
+@options_of(SHOWN.adversarial, prefix="adversarial_", section="The stage adversarial")
+@options_of(SHOWN.clip, prefix="clip_", section="The degradation of clips, a value drawn for each")
+@options_of(SHOWN.video, prefix="video_", section="The video degradation, a value drawn for each crop")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @verbosity_options
 def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
@@ -98,7 +60,7 @@ def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bo
     A weight of 0 leaves a loss out; --pretrain-l1 1 --pretrain-mse 0 trains on L1.
     """
     start_logging(verbose, quiet)
-    options = _options(recipe, steps, {name: value for name, value in values.items() if value is not None})
+    options = _options(recipe, steps, given(values))
 
     from tqdm import tqdm
 
@@ -136,5 +98,5 @@ def _options(name: str, steps: int | None, values: dict[str, Any]) -> TrainOptio
     run = {name: value for name, value in values.items() if name in run_names}
     recipe = override(RECIPES[name], **{name: value for name, value in values.items() if name not in run_names})
     if steps is not None:
-        recipe = with_total_steps(recipe, steps, None if run["stage"] == "all" else run["stage"])
+        recipe = with_total_steps(recipe, steps, None if run.get("stage", "all") == "all" else run["stage"])
     return TrainOptions(**run, recipe=recipe, command=shlex.join(["vsr", *sys.argv[1:]]))

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.options import ENGINES, PRECISIONS, auto_or, parse_pairs, parse_rate, parse_size, parse_time
+from vsr.cli.options import PATH, RATE, SIZE, TIME, given, options_of
 from vsr.cli.terminal import (
     clean_end_on_signals,
     echo,
     echo_error,
     echo_lines,
     large_imports,
-    option_of,
     progress_shown,
     start_logging,
     verbosity_options,
@@ -38,74 +37,21 @@ if TYPE_CHECKING:
 FAILED = 1
 """Exit code where something failed, or where an input was damaged but an output was made."""
 
-option = option_of(UpscaleOptions)
-PATH = click.Path(path_type=Path)
+WRITTEN = {"size": SIZE, "start": TIME, "end": TIME, "fps": RATE}
+"""Options of a form that their type does not tell."""
 
-AUTO: dict[str, Any] = {"default": "auto", "show_default": True, "metavar": "auto|N"}
-AUTO_YES_NO = ("auto", "yes", "no")
+LAST = ("resume", "jobs", "cluster")
+"""Options that stand at the end of the help."""
+
 OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures such as frames/%06d.png; a folder."
 
 
 @click.command()
 @click.argument("sources", metavar="INPUT...", type=PATH, nargs=-1, required=True)
 @click.option("-o", "--output", "target", type=PATH, required=True, metavar="OUT", help=OUTPUTS)
-@option("--model", "A model of `vsr models`, a family of them such as srgan, or a weights file.", metavar="NAME|PATH")
-@option("--scale", "Output size over input size, 1.5 as well as 4.  [default: the model's own]", type=float)
-@option("--size", "Size of the output.", metavar="WxH", callback=parse_size)
-@option("--height", "Height of the output; the width follows.", type=int)
-@option("--detail", "Texture of an adversarial model: 0 faithful and soft, 1 sharp.", type=float)
-@option("--start", "Leave out what is shown earlier: seconds, or 1:30.5.", metavar="T", callback=parse_time)
-@option("--end", "Leave out what is shown then or later.", metavar="T", callback=parse_time)
-@option("--steady", "auto: where a model makes texture of one frame at a time.", type=click.Choice(AUTO_YES_NO))
-@option("--deinterlace", "auto: frames that are flagged as interlaced.", type=click.Choice(AUTO_YES_NO))
-@option("--device", "auto, cpu, cuda, cuda:N or mps; several, as cuda:0,cuda:1, share the work.")
-@option("--engine", "auto: OpenVINO on the CPU, else torch.", type=click.Choice(ENGINES))
-@option(
-    "--precision",
-    "auto: fp16 on CUDA, else fp32, which is never TF32; int8 is the CPU's fastest.",
-    type=click.Choice(PRECISIONS),
-)
-@click.option(
-    "--tile", "tile_size", help="Largest edge of a tile, in input pixels; 0: none.", callback=auto_or(0), **AUTO
-)
-@click.option("--batch", "batch_size", help="Frames at once.", callback=auto_or(1), **AUTO)
-@option(
-    "--codec",
-    "h264, hevc, av1, vp9, prores, ffv1, or any encoder of libav.  [default: h264; vp9 in .webm]",
-    metavar="NAME",
-)
-@option("--crf", "Quality: lower is better and larger.  [default: 18 for h264]", type=int)
-@option("--preset", "The encoder's effort.  [default: medium for h264]")
-@option("--pix-fmt", "Pixel format to encode.  [default: what loses least]")
-@click.option(
-    "-x",
-    "encoder",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=parse_pairs,
-    help="One more option of the encoder; may be repeated.",
-)
-@option("--audio", "copy, none, or the encoder to convert it by.", metavar="copy|none|CODEC")
-@option("--subtitles", "copy, or none to leave them out.", type=click.Choice(["copy", "none"]))
-@click.option(
-    "--fps",
-    default="25",
-    show_default=True,
-    metavar="N",
-    callback=parse_rate,
-    help="Frames a second of a folder of pictures.",
-)
-@option("--max-pixels", "Refuse frames that say they are larger.", type=int)
-@option("--tolerant", "Damage to the input is no failure.", is_flag=True)
-@option("--overwrite", "Replace an existing output.", is_flag=True)
+@options_of(UpscaleOptions, without=LAST, types=WRITTEN)
 @click.option("--recursive", is_flag=True, help="Of folders take the folders in them too.")
-@click.option(
-    "--resume/--no-resume",
-    default=True,
-    help="Go on from what an earlier run of the same job finished.  [default: resume]",
-)
-@option("--jobs", "Processes that share the work.  [default: one for each device]", type=int, metavar="N")
-@option("--cluster", "Work on a Ray cluster; auto: the one that this machine belongs to.", metavar="auto|ADDRESS")
+@options_of(UpscaleOptions, *LAST)
 @click.option("--dry-run", is_flag=True, help="Only say what it would take, from a few frames that are tried.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object; progress on stderr too.")
 @verbosity_options
@@ -131,7 +77,7 @@ def upscale(
     vsr upscale clips/ -o out/
     """
     start_logging(verbose, quiet)
-    upscale_all(sources, target, UpscaleOptions(**values), recursive, as_json, quiet, dry_run=dry_run)
+    upscale_all(sources, target, UpscaleOptions(**given(values)), recursive, as_json, quiet, dry_run=dry_run)
 
 
 def upscale_all(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from vsr.errors import UsageError
+from vsr.options import contradictions, described, documented, option, option_of
 
 Kind = Literal["strip", "video", "page"]
 Layout = Literal["split", "side-by-side", "grid"]
@@ -36,15 +37,6 @@ TAKEN_BY: dict[str, tuple[Kind, ...]] = {
 }
 """Options that only some outputs have a use for."""
 
-OPTION_NAMES = {
-    "regions": "--region",
-    "num_regions": "--regions",
-    "times": "--time",
-    "frames": "--frame",
-    "num_frames": "--frames",
-}
-"""Where the option of the command is called otherwise than the field."""
-
 
 @dataclass(frozen=True)
 class Region:
@@ -59,6 +51,7 @@ class Region:
         return f"{self.x},{self.y},{self.width},{self.height}"
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions:
     """One run of ``vsr compare``.
@@ -67,47 +60,52 @@ class CompareOptions:
         UsageError: values out of their range, or ones that contradict each other; all of them are reported at once.
     """
 
-    inputs: tuple[Path, ...]
-    """The candidates in order: pictures, or clips."""
-    target: Path
-    """What to write; its ending says which kind."""
-    lr: Path | None = None
-    """What the candidates were upscaled from."""
-    hr: Path | None = None
-    """What they should be like."""
-    labels: tuple[str, ...] = ()
-    """One for each candidate; none: the names of the files."""
-    bicubic: bool | None = None
-    """Add the bicubic interpolation of LR; None: where there is LR."""
-    regions: tuple[Region, ...] = ()
-    """Strips: parts to magnify."""
-    num_regions: int | None = None
-    """Strips: how many parts to choose where none is given, there where the candidates differ most; None: 2."""
-    times: tuple[float, ...] = ()
-    """Strips and pages of clips: seconds; the frame on display then is taken."""
-    frames: tuple[int, ...] = ()
-    """Strips and pages of clips: numbers of frames, from 0."""
-    num_frames: int | None = None
-    """Pages of clips: how many frames to take at even spacing; None: 8."""
-    layout: Layout | None = None
-    """Videos; ``split``: one frame, of which each candidate has a slice; None: that."""
-    quality: int | Literal["lossless"] | None = None
-    """Of the pictures in a page, and of a JPEG strip: 1..100. None: of a page lossless until it grows large."""
-    overwrite: bool = False
-    """Replace an existing output."""
+    inputs: tuple[Path, ...] = field(metadata=described("The candidates in order: pictures, or clips."))
+    target: Path = field(metadata=described(
+        "A strip: .png, .jpg. A video: .mp4, .mov, .m4v, .mkv. A page with a slider: .html.", name="-o, --output",
+        metavar="OUT",
+    ))  # fmt: skip
+    lr: Path | None = option(None, "What the candidates were upscaled from.", metavar="FILE")
+    hr: Path | None = option(None, "What they should be like.", metavar="FILE")
+    labels: tuple[str, ...] = option(
+        (), "Once for each INPUT.", name="--label", metavar="TEXT", default_text="file names", repeated=True
+    )
+    bicubic: bool | None = option(None, "Add LR's bicubic interpolation.", default_text="with --lr")
+    regions: tuple[Region, ...] = option(
+        (), "Strips: a part to magnify, in output pixels; may be repeated.", name="--region", metavar="X,Y,W,H",
+        repeated=True,
+    )  # fmt: skip
+    num_regions: int | None = option(
+        None, "Strips: how many parts to magnify where the candidates differ most.", name="--regions", metavar="N",
+        default_text="2", at_least=0, called="the number of regions",
+    )  # fmt: skip
+    times: tuple[float, ...] = option(
+        (), "Strips and pages of clips: the frame on display then; may be repeated.", name="--time", metavar="SECONDS",
+        repeated=True,
+    )  # fmt: skip
+    frames: tuple[int, ...] = option(
+        (), "Strips and pages of clips: a frame, counted from 0; may be repeated.", name="--frame", metavar="NUMBER",
+        repeated=True,
+    )  # fmt: skip
+    num_frames: int | None = option(
+        None, "Pages of clips: how many frames, at even spacing.", name="--frames", metavar="N", default_text="8",
+        at_least=1, called="the number of frames",
+    )  # fmt: skip
+    layout: Layout | None = option(
+        None, "Videos.", note="split: one frame, of which each candidate has a slice.", default_text="split"
+    )
+    quality: int | Literal["lossless"] | None = option(
+        None, "Of JPEG pictures.", metavar="1..100|lossless", default_text="95; small pages lossless"
+    )
+    overwrite: bool = option(False, "Replace an existing output.")
 
     def __post_init__(self) -> None:
         wrong = list(self._contradictions())
-        if self.layout is not None and self.layout not in get_args(Layout):
-            wrong.append(f"the layout is one of {', '.join(get_args(Layout))}, got {self.layout!r}")
         if len(self.inputs) == 0 or (len(self.inputs) == 1 and not (self.lr or self.hr)):
             wrong.append("there is nothing to compare with: name a second candidate, --lr or --hr")
         if self.labels and len(self.labels) != len(self.inputs):
             wrong.append(f"{len(self.inputs)} candidates want as many labels, got {len(self.labels)}")
-        if self.num_regions is not None and self.num_regions < 0:
-            wrong.append(f"the number of regions must not be negative, got {self.num_regions}")
-        if self.num_frames is not None and self.num_frames < 1:
-            wrong.append(f"the number of frames must be at least 1, got {self.num_frames}")
+        wrong += contradictions(self)
         wrong += [f"frames are counted from 0, got {number}" for number in self.frames if number < 0]
         wrong += [f"the time must be a number of seconds, got {at}" for at in self.times if not abs(at) < float("inf")]
         if isinstance(self.quality, int) and not 1 <= self.quality <= 100:
@@ -126,10 +124,11 @@ class CompareOptions:
         if kind is None:
             yield f"cannot tell what to write to {self.target}: its name must end in {', '.join(KINDS)}"
             return
-        for name, kinds in TAKEN_BY.items():
-            if kind not in kinds and getattr(self, name) not in ((), None):
-                option = OPTION_NAMES.get(name, f"--{name}")
-                yield f"{option} is for a {' or a '.join(kinds)}, and {self.target.name} is a {kind}"
+        for each in fields(self):
+            kinds = TAKEN_BY.get(each.name, (kind,))
+            if kind not in kinds and getattr(self, each.name) not in ((), None):
+                flag = option_of(each).name or f"--{each.name}"
+                yield f"{flag} is for a {' or a '.join(kinds)}, and {self.target.name} is a {kind}"
         if self.quality is not None and self.target.suffix.lower() == ".png":
             yield "a .png is lossless, so --quality says nothing"
         if self.quality == "lossless" and self.target.suffix.lower() in (".jpg", ".jpeg"):

@@ -1,6 +1,9 @@
 """A batch of LR frames -> SR frames. Knows no files but weights files."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+RuntimeName = Literal["auto", "torch", "inductor", "openvino"]
+Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 
 if TYPE_CHECKING:
     import torch

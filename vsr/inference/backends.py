@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from copy import deepcopy
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from vsr.errors import UnsupportedError
+from vsr.inference import Precision, RuntimeName
 from vsr.inference.device import computes_in_bf16
 from vsr.inference.torch_backend import DTYPES, CudaRuntime, TorchRuntime
 from vsr.networks.weights import Calibration
 
 logger = logging.getLogger(__name__)
-
-RuntimeName = Literal["auto", "torch", "inductor", "openvino"]
-Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 
 
 class Runtime(Protocol):

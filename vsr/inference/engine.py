@@ -27,7 +27,8 @@ from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory
 from vsr.imaging.colour import rgb_to_codes
 from vsr.imaging.motion import Codes, Motion, estimate_motion
 from vsr.imaging.warping import motion_to_device, steady
-from vsr.inference.backends import Precision, RuntimeName, build_runtime, has_weights
+from vsr.inference import Precision, RuntimeName
+from vsr.inference.backends import build_runtime, has_weights
 from vsr.inference.device import choose_device, free_memory, kind_of, operations_per_pixel
 from vsr.networks.recurrent import RecurrentGenerator, move_state
 from vsr.networks.rewrites import simplify

@@ -5,9 +5,11 @@ Ledig et al. 2017, https://arxiv.org/abs/1609.04802, figure 4, with either of th
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
 from torch import Tensor, nn
+
+from vsr.networks import Head
 
 SLOPE = 0.2
 """Of LeakyReLU, as in the paper."""
@@ -37,13 +39,13 @@ class Discriminator(nn.Module):
         self,
         *,
         channels: int = 64,
-        head: Literal["dense", "pooled"] = "dense",
+        head: Head = "dense",
         crop_size: int | None = 96,
         dense_size: int = 1024,
         frames: int = 1,
     ) -> None:
         super().__init__()
-        if head not in ("dense", "pooled"):
+        if head not in get_args(Head):
             raise ValueError(f"the head is dense or pooled, got {head!r}")
         if head == "dense" and (crop_size is None or crop_size < 16):
             raise ValueError(f"a dense head needs the crop size, at least 16 pixels, got {crop_size}")

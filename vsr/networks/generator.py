@@ -7,12 +7,13 @@ https://arxiv.org/abs/1609.04802, figure 4.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from vsr.imaging.resize import resize_bicubic
+from vsr.networks import Normalisation, Upsampling
 from vsr.networks.vgg import TORCHVISION
 
 SLOPE = 0.2
@@ -82,9 +83,9 @@ class Generator(nn.Module):
         scale: int = 4,
         blocks: int = 16,
         channels: int = 64,
-        upsampling: Literal["shuffle", "nearest"] = "shuffle",
+        upsampling: Upsampling = "shuffle",
         tanh: bool = False,
-        normalisation: Literal["none", "imagenet"] = "none",
+        normalisation: Normalisation = "none",
         norm_momentum: float = 0.1,
     ) -> None:
         super().__init__()
@@ -93,9 +94,9 @@ class Generator(nn.Module):
         if not 1 <= blocks <= MAX_BLOCKS or channels < 3:
             needed = f"1 to {MAX_BLOCKS} blocks and at least three channels are needed"
             raise ValueError(f"{needed}, got {blocks} and {channels}")
-        if upsampling not in ("shuffle", "nearest"):
+        if upsampling not in get_args(Upsampling):
             raise ValueError(f"the upsampling is shuffle or nearest, got {upsampling!r}")
-        if normalisation not in ("none", "imagenet"):
+        if normalisation not in get_args(Normalisation):
             raise ValueError(f"the normalisation is none or imagenet, got {normalisation!r}")
         if not 0 < norm_momentum <= 1:
             raise ValueError(f"the momentum of batch normalisation lies in (0, 1], got {norm_momentum}")

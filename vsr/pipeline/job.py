@@ -21,7 +21,7 @@ from vsr import __version__
 from vsr.errors import InputError, OutputError, UsageError, VsrError
 from vsr.files import check_target
 from vsr.imaging.pictures import is_animated, still_kind
-from vsr.inference.backends import RuntimeName
+from vsr.inference import RuntimeName
 from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
 from vsr.media.clip import ClipInfo

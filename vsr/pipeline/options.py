@@ -1,4 +1,4 @@
-"""What can be chosen about upscaling a clip. Imports no torch."""
+"""What can be chosen about upscaling a clip, and about measuring how fast that is. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from vsr.errors import UsageError, unknown_choices
+from vsr.errors import UsageError
 from vsr.files import MAX_PIXELS
+from vsr.inference import Precision, RuntimeName
 from vsr.media.formats import CODECS
+from vsr.options import contradictions, described, documented, option
+
+AutoYesNo = Literal["auto", "yes", "no"]
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class UpscaleOptions:
     """One run of ``vsr upscale``.
@@ -23,91 +28,100 @@ class UpscaleOptions:
         UsageError: values out of their range; all of them are reported at once.
     """
 
-    model: str = "video"
-    """A shipped model, or a family of them, of which the next scale above is taken; ``bicubic``, ``identity``, or the
-    path of a weights file."""
-    scale: float | None = None
-    """Output size over input size; None takes the model's own."""
-    size: tuple[int, int] | None = None
-    """Width and height of the output as it is shown, whatever the input's proportions."""
-    height: int | None = None
-    """Height of the output as it is shown; the width follows."""
-    detail: float = 1.0
-    """How much of an adversarial model's texture: 0 is its pixel-trained partner, faithful and soft."""
-    steady: Literal["auto", "yes", "no"] = "auto"
-    """Blend each frame with the one before along the motion, so that texture does not flicker. ``auto``: the frames of
-    a clip by a generator that was trained against a discriminator and looks at one frame at a time."""
-    start: Fraction | None = None
-    """Seconds from the clip's beginning; what is shown earlier is left out."""
-    end: Fraction | None = None
-    """Seconds from the clip's beginning; what is shown then or later is left out."""
-    deinterlace: Literal["auto", "yes", "no"] = "auto"
-    """``auto``: frames that the clip flags as interlaced. ``yes``: all frames. ``no``: none, fields are upscaled as
-    they lie."""
-    device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or a device of torch's; several between commas share the
-    segments of a clip."""
-    engine: Literal["auto", "torch", "inductor", "openvino"] = "auto"
-    """What runs the network; ``auto`` is OpenVINO on the CPU, where it can, and torch elsewhere. ``inductor`` is torch
-    with its compiler, for long jobs on GPUs."""
-    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
-    """Arithmetic of the network; ``auto`` is fp16 on CUDA and fp32 elsewhere; fp32 is never rounded to TF32; int8 is
-    for the CPU."""
-    tile_size: int | None = None
-    """Largest edge of a tile in LR pixels; None: what fits into memory; 0: never tile."""
-    batch_size: int | None = None
-    """Frames at once; None: what pays."""
-    codec: str | None = None
-    """A key of ``vsr.media.formats.CODECS``, or any video encoder of libav; None takes the container's usual one."""
-    crf: int | None = None
-    """Constant rate factor: lower is better and larger; None takes the codec's default."""
-    preset: str | None = None
-    """The encoder's effort; None takes the codec's default."""
-    pix_fmt: str | None = None
-    """libav's pixel format to encode; None: the one of the encoder's that loses least."""
-    encoder: Mapping[str, str] = field(default_factory=dict)
-    """More options of the encoder, by libav's names."""
-    audio: str = "copy"
-    """``copy``: as it is, converted only where the container cannot hold it; ``none``: left out; else the encoder of
-    libav's to convert it by, such as ``aac``."""
-    subtitles: Literal["copy", "none"] = "copy"
-    """``copy``: as they are, converted only where the container demands it; ``none``: left out."""
-    fps: Fraction = Fraction(25)
-    """Frames a second of a folder of pictures."""
-    max_pixels: int = MAX_PIXELS
-    """Of an input frame: what says that it is larger is refused unread."""
-    tolerant: bool = False
-    """Damage to the input does not count as a failure."""
-    overwrite: bool = False
-    """Replace an existing output."""
-    resume: bool = True
-    """Go on from the segments that an earlier run finished."""
-    jobs: int | None = None
-    """Processes that share the segments of a clip; None: one for each device. On a cluster: workers."""
-    cluster: str | None = None
-    """Address of a Ray cluster, ``auto`` for the one that this machine belongs to; None: work on this machine."""
+    model: str = option(
+        "video", "A model of `vsr models`, a family of them such as srgan, or a weights file.",
+        note="Of a family the next scale above is taken; bicubic and identity are models too.", metavar="NAME|PATH",
+    )  # fmt: skip
+    scale: float | None = option(
+        None, "Output size over input size, 1.5 as well as 4.", default_text="the model's own", above=0,
+        called="the scale",
+    )  # fmt: skip
+    size: tuple[int, int] | None = option(
+        None, "Size of the output.", note="As it is shown, whatever the input's proportions.", metavar="WxH"
+    )
+    height: int | None = option(None, "Height of the output; the width follows.")
+    detail: float = option(
+        1.0, "Texture of an adversarial model: 0 faithful and soft, 1 sharp.",
+        note="0 is its partner that was trained on pixels.", default_text="1.0", at_least=0, at_most=1,
+        called="the detail",
+    )  # fmt: skip
+    start: Fraction | None = option(
+        None, "Leave out what is shown earlier: seconds, or 1:30.5.", note="From the clip's beginning.", metavar="T",
+        at_least=0, called="the start",
+    )  # fmt: skip
+    end: Fraction | None = option(None, "Leave out what is shown then or later.", metavar="T")
+    steady: AutoYesNo = option(
+        "auto", "auto: where a model makes texture of one frame at a time.",
+        note="Blends each frame with the one before along the motion, so that texture does not flicker.",
+    )  # fmt: skip
+    deinterlace: AutoYesNo = option(
+        "auto", "auto: frames that are flagged as interlaced.",
+        note="yes: all frames. no: none, fields are upscaled as they lie.",
+    )  # fmt: skip
+    device: str = option(
+        "auto", "auto, cpu, cuda, cuda:N or mps; several, as cuda:0,cuda:1, share the work.",
+        note="Or a device of torch's.",
+    )  # fmt: skip
+    engine: RuntimeName = option(
+        "auto", "auto: OpenVINO on the CPU, else torch.",
+        note="inductor is torch with its compiler, for long jobs on GPUs.",
+    )  # fmt: skip
+    precision: Precision = option(
+        "auto", "auto: fp16 on CUDA, else fp32, which is never TF32; int8 is the CPU's fastest."
+    )
+    tile_size: int | None = option(
+        None, "Largest edge of a tile, in input pixels; 0: none.", note="None: what fits into memory.", name="--tile",
+        default_text="auto", auto=True, at_least=0, called="the tile size",
+    )  # fmt: skip
+    batch_size: int | None = option(
+        None, "Frames at once.", note="None: what pays.", name="--batch", default_text="auto", auto=True, at_least=1,
+        called="the batch size",
+    )  # fmt: skip
+    codec: str | None = option(
+        None, "h264, hevc, av1, vp9, prores, ffv1, or any encoder of libav.", default_text="h264; vp9 in .webm",
+        metavar="NAME",
+    )  # fmt: skip
+    crf: int | None = option(None, "Quality: lower is better and larger.", default_text="18 for h264")
+    preset: str | None = option(None, "The encoder's effort.", default_text="medium for h264")
+    pix_fmt: str | None = option(None, "Pixel format to encode.", default_text="what loses least")
+    encoder: Mapping[str, str] = field(default_factory=dict, metadata=described(
+        "One more option of the encoder; may be repeated.", name="-x", metavar="KEY=VALUE",
+    ))  # fmt: skip
+    audio: str = option(
+        "copy", "copy, none, or the encoder to convert it by.",
+        note="copy converts only where the container cannot hold it.", metavar="copy|none|CODEC",
+    )  # fmt: skip
+    subtitles: Literal["copy", "none"] = option(
+        "copy", "copy, or none to leave them out.", note="copy converts only where the container demands it."
+    )
+    fps: Fraction = option(Fraction(25), "Frames a second of a folder of pictures.", metavar="N")
+    max_pixels: int = option(
+        MAX_PIXELS, "Refuse frames that say they are larger.", note="They are not read.", at_least=1, below=2**31,
+        rule=f"lies in 1..{2**31 - 1}",
+    )  # fmt: skip
+    tolerant: bool = option(False, "Damage to the input is no failure.")
+    overwrite: bool = option(False, "Replace an existing output.")
+    resume: bool = option(True, "Go on from what an earlier run of the same job finished.", default_text="resume")
+    jobs: int | None = option(
+        None, "Processes that share the work.", note="On a cluster: workers.", default_text="one for each device",
+        metavar="N",
+    )  # fmt: skip
+    cluster: str | None = option(
+        None, "Work on a Ray cluster; auto: the one that this machine belongs to.", note="None: work on this machine.",
+        metavar="auto|ADDRESS",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))
-        wrong = unknown_choices(self) + self._wrong_sizes() + self._wrong_encoding()
-        if not 0 <= self.detail <= 1:
-            wrong.append(f"the detail lies in [0, 1], got {self.detail:g}")
-        if self.start is not None and self.start < 0:
-            wrong.append(f"the start must not be negative, got {float(self.start):g}")
+        wrong = contradictions(self) + self._wrong_sizes() + self._wrong_encoding()
         if self.end is not None and self.end <= (self.start or 0):
             wrong.append(f"the end must lie behind the start, got {float(self.start or 0):g} to {float(self.end):g}")
-        if self.tile_size is not None and self.tile_size < 0:
-            wrong.append(f"the tile size must not be negative, got {self.tile_size}")
-        if self.batch_size is not None and self.batch_size < 1:
-            wrong.append(f"the batch size must be at least 1, got {self.batch_size}")
         if self.jobs is not None and self.jobs < len(self.devices):
             wrong.append(f"jobs must be at least 1, and one for each device, got {self.jobs}")
         if "" in self.devices or len(set(self.devices)) < len(self.devices):
             wrong.append(f"devices are named once each, between commas, got {self.device!r}")
         if not (0 < self.fps <= 1000 and max(self.fps.as_integer_ratio()) <= 10**6):
             wrong.append("frames a second lie above 0 and up to 1000, as a ratio of numbers up to a million")
-        if not 1 <= self.max_pixels < 2**31:
-            wrong.append(f"max_pixels lies in 1..{2**31 - 1}, got {self.max_pixels}")
         if max(self.start or 0, self.end or 0) > 10**9:
             wrong.append("start and end lie within a thousand million seconds")
         if wrong:
@@ -156,8 +170,6 @@ class UpscaleOptions:
         wrong = []
         if sum(chosen is not None for chosen in (self.scale, self.size, self.height)) > 1:
             wrong.append("scale, size and height exclude each other")
-        if self.scale is not None and not 0 < self.scale < math.inf:
-            wrong.append(f"the scale must be positive and finite, got {self.scale}")
         if min((1 if self.height is None else self.height, *(self.size or ()))) < 1:
             wrong.append(f"sizes must be at least 1 pixel, got {self.size or self.height}")
         return wrong
@@ -181,3 +193,43 @@ class UpscaleOptions:
         """What was chosen for the encoder, by libav's names."""
         chosen = {"crf": self.crf, preset_option: self.preset}
         return {name: str(value) for name, value in chosen.items() if value is not None} | dict(self.encoder)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """One run of ``vsr bench``.
+
+    Raises:
+        UsageError: values out of their range; all of them are reported at once.
+    """
+
+    models: tuple[str, ...] = option(
+        ("video-x4",), "", note="Models to measure.", name="--model", metavar="NAME|PATH", repeated=True
+    )
+    sizes: tuple[tuple[int, int], ...] = option(
+        ((160, 90), (320, 180)), "Of the clip; may be repeated.", name="--size", metavar="WxH", repeated=True
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", note="Or a device of torch's.")
+    engine: RuntimeName = option("auto", "auto: all there are.")
+    precisions: tuple[str, ...] = option(
+        (), "May be repeated.", name="--precision", default_text="all there are", repeated=True,
+        choices=get_args(Precision)[1:],
+    )  # fmt: skip
+    codec: str = option("h264", "To encode with; none throws frames away.", metavar="NAME|none")
+    seconds: float = option(
+        10.0, "How long to run each pipeline, about.", default_text="10.0", above=0, at_most=3600, called="the seconds",
+        rule="lie above 0 and up to 3600",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", str(self.device))
+        wrong = contradictions(self)
+        if not self.models or not self.sizes:
+            wrong.append("name a model and a size to measure")
+        if min((edge for size in self.sizes for edge in size), default=1) < 1:
+            wrong.append("sizes must be at least 1 pixel")
+        if self.codec != "none" and self.codec not in CODECS:
+            wrong.append(f"the codec is none or one of {', '.join(CODECS)}, got {self.codec!r}")
+        if wrong:
+            raise UsageError("; ".join(wrong) + ".")

@@ -22,7 +22,7 @@ from vsr.errors import OutputError, memory_explained
 from vsr.imaging.colour import alpha_of, alpha_to_plane, fill_invisible, planes_to_rgb, rgb_to_codes, rgb_to_planes
 from vsr.imaging.motion import Codes, Motion, estimate_motion
 from vsr.imaging.resize import resize_bicubic
-from vsr.inference.backends import Precision, RuntimeName
+from vsr.inference import Precision, RuntimeName
 from vsr.inference.engine import Engine, FrameSequence, load_model
 from vsr.inference.torch_backend import Array, DeviceTransfer, PendingDownload
 from vsr.media.clip import ClipInfo, Plane

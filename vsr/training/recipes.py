@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
 
-from vsr.errors import UsageError, unknown_choices
+from vsr.errors import UsageError
+from vsr.networks import Head, Normalisation, Upsampling
+from vsr.options import contradictions, described, documented, option
 
 StageName = Literal["pretrain", "discriminator", "adversarial"]
-STAGES: tuple[StageName, ...] = ("pretrain", "discriminator", "adversarial")
+STAGES: tuple[StageName, ...] = get_args(StageName)
 """In the order in which they run."""
 
 LOSSES = (
@@ -23,6 +25,17 @@ LOSSES_OF_CLIPS = ("ping_pong", "teacher", "artefacts")
 
 MOST_FRAMES = 64
 """Of a clip."""
+
+KERNELS = ("bicubic", "area", "bilinear")
+"""Of reductions."""
+
+CHROMA = ("yuv420p", "yuv422p", "yuv444p")
+"""Pixel formats that codecs are given."""
+
+
+def share(default: float, help: str) -> float:
+    """Make a field that holds a share of crops or clips."""
+    return option(default, help, at_least=0, at_most=1, rule="is a share in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,7 @@ def parse_labels(text: str) -> Labels:
     return Labels(kind, low, high)  # type: ignore[arg-type]  # an unknown kind is refused there
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage: how long, how fast, and the weights whose sum of losses the generator minimises.
@@ -70,37 +84,41 @@ class Stage:
     A weight of 0 leaves its term out. In the ``discriminator`` stage the weights have no effect.
     """
 
-    length: int = 0
-    """Updates, or epochs where that is the unit; 0 leaves the stage out."""
-    learning_rate: float = 1e-4
-    """Adam's, for both networks; with a schedule its peak."""
-    schedule: Literal["constant", "multi-step", "cosine", "one-cycle"] = "constant"
-    """``multi-step``: a tenth behind each milestone. ``cosine``: falls to zero. ``one-cycle``: rises linearly over the
-    first 4 %, then falls to zero along a cosine."""
-    milestones: tuple[float, ...] = (0.5,)
-    """Of ``multi-step``: shares of the stage's length."""
-    mse: float = 0.0
-    """Weight of the mean squared error of pixels in [0, 1]."""
-    l1: float = 0.0
-    """Weight of the mean absolute error of pixels in [0, 1]."""
-    charbonnier: float = 0.0
-    """Weight of the Charbonnier loss of pixels in [0, 1]: L1 that is smooth at zero."""
-    content: float = 0.0
-    """Weight of the mean squared error of VGG features."""
-    content_layer: str = "conv5_4"
-    """Of which layer, by the VGG paper's names: ``conv5_4`` is the fourth convolution behind the fourth pooling."""
-    total_variation: float = 0.0
-    """Weight of the total variation of the upscaled crop."""
-    ping_pong: float = 0.0
-    """Weight of the mean squared difference between the two outputs of a frame where a clip runs forth and back."""
-    teacher: float = 0.0
-    """Weight of the mean absolute difference from the output of ``--teacher``."""
-    artefacts: float = 0.0
-    """Weight of the mean absolute error where the generator makes artefacts that its moving average does not (LDL)."""
-    adversarial: float = 0.0
-    """Weight of the adversarial loss; in the ``adversarial`` stage alone."""
+    length: int = option(
+        0, "Updates, or epochs where that is the unit; 0 leaves the stage out.", at_least=0, called="the length"
+    )
+    learning_rate: float = option(1e-4, "Adam's, for both networks; with a schedule its peak.", above=0)
+    schedule: Literal["constant", "multi-step", "cosine", "one-cycle"] = option(
+        "constant",
+        "multi-step: a tenth behind each milestone. cosine: falls to zero. one-cycle: rises linearly over the first 4 "
+        "%, then falls to zero along a cosine.",
+    )
+    milestones: tuple[float, ...] = option(
+        (0.5,), "Of multi-step: shares of the stage's length.", at_least=0, at_most=1,
+        rule="are shares of the stage in [0, 1]",
+    )  # fmt: skip
+    mse: float = option(0.0, "Weight of the mean squared error of pixels in [0, 1].")
+    l1: float = option(0.0, "Weight of the mean absolute error of pixels in [0, 1].")
+    charbonnier: float = option(0.0, "Weight of the Charbonnier loss of pixels in [0, 1]: L1 that is smooth at zero.")
+    content: float = option(0.0, "Weight of the mean squared error of VGG features.")
+    content_layer: str = option(
+        "conv5_4",
+        "Of which layer, by the VGG paper's names: conv5_4 is the fourth convolution behind the fourth pooling.",
+    )
+    total_variation: float = option(0.0, "Weight of the total variation of the upscaled crop.")
+    ping_pong: float = option(
+        0.0,
+        "Weight of the mean squared difference between the two outputs of a frame where a clip runs forth and back.",
+    )
+    teacher: float = option(0.0, "Weight of the mean absolute difference from the output of --teacher.")
+    artefacts: float = option(
+        0.0,
+        "Weight of the mean absolute error where the generator makes artefacts that its moving average does not (LDL).",
+    )
+    adversarial: float = option(0.0, "Weight of the adversarial loss; in the adversarial stage alone.")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class VideoDegradation:
     """What a short clip goes through on its way to LR, each step at a strength drawn anew for each crop.
@@ -108,52 +126,75 @@ class VideoDegradation:
     The defaults span what is met in real clips, from a camera's own file to a stream of a tenth of its bit rate.
     """
 
-    clean: float = 0.1
-    """Share of crops that are reduced by plain bicubic and nothing else, so that clean input stays in view."""
-    blur: tuple[float, float] = (0.2, 2.8)
-    """Standard deviation of a Gaussian before the reduction, in HR pixels at x4 (it grows with the scale); up to a
-    quarter more or less along each axis. Lenses and scalers rarely resolve a pixel: by the share of the finest octave
-    in their detail, ten clips of 320x180 to 1280x720 lay where 1.4 to 2.6 put a photograph, four others at 0.2."""
-    reductions: tuple[str, ...] = ("bicubic", "area", "bilinear")
-    """Kernels of the reduction, one drawn for each crop: nobody knows which scaler made a clip."""
-    noise: tuple[float, float] = (0.0, 6.0)
-    """Standard deviation of sensor noise on LR, in 8-bit codes, new in each frame. Small values are drawn more often (a
-    square of a uniform number): little noise survives the scaling down of a clip. 6 is a camera in the dark."""
-    motion: float = 8.0
-    """Greatest speed of the moving crop in HR pixels a frame: two LR pixels at x4, more of which codecs follow as well.
-    They treat still and moving blocks differently."""
-    still: float = 0.3
-    """Share of the degraded crops that do not move at all: cameras stand, and so does most of what they see."""
-    frames: int = 4
-    """Frames of the clip that is compressed; one behind the first is taken, so that predicted frames are seen. Four
-    are the fewest that hold a run of two bidirectional frames with a predicted one behind."""
-    context: int = 8
-    """LR pixels that are encoded beyond each side of the crop, where the picture has them; the crop lies at random in
-    them, and so does the codec's grid of blocks in the crop: H.264's has 16 pixels."""
-    chroma: tuple[str, ...] = ("yuv420p", "yuv420p", "yuv420p", "yuv422p", "yuv444p")
-    """Pixel formats, one drawn for each crop: nearly all clips are 4:2:0."""
-    codecs: tuple[str, ...] = ("h264", "h264", "h265", "mpeg2", "none")
-    """Codecs, one drawn for each crop; one that is named twice is drawn twice as often, ``none`` compresses nothing.
-    H.264 makes most of the clips there are, MPEG-2 those of DVDs and broadcasts."""
-    h264_crf: tuple[int, int] = (17, 33)
-    """Constant rate factors of H.264: 17 is as good as the source, 23 x264's default, 33 has lost grass and hair;
-    beyond it nothing is left to learn from."""
-    h265_crf: tuple[int, int] = (19, 35)
-    """Constant rate factors of H.265; 28 is x265's default, and looks like 23 of H.264."""
-    mpeg2_quantiser: tuple[int, int] = (2, 12)
-    """Quantisers of MPEG-2: 2 is the best, DVDs lie at 3 to 8, at 12 the blocks stand out."""
+    clean: float = share(
+        0.1, "Share of crops that are reduced by plain bicubic and nothing else, so that clean input stays in view."
+    )
+    blur: tuple[float, float] = option(
+        (0.2, 2.8),
+        "Standard deviation of a Gaussian before the reduction, in HR pixels at x4 (it grows with the scale); up to a "
+        "quarter more or less along each axis. Lenses and scalers rarely resolve a pixel: by the share of the finest "
+        "octave in their detail, ten clips of 320x180 to 1280x720 lay where 1.4 to 2.6 put a photograph, four others "
+        "at 0.2.", within=(0, math.inf),
+    )  # fmt: skip
+    reductions: tuple[str, ...] = option(
+        KERNELS, "Kernels of the reduction, one drawn for each crop: nobody knows which scaler made a clip.",
+        choices=KERNELS,
+    )  # fmt: skip
+    noise: tuple[float, float] = option(
+        (0.0, 6.0),
+        "Standard deviation of sensor noise on LR, in 8-bit codes, new in each frame. Small values are drawn more "
+        "often (a square of a uniform number): little noise survives the scaling down of a clip. 6 is a camera in the "
+        "dark.", within=(0, math.inf),
+    )  # fmt: skip
+    motion: float = option(
+        8.0,
+        "Greatest speed of the moving crop in HR pixels a frame: two LR pixels at x4, more of which codecs follow as "
+        "well. They treat still and moving blocks differently.",
+    )
+    still: float = share(
+        0.3, "Share of the degraded crops that do not move at all: cameras stand, and so does most of what they see."
+    )
+    frames: int = option(
+        4,
+        "Frames of the clip that is compressed; one behind the first is taken, so that predicted frames are seen. "
+        "Four are the fewest that hold a run of two bidirectional frames with a predicted one behind.",
+    )
+    context: int = option(
+        8,
+        "LR pixels that are encoded beyond each side of the crop, where the picture has them; the crop lies at random "
+        "in them, and so does the codec's grid of blocks in the crop: H.264's has 16 pixels.",
+    )
+    chroma: tuple[str, ...] = option(
+        ("yuv420p", "yuv420p", "yuv420p", "yuv422p", "yuv444p"),
+        "Pixel formats, one drawn for each crop: nearly all clips are 4:2:0.", choices=CHROMA,
+    )  # fmt: skip
+    codecs: tuple[str, ...] = option(
+        ("h264", "h264", "h265", "mpeg2", "none"),
+        "Codecs, one drawn for each crop; one that is named twice is drawn twice as often, none compresses nothing. "
+        "H.264 makes most of the clips there are, MPEG-2 those of DVDs and broadcasts.",
+        choices=("h264", "h265", "mpeg2", "none"),
+    )
+    h264_crf: tuple[int, int] = option(
+        (17, 33),
+        "Constant rate factors of H.264: 17 is as good as the source, 23 x264's default, 33 has lost grass and hair; "
+        "beyond it nothing is left to learn from.", within=(0, 51),
+    )  # fmt: skip
+    h265_crf: tuple[int, int] = option(
+        (19, 35), "Constant rate factors of H.265; 28 is x265's default, and looks like 23 of H.264.", within=(0, 51)
+    )
+    mpeg2_quantiser: tuple[int, int] = option(
+        (2, 12), "Quantisers of MPEG-2: 2 is the best, DVDs lie at 3 to 8, at 12 the blocks stand out.", within=(1, 31)
+    )
 
     def __post_init__(self) -> None:
-        wrong = _wrong_ranges(self, "blur", "noise")
-        wrong += _wrong_limits(self, h264_crf=(0, 51), h265_crf=(0, 51), mpeg2_quantiser=(1, 31))
-        wrong += _wrong_choices(self, {"h264", "h265", "mpeg2", "none"})
-        wrong += _wrong_shares(self, "clean", "still")
+        wrong = contradictions(self)
         if self.motion < 0 or self.context < 0 or self.frames < 1:
             wrong.append("motion and context must not be negative, and at least one frame is needed")
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class ClipDegradation:
     """What a clip of several frames goes through on its way to LR, each step at a strength drawn anew for each clip.
@@ -161,63 +202,75 @@ class ClipDegradation:
     Wider than :class:`VideoDegradation`: sharpened and interlaced sources, older codecs, a second compression.
     """
 
-    clean: float = 0.2
-    """Share of clips that are reduced and nothing else, without compression."""
-    gaussian: float = 0.25
-    """Share of the clean clips that are reduced by a Gaussian of 1.5 HR pixels at x4 and a pick of pixels, known as BD;
-    plain bicubic reduces the others."""
-    blur: tuple[float, float] = (0.2, 2.8)
-    """Standard deviation of a Gaussian before the reduction, in HR pixels at x4 (it grows with the scale); up to a
-    quarter more or less along each axis."""
-    reductions: tuple[str, ...] = ("bicubic", "area", "bilinear")
-    """Kernels of the reduction, one drawn for each clip."""
-    sharpened: float = 0.15
-    """Share of the degraded clips whose source is sharpened, with halos along its edges, before the reduction."""
-    sharpening: tuple[float, float] = (0.5, 2.0)
-    """Strength of the sharpening: the share of the detail that is added once more."""
-    sharpening_radius: tuple[float, float] = (1.0, 3.0)
-    """Standard deviation of the Gaussian that sharpening takes as the picture without detail, in HR pixels at x4."""
-    noise: tuple[float, float] = (0.0, 6.0)
-    """Standard deviation of sensor noise on LR, in 8-bit codes, new in each frame; mostly a small one."""
-    interlaced: float = 0.06
-    """Share of the degraded clips with what a bad deinterlacer leaves: combs where little moves, or doubled lines."""
-    context: int = 8
-    """LR pixels that are encoded beyond each side of the crop, where the source has them."""
-    lead: int = 4
-    """Greatest number of frames that are encoded before the first one of the clip and dropped, so that a clip rarely
-    begins with a keyframe."""
-    chroma: tuple[str, ...] = ("yuv420p", "yuv420p", "yuv420p", "yuv420p", "yuv422p", "yuv444p")
-    """Pixel formats, one drawn for each compression."""
-    codecs: tuple[str, ...] = ("h264",) * 5 + ("h265", "h265", "mpeg2", "mpeg4", "flv", "none")
-    """Codecs, one drawn for each compression; one that is named twice is drawn twice as often, ``none`` compresses
-    nothing."""
-    h264_crf: tuple[int, int] = (17, 33)
-    """Constant rate factors of H.264."""
-    h265_crf: tuple[int, int] = (19, 35)
-    """Constant rate factors of H.265."""
-    mpeg2_quantiser: tuple[int, int] = (2, 12)
-    """Quantisers of MPEG-2."""
-    mpeg4_quantiser: tuple[int, int] = (2, 18)
-    """Quantisers of MPEG-4 part 2, and of Sorenson's H.263 in Flash video."""
-    worst: float = 0.08
-    """Share of the compressions by H.264 and H.265 that are worse than the ranges above, up to ``worst_crf``."""
-    worst_crf: int = 40
-    """Greatest constant rate factor of these."""
-    keyframes: tuple[int, int] = (12, 250)
-    """Greatest number of frames from one keyframe to the next; as likely between 12 and 24 as between 120 and 240."""
-    again: float = 0.2
-    """Share of the degraded clips that were resized and compressed once before, as a clip that was posted again."""
-    again_size: tuple[float, float] = (0.6, 1.4)
-    """Size of that earlier clip over that of LR."""
+    clean: float = share(0.2, "Share of clips that are reduced and nothing else, without compression.")
+    gaussian: float = share(
+        0.25,
+        "Share of the clean clips that are reduced by a Gaussian of 1.5 HR pixels at x4 and a pick of pixels, known "
+        "as BD; plain bicubic reduces the others.",
+    )
+    blur: tuple[float, float] = option(
+        (0.2, 2.8),
+        "Standard deviation of a Gaussian before the reduction, in HR pixels at x4 (it grows with the scale); up to a "
+        "quarter more or less along each axis.", within=(0, math.inf),
+    )  # fmt: skip
+    reductions: tuple[str, ...] = option(KERNELS, "Kernels of the reduction, one drawn for each clip.", choices=KERNELS)
+    sharpened: float = share(
+        0.15, "Share of the degraded clips whose source is sharpened, with halos along its edges, before the reduction."
+    )
+    sharpening: tuple[float, float] = option(
+        (0.5, 2.0), "Strength of the sharpening: the share of the detail that is added once more.", within=(0, math.inf)
+    )
+    sharpening_radius: tuple[float, float] = option(
+        (1.0, 3.0),
+        "Standard deviation of the Gaussian that sharpening takes as the picture without detail, in HR pixels at x4.",
+        within=(0, math.inf),
+    )
+    noise: tuple[float, float] = option(
+        (0.0, 6.0), "Standard deviation of sensor noise on LR, in 8-bit codes, new in each frame; mostly a small one.",
+        within=(0, math.inf),
+    )  # fmt: skip
+    interlaced: float = share(
+        0.06,
+        "Share of the degraded clips with what a bad deinterlacer leaves: combs where little moves, or doubled lines.",
+    )
+    context: int = option(8, "LR pixels that are encoded beyond each side of the crop, where the source has them.")
+    lead: int = option(
+        4,
+        "Greatest number of frames that are encoded before the first one of the clip and dropped, so that a clip "
+        "rarely begins with a keyframe.",
+    )
+    chroma: tuple[str, ...] = option(
+        ("yuv420p", "yuv420p", "yuv420p", "yuv420p", "yuv422p", "yuv444p"),
+        "Pixel formats, one drawn for each compression.", choices=CHROMA,
+    )  # fmt: skip
+    codecs: tuple[str, ...] = option(
+        ("h264",) * 5 + ("h265", "h265", "mpeg2", "mpeg4", "flv", "none"),
+        "Codecs, one drawn for each compression; one that is named twice is drawn twice as often, none compresses "
+        "nothing.", choices=("h264", "h265", "mpeg2", "mpeg4", "flv", "none"),
+    )  # fmt: skip
+    h264_crf: tuple[int, int] = option((17, 33), "Constant rate factors of H.264.", within=(0, 51))
+    h265_crf: tuple[int, int] = option((19, 35), "Constant rate factors of H.265.", within=(0, 51))
+    mpeg2_quantiser: tuple[int, int] = option((2, 12), "Quantisers of MPEG-2.", within=(1, 31))
+    mpeg4_quantiser: tuple[int, int] = option(
+        (2, 18), "Quantisers of MPEG-4 part 2, and of Sorenson's H.263 in Flash video.", within=(1, 31)
+    )
+    worst: float = share(
+        0.08, "Share of the compressions by H.264 and H.265 that are worse than the ranges above, up to worst_crf."
+    )
+    worst_crf: int = option(40, "Greatest constant rate factor of these.")
+    keyframes: tuple[int, int] = option(
+        (12, 250),
+        "Greatest number of frames from one keyframe to the next; as likely between 12 and 24 as between 120 and 240.",
+        within=(1, 600),
+    )
+    again: float = share(
+        0.2,
+        "Share of the degraded clips that were resized and compressed once before, as a clip that was posted again.",
+    )
+    again_size: tuple[float, float] = option((0.6, 1.4), "Size of that earlier clip over that of LR.", within=(0.25, 4))
 
     def __post_init__(self) -> None:
-        wrong = _wrong_ranges(self, "blur", "noise", "sharpening", "sharpening_radius")
-        wrong += _wrong_limits(
-            self, h264_crf=(0, 51), h265_crf=(0, 51), mpeg2_quantiser=(1, 31), mpeg4_quantiser=(1, 31),
-            keyframes=(1, 600), again_size=(0.25, 4),
-        )  # fmt: skip
-        wrong += _wrong_choices(self, {"h264", "h265", "mpeg2", "mpeg4", "flv", "none"})
-        wrong += _wrong_shares(self, "clean", "gaussian", "sharpened", "interlaced", "worst", "again")
+        wrong = contradictions(self)
         if not max(self.h264_crf[1], self.h265_crf[1]) <= self.worst_crf <= 51:
             wrong.append(f"worst_crf lies between the ranges of h264_crf and h265_crf and 51, got {self.worst_crf}")
         if self.context < 0 or self.lead < 0:
@@ -226,46 +279,7 @@ class ClipDegradation:
             raise UsageError("; ".join(wrong) + ".")
 
 
-def _wrong_ranges(options: Any, *names: str) -> list[str]:
-    return [
-        f"{name} is a range of values from 0 up, got {low} to {high}"
-        for name in names
-        for low, high in [getattr(options, name)]
-        if not 0 <= low <= high < math.inf
-    ]
-
-
-def _wrong_limits(options: Any, **limits: tuple[float, float]) -> list[str]:
-    return [
-        f"{name} is a range within {least} to {most}, got {low} to {high}"
-        for name, (least, most) in limits.items()
-        for low, high in [getattr(options, name)]
-        if not least <= low <= high <= most
-    ]
-
-
-def _wrong_choices(options: Any, codecs: set[str]) -> list[str]:
-    wrong = []
-    known = {
-        "reductions": {"bicubic", "area", "bilinear"},
-        "chroma": {"yuv420p", "yuv422p", "yuv444p"},
-        "codecs": codecs,
-    }
-    for name, choices in known.items():
-        strange = sorted(set(getattr(options, name)) - choices)
-        if strange or not getattr(options, name):
-            wrong.append(f"{name} are of {', '.join(sorted(choices))}, got {', '.join(strange) or 'none at all'}")
-    return wrong
-
-
-def _wrong_shares(options: Any, *names: str) -> list[str]:
-    return [
-        f"{name} is a share in [0, 1], got {getattr(options, name)}"
-        for name in names
-        if not 0 <= getattr(options, name) <= 1
-    ]
-
-
+@documented
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides the weights but the pictures and the seed.
@@ -274,112 +288,106 @@ class Recipe:
         UsageError: values that contradict each other; all of them are reported at once.
     """
 
-    follows: str
-    """The publication or system that it follows."""
+    follows: str = field(metadata=described("The publication or system that it follows."))
 
-    pretrain: Stage
-    """The generator alone."""
-    discriminator: Stage = Stage()
-    """The discriminator alone, against the generator as it is."""
-    adversarial: Stage
-    """Both."""
-    unit: Literal["steps", "epochs"] = "steps"
-    """What lengths of stages count: updates, or passes over the pictures."""
+    pretrain: Stage = field(metadata=described("The generator alone."))
+    discriminator: Stage = option(Stage(), "The discriminator alone, against the generator as it is.")
+    adversarial: Stage = field(metadata=described("Both."))
+    unit: Literal["steps", "epochs"] = option(
+        "steps", "What lengths of stages count: updates, or passes over the pictures."
+    )
 
-    scale: int = 4
-    """Output size over input size: 2, 4 or 8; of a recurrent generator 2 or 4."""
-    generator: Literal["srgan", "recurrent"] = "srgan"
-    """``srgan``: upscales each picture by itself. ``recurrent``: a clip, frame by frame; it is trained on clips."""
-    aligned: bool = False
-    """Move the recurrent generator's state along the motion between two frames."""
-    blocks: int = 16
-    """Residual blocks of the generator."""
-    channels: int = 64
-    """Channels of the generator."""
-    upsampling: Literal["shuffle", "nearest"] = "shuffle"
-    """``shuffle``: convolution, PixelShuffle, PReLU. ``nearest``: repeated pixels, convolution to 256 channels,
-    LeakyReLU."""
-    tanh: bool = False
-    """The generator's output passes through tanh, from [-1, 1] to [0, 1]."""
-    normalisation: Literal["none", "imagenet"] = "none"
-    """``imagenet``: the generator works on pixels less ImageNet's mean over its standard deviation."""
-    norm_momentum: float = 0.1
-    """Share of the newest batch in the running statistics of the generator's normalisations."""
-    discriminator_head: Literal["dense", "pooled"] = "dense"
-    """``dense``: a layer of 1024 for crops of one size. ``pooled``: fully convolutional, average pooling."""
-    discriminator_channels: int = 64
-    """Channels of the discriminator's first convolution."""
+    scale: int = option(4, "Output size over input size: 2, 4 or 8; of a recurrent generator 2 or 4.")
+    generator: Literal["srgan", "recurrent"] = option(
+        "srgan", "srgan: upscales each picture by itself. recurrent: a clip, frame by frame; it is trained on clips."
+    )
+    aligned: bool = option(False, "Move the recurrent generator's state along the motion between two frames.")
+    blocks: int = option(16, "Residual blocks of the generator.", at_least=1)
+    channels: int = option(64, "Channels of the generator.", at_least=3)
+    upsampling: Upsampling = option(
+        "shuffle",
+        "shuffle: convolution, PixelShuffle, PReLU. nearest: repeated pixels, convolution to 256 channels, LeakyReLU.",
+    )
+    tanh: bool = option(False, "The generator's output passes through tanh, from [-1, 1] to [0, 1].")
+    normalisation: Normalisation = option(
+        "none", "imagenet: the generator works on pixels less ImageNet's mean over its standard deviation."
+    )
+    norm_momentum: float = option(
+        0.1, "Share of the newest batch in the running statistics of the generator's normalisations.", above=0,
+        at_most=1,
+    )  # fmt: skip
+    discriminator_head: Head = option(
+        "dense", "dense: a layer of 1024 for crops of one size. pooled: fully convolutional, average pooling."
+    )
+    discriminator_channels: int = option(64, "Channels of the discriminator's first convolution.", at_least=1)
 
-    content_network: Literal["vgg19", "vgg16"] = "vgg19"
-    """Whose features the content loss compares."""
-    content_activation: Literal["after", "before"] = "after"
-    """Behind the layer's ReLU, or before it."""
-    adversarial_form: Literal["bce", "relativistic", "hinge"] = "bce"
-    """Form of the game: binary cross-entropy, relativistic average, or hinge."""
-    real_labels: Labels = Labels("fixed", 1.0)
-    """What the discriminator is told of real crops."""
-    fake_labels: Labels = Labels("fixed", 0.0)
-    """What it is told of upscaled ones."""
+    content_network: Literal["vgg19", "vgg16"] = option("vgg19", "Whose features the content loss compares.")
+    content_activation: Literal["after", "before"] = option("after", "Behind the layer's ReLU, or before it.")
+    adversarial_form: Literal["bce", "relativistic", "hinge"] = option(
+        "bce", "Form of the game: binary cross-entropy, relativistic average, or hinge."
+    )
+    real_labels: Labels = option(Labels("fixed", 1.0), "What the discriminator is told of real crops.")
+    fake_labels: Labels = option(Labels("fixed", 0.0), "What it is told of upscaled ones.")
 
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's decays."""
-    gradient_clip: float = 0.0
-    """Greatest norm of a network's gradient; 0 leaves it as it is."""
-    ema_decay: float = 0.999
-    """Decay of the exponential moving average of the generator, which is what is measured and kept."""
+    betas: tuple[float, float] = option((0.9, 0.999), "Adam's decays.", at_least=0, below=1)
+    gradient_clip: float = option(0.0, "Greatest norm of a network's gradient; 0 leaves it as it is.", at_least=0)
+    ema_decay: float = option(
+        0.999, "Decay of the exponential moving average of the generator, which is what is measured and kept.",
+        at_least=0, below=1,
+    )  # fmt: skip
 
-    batch_size: int = 16
-    """Crops in each update, of all processes together."""
-    crop_size: int = 96
-    """Edge of a crop in HR pixels; a multiple of the scale, at least four times it, and at least 16."""
-    crop: Literal["random", "centre"] = "random"
-    """Where a crop lies in its picture."""
-    crops_per_picture: int = 1
-    """Crops that are taken of a picture once it is drawn."""
-    sampling: Literal["by-area", "by-picture"] = "by-area"
-    """``by-area``: each HR pixel is about as likely as any other. ``by-picture``: each picture once an epoch."""
-    flips: bool = True
-    """Mirror half of the crops, each way."""
-    rotations: bool = True
-    """Turn crops by quarters."""
-    transposes: bool = False
-    """Swap rows and columns of half of the crops."""
-    degradation: Literal["bicubic", "video"] = "bicubic"
-    """How LR is made of HR."""
-    video: VideoDegradation = VideoDegradation()
-    """The steps of the ``video`` degradation."""
-    frames: int = 1
-    """Frames of a clip, for a recurrent generator; 1 trains on single crops. Clips lie at random, by area, in all
-    orientations, whatever the crops of pictures do."""
-    long_frames: int = 0
-    """Frames of a clip in the last part of each stage; 0: as many as before."""
-    long_share: float = 0.2
-    """Share of the updates of a stage, its last, that see clips of ``long_frames``."""
-    backprop_frames: int = 0
-    """Frames through which gradients flow back along the state; 0: through the whole clip."""
-    rising_frames: int = 4
-    """First frames of a clip that count less in losses of pixels, the n-th n / rising_frames: they have few before."""
-    content_frames: int = 2
-    """Frames of each clip that the content loss looks at in an update, drawn anew."""
-    judged_frames: int = 1
-    """Frames of each clip that the discriminator sees in an update, drawn anew: alone, and between their neighbours."""
-    real_motion: float = 0.3
-    """Share of the clips that are cut out of video files, where the data hold any; the others move over pictures."""
-    clip: ClipDegradation = ClipDegradation()
-    """The steps by which clips of several frames become LR."""
+    batch_size: int = option(16, "Crops in each update, of all processes together.", at_least=1)
+    crop_size: int = option(
+        96, "Edge of a crop in HR pixels; a multiple of the scale, at least four times it, and at least 16."
+    )
+    crop: Literal["random", "centre"] = option("random", "Where a crop lies in its picture.")
+    crops_per_picture: int = option(1, "Crops that are taken of a picture once it is drawn.", at_least=1)
+    sampling: Literal["by-area", "by-picture"] = option(
+        "by-area", "by-area: each HR pixel is about as likely as any other. by-picture: each picture once an epoch."
+    )
+    flips: bool = option(True, "Mirror half of the crops, each way.")
+    rotations: bool = option(True, "Turn crops by quarters.")
+    transposes: bool = option(False, "Swap rows and columns of half of the crops.")
+    degradation: Literal["bicubic", "video"] = option("bicubic", "How LR is made of HR.")
+    video: VideoDegradation = option(VideoDegradation(), "The steps of the video degradation.")
+    frames: int = option(
+        1,
+        "Frames of a clip, for a recurrent generator; 1 trains on single crops. Clips lie at random, by area, in all "
+        "orientations, whatever the crops of pictures do.", at_least=1, at_most=MOST_FRAMES,
+        rule=f"must lie in 1 to {MOST_FRAMES}",
+    )  # fmt: skip
+    long_frames: int = option(0, "Frames of a clip in the last part of each stage; 0: as many as before.")
+    long_share: float = option(
+        0.2, "Share of the updates of a stage, its last, that see clips of long_frames.", at_least=0, at_most=1
+    )
+    backprop_frames: int = option(
+        0, "Frames through which gradients flow back along the state; 0: through the whole clip.", at_least=0
+    )
+    rising_frames: int = option(
+        4,
+        "First frames of a clip that count less in losses of pixels, the n-th n / rising_frames: they have few before.",
+        at_least=1,
+    )
+    content_frames: int = option(
+        2, "Frames of each clip that the content loss looks at in an update, drawn anew.", at_least=1
+    )
+    judged_frames: int = option(
+        1,
+        "Frames of each clip that the discriminator sees in an update, drawn anew: alone, and between their "
+        "neighbours.", at_least=1,
+    )  # fmt: skip
+    real_motion: float = share(
+        0.3,
+        "Share of the clips that are cut out of video files, where the data hold any; the others move over pictures.",
+    )
+    clip: ClipDegradation = option(ClipDegradation(), "The steps by which clips of several frames become LR.")
 
     def __post_init__(self) -> None:
-        wrong = unknown_choices(self) + self._contradictions()
+        wrong = contradictions(self) + self._contradictions()
         wrong += self._recurrent_contradictions() if self.generator == "recurrent" else self._single_contradictions()
         for name in STAGES:
             stage = self.stage(name)
-            wrong += [f"{name}: {sentence}" for sentence in unknown_choices(stage)]
-            if stage.length < 0:
-                wrong.append(f"{name}: the length must not be negative, got {stage.length}")
-            if not 0 < stage.learning_rate < math.inf:
-                wrong.append(f"{name}: learning_rate must be positive and finite, got {stage.learning_rate}")
-            if not all(0 <= share <= 1 for share in stage.milestones):
-                wrong.append(f"{name}: milestones are shares of the stage in [0, 1], got {stage.milestones}")
+            wrong += [f"{name}: {sentence}" for sentence in contradictions(stage)]
             weights = [getattr(stage, loss) for loss in LOSSES]
             if not all(0 <= weight < math.inf for weight in weights):
                 wrong.append(f"{name}: weights of losses must be finite and not negative")
@@ -398,13 +406,8 @@ class Recipe:
 
     def _contradictions(self) -> list[str]:
         wrong = []
-        for name in ("blocks", "batch_size", "crops_per_picture", "discriminator_channels"):
-            if getattr(self, name) < 1:
-                wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.blocks > 1000:
             wrong.append(f"blocks must be at most 1000, got {self.blocks}")
-        if self.channels < 3:
-            wrong.append(f"channels must be at least 3, got {self.channels}")
         least = 20 if self.generator == "recurrent" else max(16, 4 * self.scale)  # SSIM is measured on whole clips
         if self.scale not in (2, 4, 8):
             wrong.append(f"scale must be 2, 4 or 8, got {self.scale}")
@@ -412,17 +415,6 @@ class Recipe:
             wrong.append(f"crop_size must be a multiple of {self.scale}, at least {least}, got {self.crop_size}")
         if self.batch_size % max(1, self.crops_per_picture):
             wrong.append(f"batch_size {self.batch_size} is no multiple of crops_per_picture {self.crops_per_picture}")
-        if not 1 <= self.frames <= MOST_FRAMES:
-            wrong.append(f"frames must lie in 1 to {MOST_FRAMES}, got {self.frames}")
-        wrong += _wrong_shares(self, "real_motion")
-        if not 0 <= self.ema_decay < 1:
-            wrong.append(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
-        if not 0 < self.norm_momentum <= 1:
-            wrong.append(f"norm_momentum must lie in (0, 1], got {self.norm_momentum}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            wrong.append(f"betas must lie in [0, 1), got {self.betas}")
-        if not 0 <= self.gradient_clip < math.inf:
-            wrong.append(f"gradient_clip must be finite and not negative, got {self.gradient_clip}")
         return wrong
 
     def _single_contradictions(self) -> list[str]:
@@ -443,13 +435,6 @@ class Recipe:
             wrong.append(f"long_frames must be 0, or not less than frames ({self.frames}), got {self.long_frames}")
         if self.long_frames > MOST_FRAMES:
             wrong.append(f"long_frames must be at most {MOST_FRAMES}, got {self.long_frames}")
-        if not 0 <= self.long_share <= 1:
-            wrong.append(f"long_share must lie in [0, 1], got {self.long_share}")
-        if self.backprop_frames < 0:
-            wrong.append(f"backprop_frames must not be negative, got {self.backprop_frames}")
-        for name in ("rising_frames", "content_frames", "judged_frames"):
-            if getattr(self, name) < 1:
-                wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.scale == 8:
             wrong.append("a recurrent generator's scale is 2 or 4, got 8")
         for name, only in (("upsampling", "shuffle"), ("tanh", False), ("normalisation", "none")):

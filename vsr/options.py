@@ -1,0 +1,147 @@
+"""Options, each said once: its help text, default, choices and range stand beside the field that holds its value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, Field, dataclass, field, fields
+from inspect import cleandoc
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from vsr.errors import in_words
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of an option besides the type and the default of its field.
+
+    Attributes:
+        help: text of the command's help.
+        note: what a caller in Python has to know besides.
+        name: on the command line, as ``-o, --output``; empty: made of the field's name.
+        metavar: placeholder of the value in the help.
+        default_text: default in words; empty: the help shows none; None: the value itself.
+        repeated: each use of the option adds one item of the tuple.
+        auto: None is written ``auto`` on the command line.
+        choices: allowed values, or items of a tuple; of a ``Literal`` they are known.
+        at_least: least value, or least item of a tuple.
+        above: value that it must exceed.
+        at_most: greatest value.
+        below: value that it must not reach.
+        within: bounds of a pair, (least, greatest), that is a range itself.
+        called: subject of the sentence that refuses a value; empty: the field's name.
+        rule: predicate of that sentence; empty: made of the bounds.
+    """
+
+    help: str
+    _: KW_ONLY
+    note: str = ""
+    name: str = ""
+    metavar: str | None = None
+    default_text: str | None = None
+    repeated: bool = False
+    auto: bool = False
+    choices: tuple[str, ...] = ()
+    at_least: float = -math.inf
+    above: float = -math.inf
+    at_most: float = math.inf
+    below: float = math.inf
+    within: tuple[float, float] | None = None
+    called: str = ""
+    rule: str = ""
+
+
+def option(default: T, help: str, **details: Any) -> T:
+    """Make a field of a dataclass that is an option.
+
+    Args:
+        default: its value where none is given.
+        help: text of the command's help.
+        details: further attributes of :class:`Option`.
+    """
+    return field(default=default, metadata=described(help, **details))
+
+
+def described(help: str, **details: Any) -> dict[str, Option]:
+    """Make the metadata of a field without a default: ``data: Path = field(metadata=described("A folder."))``."""
+    return {"option": Option(help, **details)}
+
+
+def option_of(field: Field[Any]) -> Option:
+    """Return what is known of a field."""
+    known: Option = field.metadata.get("option") or Option("")
+    return known
+
+
+def documented(options: type[T]) -> type[T]:
+    """Append what its options say to the docstring of a dataclass, as a section ``Attributes``."""
+    lines = [cleandoc(options.__doc__ or ""), "", "Attributes:"]
+    for each in fields(options):  # type: ignore[arg-type]  # a dataclass
+        known = option_of(each)
+        without_value = known.default_text and each.default in (None, ()) and not known.auto
+        texts = (known.help, f"{each.default}: {known.default_text}." if without_value else "", known.note)
+        lines.append(f"    {each.name}: " + " ".join(filter(None, texts)))
+    options.__doc__ = "\n".join(lines) + "\n"
+    return options
+
+
+def hints_of(options: Any) -> dict[str, Any]:
+    """Return the types of the fields of a dataclass, or of an instance, by name; ``X | None`` as X."""
+    hints = get_type_hints(options if isinstance(options, type) else type(options))
+    for name, hint in hints.items():
+        rest = [kind for kind in get_args(hint) if kind is not type(None)]
+        if len(rest) == 1 and len(get_args(hint)) == 2:
+            hints[name] = rest[0]
+    return hints
+
+
+def contradictions(options: Any) -> list[str]:
+    """Return a sentence for each field of a dataclass that holds none of its choices, or is out of its range."""
+    return [*_wrong_choices(options), *_wrong_numbers(options)]
+
+
+def _wrong_choices(options: Any) -> Iterator[str]:
+    hints = hints_of(options)
+    for each in fields(options):
+        value, hint, known = getattr(options, each.name), hints[each.name], option_of(each)
+        if get_origin(hint) is Literal and value not in get_args(hint) and (value is not None or each.default):
+            choices = ", ".join(map(str, get_args(hint)))
+            yield f"{known.called or each.name} is one of {choices}, got '{in_words(value)}'"
+        elif known.choices:
+            strange = sorted(set(value) - {*known.choices})
+            if strange or (each.default and not value):
+                choices = ", ".join(sorted(known.choices))
+                yield f"{each.name} are of {choices}, got {', '.join(strange) or 'none at all'}"
+
+
+def _wrong_numbers(options: Any) -> Iterator[str]:
+    for each in fields(options):
+        value, known = getattr(options, each.name), option_of(each)
+        if known.within is not None:
+            low, high = value
+            if not known.within[0] <= low <= high <= known.within[1] or math.isinf(high):
+                yield f"{each.name} is a range {_span(*known.within)}, got {low} to {high}"
+        elif value is not None and (rule := known.rule or _rule(known, value)):
+            items = value if isinstance(value, tuple) else (value,)
+            if not all(known.at_least <= it <= known.at_most and known.above < it < known.below for it in items):
+                yield f"{known.called or each.name} {rule}, got {value}"
+
+
+def _span(low: float, high: float) -> str:
+    return f"of values from {low} up" if math.isinf(high) else f"within {low} to {high}"
+
+
+def _rule(known: Option, value: Any) -> str:
+    """Return the predicate that the bounds of an option make, empty without any; a bounded float is finite as well."""
+    low, high = max(known.at_least, known.above), min(known.at_most, known.below)
+    if not math.isinf(high):
+        return f"must lie in {'(' if known.above == low else '['}{low}, {high}{')' if known.below == high else ']'}"
+    if math.isinf(low):
+        return ""
+    if known.above == low:
+        return "must be positive and finite"
+    if low:
+        return f"must be at least {low}"
+    return "must be finite and not negative" if isinstance(value, float) else "must not be negative"
