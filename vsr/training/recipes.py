@@ -14,15 +14,6 @@ StageName = Literal["pretrain", "discriminator", "adversarial"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 """In the order in which they run."""
 
-LOSSES = (
-    *("mse", "l1", "charbonnier", "content", "total_variation"),
-    *("ping_pong", "teacher", "artefacts", "adversarial"),
-)
-"""The terms of the generator's loss; each is a weight in :class:`Stage`."""
-
-LOSSES_OF_CLIPS = ("ping_pong", "teacher", "artefacts")
-"""Those that a recurrent generator alone has."""
-
 MOST_FRAMES = 64
 """Of a clip."""
 
@@ -76,6 +67,16 @@ def parse_labels(text: str) -> Labels:
     return Labels(kind, low, high)  # type: ignore[arg-type]  # an unknown kind is refused there
 
 
+def loss_weight(help: str, *, of_clips: bool = False) -> float:
+    """Declare the weight of a term of the generator's loss: a field of ``Stage``, named as the term.
+
+    Args:
+        help: text of the command's help.
+        of_clips: whether a recurrent generator alone has it.
+    """
+    return field(default=0.0, metadata={**described(help), "loss": "clips" if of_clips else "pictures"})
+
+
 @documented
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -97,25 +98,34 @@ class Stage:
         (0.5,), "Of multi-step: shares of the stage's length.", at_least=0, at_most=1,
         rule="are shares of the stage in [0, 1]",
     )  # fmt: skip
-    mse: float = option(0.0, "Weight of the mean squared error of pixels in [0, 1].")
-    l1: float = option(0.0, "Weight of the mean absolute error of pixels in [0, 1].")
-    charbonnier: float = option(0.0, "Weight of the Charbonnier loss of pixels in [0, 1]: L1 that is smooth at zero.")
-    content: float = option(0.0, "Weight of the mean squared error of VGG features.")
+    mse: float = loss_weight("Weight of the mean squared error of pixels in [0, 1].")
+    l1: float = loss_weight("Weight of the mean absolute error of pixels in [0, 1].")
+    charbonnier: float = loss_weight("Weight of the Charbonnier loss of pixels in [0, 1]: L1 that is smooth at zero.")
+    content: float = loss_weight("Weight of the mean squared error of VGG features.")
     content_layer: str = option(
         "conv5_4",
         "Of which layer, by the VGG paper's names: conv5_4 is the fourth convolution behind the fourth pooling.",
     )
-    total_variation: float = option(0.0, "Weight of the total variation of the upscaled crop.")
-    ping_pong: float = option(
-        0.0,
+    total_variation: float = loss_weight("Weight of the total variation of the upscaled crop.")
+    ping_pong: float = loss_weight(
         "Weight of the mean squared difference between the two outputs of a frame where a clip runs forth and back.",
+        of_clips=True,
     )
-    teacher: float = option(0.0, "Weight of the mean absolute difference from the output of --teacher.")
-    artefacts: float = option(
-        0.0,
+    teacher: float = loss_weight(
+        "Weight of the mean absolute difference from the output of --teacher.", of_clips=True
+    )
+    artefacts: float = loss_weight(
         "Weight of the mean absolute error where the generator makes artefacts that its moving average does not (LDL).",
+        of_clips=True,
     )
-    adversarial: float = option(0.0, "Weight of the adversarial loss; in the adversarial stage alone.")
+    adversarial: float = loss_weight("Weight of the adversarial loss; in the adversarial stage alone.")
+
+
+LOSSES = tuple(each.name for each in fields(Stage) if "loss" in each.metadata)
+"""The terms of the generator's loss; each is a weight in :class:`Stage`."""
+
+LOSSES_OF_CLIPS = tuple(each.name for each in fields(Stage) if each.metadata.get("loss") == "clips")
+"""Those that a recurrent generator alone has."""
 
 
 @documented
