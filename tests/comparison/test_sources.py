@@ -133,13 +133,13 @@ def test_clips_go_in_step(make_clip: MakeClip) -> None:
 def test_clips_out_of_step_are_refused(make_clip: MakeClip) -> None:
     one, late = probe(make_clip("one.mp4")), probe(make_clip("late.mp4", pts=range(300, 300 + 8 * 512, 512)))
     with pytest.raises(
-        InputError, match=r"late\.mp4 and .*one\.mp4 are not in step: frame 0 lies at 0.023 s and at 0.0"
+        InputError, match=r"late\.mp4 and .*one\.mp4 are not in step: frame 0 is at 0.023 s and at 0.0"
     ):
         list(iterate_in_step([one, late]))
     near = probe(make_clip("near.mp4", pts=range(200, 200 + 8 * 512, 512)))
     assert len(list(iterate_in_step([one, near]))) == 8
     dropped = probe(make_clip("dropped.mp4", pts=[0, 512, 1024, 2048, 2560]))
-    with pytest.raises(InputError, match="not in step: frame 3 lies at 0.160 s and at 0.120 s"):
+    with pytest.raises(InputError, match="not in step: frame 3 is at 0.160 s and at 0.120 s"):
         list(iterate_in_step([one, dropped]))
 
 
@@ -147,7 +147,7 @@ def test_the_shortest_clip_ends_the_comparison(make_clip: MakeClip, caplog: pyte
     clips = [probe(make_clip("one.mp4")), probe(make_clip("short.mp4", pts=range(0, 5 * 512, 512)))]
     with caplog.at_level(logging.WARNING, "vsr"):
         assert len(list(iterate_in_step(clips))) == 5
-    assert caplog.messages == [f"{clips[1].path} ends after 5 frames, and so does the comparison."]
+    assert caplog.messages == [f"{clips[1].path} ends after 5 frames; the comparison ends there."]
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_what_is_on_display_at_a_time(make_clip: MakeClip, times: list[float], n
 
 def test_times_and_frames_outside_of_the_clip(make_clip: MakeClip) -> None:
     clip = probe(make_clip(pts=range(1280, 1280 + 8 * 512, 512)))
-    with pytest.raises(UsageError, match="0.050 s lies before the clip, which starts at 0.100 s"):
+    with pytest.raises(UsageError, match="0.050 s is before the start of the clip, at 0.100 s"):
         list(at_times(iterate_in_step([clip]), [0.2, 0.05]))
-    with pytest.raises(UsageError, match="0.420 s lies behind the clip, which ends at 0.420 s"):
+    with pytest.raises(UsageError, match="0.420 s is after the end of the clip, at 0.420 s"):
         list(at_times(iterate_in_step([clip]), [0.2, 0.42]))
     with pytest.raises(UsageError, match="there is no frame 8: the clip has 8 frames, counted from 0"):
         list(at_numbers(iterate_in_step([clip]), [0, 8]))
