@@ -316,7 +316,7 @@ def test_two_fingers_zoom_and_one_moves_the_line(page: Browser) -> None:
     page.call("Emulation.setTouchEmulationEnabled", enabled=False)
 
 
-def test_frames_are_selected_by_key_and_button(browser: Browser, tmp_path: Path, make_clip: Callable[..., Path]) -> None:
+def test_keys_and_buttons_select_the_frame(browser: Browser, tmp_path: Path, make_clip: Callable[..., Path]) -> None:
     clip = make_clip(pts=range(0, 12 * 512, 512), size=(96, 64))
     target = tmp_path / "clip.html"
     compare(CompareOptions(inputs=(clip, clip), labels=("one", "two"), target=target, num_frames=3))

@@ -158,7 +158,7 @@ class VideoReport:
     """All that ``vsr eval`` measured on clips.
 
     Attributes:
-        options: what was asked for.
+        options: the options of the run.
         width: columns of all clips, as coded.
         height: rows of all clips, as coded.
         times: times of all frames of the reference, in seconds.
