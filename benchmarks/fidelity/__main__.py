@@ -139,22 +139,23 @@ STREAM_HEAD = ("clip", "streams in", "out", "sound after picture, ms, in", "out"
 
 INTRODUCTION = """# What comes through `vsr upscale`
 
-Made by `benchmarks/fidelity` with vsr {vsr} on the {count} clips of the test data. Source and output were read back
-with the ffmpeg program ({ffmpeg}) alone, by none of vsr's code and not by PyAV: frames as it
-decodes them, with the times and tags that its filter `showinfo` shows, packets by their checksums, code values as raw
+This page is written by `benchmarks/fidelity`, with vsr {vsr} on the {count} clips of the test data. Sources and outputs
+were read with the ffmpeg program alone ({ffmpeg}), not with vsr or PyAV: frames
+as it decodes them, times and tags as its filter `showinfo` prints them, packets by their checksums, code values as raw
 planes.
 
 - **A**: `vsr upscale CLIP -o X.mkv {a}`. Everything should come back. Pixel differences are in code
   values of the stored depth; timestamps are compared as exact fractions. Interlaced clips, which are deinterlaced by
-  default, go a second time with their fields as they lie.
-- **B**: `vsr upscale CLIP -o Y.mp4 {b}`, H.264 by default. Of a clip above {pixels} pixels or {long} s
-  only the first {cut} s (`--start 0 --end {cut}`). Luma is averaged down to the size of the source and compared with
-  what bicubic x2 and averaging make of it ({psnr:g} dB are expected). The means of Y, Cb and Cr over all frames are
-  compared in 8-bit codes, by the matrix of either end (at most {shift} apart).
+  default, are upscaled a second time with their fields left as they are.
+- **B**: `vsr upscale CLIP -o Y.mp4 {b}`, H.264 by default. Of clips above {pixels} pixels or {long} s
+  only the first {cut} s are upscaled (`--start 0 --end {cut}`). Luma is averaged down to the size of the source and
+  compared with what bicubic x2 and averaging make of the source ({psnr:g} dB are expected).
+  The means of Y, Cb and Cr over all frames are compared in 8-bit codes, each by the matrix of its own file (at
+  most {shift} apart).
 
-`exact` means that nothing differs: frames, times, pixels (in B within those bounds), tags, streams, packets, languages,
-dispositions, chapters, metadata. Otherwise each difference stands with its reason, which the script derived from what
-it measured. Damaged clips, and files that are no videos, are among the clips on purpose.
+`exact` means that nothing differs: frames, times, pixels (in B within these bounds), tags, streams, packets, languages,
+dispositions, chapters, metadata. Otherwise each difference is listed with its reason, which the script derives from
+what it measured. Some of the clips are damaged, or are no videos, on purpose.
 """
 
 
@@ -172,7 +173,7 @@ def report(cases: Sequence[Case], versions: tuple[str, str]) -> str:
         parts += ["Pixels\n", table(PIXEL_HEAD[name], pixel_rows(group))]
         parts += ["Tags\n", table(("clip", "in", "out"), tag_rows(group))]
         parts += ["Streams\n", table(STREAM_HEAD, stream_rows(group))]
-    parts.append("## What the command said\n")
+    parts.append("## What the command printed\n")
     parts.append("\n".join(f"- {case.name}, {case.way.name}: `{line}`" for case in cases for line in case.said) + "\n")
     return "\n".join(parts)
 

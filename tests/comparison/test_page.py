@@ -27,7 +27,7 @@ def noise(height: int, width: int, seed: int = 0) -> Picture:
 
 
 class Page(HTMLParser):
-    """What a page holds: its elements, and its pictures by moment."""
+    """The content of a page: its elements, and its pictures by moment."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Page(HTMLParser):
             self.moments[-1][attributes["alt"]] = attributes["src"]
 
     def picture(self, label: str, moment: int = 0) -> tuple[str, Picture]:
-        """The kind and the pixels."""
+        """Return the media type and the pixels of a picture."""
         kind, encoded = self.moments[moment][label].split(";base64,")
         return kind, decode_picture(base64.b64decode(encoded, validate=True), label)
 
@@ -65,7 +65,7 @@ def made(tmp_path: Path, **more: object) -> Page:
     return Page(options.target)
 
 
-def test_every_picture_is_there_to_the_last_bit(tmp_path: Path) -> None:
+def test_every_picture_is_in_the_page_bit_for_bit(tmp_path: Path) -> None:
     content = made(tmp_path)
     assert list(content.moments[0]) == ["LR", "bicubic", "one.png", "two.png"]
     for label, name, size in (("one.png", "one", (40, 60)), ("two.png", "two", (40, 60)), ("LR", "lr", (10, 15))):
@@ -75,7 +75,7 @@ def test_every_picture_is_there_to_the_last_bit(tmp_path: Path) -> None:
     assert "60×40, lossless PNG" in content.source
 
 
-def test_nothing_is_asked_of_a_network(tmp_path: Path) -> None:
+def test_the_page_refers_to_nothing_on_the_network(tmp_path: Path) -> None:
     content = made(tmp_path)
     bare = re.sub(r"base64,[A-Za-z0-9+/=]+", "", content.source)
     assert "://" not in bare and "@@" not in bare
@@ -97,7 +97,7 @@ def test_the_policy_allows_the_one_script_and_the_one_style(tmp_path: Path) -> N
     assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
 
 
-def test_labels_are_text_whatever_they_hold(tmp_path: Path) -> None:
+def test_labels_are_escaped(tmp_path: Path) -> None:
     names = ('<script>alert("1")</script> @@NOTE@@', "\"'&amp; <img src=x> Bär – 画像")
     content = made(tmp_path, labels=names)
     assert list(content.moments[0])[2:] == list(names)
@@ -113,7 +113,7 @@ def test_every_control_has_a_name(tmp_path: Path) -> None:
             assert attributes.get("aria-label") or attributes.get("title"), attributes
 
 
-def test_jpeg_on_demand(tmp_path: Path) -> None:
+def test_a_quality_makes_jpeg_pictures(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("two", 1)):
         write_picture(tmp_path / f"{name}.png", cv2.GaussianBlur(noise(64, 64, seed), (0, 0), 3))
     write_picture(tmp_path / "lr.png", noise(16, 16))
@@ -132,7 +132,7 @@ def test_jpeg_on_demand(tmp_path: Path) -> None:
     assert sizes[1] < sizes[0] / 2
 
 
-def test_large_pages_become_jpeg_and_say_so(
+def test_large_pages_become_jpeg_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(page, "LOSSLESS_PIXELS", 7349)  # one less than the page has
@@ -141,7 +141,7 @@ def test_large_pages_become_jpeg_and_say_so(
         assert made(tmp_path).picture("one.png")[0] == "data:image/jpeg"
     target, size = tmp_path / "page.html", (tmp_path / "page.html").stat().st_size
     assert caplog.messages == [
-        "0 megapixels are many for a page: its pictures are JPEG of quality 95; --quality lossless keeps every bit.",
+        "0 megapixels make a large page, so its pictures are JPEG of quality 95; --quality lossless writes PNG.",
         f"{target} is {size // 1_000_000} MB large; a lower --quality would make it smaller.",
     ]
     caplog.clear()
@@ -161,7 +161,9 @@ def test_large_pages_become_jpeg_and_say_so(
         ({"times": (0.1,)}, [2]),
     ],
 )
-def test_frames_of_clips(make_clip: MakeClip, tmp_path: Path, chosen: dict[str, object], numbers: list[int]) -> None:
+def test_the_page_has_the_chosen_frames(
+    make_clip: MakeClip, tmp_path: Path, chosen: dict[str, object], numbers: list[int]
+) -> None:
     clip = make_clip(pts=range(0, 12 * 512, 512))
     target = tmp_path / "page.html"
     summary = compare(CompareOptions(inputs=(clip, clip), labels=("1", "2"), target=target, **chosen))  # type: ignore[arg-type]
@@ -174,8 +176,8 @@ def test_frames_of_clips(make_clip: MakeClip, tmp_path: Path, chosen: dict[str, 
 @pytest.mark.parametrize(
     ("others", "first"), [(("lr",), "1 2"), (("hr",), "0 1"), (("lr", "hr"), "1 2"), (("two", "lr", "hr"), "2 3")]
 )
-def test_what_is_shown_first(tmp_path: Path, others: tuple[str, ...], first: str) -> None:
-    """The candidates; a single one beside the interpolation, or else beside HR."""
+def test_which_pictures_are_shown_first(tmp_path: Path, others: tuple[str, ...], first: str) -> None:
+    """Two candidates; or a single one with the interpolation, or else with HR."""
     for name in ("one", *others):
         write_picture(tmp_path / f"{name}.png", noise(4, 4) if name == "lr" else noise(8, 8))
     named = {name: tmp_path / f"{name}.png" for name in others if name != "two"}

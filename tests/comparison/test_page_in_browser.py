@@ -1,4 +1,4 @@
-"""The page in a headless Chromium, driven by its DevTools protocol over a pipe: no driver and no library is needed."""
+"""The page in a headless Chromium, driven through its DevTools protocol over a pipe, without a driver or a library."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", **metrics)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command of the protocol; what happens meanwhile goes to ``events``."""
+        """Send a command of the protocol and return its result; events in the meantime are added to ``events``."""
         self._count += 1
         message: dict[str, Any] = {"id": self._count, "method": method, "params": parameters}
         if self._session:
@@ -91,7 +91,7 @@ class Browser:
         while b"\0" not in self._unread:
             ready, _, _ = select.select([self._read], [], [], max(0.0, end - time.monotonic()))
             read = os.read(self._read, 1 << 20) if ready else b""
-            assert read, "Chromium says nothing"
+            assert read, "Chromium does not answer"
             self._unread += read
         message, self._unread = self._unread.split(b"\0", 1)
         return json.loads(message)
@@ -101,7 +101,7 @@ class Browser:
         self.wait_for("document.readyState === 'complete' && document.querySelectorAll('img.right').length === 1")
 
     def value(self, expression: str) -> Any:
-        """What an expression gives in the page; a promise is waited for."""
+        """Return the value of an expression in the page; a promise is awaited."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
@@ -153,7 +153,7 @@ def noise(height: int, width: int, seed: int) -> Picture:
 
 @pytest.fixture(scope="module")
 def pictures_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LR, bicubic and two candidates: a red and a blue one."""
+    """Write a page of LR, bicubic and two candidates: a red and a blue one."""
     folder = tmp_path_factory.mktemp("pictures")
     write_picture(folder / "lr.png", noise(100, 100, 0))
     for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
@@ -173,13 +173,13 @@ def page(browser: Browser, pictures_page: Path) -> Browser:
 
 
 def shown(browser: Browser) -> tuple[str, str]:
-    """The labels on the left and on the right."""
+    """Return the labels on the left and on the right."""
     left, right = (browser.value(f"document.querySelector('img.{side}').alt") for side in ("left", "right"))
     return left, right
 
 
 def pixel(browser: Browser, x: float, y: float) -> tuple[int, int, int]:
-    """A pixel of the screen."""
+    """Return a pixel of the screen."""
     spot = {"x": math.floor(x), "y": math.floor(y), "width": 1, "height": 1, "scale": 1}
     taken = browser.call("Page.captureScreenshot", format="png", clip=spot)
     red, green, blue = decode_picture(base64.b64decode(taken["data"]), "screen")[0, 0]
@@ -198,7 +198,7 @@ def middle(browser: Browser, name: str) -> tuple[float, float]:
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 
 
-def test_nothing_is_requested_and_nothing_complains(page: Browser) -> None:
+def test_the_page_loads_without_requests_and_errors(page: Browser) -> None:
     sent = [event["params"] for event in page.events if event["method"] == "Network.requestWillBeSent"]
     requests = [event["request"]["url"] for event in sent]
     assert requests[0].startswith("file://") and requests[0].endswith(".html")
@@ -219,7 +219,7 @@ def test_nothing_is_requested_and_nothing_complains(page: Browser) -> None:
     ],
     ids=["fetch", "image", "script"],
 )
-def test_the_policy_lets_nothing_out(page: Browser, attempt: str) -> None:
+def test_the_policy_blocks_requests(page: Browser, attempt: str) -> None:
     violated = page.value(
         "new Promise(done => { document.addEventListener('securitypolicyviolation', event => done(event.blockedURI),"
         f" {{ once: true }}); {attempt}.catch(() => 0); setTimeout(() => done('nothing was blocked'), 5000); }})"
@@ -234,7 +234,7 @@ def test_the_line_divides_the_two_pictures_and_can_be_dragged(page: Browser) -> 
     page.drag(middle(page, "divider"), (x + 100, y))
     assert pixel(page, x + 60, y) == RED and pixel(page, x + 160, y) == BLUE
     assert page.value("divider.getAttribute('aria-valuenow')") == "60"
-    page.drag((x - 150, y), (x - 100, y))  # anywhere, as the picture has nowhere to go
+    page.drag((x - 150, y), (x - 100, y))  # anywhere, as the picture cannot be moved
     assert pixel(page, x - 60, y) == BLUE and pixel(page, x - 160, y) == RED
     page.value("divider.focus()")
     page.press("Home")
@@ -244,7 +244,7 @@ def test_the_line_divides_the_two_pictures_and_can_be_dragged(page: Browser) -> 
     assert page.value("divider.getAttribute('aria-valuenow')") == "11"
 
 
-def test_keys_and_lists_choose_the_pictures(page: Browser) -> None:
+def test_keys_and_lists_select_the_pictures(page: Browser) -> None:
     page.press("1", "Digit1")
     page.wait_for("document.querySelector('img.right').alt === 'LR'")
     page.press("@", "Digit2", shift=True)
@@ -283,7 +283,7 @@ def test_the_wheel_zooms_about_the_pointer_and_dragging_moves(page: Browser) -> 
     moved = box(page, "pictures")
     assert moved["x"] - zoomed["x"] == pytest.approx(-32, abs=0.5)
     assert moved["y"] - zoomed["y"] == pytest.approx(-16, abs=0.5)
-    page.drag((at[0] + 10, at[1]), (at[0] + 5000, at[1]))  # no gap opens at the edge
+    page.drag((at[0] + 10, at[1]), (at[0] + 5000, at[1]))  # no gap at the edge
     assert box(page, "pictures")["x"] == pytest.approx(stage["x"], abs=0.5)
     page.press("z")
     assert box(page, "pictures")["width"] == 400
@@ -312,11 +312,11 @@ def test_two_fingers_zoom_and_one_moves_the_line(page: Browser) -> None:
         page.touch("touchMove", (x - distance, y), (x + distance, y))
     page.touch("touchEnd")
     assert box(page, "pictures")["width"] == pytest.approx(1200, rel=0.02)
-    assert page.value("divider.getAttribute('aria-valuenow')") == "30", "a pinch moves no line"
+    assert page.value("divider.getAttribute('aria-valuenow')") == "30", "a pinch does not move the line"
     page.call("Emulation.setTouchEmulationEnabled", enabled=False)
 
 
-def test_frames_step(browser: Browser, tmp_path: Path, make_clip: Callable[..., Path]) -> None:
+def test_keys_and_buttons_select_the_frame(browser: Browser, tmp_path: Path, make_clip: Callable[..., Path]) -> None:
     clip = make_clip(pts=range(0, 12 * 512, 512), size=(96, 64))
     target = tmp_path / "clip.html"
     compare(CompareOptions(inputs=(clip, clip), labels=("one", "two"), target=target, num_frames=3))

@@ -37,7 +37,7 @@ def noise(height: int, width: int, seed: int = 0) -> Picture:
 def flat_clip(
     path: Path, luma: int, pts: Sequence[int] = IRREGULAR, size: tuple[int, int] = (192, 128), **more: Any
 ) -> Path:
-    """A clip of one shade of grey, without sound."""
+    """Write a clip of one shade of grey, without sound."""
     width, height = size
     video = VideoFormat(
         width=width, height=height, pix_fmt="gray", time_base=Fraction(1, 12800), rate=Fraction(25),
@@ -64,12 +64,12 @@ def sound_of(clip: Path) -> list[tuple[Fraction, bytes]]:
         return [(packet.pts * packet.time_base, bytes(packet)) for packet in container.demux(stream) if packet.size]
 
 
-def test_each_slice_shows_its_panel_in_its_place() -> None:
+def test_each_slice_shows_its_part_of_its_panel() -> None:
     one, two, three = noise(60, 90, 1), noise(60, 90, 2), noise(60, 90, 3)
     composition = arrange("split", 3, 60, 90)
     assert (composition.frame_height, composition.frame_width, composition.divider) == (60, 90, 2)
     picture = compose(composition, panels(one, two, three))
-    below = slice(40, 60)  # the labels stand above
+    below = slice(40, 60)  # the labels are above
     assert np.array_equal(picture[below, :28], one[below, :28])
     assert np.array_equal(picture[below, 32:58], two[below, 32:58])
     assert np.array_equal(picture[below, 62:], three[below, 62:])
@@ -86,7 +86,9 @@ def test_each_slice_shows_its_panel_in_its_place() -> None:
         ("grid", 5, (124, 278), [(0, 0), (94, 0), (188, 0), (0, 64), (94, 64)]),
     ],
 )
-def test_panels_stand_whole(layout: Any, count: int, size: tuple[int, int], places: list[tuple[int, int]]) -> None:
+def test_whole_panels_are_in_rows(
+    layout: Any, count: int, size: tuple[int, int], places: list[tuple[int, int]]
+) -> None:
     pictures = [noise(60, 90, seed) for seed in range(count)]
     picture = compose(arrange(layout, count, 60, 90), panels(*pictures))
     assert picture.shape == (*size, 3)
@@ -97,14 +99,14 @@ def test_panels_stand_whole(layout: Any, count: int, size: tuple[int, int], plac
     assert (picture[~covered] == BACKGROUND).all()
 
 
-def test_odd_edges_are_filled_up_and_nothing_is_lost() -> None:
+def test_odd_edges_are_padded_and_nothing_is_lost() -> None:
     picture = compose(arrange("split", 2, 61, 91), panels(noise(61, 91), noise(61, 91, 1)))
     assert picture.shape == (62, 92, 3)
     assert np.array_equal(picture[40:61, 50:91], noise(61, 91, 1)[40:, 50:])
     assert (picture[61] == BACKGROUND).all() or (picture[61, 50:] == BACKGROUND).all()
 
 
-def test_labels_stand_in_the_corner_of_their_slice() -> None:
+def test_labels_are_in_the_corner_of_their_slice() -> None:
     white = np.full((120, 640, 3), 255, np.uint8)
     composition = arrange("split", 2, 120, 640)
     plain = compose(composition, panels(white, white))
@@ -113,19 +115,19 @@ def test_labels_stand_in_the_corner_of_their_slice() -> None:
     assert changed[:40, :120].any() and changed[:40, 320:440].any()
     assert not changed[40:].any() and not changed[:, 140:320].any() and not changed[:, 480:].any()
     corner = named[6:30, 6:80]
-    assert corner.min() < 100 and (corner == VIDEO_INK).all(2).any(), "bright letters on shaded ground"
+    assert corner.min() < 100 and (corner == VIDEO_INK).all(2).any(), "bright letters on a shaded background"
 
 
 def test_a_frame_that_h264_cannot_hold_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"5 panels of 3840x2160 make a frame of 19296x2160, .* take --layout grid"):
+    with pytest.raises(UsageError, match=r"5 panels of 3840x2160 make a frame of 19296x2160, .* use --layout grid"):
         arrange("side-by-side", 5, 2160, 3840)
-    with pytest.raises(UsageError, match="take --layout split"):
+    with pytest.raises(UsageError, match="use --layout split"):
         arrange("grid", 4, 2160, 8190)
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".mov"])
-def test_times_and_sound_of_a_split_screen(make_clip: MakeClip, tmp_path: Path, ending: str) -> None:
-    # A finer clock for the edit list, or the start is rounded to milliseconds.
+def test_a_split_screen_keeps_times_and_sound(make_clip: MakeClip, tmp_path: Path, ending: str) -> None:
+    # A finer time scale for the edit list; otherwise the start is rounded to milliseconds.
     lr = make_clip("lr.mp4", pts=IRREGULAR, audio=["aac"], container_options={"movie_timescale": "12800"})
     one, two = flat_clip(tmp_path / "one.mp4", 60), flat_clip(tmp_path / "two.mp4", 180)
     target = tmp_path / f"out{ending}"
@@ -149,15 +151,15 @@ def test_times_and_sound_of_a_split_screen(make_clip: MakeClip, tmp_path: Path, 
     assert (info.tags.range, info.tags.matrix) == (1, 1)
 
 
-def test_bicubic_takes_the_place_of_lr(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_a_video_shows_bicubic_instead_of_lr(make_clip: MakeClip, tmp_path: Path) -> None:
     lr, one = make_clip("lr.mp4", pts=IRREGULAR), flat_clip(tmp_path / "one.mp4", 60)
     summary = compare(CompareOptions(inputs=(one,), lr=lr, target=tmp_path / "o.mp4", layout="side-by-side"))
     assert summary.labels == ("bicubic", "one.mp4") and (summary.width, summary.height) == (388, 128)
     assert probe(tmp_path / "o.mp4").others == ()
 
 
-def test_the_first_clip_with_sound_is_heard(make_clip: MakeClip, tmp_path: Path) -> None:
-    """Its clock is another than that of the clip that gives the timestamps."""
+def test_the_sound_is_that_of_the_first_clip_with_some(make_clip: MakeClip, tmp_path: Path) -> None:
+    """Its time base is not that of the clip that gives the timestamps."""
     silent = flat_clip(tmp_path / "silent.mp4", 60, size=(48, 32))
     pts = [round(stamp / 12.8) for stamp in IRREGULAR]
     heard = make_clip("heard.mkv", pts=pts, time_base=Fraction(1, 1000), audio=["aac", "aac"])
@@ -169,7 +171,7 @@ def test_the_first_clip_with_sound_is_heard(make_clip: MakeClip, tmp_path: Path)
     assert [content for _, content in sound_of(target)] == [content for _, content in sound_of(heard)]
 
 
-def test_sound_that_the_container_cannot_hold_is_converted_and_said(
+def test_sound_that_the_container_cannot_hold_is_converted_with_a_warning(
     make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip = make_clip("one.mkv", audio=["libopus"])
@@ -179,7 +181,7 @@ def test_sound_that_the_container_cannot_hold_is_converted_and_said(
     assert caplog.messages == ["one.mkv: stream 1, opus audio: converted to aac (mov cannot hold opus)"]
 
 
-def test_turned_clips_are_upright_and_their_pixels_too(tmp_path: Path) -> None:
+def test_rotated_clips_are_shown_upright_with_their_pixel_aspect_ratio(tmp_path: Path) -> None:
     turned = {"display_matrix": (0, TURN, 0, -TURN, 0, 0, 0, 0, 1 << 30), "sample_aspect_ratio": Fraction(2)}
     one, two = flat_clip(tmp_path / "1.mp4", 60, **turned), flat_clip(tmp_path / "2.mp4", 180, **turned)
     summary = compare(CompareOptions(inputs=(one, two), target=tmp_path / "out.mp4"))
@@ -187,7 +189,7 @@ def test_turned_clips_are_upright_and_their_pixels_too(tmp_path: Path) -> None:
     assert probe(tmp_path / "out.mp4").video.sample_aspect_ratio == Fraction(1, 2)
 
 
-def test_a_failure_half_way_leaves_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_an_interrupted_video_leaves_no_file(make_clip: MakeClip, tmp_path: Path) -> None:
     one, two = flat_clip(tmp_path / "1.mp4", 60), flat_clip(tmp_path / "2.mp4", 60)
 
     def stop(at: CompareProgress) -> None:

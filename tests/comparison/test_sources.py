@@ -1,4 +1,4 @@
-"""What is compared: kinds, names, sizes, frames that belong together, and how they are turned."""
+"""The sources of a comparison: kinds, names, sizes, frames of the same moment, and rotation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def the_moment(tmp_path: Path, *inputs: Path, **options: object) -> Moment:
     return moment
 
 
-def test_panels_of_pictures(tmp_path: Path) -> None:
+def test_pictures_become_panels_in_order(tmp_path: Path) -> None:
     lr, one, two, hr = (write(tmp_path / f"{name}.png", *size) for name, size in
                         (("lr", (15, 20)), ("one", (45, 60)), ("two", (45, 60)), ("hr", (45, 60))))  # fmt: skip
     moment = the_moment(tmp_path, one, two, lr=lr, hr=hr)
@@ -66,7 +66,7 @@ def test_panels_of_pictures(tmp_path: Path) -> None:
     assert [panel.role for panel in without.panels] == ["lr", "candidate"]
 
 
-def test_names_are_as_long_as_they_must_be(tmp_path: Path) -> None:
+def test_labels_have_as_many_folders_as_needed(tmp_path: Path) -> None:
     one, two = write(tmp_path / "a/out.png", 4, 4), write(tmp_path / "b/out.png", 4, 4)
     other = write(tmp_path / "line\nbreak.png", 4, 4)
     assert [file.label for file in opened(tmp_path, one, other).files] == ["out.png", "line\ufffdbreak.png"]
@@ -76,18 +76,18 @@ def test_names_are_as_long_as_they_must_be(tmp_path: Path) -> None:
     assert twice[0] == twice[1] and twice[0].endswith("a/out.png")
 
 
-def test_nothing_is_rescaled(tmp_path: Path) -> None:
+def test_unequal_sizes_are_refused(tmp_path: Path) -> None:
     one, two, lr = (write(tmp_path / f"{name}.png", *size) for name, size in
                     (("one", (40, 60)), ("two", (40, 61)), ("lr", (10, 16))))  # fmt: skip
     with pytest.raises(InputError, match=r"two\.png is 61x40 and .*one\.png is 60x40: nothing is rescaled"):
         the_moment(tmp_path, one, two)
-    with pytest.raises(InputError, match=r"LR .*lr\.png is 16x10 and .*one\.png is 60x40, which is no whole multiple"):
+    with pytest.raises(InputError, match=r"LR .*lr\.png is 16x10 and .*one\.png is 60x40, which is not a multiple"):
         the_moment(tmp_path, one, lr=lr)
-    with pytest.raises(InputError, match=r"LR .*one\.png is 60x40 and .*lr\.png is 16x10, which is no whole multiple"):
+    with pytest.raises(InputError, match=r"LR .*one\.png is 60x40 and .*lr\.png is 16x10, which is not a multiple"):
         the_moment(tmp_path, lr, lr=one)
 
 
-def test_hr_loses_what_the_scale_does_not_divide(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_hr_is_cropped_to_a_multiple_of_the_scale(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     one, lr, hr = (write(tmp_path / f"{name}.png", *size) for name, size in
                    (("one", (40, 60)), ("lr", (10, 15)), ("hr", (43, 61))))  # fmt: skip
     with caplog.at_level(logging.WARNING, "vsr"):
@@ -100,7 +100,7 @@ def test_hr_loses_what_the_scale_does_not_divide(tmp_path: Path, caplog: pytest.
         the_moment(tmp_path, one, lr=lr, hr=write(tmp_path / "larger.png", 44, 60))
 
 
-def test_files_of_two_kinds(tmp_path: Path, make_clip: MakeClip) -> None:
+def test_pictures_and_clips_together_are_refused(tmp_path: Path, make_clip: MakeClip) -> None:
     picture, clip = write(tmp_path / "one.PNG", 32, 48), make_clip("two.mp4")
     with pytest.raises(UsageError, match=r"one\.PNG is a picture and .*two\.mp4 is not: compare files of one kind"):
         opened(tmp_path, clip, picture)
@@ -110,7 +110,7 @@ def test_files_of_two_kinds(tmp_path: Path, make_clip: MakeClip) -> None:
         open_sources(CompareOptions(inputs=(picture, picture), target=tmp_path / "out.mp4"))
 
 
-def test_frames_are_for_clips(tmp_path: Path) -> None:
+def test_frames_of_pictures_are_refused(tmp_path: Path) -> None:
     picture = write(tmp_path / "one.png", 8, 8)
     with pytest.raises(UsageError, match="--time, --frame and --frames are for clips, and these are pictures"):
         the_moment(tmp_path, picture, picture, frames=(0,))
@@ -119,7 +119,7 @@ def test_frames_are_for_clips(tmp_path: Path) -> None:
 IRREGULAR = (0, 512, 700, 1900, 2048, 4000)
 
 
-def test_clips_go_in_step(make_clip: MakeClip) -> None:
+def test_clips_are_decoded_in_step(make_clip: MakeClip) -> None:
     """One counts in 1/12800 s, the other in milliseconds; both are irregular in the same way."""
     one = probe(make_clip("one.mp4", pts=IRREGULAR))
     pts = [round(stamp / 12.8) for stamp in IRREGULAR]
@@ -133,13 +133,13 @@ def test_clips_go_in_step(make_clip: MakeClip) -> None:
 def test_clips_out_of_step_are_refused(make_clip: MakeClip) -> None:
     one, late = probe(make_clip("one.mp4")), probe(make_clip("late.mp4", pts=range(300, 300 + 8 * 512, 512)))
     with pytest.raises(
-        InputError, match=r"late\.mp4 and .*one\.mp4 are not in step: frame 0 lies at 0.023 s and at 0.0"
+        InputError, match=r"late\.mp4 and .*one\.mp4 are not in step: frame 0 is at 0.023 s and at 0.0"
     ):
         list(iterate_in_step([one, late]))
     near = probe(make_clip("near.mp4", pts=range(200, 200 + 8 * 512, 512)))
     assert len(list(iterate_in_step([one, near]))) == 8
     dropped = probe(make_clip("dropped.mp4", pts=[0, 512, 1024, 2048, 2560]))
-    with pytest.raises(InputError, match="not in step: frame 3 lies at 0.160 s and at 0.120 s"):
+    with pytest.raises(InputError, match="not in step: frame 3 is at 0.160 s and at 0.120 s"):
         list(iterate_in_step([one, dropped]))
 
 
@@ -147,7 +147,7 @@ def test_the_shortest_clip_ends_the_comparison(make_clip: MakeClip, caplog: pyte
     clips = [probe(make_clip("one.mp4")), probe(make_clip("short.mp4", pts=range(0, 5 * 512, 512)))]
     with caplog.at_level(logging.WARNING, "vsr"):
         assert len(list(iterate_in_step(clips))) == 5
-    assert caplog.messages == [f"{clips[1].path} ends after 5 frames, and so does the comparison."]
+    assert caplog.messages == [f"{clips[1].path} ends after 5 frames; the comparison ends there."]
 
 
 @pytest.mark.parametrize(
@@ -161,16 +161,16 @@ def test_the_shortest_clip_ends_the_comparison(make_clip: MakeClip, caplog: pyte
         ([0.01, 0.02, 0.3], [0, 4]),
     ],
 )
-def test_what_is_on_display_at_a_time(make_clip: MakeClip, times: list[float], numbers: list[int]) -> None:
+def test_the_frame_shown_at_a_time_is_found(make_clip: MakeClip, times: list[float], numbers: list[int]) -> None:
     clip = probe(make_clip(pts=(0, 512, 700, 1000, 1900, 4000)))
     assert [instant.number for instant in at_times(iterate_in_step([clip]), times)] == numbers
 
 
-def test_times_and_frames_outside_of_the_clip(make_clip: MakeClip) -> None:
+def test_times_and_frames_outside_of_the_clip_are_refused(make_clip: MakeClip) -> None:
     clip = probe(make_clip(pts=range(1280, 1280 + 8 * 512, 512)))
-    with pytest.raises(UsageError, match="0.050 s lies before the clip, which starts at 0.100 s"):
+    with pytest.raises(UsageError, match="0.050 s is before the start of the clip, at 0.100 s"):
         list(at_times(iterate_in_step([clip]), [0.2, 0.05]))
-    with pytest.raises(UsageError, match="0.420 s lies behind the clip, which ends at 0.420 s"):
+    with pytest.raises(UsageError, match="0.420 s is after the end of the clip, at 0.420 s"):
         list(at_times(iterate_in_step([clip]), [0.2, 0.42]))
     with pytest.raises(UsageError, match="there is no frame 8: the clip has 8 frames, counted from 0"):
         list(at_numbers(iterate_in_step([clip]), [0, 8]))
@@ -179,17 +179,17 @@ def test_times_and_frames_outside_of_the_clip(make_clip: MakeClip) -> None:
 @pytest.mark.parametrize(
     ("count", "numbers"), [(1, [6]), (2, [3, 9]), (4, [1, 4, 8, 11]), (13, list(range(13))), (99, list(range(13)))]
 )
-def test_frames_at_even_spacing(make_clip: MakeClip, count: int, numbers: list[int]) -> None:
+def test_frames_are_evenly_spaced(make_clip: MakeClip, count: int, numbers: list[int]) -> None:
     clip = probe(make_clip(pts=range(0, 13 * 512, 512), options={"bf": "3"}, audio=["aac"]))
     assert count_packets(clip) == 13
     assert [instant.number for instant in at_even_spacing(iterate_in_step([clip]), count, 13)] == numbers
 
 
 @pytest.mark.parametrize(("count", "numbers"), [(1, [7]), (2, [5]), (5, [2, 6])])
-def test_fewer_frames_than_packets(
+def test_fewer_frames_than_packets_are_a_warning(
     make_clip: MakeClip, caplog: pytest.LogCaptureFixture, count: int, numbers: list[int]
 ) -> None:
-    """As where two packets hold the fields of one frame."""
+    """This happens if two packets hold the fields of one frame."""
     with caplog.at_level(logging.WARNING, "vsr"):
         found = [instant.number for instant in at_even_spacing(iterate_in_step([probe(make_clip())]), count, 20)]
     assert found == numbers
@@ -199,7 +199,7 @@ def test_fewer_frames_than_packets(
 
 
 def grey_clip(path: Path, **more: Any) -> Picture:
-    """Write a lossless clip of one frame, and give its luma."""
+    """Write a lossless clip of one frame, and return its luma."""
     video = VideoFormat(
         width=48, height=32, pix_fmt="gray", time_base=Fraction(1, 25), rate=Fraction(25),
         tags=ColourTags(range=2), **more,
@@ -210,23 +210,23 @@ def grey_clip(path: Path, **more: Any) -> Picture:
     return luma
 
 
-def test_a_turned_clip_is_shown_upright(tmp_path: Path) -> None:
+def test_a_rotated_clip_is_shown_upright(tmp_path: Path) -> None:
     clip = tmp_path / "turned.mp4"
     luma = grey_clip(clip, display_matrix=(0, TURN, 0, -TURN, 0, 0, 0, 0, 1 << 30))
     moment = the_moment(tmp_path, clip, clip)
     assert np.array_equal(moment.panels[0].picture, np.rot90(luma, -1)[..., None].repeat(3, 2))
 
 
-def test_pixels_that_are_not_square_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pixels_that_are_not_square_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clip = tmp_path / "wide.mp4"
     grey_clip(clip, sample_aspect_ratio=Fraction(2))
     with caplog.at_level(logging.WARNING, "vsr"):
         the_moment(tmp_path, clip, clip)
-    assert caplog.messages == [f"{clip} has pixels that are not square; they are shown as if they were."] * 2
+    assert caplog.messages == [f"{clip} has pixels that are not square; they are shown as square ones."] * 2
 
 
-def test_colours_of_a_clip(make_clip: MakeClip, tmp_path: Path) -> None:
-    """RGB in a lossless codec comes out as it went in."""
+def test_the_colours_of_a_clip_are_exact(make_clip: MakeClip, tmp_path: Path) -> None:
+    """RGB in a lossless codec is shown unchanged."""
     clip = make_clip("one.mkv", codec="libx264rgb", pix_fmt="rgb24", options={"qp": "0"})
     with av.open(str(clip)) as container:
         expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

@@ -42,7 +42,7 @@ def planted(picture: Picture, *places: tuple[int, int, int]) -> Picture:
 
 
 def holds(region: Region, x: int, y: int) -> bool:
-    """Whether the patch around a place lies in a region, whole."""
+    """Whether a region contains the whole patch around a position."""
     across = region.x <= x - 5 and x + 5 <= region.x + region.width
     return across and region.y <= y - 5 and y + 5 <= region.y + region.height
 
@@ -55,14 +55,14 @@ def test_regions_are_found_where_the_candidates_differ_most() -> None:
     assert holds(first, 130, 20) and holds(second, 30, 100)
 
 
-def test_of_three_candidates_any_two_may_differ() -> None:
+def test_any_two_of_three_candidates_may_differ() -> None:
     one = noise(80, 80)
     (region,) = find_regions(candidates(one, one, planted(one, (60, 20, 50))), 1)
     assert holds(region, 60, 20)
 
 
 @pytest.mark.parametrize(("others", "place"), [(("lr", "bicubic", "hr"), 20), (("lr", "bicubic"), 40), (("lr",), 60)])
-def test_what_a_single_candidate_is_compared_with(others: Sequence[str], place: int) -> None:
+def test_a_single_candidate_is_compared_with_hr_bicubic_or_lr(others: Sequence[str], place: int) -> None:
     one = noise(80, 80)
     shown = {"hr": planted(one, (20, 20, 60)), "bicubic": planted(one, (40, 40, 60)), "lr": planted(one, (60, 60, 60))}
     panels = [Panel(role, role, shown[role]) for role in others]  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def test_what_a_single_candidate_is_compared_with(others: Sequence[str], place: 
     assert holds(region, place, place)
 
 
-def test_regions_do_not_overlap_and_lie_in_the_picture() -> None:
+def test_regions_do_not_overlap_and_are_in_the_picture() -> None:
     found = find_regions(candidates(noise(67, 101, 1), noise(67, 101, 2)), 9)
     covered = np.zeros((67, 101), int)
     for region in found:
@@ -80,7 +80,7 @@ def test_regions_do_not_overlap_and_lie_in_the_picture() -> None:
     assert len(found) == 9 and covered.max() == 1
 
 
-def test_what_cannot_be_found_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_regions_that_cannot_be_found_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     one = noise(20, 20)
     with caplog.at_level(logging.WARNING, "vsr"):
         (region,) = find_regions(candidates(one, one), 3)
@@ -94,7 +94,7 @@ def test_what_cannot_be_found_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert find_regions(candidates(noise(5, 9), noise(5, 9, 1)), 1) == [Region(0, 0, 9, 5)]
 
 
-def test_every_pixel_is_exact_and_in_its_place() -> None:
+def test_every_pixel_is_exact_and_at_its_position() -> None:
     lr, one, hr = noise(15, 20, 1), noise(60, 80, 2), noise(60, 80, 3)
     panels = (Panel("LR", "lr", lr, 4), *candidates(one), Panel("HR", "hr", hr))
     regions = [Region(30, 20, 20, 15), Region(0, 40, 33, 20)]
@@ -120,8 +120,8 @@ def test_every_pixel_is_exact_and_in_its_place() -> None:
             assert np.array_equal(zoomed, part.repeat(factor, 0).repeat(factor, 1))
 
 
-def test_nothing_lies_on_anything_else() -> None:
-    """Panels and zooms cover no common pixel, and labels stand above each panel on the background."""
+def test_panels_zooms_and_labels_do_not_overlap() -> None:
+    """Panels and zooms cover no common pixel, and labels are above each panel on the background."""
     strip = draw_strip(Moment(tuple(candidates(noise(60, 80), noise(60, 80, 1)))), [Region(0, 0, 20, 15)])
     covered = np.zeros(strip.picture.shape[:2], int)
     for x, y in (*strip.panels, *strip.zooms[0]):
@@ -141,7 +141,7 @@ def saved(tmp_path: Path, **pictures: Picture) -> dict[str, Path]:
     return paths
 
 
-def test_a_strip_of_pictures(tmp_path: Path) -> None:
+def test_a_strip_of_pictures_is_written(tmp_path: Path) -> None:
     lr, one = noise(15, 20), noise(60, 80, 1)
     files = saved(tmp_path, lr=lr, one=one, hr=planted(one, (60, 30, 80)))
     target = tmp_path / "strip.png"
@@ -158,14 +158,14 @@ def test_a_strip_of_pictures(tmp_path: Path) -> None:
     assert np.array_equal(picture[y : y + 20, x : x + 30], one[:20, :30])
 
 
-def test_a_png_strip_is_one_whatever_the_case_of_its_ending(tmp_path: Path) -> None:
+def test_the_suffix_of_a_png_strip_may_be_in_capitals(tmp_path: Path) -> None:
     files = saved(tmp_path, a=noise(40, 60), b=noise(40, 60, 1))
     target = tmp_path / "OUT.PNG"
     compare(CompareOptions(inputs=tuple(files.values()), target=target))
     assert target.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_jpeg_strip_is_near_and_a_poor_one_small(tmp_path: Path) -> None:
+def test_a_jpeg_strip_is_close_and_one_of_low_quality_small(tmp_path: Path) -> None:
     one = cv2.GaussianBlur(noise(60, 80), (0, 0), 3)
     files = saved(tmp_path, one=one, two=cv2.GaussianBlur(one, (0, 0), 3))
     png, good, poor = tmp_path / "s.png", tmp_path / "good.jpg", tmp_path / "poor.jpeg"
@@ -189,7 +189,7 @@ def test_a_jpeg_that_would_be_too_large_is_refused(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("region", [Region(70, 0, 11, 5), Region(0, 56, 5, 5), Region(-1, 0, 5, 5), Region(0, 0, 0, 5)])
 def test_regions_outside_of_the_picture_are_refused(tmp_path: Path, region: Region) -> None:
     files = saved(tmp_path, one=noise(60, 80), two=noise(60, 80, 1))
-    with pytest.raises(UsageError, match=rf"the region {region} \(x, y, width, height\) lies outside of the 80x60"):
+    with pytest.raises(UsageError, match=rf"the region {region} \(x, y, width, height\) is outside of the 80x60"):
         compare(CompareOptions(inputs=tuple(files.values()), target=tmp_path / "s.png", regions=(region,)))
 
 
@@ -205,10 +205,10 @@ LOSSLESS: Any = {"codec": "libx264rgb", "pix_fmt": "rgb24", "options": {"qp": "0
     ("chosen", "frames"),
     [({"frames": (5, 1)}, [1, 5]), ({"times": (0.2, 0.05)}, [1, 5]), ({"times": (0.0, 0.319)}, [0, 7]), ({}, [4])],
 )
-def test_strips_of_frames_stand_one_below_the_other(
+def test_strips_of_frames_are_one_below_the_other(
     make_clip: MakeClip, tmp_path: Path, chosen: dict[str, tuple[float, ...]], frames: list[int]
 ) -> None:
-    """Frames of a lossless clip arrive as they were written; where none is asked for, the one in the middle."""
+    """Frames of a lossless clip are exact; if none is chosen, the one in the middle is shown."""
     clips = [make_clip("one.mkv", size=(80, 60), **LOSSLESS), make_clip("two.mkv", size=(80, 60), **LOSSLESS)]
     target = tmp_path / "strip.png"
     summary = compare(CompareOptions(inputs=tuple(clips), target=target, num_regions=0, **chosen))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Steadiness on made pictures whose motion, flicker and stillness are known."""
+"""Steadiness of generated pictures whose motion, flicker and still regions are known."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from vsr.evaluation.steadiness import STILL_REACH, Luma, find_transition, still_
 
 
 def texture(height: int, width: int, seed: int = 0) -> Luma:
-    """Blurred noise around middle grey, with structures of some pixels."""
+    """Blurred noise around middle grey, with structures a few pixels wide."""
     noise = np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 3)
     return np.asarray(125 + 30 * smooth / smooth.std(), np.float32).clip(16, 235)
 
 
 @pytest.mark.parametrize(("across", "down"), [(0, 0), (3, 0), (0, -4), (6, 5)])
-def test_a_pan_costs_nothing(across: int, down: int) -> None:
+def test_a_pan_has_no_warping_error(across: int, down: int) -> None:
     earlier, later = pan(texture(128, 160), across, down)
     transition = find_transition(earlier, later)
     error = warping_error(earlier, later, transition)
@@ -28,26 +28,26 @@ def test_a_pan_costs_nothing(across: int, down: int) -> None:
     assert not transition.is_cut
     moved = np.abs(later - earlier).mean()
     assert moved > 5 or (across, down) == (0, 0)
-    # What came in at the border is not compared, and little else is missing.
+    # Pixels that enter at the border are not compared, and few others are missing.
     height, width = later.shape
     inside = (height - abs(down)) * (width - abs(across)) / (height * width)
     assert inside - 0.1 < transition.visible.mean() <= inside + 0.01
 
 
-def test_flicker_is_read_in_code_values() -> None:
+def test_the_warping_error_of_flicker_is_in_code_values() -> None:
     earlier, later = pan(texture(128, 160), 3, 2)
     transition = find_transition(earlier, later)
     error = warping_error(earlier + 8, later - 8, transition)
     assert error == pytest.approx(16, abs=0.05)
 
 
-def test_the_output_does_not_guide_the_flow() -> None:
+def test_the_output_does_not_influence_the_flow() -> None:
     earlier, later = pan(texture(128, 160), 4, 0)
     frozen = warping_error(earlier, earlier, find_transition(earlier, later))
     assert frozen is not None and frozen > 5
 
 
-def test_what_was_hidden_is_left_out() -> None:
+def test_uncovered_pixels_are_not_compared() -> None:
     frames = passing(texture(128, 160, 1), texture(128, 160, 2))
     transition = find_transition(*frames)
     uncovered = transition.visible[42:88, 41:51]
@@ -57,7 +57,7 @@ def test_what_was_hidden_is_left_out() -> None:
     assert error is not None and error < 0.5 * everywhere
 
 
-def test_a_cut_resets() -> None:
+def test_nothing_is_compared_across_a_cut() -> None:
     earlier, later = texture(96, 128, 1), texture(96, 128, 2)
     transition = find_transition(earlier, later)
     assert transition.is_cut
@@ -66,7 +66,7 @@ def test_a_cut_resets() -> None:
 
 
 @pytest.mark.parametrize("change", [16.0, -16.0, 0.0])
-def test_flicker_of_the_reference_is_no_cut(change: float) -> None:
+def test_flicker_of_the_reference_is_not_a_cut(change: float) -> None:
     earlier = texture(96, 128)
     assert not find_transition(earlier, earlier + change).is_cut
 
@@ -77,7 +77,7 @@ def test_flat_frames_are_no_cut() -> None:
     assert not transition.is_cut and transition.visible.all() and transition.still.all()
 
 
-def test_still_regions_keep_away_from_what_moves() -> None:
+def test_still_regions_keep_a_distance_from_motion() -> None:
     earlier = texture(64, 128)
     later = earlier.copy()
     later[:, 64:] += 4
@@ -86,7 +86,7 @@ def test_still_regions_keep_away_from_what_moves() -> None:
     assert not transition.still[:, 64 - STILL_REACH :].any()
 
 
-def test_still_change_is_that_of_the_still_pixels_alone() -> None:
+def test_still_change_counts_the_still_pixels_alone() -> None:
     earlier = texture(64, 128)
     later = earlier.copy()
     later[:, 64:] += 4
@@ -98,7 +98,7 @@ def test_still_change_is_that_of_the_still_pixels_alone() -> None:
     assert still_change(earlier, earlier, transition) == 0
 
 
-def test_nothing_still_is_none() -> None:
+def test_still_change_is_none_if_nothing_is_still() -> None:
     earlier = texture(64, 64)
     assert still_change(earlier, earlier, find_transition(earlier, earlier + 5)) is None
 
@@ -109,7 +109,7 @@ def test_fractions_of_a_code_count() -> None:
     assert warping_error(earlier, earlier + 0.25, transition) == pytest.approx(0.25, abs=1e-4)
 
 
-def test_a_panned_photograph(shared_data: Path) -> None:
+def test_a_panned_photograph_has_no_warping_error_and_its_flicker_is_exact(shared_data: Path) -> None:
     picture = cv2.imread(str(shared_data / "test/BSD100" / sorted(
         path.name for path in (shared_data / "test/BSD100").iterdir()
     )[0]), cv2.IMREAD_GRAYSCALE)  # fmt: skip

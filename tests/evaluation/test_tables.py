@@ -32,7 +32,7 @@ def table(*rows: dict[str, object], about: dict[str, object] | None = None) -> T
 TWO = table(row("a", "one", 30.456, 0.25), row("a", "two", 28.0, 0.1234, 12), about={"scale": 4, "LR": "made"})
 
 
-def test_text_letter_by_letter() -> None:
+def test_the_text_is_exact() -> None:
     assert to_text(TWO).splitlines() == [
         "data  model  PSNR [dB]  LPIPS  frames",
         "--------------------------------------",
@@ -44,7 +44,7 @@ def test_text_letter_by_letter() -> None:
     ]
 
 
-def test_markdown_letter_by_letter() -> None:
+def test_the_markdown_is_exact() -> None:
     assert to_markdown(TWO).splitlines() == [
         "| data | model | PSNR [dB] | LPIPS | frames |",
         "| --- | --- | ---: | ---: | ---: |",
@@ -56,7 +56,7 @@ def test_markdown_letter_by_letter() -> None:
     ]
 
 
-def test_csv_can_be_read_back_in_full() -> None:
+def test_csv_keeps_full_precision() -> None:
     lines = to_csv(TWO).splitlines()
     assert lines[-2:] == ["# scale: 4", "# LR: made"]
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
@@ -64,7 +64,7 @@ def test_csv_can_be_read_back_in_full() -> None:
     assert rows[1] == {"data": "a", "model": "two", "PSNR": "28.0", "LPIPS": "0.1234", "frames": "12"}
 
 
-def test_json_can_be_read_back_in_full() -> None:
+def test_json_keeps_full_precision() -> None:
     content = json.loads(to_json(TWO))
     assert content["rows"] == [dict(each) for each in TWO.rows]
     assert content["columns"][2] == {"name": "PSNR", "unit": "dB", "digits": 2, "better": "higher"}
@@ -76,23 +76,23 @@ def marked(text: str) -> list[str]:
     return [cell.strip(" *") for cell in text.replace("\n", "|").split("|") if "**" in cell]
 
 
-def test_the_best_is_sought_in_each_group() -> None:
+def test_each_group_has_its_own_best_values() -> None:
     blocks = table(row("a", "x", 30, 0.3), row("a", "y", 29, 0.2), row("b", "x", 20, 0.5), row("b", "y", 21, 0.4))
     assert marked(to_markdown(blocks)) == ["30.00", "0.200", "21.00", "0.400"]
-    assert to_text(blocks).splitlines()[4] == "", "groups stand apart"
+    assert to_text(blocks).splitlines()[4] == "", "groups are separated"
     whole = Table(blocks.columns, blocks.rows, {})
     assert marked(to_markdown(whole)) == ["30.00", "0.200"]
     assert "" not in to_text(whole).splitlines()
 
 
-def test_what_looks_alike_is_marked_alike() -> None:
+def test_values_that_look_equal_are_marked_alike() -> None:
     assert marked(to_markdown(table(row("a", "x", 30.001, 0.2), row("a", "y", 30.004, 0.2)))) == []
     three = table(row("a", "x", 30.001, 0.2), row("a", "y", 30.004, 0.2), row("a", "z", 29, 0.2))
     assert marked(to_markdown(three)) == ["30.00", "30.00"]
     assert marked(to_markdown(table(row("a", "x", 30, 0.2)))) == [], "one row has nothing to compare with"
 
 
-def test_values_that_are_no_number() -> None:
+def test_missing_infinite_and_nan_values() -> None:
     odd = table(row("a", "x", math.inf, None), row("a", "y", math.nan, 0.5), row("a", "z", -math.inf, 0.6, None))
     lines = to_text(odd).splitlines()
     cells = [line.split()[2:] for line in lines[2:5]]
@@ -108,7 +108,7 @@ def test_values_that_are_no_number() -> None:
     assert cells == [["inf", ""], ["", "0.5"], ["-inf", "0.6"]]
 
 
-def test_infinity_deep_in_about() -> None:
+def test_nested_values_in_about_are_strict_json() -> None:
     about = {"limits": {"psnr": [1.5, math.inf, math.nan]}, "file": Path("a/b"), "on": True, "none": None}
     content = json.loads(to_json(table(about=about)), parse_constant=pytest.fail)
     assert content["about"] == {"limits": {"psnr": [1.5, "inf", None]}, "file": "a/b", "on": True, "none": None}
@@ -129,7 +129,7 @@ def test_missing_values_and_no_rows() -> None:
     assert to_csv(empty) == "a\n"
 
 
-def test_names_that_would_break_the_form(tmp_path: Path) -> None:
+def test_names_with_special_characters_are_escaped(tmp_path: Path) -> None:
     names = table(row("a|b", 'x,"y"', 1.0, 1.0), row("two\nlines", "byte\udcff", 1.0, 1.0))
     assert "| a\\|b |" in to_markdown(names) and len(to_markdown(names).splitlines()) == 4
     assert "two lines" in to_text(names) and "byte?" in to_text(names)
@@ -140,7 +140,7 @@ def test_names_that_would_break_the_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".json", ".csv", ".md", ".JSON"])
-def test_the_ending_decides(tmp_path: Path, ending: str) -> None:
+def test_the_suffix_selects_the_format(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"table{ending}"
     write_table(path, TWO)
     written = path.read_text(encoding="utf-8")
@@ -149,7 +149,7 @@ def test_the_ending_decides(tmp_path: Path, ending: str) -> None:
     assert os.listdir(tmp_path) == [path.name], "no temporary file is left"
 
 
-def test_outputs_that_cannot_be(tmp_path: Path) -> None:
+def test_bad_output_paths_are_refused(tmp_path: Path) -> None:
     existing = tmp_path / "there.csv"
     existing.write_text("precious")
     (tmp_path / "folder.md").mkdir()
@@ -173,14 +173,14 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
     assert existing.read_text() == to_csv(TWO)
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder in which nobody can write")
-def test_a_folder_that_takes_no_files() -> None:
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write to")
+def test_a_folder_without_write_access_is_an_output_error() -> None:
     with pytest.raises(OutputError, match=r"cannot write /proc/t\.md: "):
         write_table(Path("/proc/t.md"), TWO)
 
 
-def test_names_are_neither_formulas_nor_markup() -> None:
-    """Numbers stay numbers, the negative ones too."""
+def test_names_cannot_become_formulas_or_markup() -> None:
+    """Numbers stay numbers, including negative ones."""
     rows = row('=HYPERLINK("x")', "-m", -1.5, math.inf), row("+1|<b>", "@m\x1b\n# x", 2.0, 0.5)
     found = table(*rows, about={"a|b": "<i>"})
     read = list(csv.reader(io.StringIO(to_csv(found))))

@@ -1,4 +1,4 @@
-"""Clips against their reference, from file to table: known differences, times, depths, matrices, and every refusal."""
+"""Clips against their reference, from file to table: known differences, times, depths, matrices, bad input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vsr.evaluation.tables import to_csv, to_json, to_text
 from vsr.evaluation.videos import VideoEvalProgress, evaluate_videos
 
 CODE = 219 / 255
-"""How many codes MATLAB's Y changes where red, green and blue change by one of 255."""
+"""Change of MATLAB's Y, in codes, if red, green and blue change by one of 255."""
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -40,7 +40,7 @@ def score(reference: Path, output: Path, **options: object) -> OutputScore:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Writes pictures losslessly, each at its time."""
+    """Return a function that writes pictures losslessly, each at its time."""
 
     def make(
         name: str,
@@ -75,14 +75,14 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def textures(count: int, *, height: int = 48, width: int = 64, step: int = 2) -> list[np.ndarray]:
-    """(height, width, 3) uint8, 60..190: views of blurred noise, each ``step`` columns further on."""
+    """(height, width, 3) uint8, 60..190: views of blurred noise, each ``step`` columns further right."""
     noise = np.random.default_rng(0).normal(size=(height, width + step * count, 3))
     smooth = cv2.GaussianBlur(noise, (0, 0), 2)
     whole = (125 + 25 * smooth / smooth.std()).clip(60, 190).astype(np.uint8)
     return [np.ascontiguousarray(whole[:, step * number : step * number + width]) for number in range(count)]
 
 
-def test_a_clip_equals_itself(write: Callable[..., Path]) -> None:
+def test_a_clip_scores_perfectly_against_itself(write: Callable[..., Path]) -> None:
     clip = write("a.mkv", textures(4))
     found = score(clip, clip, steadiness=True)
     assert found.psnr_y == found.psnr_y_of_mean == math.inf
@@ -91,7 +91,7 @@ def test_a_clip_equals_itself(write: Callable[..., Path]) -> None:
     assert found.warping_error is not None and found.warping_error < 0.5
 
 
-def test_psnr_of_a_known_difference(write: Callable[..., Path]) -> None:
+def test_psnr_of_known_differences(write: Callable[..., Path]) -> None:
     pictures = textures(3)
     shifts = (1, 2, 4)
     output = [picture + np.uint8(shift) for picture, shift in zip(pictures, shifts, strict=True)]
@@ -126,14 +126,14 @@ def test_a_border_is_left_out(write: Callable[..., Path]) -> None:
     assert score(reference, output, border=4).psnr_y == math.inf
 
 
-def test_more_than_8_bits_survive(write: Callable[..., Path]) -> None:
+def test_more_than_8_bits_are_compared(write: Callable[..., Path]) -> None:
     deep = [picture.astype(np.uint16) << 8 for picture in textures(2)]
     reference = write("ref.mkv", deep, pix_fmt="gbrp10le")
     output = write("out.mkv", [picture + np.uint16(64) for picture in deep], pix_fmt="gbrp10le")
     assert score(reference, output).psnr_y == pytest.approx(20 * math.log10(255 / (219 / 1023)), abs=0.01)
 
 
-def test_each_clip_has_its_own_matrix(write: Callable[..., Path]) -> None:
+def test_each_clip_is_converted_with_its_own_matrix(write: Callable[..., Path]) -> None:
     pictures = textures(2)
     old, new = (write(f"{matrix}.mkv", pictures, pix_fmt="yuv444p", matrix=matrix) for matrix in (5, 1))
     found = evaluate(write("ref.mkv", pictures), old, new)
@@ -157,12 +157,12 @@ def test_dropped_frames_are_found_and_named(write: Callable[..., Path]) -> None:
     assert [frame.number for frame in found.outputs[0].frames] == kept
     assert [frame.output_number for frame in found.outputs[0].frames] == list(range(10))
     missing = [frame.number for frame in found.outputs[0].frames if frame.warping_error is None]
-    assert missing == [0, 4, 9], "nothing is carried over a gap"
+    assert missing == [0, 4, 9], "nothing is compared across a gap"
     text = to_text(video_table(found))
     assert "Without a partner: 2 of the reference's frames, frames 3 at 0.120 s, 8 at 0.320 s." in text
 
 
-def test_irregular_times_in_another_container(make_clip: Callable[..., Path], write: Callable[..., Path]) -> None:
+def test_irregular_times_pair_across_containers(make_clip: Callable[..., Path], write: Callable[..., Path]) -> None:
     pictures = textures(6)
     ticks = [0, 1501, 3003, 9009, 9800, 20020]
     exact = write("ref.mov", pictures, pts=ticks, time_base=Fraction(1, 30000), pix_fmt="rgb24", codec="qtrle")
@@ -171,7 +171,7 @@ def test_irregular_times_in_another_container(make_clip: Callable[..., Path], wr
     assert 0 < found.pairing.largest_offset <= Fraction(1, 1000)
 
 
-def test_b_frames_and_a_start_offset(make_clip: Callable[..., Path]) -> None:
+def test_clips_with_b_frames_and_a_start_offset_pair(make_clip: Callable[..., Path]) -> None:
     late = {"size": (64, 48), "pts": range(6400, 6400 + 8 * 512, 512)}
     reference = make_clip("ref.mp4", **late, options={"preset": "medium", "bf": "3", "crf": "0"})
     assert score(reference, make_clip("out.mkv", **late, codec="libx264", options={"crf": "0"})).num_equal == 8
@@ -180,19 +180,19 @@ def test_b_frames_and_a_start_offset(make_clip: Callable[..., Path]) -> None:
     assert shifted.num_equal == 8
     assert "It starts 0.500 s before the reference." in shifted.notes
     with pytest.raises(
-        InputError, match=r"no frame of .*early.mp4 has the time of .* 0.000 to 0.280 s, the other 0.500 to"
+        InputError, match=r"no frame of .*early.mp4 has the time of .* 0.000 to 0.280 s and 0.500 to"
     ):
         evaluate(reference, early)
 
 
-def test_a_partial_offset_is_pointed_out(write: Callable[..., Path]) -> None:
+def test_an_offset_of_whole_frames_is_noted(write: Callable[..., Path]) -> None:
     pictures = textures(25)
     found = score(write("ref.mkv", pictures), write("out.mkv", pictures, pts=range(1, 26)))
     assert found.num_equal == 0 and len(found.frames) == 24
     assert "It starts 0.040 s after the reference; --align start pairs from the first frames instead." in found.notes
 
 
-def test_other_frame_rates_pair_where_they_meet(write: Callable[..., Path]) -> None:
+def test_clips_of_different_rates_pair_at_common_times(write: Callable[..., Path]) -> None:
     pictures = textures(10)
     slow = write("slow.mkv", pictures[::2], pts=range(0, 10, 2))
     found = score(write("ref.mkv", pictures), slow)
@@ -215,7 +215,7 @@ def test_flicker_shows_in_the_warping_error(write: Callable[..., Path]) -> None:
     assert found.cuts == ()
 
 
-def test_still_regions_over_bicubic(write: Callable[..., Path]) -> None:
+def test_the_change_in_still_regions_is_relative_to_bicubic(write: Callable[..., Path]) -> None:
     still = textures(1)[0]
     turns = [0, 1, 0, 1, 0]
     reference = write("ref.mkv", [still] * 5)
@@ -231,7 +231,7 @@ def test_still_regions_over_bicubic(write: Callable[..., Path]) -> None:
     assert without.still_ratio is None, "the reference does not change at all"
 
 
-def test_a_cut_is_named_and_not_measured(write: Callable[..., Path]) -> None:
+def test_a_cut_is_listed_and_not_measured(write: Callable[..., Path]) -> None:
     bright, dark = ([picture // 2 + np.uint8(base) for picture in textures(6)] for base in (120, 0))
     clip = write("cut.mkv", [*bright[:3], *(np.ascontiguousarray(picture[::-1]) for picture in dark[3:])])
     found = evaluate(clip, clip, steadiness=True)
@@ -240,7 +240,7 @@ def test_a_cut_is_named_and_not_measured(write: Callable[..., Path]) -> None:
     assert "frame 3 at 0.120 s" in to_text(video_table(found))
 
 
-def test_vmaf_of_frames_that_are_paired(write: Callable[..., Path]) -> None:
+def test_vmaf_scores_paired_frames(write: Callable[..., Path]) -> None:
     pictures = textures(22)
     kept = [number for number in range(22) if number != 5]
     blurred = [cv2.GaussianBlur(pictures[number], (0, 0), 1.5) for number in kept]
@@ -255,7 +255,7 @@ def test_vmaf_of_frames_that_are_paired(write: Callable[..., Path]) -> None:
     assert found.vmaf_version
 
 
-def test_vmaf_does_not_mind_depth_and_matrix(write: Callable[..., Path]) -> None:
+def test_vmaf_is_independent_of_depth_and_matrix(write: Callable[..., Path]) -> None:
     pictures = textures(4)
     reference = write("ref.mkv", pictures, pix_fmt="yuv444p", matrix=5)
     deep = write("deep.mkv", pictures, pix_fmt="yuv444p10le", matrix=1)
@@ -263,7 +263,7 @@ def test_vmaf_does_not_mind_depth_and_matrix(write: Callable[..., Path]) -> None
     assert itself.vmaf is not None and other.vmaf == pytest.approx(itself.vmaf, abs=0.5)
 
 
-def test_a_program_without_libvmaf_is_told_before_the_work(
+def test_a_program_without_libvmaf_is_an_error_before_the_work(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = write("a.mkv", textures(2))
@@ -277,20 +277,20 @@ def test_a_program_without_libvmaf_is_told_before_the_work(
         vmaf.find_program_with_vmaf.cache_clear()
 
 
-def test_other_sizes_are_named(write: Callable[..., Path]) -> None:
+def test_unsuitable_sizes_are_refused(write: Callable[..., Path]) -> None:
     reference = write("ref.mkv", textures(2))
-    with pytest.raises(InputError, match=r"out.mkv is 80x48 and .*ref.mkv is 64x48; clips of one size are compared\.$"):
+    with pytest.raises(InputError, match=r"out.mkv is 80x48 and .*ref.mkv is 64x48; clips must have the same size\.$"):
         evaluate(reference, write("out.mkv", textures(2, width=80)))
     with pytest.raises(InputError, match=r"lr.mkv is 80x48, larger than .*ref.mkv with 64x48"):
         evaluate(reference, reference, lr=write("lr.mkv", textures(2, width=80)))
-    with pytest.raises(UsageError, match=r"of which a border of 20 leaves less than the 11 pixels that SSIM needs"):
+    with pytest.raises(UsageError, match=r"and a border of 20 leaves less than the 11 pixels that SSIM needs"):
         evaluate(reference, reference, border=20)
     small = write("small.mkv", textures(2, height=24))
     with pytest.raises(InputError, match=r"small.mkv is 64x24; VMAF needs 32 pixels each way; --no-vmaf"):
         evaluate(small, small, vmaf=True)
 
 
-def test_files_that_are_no_clips(write: Callable[..., Path], tmp_path: Path, make_clip: Callable[..., Path]) -> None:
+def test_files_without_video_are_refused(write: Callable[..., Path], tmp_path: Path) -> None:
     clip = write("a.mkv", textures(2))
     picture = tmp_path / "picture.png"
     cv2.imwrite(str(picture), textures(1)[0])
@@ -313,7 +313,7 @@ def test_files_that_are_no_clips(write: Callable[..., Path], tmp_path: Path, mak
         evaluate(clip, sound)
 
 
-def test_damage_is_told_once(make_clip: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_reported_once(make_clip: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
     reference = make_clip("ref.mp4", size=(64, 48), pts=range(0, 60 * 512, 512), options={"g": "5"})
     damaged = reference.with_name("damaged.mp4")
     content = bytearray(reference.read_bytes())
@@ -322,13 +322,13 @@ def test_damage_is_told_once(make_clip: Callable[..., Path], caplog: pytest.LogC
     damaged.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         found = score(reference, damaged, max_unpaired=1.0)
-    told = [record.getMessage() for record in caplog.records if "is damaged" in record.getMessage()]
-    assert len(told) <= 1
+    reported = [record.getMessage() for record in caplog.records if "is damaged" in record.getMessage()]
+    assert len(reported) <= 1
     assert found.pairing.output_unpaired == ()
     assert found.num_equal > 30
 
 
-def test_a_single_frame(write: Callable[..., Path]) -> None:
+def test_a_single_frame_is_scored(write: Callable[..., Path]) -> None:
     clip = write("one.mkv", textures(1))
     found = evaluate(clip, clip, steadiness=True, vmaf=True)
     assert found.outputs[0].psnr_y == math.inf
@@ -347,7 +347,7 @@ def test_progress_counts_every_frame(write: Callable[..., Path]) -> None:
     assert seen[-1].num_frames == 3
 
 
-def test_an_exception_on_the_way_closes_everything(write: Callable[..., Path]) -> None:
+def test_an_exception_closes_everything(write: Callable[..., Path]) -> None:
     clip = write("a.mkv", textures(6))
 
     def stop(at: VideoEvalProgress) -> None:
@@ -358,7 +358,7 @@ def test_an_exception_on_the_way_closes_everything(write: Callable[..., Path]) -
         evaluate_videos(VideoEvalOptions(reference=clip, outputs=(clip, clip), lr=clip), stop)
 
 
-def test_tables_and_plot(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_tables_and_the_plot_hold_the_scores(write: Callable[..., Path], tmp_path: Path) -> None:
     pictures = textures(4)
     reference, output = write("ref.mkv", pictures), write("_out.mkv", [picture + np.uint8(2) for picture in pictures])
     found = evaluate(reference, reference, output, steadiness=True, vmaf=True, lr=reference)
@@ -375,7 +375,7 @@ def test_tables_and_plot(write: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
         plot_frames(found, tmp_path / "missing" / "plot.png")
     renamed = replace(found, outputs=tuple(replace(each, path=Path("_$\\x$.mp4")) for each in found.outputs))
-    plot_frames(renamed, plot)  # no formula
+    plot_frames(renamed, plot)  # dollar signs are not read as a formula
 
 
 @pytest.mark.parametrize(
@@ -388,19 +388,19 @@ def test_tables_and_plot(write: Callable[..., Path], tmp_path: Path) -> None:
         ({"vmaf_model": "a:b"}, "no model of libvmaf is called 'a:b'"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
+def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         VideoEvalOptions(**{"reference": Path("ref.mp4"), "outputs": (Path("out.mp4"),), **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["vfr_irregular.mkv", "iibbibb_editlist_videoonly.mp4", "h264_10bits.mp4"])
-def test_real_clips_equal_themselves(shared_data: Path, name: str) -> None:
+def test_real_clips_score_perfectly_against_themselves(shared_data: Path, name: str) -> None:
     clip = shared_data / "clips" / name
     found = score(clip, clip)
     assert found.psnr_y == math.inf and found.pairing.reference_unpaired == ()
 
 
-def test_the_cuts_of_a_real_clip(shared_data: Path, tmp_path: Path) -> None:
+def test_the_cut_in_a_real_clip_is_found(shared_data: Path, tmp_path: Path) -> None:
     clip, part = shared_data / "clips/scene_cuts.mp4", tmp_path / "part.mkv"
     with av.open(str(clip)) as source, av.open(str(part), "w") as target:
         stream = target.add_stream("ffv1", rate=25)

@@ -1,4 +1,4 @@
-"""VMAF through the pipe: against what ffmpeg says of files, and what happens when the program cannot."""
+"""VMAF through the pipe: compared with ffmpeg's scores of files, and failures of the program."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def score(references: list[Plane], outputs: list[Plane], bit_depth: int = 8) -> 
 
 
 def by_files(folder: Path, references: list[Plane], outputs: list[Plane]) -> list[float]:
-    """What ffmpeg says of two raw files, its two inputs."""
+    """Return ffmpeg's scores of two raw files, its two inputs."""
     height, width = references[0].shape
     sources = []
     for name, frames in (("out", outputs), ("ref", references)):
@@ -88,7 +88,7 @@ def test_equal_frames_score_high_and_noise_low() -> None:
 
 
 @pytest.mark.parametrize("bit_depth", [10, 12, 16])
-def test_deeper_planes_score_as_their_8_bit_twins(bit_depth: int) -> None:
+def test_deeper_planes_score_like_8_bits(bit_depth: int) -> None:
     shallow, deep = moving(3, 64, 48), moving(3, 64, 48, bit_depth)
     expected = score(shallow, [blurred(frame) for frame in shallow])
     scaled = [blurred(frame).astype(np.uint16) << (bit_depth - 8) for frame in shallow]
@@ -96,8 +96,8 @@ def test_deeper_planes_score_as_their_8_bit_twins(bit_depth: int) -> None:
 
 
 @pytest.mark.parametrize(("width", "height", "bit_depth"), [(31, 64, 8), (64, 16, 8), (64, 64, 9)])
-def test_what_libvmaf_cannot_take_is_refused(width: int, height: int, bit_depth: int) -> None:
-    with pytest.raises(ValueError, match="libvmaf takes no"):
+def test_unsupported_sizes_and_depths_are_refused(width: int, height: int, bit_depth: int) -> None:
+    with pytest.raises(ValueError, match="libvmaf does not support"):
         VmafScorer(width, height, bit_depth, MODEL)
 
 
@@ -107,15 +107,15 @@ def test_a_plane_of_another_shape_is_refused() -> None:
         scorer.add(frame, frame[:-2])
 
 
-def test_leaving_early_ends_the_program() -> None:
+def test_an_exception_ends_the_program() -> None:
     frames = moving(3, 64, 64)
     with pytest.raises(KeyboardInterrupt), VmafScorer(64, 64, 8, MODEL) as scorer:
         scorer.add(frames[0], frames[1])
         raise KeyboardInterrupt
 
 
-def test_an_unknown_model_is_told_in_ffmpegs_words() -> None:
-    frames = moving(40, 256, 256)  # more than a pipe holds, so that the writing meets the end
+def test_an_unknown_model_is_reported_with_ffmpegs_message() -> None:
+    frames = moving(40, 256, 256)  # more than a pipe holds, so that writing fails when the program ends
     with (
         VmafScorer(256, 256, 8, "vmaf_v9") as scorer,
         pytest.raises(FFmpegError, match=r"^VMAF failed, ffmpeg ended with code .*model.*--no-vmaf"),
@@ -127,7 +127,7 @@ def test_an_unknown_model_is_told_in_ffmpegs_words() -> None:
 
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Path:
     if os.name == "nt":
-        pytest.skip("a shell script stands for the program")
+        pytest.skip("a shell script replaces the program")
     program = tmp_path / "ffmpeg"
     program.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
     program.chmod(0o755)
@@ -136,25 +136,25 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Path
     return program
 
 
-def test_a_program_without_libvmaf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_without_libvmaf_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = script(tmp_path, monkeypatch, "echo ' .. vmafmotion        V->V       Calculate the VMAF Motion score.'")
     with pytest.raises(FFmpegError) as caught:
         VmafScorer(64, 64, 8, MODEL)
     assert str(caught.value) == (
-        f"{program} is built without libvmaf; --no-vmaf leaves VMAF out, and an ffmpeg with it, first on PATH, "
-        "measures it."
+        f"{program} is built without libvmaf; --no-vmaf leaves VMAF out, or VSR_FFMPEG can name an ffmpeg "
+        "that has it."
     )
 
 
-def test_the_carried_program_steps_in_for_one_without_libvmaf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    carried = find_program_with_vmaf()
+def test_the_bundled_program_replaces_one_without_libvmaf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundled = find_program_with_vmaf()
     find_program_with_vmaf.cache_clear()
     script(tmp_path, monkeypatch, "exit 0")
-    monkeypatch.setattr(vmaf, "bundled_program", lambda: carried)
-    assert find_program_with_vmaf() == carried
+    monkeypatch.setattr(vmaf, "bundled_program", lambda: bundled)
+    assert find_program_with_vmaf() == bundled
 
 
-def test_a_program_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vmaf, "find_program", lambda: "/nowhere/ffmpeg")
     with pytest.raises(FFmpegError, match=r"^cannot start /nowhere/ffmpeg: No such file.*--no-vmaf"):
         VmafScorer(64, 64, 8, MODEL)
@@ -164,20 +164,22 @@ def test_a_program_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> No
     ("ending", "message"),
     [
         ("echo out of luck >&2; exit 3", r"^VMAF failed, ffmpeg ended with code 3: out of luck; --no-vmaf"),
-        ("cat >/dev/null", r"^ffmpeg left no log of VMAF"),
+        ("cat >/dev/null", r"^ffmpeg wrote no readable log of VMAF"),
         (
             """cat >/dev/null; echo '{"version":"1","frames":[{"frameNum":0,"metrics":{"vmaf":9}}]}' >vmaf.json""",
             r"^libvmaf scored 1 of 2 frames",
         ),
     ],
 )
-def test_a_program_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, message: str) -> None:
+def test_a_failing_program_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, message: str
+) -> None:
     script(tmp_path, monkeypatch, "case \"$*\" in *-filters*) echo ' .. libvmaf  VV->V '; exit;; esac", ending)
     frames = moving(2, 64, 64)
     with pytest.raises(FFmpegError, match=message):
         score(frames, frames)
 
 
-def test_harmonic_mean() -> None:
+def test_the_harmonic_mean_is_that_of_the_scores_plus_one() -> None:
     assert harmonic_mean([49, 99]) == pytest.approx(2 / (1 / 50 + 1 / 100) - 1)
     assert harmonic_mean([0, 100]) < 1.1

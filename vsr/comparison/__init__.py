@@ -1,1 +1,1 @@
-"""Candidates side by side for the eye: strips, a video, or a page with a slider."""
+"""Show candidates side by side: as strips, a video, or a page with a slider."""

@@ -1,4 +1,4 @@
-"""Candidates side by side for the eye: a strip, a video or a page. Imports no torch by itself."""
+"""Compare candidates side by side: as a strip, a video or a page. Imports no torch when it is imported."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from vsr.files import check_target
 
 
 def compare(options: CompareOptions, progress: Progress | None = None) -> CompareSummary:
-    """Lay candidates side by side, as a strip, a video or a page, as the output's name asks for.
+    """Show candidates side by side in a strip, a video or a page, as the output's suffix selects.
 
-    The output appears under its name when it is complete; an exception leaves nothing behind.
+    The output appears under its name when it is complete; an exception leaves no file.
 
     Args:
         options: what to compare, and how.
         progress: called after each frame.
 
     Raises:
-        UsageError: inputs that cannot be compared, or a region, a time or a frame that lies outside of them.
+        UsageError: the inputs cannot be compared, or a region, a time or a frame is outside of them.
         InputError: an input is missing, damaged, or of another size than the others.
         OutputError: the target exists, or cannot be written.
-        FFmpegError: the sound cannot be joined to a video.
+        FFmpegError: the sound cannot be added to a video.
     """
     started = time.monotonic()
     _check_target(options)
-    # Behind the check, and only what is needed: libav, OpenCV and torch take their time to load.
+    # Imported after the check, and only as needed: libav, OpenCV and torch load slowly.
     from vsr.comparison.sources import open_sources
 
     sources = open_sources(options)
@@ -51,7 +51,7 @@ def compare(options: CompareOptions, progress: Progress | None = None) -> Compar
                 from vsr.comparison.page import write_page
 
                 drawn = write_page(sources, options, unfinished, report)
-        _check_target(options)  # a long video may have passed
+        _check_target(options)  # again: a video may have taken hours
         num_bytes = unfinished.stat().st_size
         try:
             unfinished.replace(options.target)
@@ -70,7 +70,7 @@ def _check_target(options: CompareOptions) -> None:
 
 @contextmanager
 def _folder_beside(target: Path) -> Iterator[Path]:
-    """A folder for what is not complete yet, on the same disk as the target; it goes, whatever happens."""
+    """Make a folder for the incomplete output, on the same disk as the target; it is always removed."""
     try:
         folder = TemporaryDirectory(prefix=f".vsr-compare-{os.getpid()}-", dir=target.parent)
     except OSError as exc:

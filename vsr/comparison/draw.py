@@ -1,4 +1,7 @@
-"""Panels side by side as one picture, and below them the parts that are worth a closer look."""
+"""Draw panels side by side: as a strip with magnified parts below, or frame by frame as a video.
+
+First strips and the choice of their regions, then the lettering of labels, then the layout and encoding of videos.
+"""
 
 from __future__ import annotations
 
@@ -34,31 +37,31 @@ logger = logging.getLogger(__name__)
 
 NUM_REGIONS = 2
 ZOOM = 4
-"""A region that is chosen is a quarter of the picture each way, and is shown as large as the whole."""
+"""A region that is chosen has a quarter of the picture's height and width, and is enlarged to the size of the whole."""
 
 LEAST_REGION = 16
-"""Pixels each way of a region that is chosen; pictures smaller than that are taken whole."""
+"""Pixels along each edge of a region that is chosen; of smaller pictures the whole is the region."""
 
 QUALITY = 95
 JPEG_EDGE = 65535
-"""Pixels that the format can count."""
+"""Largest number of pixels along an edge of a JPEG."""
 
 BACKGROUND = (24, 24, 27)
 INK = (236, 236, 236)
 MARKS = ((255, 196, 0), (64, 200, 255), (255, 105, 180), (130, 230, 90), (200, 150, 255), (255, 140, 60))
-"""Colours of the regions, over again where there are more."""
+"""Colours of the regions, repeated if there are more."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A picture, and where its parts lie in it; places are (x, y) of left upper corners.
+    """A strip, and the positions of its parts: (x, y) of their upper left corners.
 
     Attributes:
         picture: (H, W, 3) uint8 RGB.
-        panels: place of each panel.
-        regions: what is magnified, in pixels of a panel.
+        panels: position of each panel.
+        regions: the regions that are magnified, in pixels of a panel.
         factors: how many times each region is magnified.
-        zooms: for each region the places of its magnified parts, one for each panel.
+        zooms: for each region the positions of its magnified parts, one for each panel.
     """
 
     picture: Picture
@@ -69,10 +72,10 @@ class Strip:
 
 
 def write_strip(sources: Sources, options: CompareOptions, path: Path, report: Progress) -> RenderResult:
-    """Draw the strips of all moments that are asked for, one below the other, as PNG or JPEG.
+    """Draw the strips of all chosen moments, one below the other, and write them as PNG or JPEG.
 
     Raises:
-        UsageError: a region outside of the picture, a time or a frame outside of the clip.
+        UsageError: a region is outside of the picture, or a time or a frame outside of the clip.
         InputError: a file cannot be read, or has another size than the others.
         OutputError: the file cannot be written, or is too large for a JPEG.
     """
@@ -98,7 +101,7 @@ def _write_jpeg(path: Path, picture: Picture, quality: int) -> None:
             "edge): name a .png, or compare less at once."
         )
     try:
-        Image.fromarray(picture).save(path, "JPEG", quality=quality, subsampling=0)  # colours as sharp as light
+        Image.fromarray(picture).save(path, "JPEG", quality=quality, subsampling=0)  # 4:4:4
     except OSError as exc:
         raise OutputError(f"cannot write the picture {path}: {exc.strerror or exc}.") from exc
 
@@ -108,28 +111,28 @@ def _regions(moment: Moment, options: CompareOptions) -> Sequence[Region]:
     for region in options.regions:
         inside = 0 <= region.x < region.x + region.width <= width and 0 <= region.y < region.y + region.height <= height
         if not inside:
-            raise UsageError(f"the region {region} (x, y, width, height) lies outside of the {width}x{height} picture.")
+            raise UsageError(f"the region {region} (x, y, width, height) is outside of the {width}x{height} picture.")
     if options.regions:
         return options.regions
     return find_regions(moment.panels, NUM_REGIONS if options.num_regions is None else options.num_regions)
 
 
 def find_regions(panels: Sequence[Panel], count: int) -> list[Region]:
-    """Where the candidates differ most: by the mean absolute difference over a region, none overlapping another.
+    """Find the regions in which the candidates differ most, by the mean absolute difference, without overlap.
 
-    Of more than two candidates the difference is that of the farthest two, pixel by pixel. A single candidate is
+    With more than two candidates the difference is that of the two farthest apart in each pixel. A single candidate is
     compared with HR, or else with bicubic interpolation, or else with LR.
 
     Args:
-        panels: of equal size.
-        count: how many regions are wanted; fewer where the picture has no room for more.
+        panels: panels of equal size.
+        count: number of regions; fewer are returned if the picture has no room for more.
     """
     difference = _difference(panels)
     height, width = difference.shape
     rows, columns = (min(edge, max(LEAST_REGION, edge // ZOOM)) for edge in (height, width))
     total = cv2.integral(difference)
     mean = total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]
-    np.maximum(mean, 0, out=mean)  # rounding may leave less where nothing differs
+    np.maximum(mean, 0, out=mean)  # rounding may give less than 0 where nothing differs
     if count and not difference.any():
         logger.warning("the candidates do not differ anywhere in the picture.")
     found: list[Region] = []
@@ -143,7 +146,7 @@ def find_regions(panels: Sequence[Panel], count: int) -> list[Region]:
 
 
 def _difference(panels: Sequence[Panel]) -> npt.NDArray[np.float32]:
-    """(H, W): the mean over the channels of largest minus smallest value."""
+    """Return (H, W): the mean over the channels of the largest minus the smallest value."""
     rank = {"candidate": 0, "hr": 1, "bicubic": 2, "lr": 3}
     ordered = sorted(panels, key=lambda panel: rank[panel.role])
     compared = [panel.shown for panel in ordered if panel.role == "candidate"]
@@ -158,7 +161,7 @@ def _difference(panels: Sequence[Panel]) -> npt.NDArray[np.float32]:
 def draw_strip(moment: Moment, regions: Sequence[Region]) -> Strip:
     """Draw one strip: labels, whole panels with the regions marked, and a row of magnified parts for each region.
 
-    Panels are as large as their pictures, and parts are magnified by a whole number, so every pixel is exact.
+    Panels have the size of their pictures, and parts are magnified by a whole number, so every pixel is exact.
     """
     height, width = moment.size
     count, size = len(moment.panels), size_for(width)
@@ -192,7 +195,7 @@ def draw_strip(moment: Moment, regions: Sequence[Region]) -> Strip:
 
 
 def _mark(panel: Picture, region: Region, thickness: int, colour: tuple[int, int, int]) -> None:
-    """Frame a region, around its pixels and not over them; a dark edge keeps the frame visible on bright ground."""
+    """Draw a frame around the pixels of a region, with a dark edge that keeps it visible on a bright background."""
     inside = (slice(region.y, region.y + region.height), slice(region.x, region.x + region.width))
     kept = panel[inside].copy()
     for grown, ink in ((thickness + (thickness + 1) // 2, (0, 0, 0)), (thickness, colour)):
@@ -362,24 +365,24 @@ def _system_fonts() -> list[Path]:
 
 CODEC = CODECS["h264"]
 PIX_FMT = "yuv420p"
-"""With this codec what every player shows."""
+"""The pixel format of this codec that every player supports."""
 VIDEO_INK = (255, 255, 255)
 LETTERS = 56
-"""Height of the letters as a part of the frame's width: a video is watched whole."""
+"""Letters are as high as this part of the frame's width: a video is watched as a whole."""
 
 SHADE = 0.35
-"""What is left of the light behind a label."""
+"""Share of the brightness that is left behind a label."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Which part of a panel stands where.
+    """The part of a panel that is shown, and its position.
 
     Attributes:
         x: left edge in the frame.
         y: upper edge in the frame.
         left: first column of the panel that is shown.
-        right: the column behind the last.
+        right: the column after the last.
     """
 
     x: int
@@ -390,7 +393,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Composition:
-    """Where panels of ``height`` x ``width`` stand in a frame of ``frame_height`` x ``frame_width``, both even."""
+    """Positions of panels of ``height`` x ``width`` in a frame of ``frame_height`` x ``frame_width``, both even."""
 
     height: int
     width: int
@@ -398,16 +401,16 @@ class Composition:
     frame_width: int
     slices: tuple[Slice, ...]
     divider: int
-    """Columns of the line between two slices, which covers both by half; 0: there is none."""
+    """Columns of the line between two slices, half of them on each; 0: no line."""
 
 
 def arrange(layout: Layout, count: int, height: int, width: int) -> Composition:
-    """Place panels.
+    """Arrange panels in a frame.
 
     Args:
-        layout: ``split``: one frame, of which each panel has a slice, in its own place; ``side-by-side``: whole, in a
-            row; ``grid``: whole, in rows of equal length.
-        count: how many panels.
+        layout: ``split``: one frame of which each panel shows its own slice; ``side-by-side``: whole panels in a row;
+            ``grid``: whole panels in rows of equal length.
+        count: number of panels.
         height: rows of each.
         width: columns of each.
 
@@ -427,11 +430,11 @@ def arrange(layout: Layout, count: int, height: int, width: int) -> Composition:
         frame_height, frame_width = rows * (height + gap) - gap, columns * (width + gap) - gap
     if max(frame_height, frame_width) > CODEC.largest:
         raise UsageError(
-            f"{count} panels of {width}x{height} make a frame of {frame_width}x{frame_height}, and H.264 ends at "
-            f"{CODEC.largest}: take --layout {'grid' if layout == 'side-by-side' else 'split'}."
+            f"{count} panels of {width}x{height} make a frame of {frame_width}x{frame_height}, and H.264 allows "
+            f"{CODEC.largest}: use --layout {'grid' if layout == 'side-by-side' else 'split'}."
         )
     divider = 2 * max(1, width // 960) if layout == "split" else 0
-    # 4:2:0 wants even edges: a column or a row of background is added, and none of a panel is lost.
+    # 4:2:0 needs even edges: a column or a row of background is added, and nothing of a panel is lost.
     even_height, even_width = frame_height + frame_height % 2, frame_width + frame_width % 2
     return Composition(height, width, even_height, even_width, tuple(slices), divider)
 
@@ -452,7 +455,7 @@ def compose(composition: Composition, panels: Sequence[Panel]) -> Picture:
 
 
 def _label(canvas: Picture, text: str, part: Slice, composition: Composition) -> None:
-    """A line in the upper left corner of a panel, on shaded ground."""
+    """Draw a label in the upper left corner of a panel, on a shaded background."""
     size = max(MIN_SIZE, composition.frame_width // LETTERS)
     margin = max(2, size // 2)
     room = part.right - part.left - 4 * margin
@@ -472,13 +475,13 @@ def write_video(sources: Sources, layout: Layout, path: Path, report: Progress) 
     Only a few frames are in memory at any time.
 
     Raises:
-        UsageError: an ending that names no container, a frame that would be too large, or a name that is no UTF-8.
+        UsageError: a suffix that selects no container, a frame that would be too large, or a name that is not UTF-8.
         InputError: a clip is damaged, of another size, or not in step with the others.
-        OutputError: the encoder or the disk refuses.
-        FFmpegError: the ffmpeg program is missing, or cannot join the sound.
+        OutputError: encoding or writing fails.
+        FFmpegError: the ffmpeg program is missing, or cannot add the sound.
     """
     container = container_of(path)
-    find_program()  # needed last, missed first
+    find_program()  # it is needed at the end: fail early
     check_names(path, *(clip.path for clip in sources.clips))
     encoded = path.with_name("video.mp4")
     with closing(sources.instants()) as instants:
@@ -489,16 +492,16 @@ def write_video(sources: Sources, layout: Layout, path: Path, report: Progress) 
         with Encoder(encoded, CODEC, {}, video) as encoder:
             for instant in chain([first], instants):
                 canvas = compose(composition, _panels(sources.moment_of(instant)))
-                leader = instant.frames[0]
-                encoder.write(Frame(_planes(canvas), leader.pts, leader.duration))
+                first_frame = instant.frames[0]
+                encoder.write(Frame(_planes(canvas), first_frame.pts, first_frame.duration))
                 report(CompareProgress(encoder.num_frames, sources.clips[0].video.num_frames_estimated))
-    _join_sound(encoded, sources.clips, path, container)
+    _add_sound(encoded, sources.clips, path, container)
     labels = tuple(panel.label for panel in panels)
     return RenderResult(labels, composition.frame_width, composition.frame_height, encoder.num_frames)
 
 
 def _panels(moment: Moment) -> list[Panel]:
-    """What is worth its place in a moving picture: interpolated LR rather than its pixels, where there is both."""
+    """Return the panels that a video shows: interpolated LR instead of LR itself, if there are both."""
     interpolated = any(panel.role == "bicubic" for panel in moment.panels)
     return [panel for panel in moment.panels if not (interpolated and panel.role == "lr")]
 
@@ -525,13 +528,13 @@ def _planes(canvas: Picture) -> tuple[Plane, ...]:
     return tuple(plane[0].numpy() for plane in rgb_to_planes(rgb, layout, colour))
 
 
-def _join_sound(encoded: Path, clips: Sequence[ClipInfo], path: Path, container: Container) -> None:
+def _add_sound(encoded: Path, clips: Sequence[ClipInfo], path: Path, container: Container) -> None:
     """Add the sound of the first clip that has some, with that clip's metadata."""
-    heard = [clip for clip in clips if any(stream.kind == "audio" for stream in clip.others)]
-    clip = (heard or clips)[0]
+    with_sound = [clip for clip in clips if any(stream.kind == "audio" for stream in clip.others)]
+    clip = (with_sound or clips)[0]
     streams = [plan for plan in plan_streams(clip, container) if plan.stream.kind == "audio"]
     for plan in streams:
         logger.log(logging.INFO if plan.is_kept else logging.WARNING, "%s: %s", clip.path.name, plan)
-    # The clock of the output is that of the clip that gave the timestamps, which need not be the one with the sound.
+    # The timestamps come from the first clip, which need not be the one with the sound.
     clock = replace(clip, video=replace(clip.video, time_base=clips[0].video.time_base))
     assemble(encoded, clock, streams, path, container)

@@ -1,4 +1,4 @@
-"""Panels in one HTML file with a slider, which opens from disk and asks nothing of a network."""
+"""Write panels into one HTML file with a slider, which opens from disk and loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 NUM_FRAMES = 8
 
 LOSSLESS_PIXELS = 24_000_000
-"""In all pictures together: what makes a page of about 50 MB as PNG."""
+"""Pixels of all pictures together, up to which they are PNG: a page of about 50 MB."""
 
 QUALITY = 95
-"""JPEG quality where there are more pixels."""
+"""JPEG quality if there are more pixels."""
 
 LARGE_BYTES = 50_000_000
-"""What is larger opens slowly, and no mail takes it."""
+"""Larger pages open slowly and are too large for mail."""
 
 PNG_LEVEL = 6
 
@@ -41,27 +41,27 @@ def write_page(sources: Sources, options: CompareOptions, path: Path, report: Pr
     """Write the page, one moment after the other.
 
     Raises:
-        UsageError: a time or a frame outside of the clip.
+        UsageError: a time or a frame is outside of the clip.
         InputError: a file cannot be read, or has another size than the others.
         OutputError: the file cannot be written.
     """
-    asked = len(options.times) or len(options.frames) or options.num_frames or NUM_FRAMES
-    planned = asked if sources.clips else 1
+    num_frames = len(options.times) or len(options.frames) or options.num_frames or NUM_FRAMES
+    planned = num_frames if sources.clips else 1
     head, tail = _template().split("@@MOMENTS@@")
     labels: tuple[str, ...] = ()
     height = width = count = 0
     try:
         with path.open("w", encoding="utf-8", newline="\n") as file:
-            for count, moment in enumerate(sources.moments(options, asked), start=1):
+            for count, moment in enumerate(sources.moments(options, num_frames), start=1):
                 if not labels:
                     labels, (height, width) = tuple(panel.label for panel in moment.panels), moment.size
                     quality = _quality(moment, options, planned)
                     values = _values(labels, height, width, quality)
-                    file.write(_filled(head, values))
+                    file.write(_fill(head, values))
                 for piece in _moment(moment, quality):
                     file.write(piece)
                 report(CompareProgress(count, planned))
-            file.write(_filled(tail, values))
+            file.write(_fill(tail, values))
         size = path.stat().st_size
     except OSError as exc:
         raise OutputError(f"cannot write the page {options.target}: {exc.strerror}.") from exc
@@ -76,14 +76,14 @@ def _template() -> str:
 
 
 def _quality(moment: Moment, options: CompareOptions, planned: int) -> int | None:
-    """JPEG quality; None: PNG."""
+    """Return the JPEG quality of the pictures; None: PNG."""
     if options.quality is not None:
         return options.quality if isinstance(options.quality, int) else None
     pixels = planned * sum(panel.picture.shape[0] * panel.picture.shape[1] for panel in moment.panels)
     if pixels <= LOSSLESS_PIXELS:
         return None
     logger.warning(
-        "%d megapixels are many for a page: its pictures are JPEG of quality %d; --quality lossless keeps every bit.",
+        "%d megapixels make a large page, so its pictures are JPEG of quality %d; --quality lossless writes PNG.",
         pixels // 1_000_000, QUALITY,
     )  # fmt: skip
     return QUALITY
@@ -100,12 +100,12 @@ def _values(labels: tuple[str, ...], height: int, width: int, quality: int | Non
     }
 
 
-def _filled(template: str, values: dict[str, str]) -> str:
+def _fill(template: str, values: dict[str, str]) -> str:
     return re.sub("@@([A-Z]+)@@", lambda found: values[found[1]], template)
 
 
 def _policy() -> str:
-    """What the browser may do with the page: run its one script, apply its one style, show the pictures within it."""
+    """Return the content security policy: run the one script, apply the one style, show the pictures in the page."""
     template = _template()
     allowed = {}
     for tag in ("script", "style"):
@@ -119,7 +119,7 @@ def _policy() -> str:
 
 def _moment(moment: Moment, quality: int | None) -> Iterator[str]:
     roles = [panel.role for panel in moment.panels]
-    # The first candidate against what it has to beat: the next candidate, or else interpolated LR, or else HR.
+    # At first the page shows the first candidate with the next one, or else with interpolated LR, or else with HR.
     candidates = [number for number, role in enumerate(roles) if role == "candidate"]
     first = candidates[:2] if len(candidates) > 1 else [candidates[0] - 1, candidates[0]]
     first = first if first[0] >= 0 else [0, 1]
@@ -131,16 +131,16 @@ def _moment(moment: Moment, quality: int | None) -> Iterator[str]:
 
 
 def _image(panel: Panel, quality: int | None) -> str:
-    kind = "png" if quality is None or panel.factor > 1 else "jpeg"  # LR is small, and magnified from the start
-    encoded = base64.b64encode(_encoded(panel.picture, quality if kind == "jpeg" else None)).decode()
+    kind = "png" if quality is None or panel.factor > 1 else "jpeg"  # LR is small, and always magnified
+    encoded = base64.b64encode(_encode(panel.picture, quality if kind == "jpeg" else None)).decode()
     attribute = ' class="lr"' if panel.factor > 1 else ""
     return f'<img alt="{html.escape(panel.label)}"{attribute} src="data:image/{kind};base64,{encoded}">\n'
 
 
-def _encoded(picture: Picture, quality: int | None) -> bytes:
+def _encode(picture: Picture, quality: int | None) -> bytes:
     if quality is None:
         bgr = np.ascontiguousarray(picture[..., ::-1])
         return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1].tobytes()
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling=0)  # colours as sharp as light
+    Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling=0)  # 4:4:4
     return file.getvalue()

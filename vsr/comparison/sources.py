@@ -1,4 +1,4 @@
-"""What is compared: files -> panels that show the same moment."""
+"""Open the files that are compared, and read panels that show the same moment."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Source:
 
     Attributes:
         path: the file.
-        role: what it is in the comparison.
-        label: what its panel is called.
-        clip: what it holds; None of a picture.
+        role: its role in the comparison.
+        label: the label of its panel.
+        clip: the clip in it; None for a picture.
     """
 
     path: Path
@@ -54,13 +54,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Panel:
-    """One of the pictures that are laid side by side.
+    """One of the pictures that are shown side by side.
 
     Attributes:
         label: one printable line.
-        role: what it is in the comparison.
+        role: its role in the comparison.
         picture: (H, W, 3) uint8 RGB, every pixel as it was read.
-        factor: how many times as high and wide the panel is as its picture; 1 but for LR.
+        factor: by which the picture is enlarged in height and width; 1 except for LR.
     """
 
     label: str
@@ -70,7 +70,7 @@ class Panel:
 
     @property
     def shown(self) -> Picture:
-        """The picture at the size of its panel, pixels repeated."""
+        """The picture at the size of its panel, with repeated pixels."""
         return self.picture.repeat(self.factor, 0).repeat(self.factor, 1) if self.factor > 1 else self.picture
 
 
@@ -80,8 +80,8 @@ class Moment:
 
     Attributes:
         panels: in the order LR, bicubic, candidates, HR.
-        frame: its number in the clips; None for pictures.
-        time_seconds: in the first clip; None for pictures.
+        frame: number of the frame in the clips; None for pictures.
+        time_seconds: its time in the first clip; None for pictures.
     """
 
     panels: tuple[Panel, ...]
@@ -105,8 +105,8 @@ class Sources:
     """The files of a comparison, all of one kind: LR, candidates, HR.
 
     Attributes:
-        files: as they are laid side by side. The first clip gives the timestamps: LR, where it is named.
-        bicubic: whether the interpolation of LR stands among them.
+        files: in the order of the panels. The timestamps are those of the first clip: LR, if given.
+        bicubic: whether the interpolation of LR is one of the panels.
     """
 
     files: tuple[Source, ...]
@@ -114,14 +114,14 @@ class Sources:
 
     @property
     def clips(self) -> tuple[ClipInfo, ...]:
-        """What the files hold; empty for pictures."""
+        """The clips in the files; empty for pictures."""
         return tuple(file.clip for file in self.files if file.clip is not None)
 
     def moments(self, options: CompareOptions, num_frames: int) -> Iterator[Moment]:
-        """What stands still: the moments that the options name, else ``num_frames`` of them at even spacing.
+        """Yield the moments that the options name, else ``num_frames`` of them at even spacing.
 
         Raises:
-            UsageError: a frame or a time outside of the clip, or any for pictures.
+            UsageError: a frame or a time is outside of the clip, or given for pictures.
             InputError: a file is damaged, of another size, or out of step.
         """
         if not self.clips:
@@ -131,7 +131,7 @@ class Sources:
             return
         for clip in self.clips:
             if clip.video.sample_aspect_ratio not in (None, 1):
-                logger.warning("%s has pixels that are not square; they are shown as if they were.", clip.path)
+                logger.warning("%s has pixels that are not square; they are shown as square ones.", clip.path)
         with closing(self.instants()) as instants:
             if options.times:
                 chosen = at_times(instants, options.times)
@@ -142,23 +142,23 @@ class Sources:
             yield from map(self.moment_of, chosen)
 
     def instants(self) -> Generator[Instant, None, None]:
-        """Every frame of clips, not yet converted.
+        """Yield every frame of the clips, not yet converted.
 
         Raises:
             InputError: a file is damaged, of another size, or out of step.
         """
         with closing(iterate_in_step(self.clips)) as instants:
             first = next(instants)
-            self.moment_of(first, tell=True)  # unequal sizes come to light before hours of decoding
+            self.moment_of(first, warn=True)  # refuse unequal sizes before hours of decoding
             yield from chain([first], instants)
 
-    def moment_of(self, instant: Instant, *, tell: bool = False) -> Moment:
-        """The panels of a frame; ``tell``: with warnings."""
+    def moment_of(self, instant: Instant, *, warn: bool = False) -> Moment:
+        """Return the panels of a frame; ``warn``: log warnings."""
         frames = zip(instant.frames, self.clips, strict=True)
-        moment = self._moment([to_picture(frame, clip.video) for frame, clip in frames], tell=tell)
+        moment = self._moment([to_picture(frame, clip.video) for frame, clip in frames], warn=warn)
         return replace(moment, frame=instant.number, time_seconds=instant.time_seconds)
 
-    def _moment(self, pictures: Sequence[Picture], *, tell: bool = True) -> Moment:
+    def _moment(self, pictures: Sequence[Picture], *, warn: bool = True) -> Moment:
         candidates = [number for number, file in enumerate(self.files) if file.role == "candidate"]
         first = candidates[0]
         height, width, _ = pictures[first].shape
@@ -173,8 +173,8 @@ class Sources:
                 continue
             rest = (picture.shape[0] - height, picture.shape[1] - width)
             if file.role == "hr" and rest != (0, 0) and all(0 <= pixels < factor for pixels in rest):
-                # Benchmarks cut HR to a multiple of the scale before they make LR of it.
-                if tell:
+                # Benchmarks crop HR to a multiple of the scale before they make LR from it.
+                if warn:
                     logger.warning("%s is cut to %dx%d, the size of the candidates.", file.path, width, height)
                 picture = np.ascontiguousarray(picture[:height, :width])
             elif rest != (0, 0):
@@ -187,10 +187,10 @@ class Sources:
 
 
 def open_sources(options: CompareOptions) -> Sources:
-    """Look into the headers of the files.
+    """Read the headers of the files.
 
     Raises:
-        UsageError: pictures and clips among each other, or a video is asked for of pictures.
+        UsageError: both pictures and clips are given, or a video is to be made of pictures.
         InputError: a clip cannot be read.
     """
     named: list[tuple[Path, Role, str]] = []
@@ -212,7 +212,7 @@ def open_sources(options: CompareOptions) -> Sources:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """File names, with as many of their folders as tell them apart."""
+    """Return file names, with as many of their folders as make them different."""
     names: list[str] = []
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-depth:]) for path in paths]
@@ -230,12 +230,12 @@ def _size(picture: Picture) -> str:
 
 
 def _factor(path: Path, lr: Picture, candidate: Path, size: tuple[int, int]) -> int:
-    """How many times as large as LR the candidates are."""
+    """Return how many times as large as LR the candidates are."""
     height, width = size
     factor: int = height // lr.shape[0]
     if factor < 1 or (lr.shape[0] * factor, lr.shape[1] * factor) != size:
         raise InputError(
-            f"LR {path} is {_size(lr)} and {candidate} is {width}x{height}, which is no whole multiple of it."
+            f"LR {path} is {_size(lr)} and {candidate} is {width}x{height}, which is not a multiple of it."
         )
     return factor
 

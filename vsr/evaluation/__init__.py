@@ -1,1 +1,1 @@
-"""Measuring pictures and clips against their originals, and laying them side by side for the eye."""
+"""Measures of pictures and clips against their originals, and tables of them."""

@@ -1,6 +1,8 @@
-"""Which frame of an output belongs to which frame of its reference: by their times, never by their numbers.
+"""Pair the frames of clips: by their times, or in step.
 
-A dropped frame moves all later numbers by one, and every figure with them; it moves no time.
+Two clips that are measured are paired by time, not by frame number: a dropped frame changes all later numbers, and
+every figure with them, but no time. Then: reading the headers, times and RGB frames of a clip; and decoding several
+clips in step, with the choice of frames to show by number, by time or at even spacing.
 """
 
 from __future__ import annotations
@@ -26,25 +28,25 @@ from vsr.media.probe import open_clip, packets_of, probe
 from vsr.media.reader import Frame, decoded_format, read_frames
 
 ROUNDING = Fraction(1, 1000)
-"""Seconds by which containers move a time: Matroska and FLV count milliseconds, as what passed through them."""
+"""Seconds by which containers round times: Matroska and FLV count milliseconds."""
 
 SAME_RATE = Fraction(1, 100)
 """Clips whose typical intervals differ by no more, as a share, have one frame rate; 24 and 23.976 differ by 1/1000."""
 
 MAX_NAMED = 8
-"""Frames without a partner that a sentence names one by one."""
+"""Frames without a partner that a message lists one by one."""
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """Frames of two clips that show the same moment.
+    """The frames of two clips that show the same moments.
 
     Attributes:
         pairs: (number in the reference, number in the output) from 0, both ascending.
         reference_unpaired: numbers of the reference's frames without a partner.
         output_unpaired: numbers of the output's frames without a partner.
-        same_rate: whether both clips have one frame rate.
-        largest_offset: seconds that lie between the two frames of a pair, at most.
+        same_rate: whether both clips have the same frame rate.
+        largest_offset: largest distance between the two frames of a pair, in seconds.
     """
 
     pairs: tuple[tuple[int, int], ...]
@@ -57,14 +59,14 @@ class Pairing:
 def pair_times(reference: Sequence[Fraction], output: Sequence[Fraction]) -> Pairing:
     """Pair the frames of two clips by their times.
 
-    Two frames are a pair where each is the other's nearest in time (of two equally near, the earlier), and they lie
-    apart by no more than ``ROUNDING``, or, where both clips have one frame rate, by less than half the interval to the
-    nearest neighbour of either in its own clip. Clips of different rates get no such room: a frame that is half an
+    Two frames are a pair if each is the other's nearest in time (the earlier of two equally near) and they are apart
+    by at most ``ROUNDING`` or, if both clips have the same frame rate, by less than half the interval to the nearest
+    neighbour of either in its own clip. Clips of different rates get no such tolerance: a frame that is half an
     interval away shows another moment.
 
     Args:
-        reference: seconds, strictly ascending.
-        output: seconds, strictly ascending.
+        reference: times of its frames in seconds, strictly ascending.
+        output: times of its frames in seconds, strictly ascending.
     """
     same_rate = _have_same_rate(reference, output)
     to_output, to_reference = _nearest(reference, output), _nearest(output, reference)
@@ -95,21 +97,20 @@ def require_pairs(
     """Refuse to compare clips that do not belong together.
 
     Args:
-        pairing: of the two.
-        reference: its file and its times.
-        output: its file and its times.
-        max_unpaired: largest share, 0..1, of either clip's frames that may be without a partner. Clips of different
-            frame rates need a single pair.
+        pairing: the pairs of the two clips.
+        reference: its file and times.
+        output: its file and times.
+        max_unpaired: largest share, 0..1, of either clip's frames that may be without a partner. For clips of different
+            frame rates a single pair is enough.
 
     Raises:
-        InputError: no pairs, or too few.
+        InputError: there are no pairs, or too few.
     """
     (reference_path, reference_times), (output_path, output_times) = reference, output
     if not pairing.pairs:
         raise InputError(
-            f"no frame of {output_path} has the time of a frame of {reference_path}: the one shows "
-            f"{_span(output_times)}, the other {_span(reference_times)}; --align start compares both from their first "
-            "frames."
+            f"no frame of {output_path} has the time of a frame of {reference_path}: their times are "
+            f"{_span(output_times)} and {_span(reference_times)}; --align start compares both from their first frames."
         )
     if not pairing.same_rate:
         return
@@ -125,7 +126,7 @@ def require_pairs(
 
 
 def name_frames(numbers: Sequence[int], times: Sequence[Fraction]) -> str:
-    """The numbers, from 0, and times of frames as words; of many, the first few."""
+    """Return the numbers, from 0, and times of frames as text; of many frames only the first few."""
     named = ", ".join(f"{number} at {float(times[number]):.3f} s" for number in numbers[:MAX_NAMED])
     return f"{'frame' if len(numbers) == 1 else 'frames'} {named}{', ...' if len(numbers) > MAX_NAMED else ''}"
 
@@ -141,7 +142,7 @@ def _have_same_rate(first: Sequence[Fraction], second: Sequence[Fraction]) -> bo
 
 
 def _typical_interval(times: Sequence[Fraction]) -> Fraction:
-    """The mean of the intervals that come near the median: free of rounding and of gaps; 0 of a single frame."""
+    """Return the mean of the intervals near the median, which ignores rounding and gaps; 0 for a single frame."""
     gaps = sorted(later - earlier for earlier, later in pairwise(times))
     if not gaps:
         return Fraction(0)
@@ -151,7 +152,7 @@ def _typical_interval(times: Sequence[Fraction]) -> Fraction:
 
 
 def _nearest(times: Sequence[Fraction], others: Sequence[Fraction]) -> list[int]:
-    """For each time the number of the nearest of ``others``, the earlier of two equally near; empty without any."""
+    """Return for each time the index of the nearest of ``others`` (the earlier of two equally near); empty if none."""
     found: list[int] = []
     if not others:
         return found
@@ -164,20 +165,20 @@ def _nearest(times: Sequence[Fraction], others: Sequence[Fraction]) -> list[int]
 
 
 def _reach(times: Sequence[Fraction], index: int) -> Fraction:
-    """Half the interval to the nearest neighbour; 0 of a single frame."""
+    """Return half the interval to the nearest neighbour; 0 for a single frame."""
     gaps = [later - earlier for earlier, later in pairwise(times[max(0, index - 1) : index + 2])]
     return min(gaps, default=Fraction(0)) / 2
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip, by its headers.
+    """A clip, as its headers describe it.
 
     Attributes:
         path: the file.
         video: the stream that is compared.
-        layout: how its planes come out of the decoder.
-        colour: what their code values mean.
+        layout: layout of the decoded planes.
+        colour: matrix and range of their code values.
     """
 
     path: Path
@@ -187,7 +188,7 @@ class Clip:
 
     @property
     def size(self) -> str:
-        """Columns and rows as coded, as words."""
+        """Columns and rows as coded, as text."""
         return f"{self.video.width}x{self.video.height}"
 
 
@@ -196,8 +197,8 @@ class Schedule:
     """When the frames of a clip are shown.
 
     Attributes:
-        times: seconds, exact and strictly ascending, one for each frame that decodes.
-        display_matrix: the container's transformation for display, None where there is none.
+        times: exact times in seconds, strictly ascending, one for each decoded frame.
+        display_matrix: the container's transformation for display; None if there is none.
     """
 
     times: tuple[Fraction, ...]
@@ -208,7 +209,7 @@ def identify(path: Path) -> Clip:
     """Read the headers of a clip.
 
     Raises:
-        InputError: missing, damaged, empty, without video, of an unreadable pixel format, or a picture.
+        InputError: the file is missing, damaged, empty, without video, of an unsupported pixel format, or a picture.
     """
     with open_clip(path) as container:
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
@@ -219,13 +220,13 @@ def identify(path: Path) -> Clip:
 
 
 def read_schedule(clip: Clip, progress: Callable[[int], None] | None = None) -> Schedule:
-    """Decode a clip for the times of its frames alone.
+    """Decode a clip to get the times of its frames.
 
-    Packets would be faster to read, but only the decoder tells which of them are shown: those that an edit list cuts,
-    hidden frames, fields and damage make packets and frames differ, and the frames are what is compared.
+    Packets would be faster to read, but packets and frames differ because of edit lists, hidden frames, fields and
+    damage, and the frames are what is compared.
 
     Args:
-        clip: what to read.
+        clip: the clip to read.
         progress: called with the number of frames read.
 
     Raises:
@@ -241,9 +242,9 @@ def read_schedule(clip: Clip, progress: Callable[[int], None] | None = None) -> 
 
 
 def read_rgb(clip: Clip) -> Generator[Tensor, None, None]:
-    """All frames as RGB (1, 3, H, W) float32, converted with the clip's own matrix and range.
+    """Yield all frames as RGB (1, 3, H, W) float32, converted with the clip's own matrix and range.
 
-    Black is 0 and white is 1; nothing is clipped, and depths above 8 bits survive.
+    Black is 0 and white is 1; nothing is clipped, and depths above 8 bits are kept.
     """
     with closing(read_frames(clip.path, clip.video)) as frames:
         for frame in frames:
@@ -251,20 +252,20 @@ def read_rgb(clip: Clip) -> Generator[Tensor, None, None]:
 
 
 def to_rgb(frame: Frame, layout: PixelLayout, colour: ColourSpec) -> Tensor:
-    """A decoded frame as RGB (1, 3, H, W) float32, not clipped."""
+    """Convert a decoded frame to RGB (1, 3, H, W) float32, not clipped."""
     return planes_to_rgb([torch.from_numpy(plane[None].copy()) for plane in frame.planes], layout, colour)
 
 
 @contextmanager
 def warnings_once() -> Iterator[None]:
-    """Clips are decoded twice; what the reader has to say of them is logged the first time only."""
+    """Suppress duplicate warnings of the reader while the context is open: clips are decoded twice."""
     reader = logging.getLogger(read_frames.__module__)
-    said: set[str] = set()
+    seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        new = message not in said
-        said.add(message)
+        new = message not in seen
+        seen.add(message)
         return new
 
     reader.addFilter(is_new)
@@ -277,18 +278,18 @@ def warnings_once() -> Iterator[None]:
 logger = logging.getLogger(__name__)
 
 TYPED_ROUNDING = Fraction(1, 10**6)
-"""Seconds by which a time that was typed in decimals may miss the frame that it names."""
+"""Seconds by which a time given in decimals may be before the frame that it means."""
 
 
 @dataclass(frozen=True)
 class Instant:
-    """The same moment in all clips, decoded and not yet converted.
+    """The same moment in all clips, decoded but not yet converted.
 
     Attributes:
-        number: of the frames, from 0.
+        number: number of the frames, from 0.
         time_seconds: their timestamp in the first clip.
-        duration_seconds: how long they are shown; by the rate, where the first clip does not say.
-        frames: one of each clip.
+        duration_seconds: how long they are shown; from the frame rate if the first clip does not state it.
+        frames: one frame of each clip.
     """
 
     number: int
@@ -298,10 +299,10 @@ class Instant:
 
 
 def iterate_in_step(clips: Sequence[ClipInfo]) -> Generator[Instant, None, None]:
-    """Decode clips together; ends with the shortest, and says so.
+    """Decode clips together, up to the end of the shortest, with a warning if others are longer.
 
     Raises:
-        InputError: frames of one number lie more than half a frame apart, or a clip is damaged.
+        InputError: frames of the same number are more than half a frame apart, or a clip is damaged.
     """
     first = clips[0].video
     step = 1 / first.average_rate if first.average_rate else Fraction(1, 25)
@@ -310,24 +311,24 @@ def iterate_in_step(clips: Sequence[ClipInfo]) -> Generator[Instant, None, None]
         for number, frames in enumerate(zip_longest(*readers)):
             ended = [clip.path for clip, frame in zip(clips, frames, strict=True) if frame is None]
             if ended:
-                logger.warning("%s ends after %d frames, and so does the comparison.", ended[0], number)
+                logger.warning("%s ends after %d frames; the comparison ends there.", ended[0], number)
                 return
             times = [frame.pts * clip.video.time_base for clip, frame in zip(clips, frames, strict=True)]
             duration = frames[0].duration * first.time_base or step
             for clip, at in zip(clips, times, strict=True):
                 if abs(at - times[0]) > duration / 2:
                     raise InputError(
-                        f"{clip.path} and {clips[0].path} are not in step: frame {number} lies at {float(at):.3f} s "
-                        f"and at {float(times[0]):.3f} s. Clips of one source have equal timestamps."
+                        f"{clip.path} and {clips[0].path} are not in step: frame {number} is at {float(at):.3f} s "
+                        f"and at {float(times[0]):.3f} s; compare clips of one source, with equal timestamps."
                     )
             yield Instant(number, times[0], duration, frames)
 
 
 def at_numbers(instants: Iterator[Instant], numbers: Collection[int]) -> Iterator[Instant]:
-    """The instants of these numbers, in order.
+    """Yield the instants with the given numbers, in order.
 
     Raises:
-        UsageError: there are fewer.
+        UsageError: there are fewer frames.
     """
     number, last = -1, max(numbers)
     for instant in instants:
@@ -340,42 +341,42 @@ def at_numbers(instants: Iterator[Instant], numbers: Collection[int]) -> Iterato
 
 
 def at_times(instants: Iterator[Instant], times: Collection[float]) -> Iterator[Instant]:
-    """What is on display at these times, in order; an instant that is asked for twice comes once.
+    """Yield the instants shown at the given times, in order, each of them once.
 
     Raises:
-        UsageError: a time lies outside of the clip.
+        UsageError: a time is outside of the clip.
     """
     wanted = deque(sorted(Fraction(at) + TYPED_ROUNDING for at in times))
     shown: Instant | None = None
     for instant in chain(instants, [None]):
         if shown is not None:
             until = instant.time_seconds if instant else shown.time_seconds + shown.duration_seconds
-            asked = wanted[0] < until
+            is_wanted = wanted[0] < until
             while wanted and wanted[0] < until:
                 wanted.popleft()
-            if asked:
+            if is_wanted:
                 yield shown
             if not wanted:
                 return
         elif instant is not None and wanted[0] < instant.time_seconds:
             raise UsageError(
-                f"{float(wanted[0]):.3f} s lies before the clip, which starts at {float(instant.time_seconds):.3f} s."
+                f"{float(wanted[0]):.3f} s is before the start of the clip, at {float(instant.time_seconds):.3f} s."
             )
         shown = instant or shown
     end = shown.time_seconds + shown.duration_seconds if shown else Fraction(0)
-    raise UsageError(f"{float(wanted[0]):.3f} s lies behind the clip, which ends at {float(end):.3f} s.")
+    raise UsageError(f"{float(wanted[0]):.3f} s is after the end of the clip, at {float(end):.3f} s.")
 
 
 def at_even_spacing(instants: Iterator[Instant], count: int, num_packets: int) -> Iterator[Instant]:
-    """At most ``count`` instants, each in the middle of an equal share of the clip.
+    """Yield at most ``count`` instants, each in the middle of an equal share of the clip.
 
-    Packets are counted where frames would have to be decoded. Damage and fields make frames fewer than packets: what is
-    then missing at the end is said, and one instant comes in any case.
+    The clip's length is its number of packets, as counting frames would mean decoding them. Damage and fields make
+    frames fewer than packets: a warning then reports the missing instants, and at least one instant is yielded.
 
     Args:
-        instants: in order.
-        count: how many are wanted.
-        num_packets: how many instants there should be.
+        instants: all instants of the clip, in order.
+        count: how many to yield.
+        num_packets: the expected number of instants.
     """
     count = max(1, min(count, num_packets))
     wanted = {(2 * index + 1) * num_packets // (2 * count) for index in range(count)}
@@ -392,14 +393,14 @@ def at_even_spacing(instants: Iterator[Instant], count: int, num_packets: int) -
 
 
 def count_packets(clip: ClipInfo) -> int:
-    """How many packets of a clip are to be shown; none is decoded."""
+    """Count the packets of a clip that are to be shown, without decoding them."""
     with open_clip(clip.path) as container:
         stream = container.streams[clip.video.index]
         return sum(1 for packet in packets_of(container, stream) if packet.size and not packet.is_discard)
 
 
 def to_picture(frame: Frame, video: VideoInfo) -> Picture:
-    """A decoded frame in RGB, rounded to 8 bits, turned as the container says."""
+    """Convert a decoded frame to RGB, rounded to 8 bits and rotated as the container states."""
     _, layout = decoded_format(video)
     rgb = to_rgb(frame, layout, colour_of(video, video.height))
     upright = (orientation_of(video.display_matrix) or UPRIGHT).upright(rgb)

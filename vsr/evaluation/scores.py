@@ -1,4 +1,4 @@
-"""What clips score against their reference, frame by frame and in all, and the tables of it."""
+"""The scores of clips against their reference, per frame and in total; their tables, and a plot over time."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FrameScore:
-    """A frame of an output that has a partner in the reference. What is not measured is None.
+    """The scores of a frame of an output that has a partner in the reference; None if not measured.
 
     Attributes:
-        number: of the frame in the reference, from 0.
-        output_number: of the frame in the output.
+        number: number of the frame in the reference, from 0.
+        output_number: number of the frame in the output.
         seconds: its time in the reference.
         psnr_y: dB; infinite for equal frames.
         ssim_y: at most 1.
         vmaf: 0..100.
-        warping_error: from the last frame to this one, code values; None of the first, after a frame without a partner,
-            and at a cut.
-        reference_warping_error: of the reference, over the same pixels.
-        still_pixels: in how many pixels the reference is still since the last frame.
-        still_change: of the output in them, mean absolute code values.
-        reference_still_change: of the reference in them.
-        bicubic_still_change: of the enlarged LR clip in them.
+        warping_error: from the previous frame to this one, in code values; None for the first frame, after a frame
+            without a partner, and at a cut.
+        reference_warping_error: the reference's, over the same pixels.
+        still_pixels: number of pixels in which the reference is still since the previous frame.
+        still_change: mean absolute change of the output in these pixels, in code values.
+        reference_still_change: that of the reference.
+        bicubic_still_change: that of the enlarged LR clip.
     """
 
     number: int
@@ -61,14 +61,14 @@ class FrameScore:
 
 @dataclass(frozen=True)
 class OutputScore:
-    """One output against the reference.
+    """The scores of one output against the reference.
 
     Attributes:
-        path: its file.
-        frames: all that have a partner, in order.
-        pairing: of its frames with the reference's.
-        times: of all its frames, in seconds.
-        notes: what to know about the comparison, in sentences.
+        path: the output's file.
+        frames: scores of all frames that have a partner, in order.
+        pairing: the pairs of its frames with the reference's.
+        times: times of all its frames, in seconds.
+        notes: remarks on the comparison, in sentences.
     """
 
     path: Path
@@ -79,17 +79,17 @@ class OutputScore:
 
     @property
     def num_equal(self) -> int:
-        """Frames that equal the reference's in luma."""
+        """Number of frames whose luma equals the reference's."""
         return sum(math.isinf(frame.psnr_y) for frame in self.frames)
 
     @property
     def psnr_y(self) -> float:
-        """Mean over the frames that differ at all, as an equal one would make it infinite; infinite where none does."""
+        """Mean over the frames that differ, in dB: an equal one would make it infinite. Infinite if all are equal."""
         return fmean([frame.psnr_y for frame in self.frames if math.isfinite(frame.psnr_y)] or [math.inf])
 
     @property
     def psnr_y_of_mean(self) -> float:
-        """PSNR of the squared error's mean over all frames, in dB: bad frames weigh more."""
+        """PSNR of the mean squared error over all frames, in dB: bad frames weigh more."""
         error = fmean(10 ** (-frame.psnr_y / 10) for frame in self.frames)
         return -10 * math.log10(error) if error else math.inf
 
@@ -116,19 +116,19 @@ class OutputScore:
 
     @property
     def reference_warping_error(self) -> float | None:
-        """Of the reference, over the same transitions."""
+        """The mean of the reference, over the same transitions."""
         return _mean(frame.reference_warping_error for frame in self.frames)
 
     @property
     def still_change(self) -> float | None:
-        """Mean absolute change between frames over all pixels where the reference is still, in code values."""
+        """Mean absolute change between frames over all pixels in which the reference is still, in code values."""
         return _weighted([(frame.still_change, frame.still_pixels) for frame in self.frames])
 
     @property
     def still_ratio(self) -> float | None:
-        """``still_change`` over that of the enlarged LR clip, or without one over the reference's.
+        """``still_change`` divided by that of the enlarged LR clip, or by the reference's if there is no LR clip.
 
-        None where that is 0 or nothing is still.
+        None if that is 0 or nothing is still.
         """
         by_bicubic = any(frame.bicubic_still_change is not None for frame in self.frames)
         own, base = [], []
@@ -147,7 +147,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _weighted(values: Sequence[tuple[float | None, int]]) -> float | None:
-    """The mean by the numbers of pixels."""
+    """Return the mean weighted by the numbers of pixels."""
     found = [(value, pixels) for value, pixels in values if value is not None]
     total = sum(pixels for _, pixels in found)
     return sum(value * pixels for value, pixels in found) / total if total else None
@@ -158,13 +158,13 @@ class VideoReport:
     """All that ``vsr eval`` measured on clips.
 
     Attributes:
-        options: what was asked for.
+        options: the options of the run.
         width: columns of all clips, as coded.
         height: rows of all clips, as coded.
-        times: of all frames of the reference, in seconds.
-        cuts: numbers of the reference's frames with which a scene begins, but for the first.
-        vmaf_version: libvmaf's own; empty where it was not measured.
-        outputs: in the order asked for.
+        times: times of all frames of the reference, in seconds.
+        cuts: numbers of the reference's frames at which a scene begins, except the first.
+        vmaf_version: version of libvmaf; empty if VMAF was not measured.
+        outputs: in the order of the options.
     """
 
     options: VideoEvalOptions
@@ -177,7 +177,7 @@ class VideoReport:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The outputs' file names, and their paths where two have the same name."""
+        """The outputs' file names, or their paths if two have the same name."""
         names = [output.path.name for output in self.outputs]
         return tuple(
             name if names.count(name) == 1 else str(output.path)
@@ -186,7 +186,7 @@ class VideoReport:
 
 
 def video_table(report: VideoReport) -> Table:
-    """The scores as a table, a row for each output."""
+    """Return the scores as a table, a row for each output."""
     options = report.options
     columns = [
         Column("output"),
@@ -228,7 +228,7 @@ def _row(label: str, output: OutputScore) -> Mapping[str, Value]:
 
 
 def frames_table(report: VideoReport) -> Table:
-    """The scores of every frame, a row for each frame of each output."""
+    """Return the scores of every frame as a table, a row for each frame of each output."""
     columns = (
         Column("output"),
         Column("frame"),
@@ -263,14 +263,14 @@ def _about(report: VideoReport) -> dict[str, object]:
         "pairs": f"by {'timestamps' if options.align == 'time' else 'the time since the first frame'}",
         "PSNR and SSIM": "on MATLAB's Y (BT.601, 16..235) of the RGB that each clip's own matrix and range give, "
         f"a border of {options.border} pixels left out",
-        "PSNR-Y": "mean over the frames that differ at all; PSNR-Y of MSE: of the squared error's mean over all frames",
+        "PSNR-Y": "mean over the frames that differ; PSNR-Y of MSE: of the mean squared error over all frames",
     }
     if options.vmaf:
         about["VMAF"] = f"{options.vmaf_model} of libvmaf {report.vmaf_version}, on luma of limited range; whole frames"
     if options.steadiness:
         about |= {
-            "warping error": "mean |difference| of Y between a frame and the last one moved along the optical flow of "
-            "the reference, where both show a pixel; whole frames, none across a cut",
+            "warping error": "mean |difference| of Y between a frame and the previous one warped along the optical "
+            "flow of the reference, where both show a pixel; whole frames, none across a cut",
             "still change": f"mean |difference| of Y between frames where the reference changes by less than "
             f"{STILL_CHANGE:g} codes in all pixels up to {STILL_REACH} away",
             "cuts": f"where the flow misses by more than {CUT_RESIDUAL:g} codes and finds less than "
@@ -288,12 +288,12 @@ Measure = Callable[[FrameScore], float | None]
 
 @dataclass(frozen=True)
 class Panel:
-    """One row of the picture.
+    """One row of the plot.
 
     Attributes:
-        title: above it, with the unit.
-        measure: what is drawn of each frame.
-        beside: the same of the reference, drawn in black.
+        title: its title, with the unit.
+        measure: the value that is drawn for each frame.
+        beside: the reference's value, drawn in black.
     """
 
     title: str
@@ -328,9 +328,9 @@ def plot_frames(report: VideoReport, target: Path) -> None:
         target: PNG of 1200 pixels by 250 for each row; replaced.
 
     Raises:
-        OutputError: it cannot be written; what stood there before still does.
+        OutputError: the file cannot be written; what was there before is kept.
     """
-    # Only here, since it takes about a second; and without pyplot, which keeps figures and looks for a window system.
+    # Imported here, as it takes about a second; without pyplot, which keeps figures and looks for a window system.
     with needs_extra("eval", "a plot"):
         from matplotlib.figure import Figure
 
@@ -341,7 +341,7 @@ def plot_frames(report: VideoReport, target: Path) -> None:
         for number, (label, output) in enumerate(zip(report.labels, report.outputs, strict=True)):
             _draw(axes, report, output, panel.measure, f"C{number}", label)
         if panel.beside is not None:
-            # Each output has it over its own pairs, most often all; the first stands for them.
+            # Each output has these values for its own pairs, most often for all frames; the first one's are drawn.
             _draw(axes, report, report.outputs[0], panel.beside, "black", "the reference itself")
         for cut in report.cuts:
             axes.axvline(float(report.times[cut]), color="grey", linestyle=":", linewidth=1)
@@ -349,9 +349,9 @@ def plot_frames(report: VideoReport, target: Path) -> None:
         axes.grid(alpha=0.3)
     grid[-1].set_xlabel("seconds")
     handles = {str(line.get_label()): line for axes in grid for line in axes.get_lines() if line.get_gid()}
-    # Between dollar signs matplotlib would look for formulas.
+    # matplotlib reads text between dollar signs as a formula.
     names = [one_line(name).replace("$", r"\$") for name in handles]
-    # File names may begin with an underscore, which a legend made by itself leaves out.
+    # An automatic legend leaves out names that begin with an underscore, as file names may.
     figure.legend(list(handles.values()), names, loc="outside upper right", ncols=min(4, len(handles)))
     content = io.BytesIO()
     figure.savefig(content, format="png")

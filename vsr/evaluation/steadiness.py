@@ -1,7 +1,7 @@
-"""How steady a clip is over time: what changes from frame to frame that the scene does not.
+"""How steady a clip is over time: changes from frame to frame that are not in the scene.
 
-All of it is measured along the *reference*: its motion, its cuts and its still regions hold for every output alike, so
-that an output neither gains nor loses by what it does to the flow.
+Everything is measured along the *reference*: its motion, cuts and still regions are used for all outputs, so that an
+output cannot influence its own score through the flow.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ Luma = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 VISIBLE_SLACK = 0.5
-"""Square pixels by which forward and backward flow may disagree at least."""
+"""Square pixels by which forward and backward flow may always disagree."""
 
 CUT_RESIDUAL = 8.0
-"""Code values: at a cut, the last frame moved along the flow misses the next by more, on average over all pixels ..."""
+"""Code values: at a cut, the mean difference of the warped previous frame from the next one is larger than this ..."""
 CUT_VISIBLE = 0.65
-"""... and less than this share of the pixels is found again. In a trailer of 250 frames, the five cuts missed by 12
-codes at least and found 0.52 at most; all other frames missed by 4.4 at most and found 0.73 at least."""
+"""... and a smaller share of the pixels than this is visible in both. In a trailer of 250 frames the five cuts had a
+difference of 12 codes at least and a share of 0.52 at most; all other frames 4.4 at most and 0.73 at least."""
 
 STILL_CHANGE = 3.0
-"""Code values: in a still region, each pixel of the reference changes by less ..."""
+"""Code values: in a still region, each pixel of the reference changes by less than this ..."""
 STILL_REACH = 8
-"""... and so do all around it, up to so many pixels away: the reach of the bicubic kernel at x4."""
+"""... and so do all pixels up to this distance from it: the reach of the bicubic kernel at x4."""
 
 
 @dataclass(frozen=True)
 class Transition:
-    """What happens between two consecutive frames of the reference.
+    """The change between two consecutive frames of the reference.
 
     Attributes:
-        columns: (H, W) float32, where in the earlier frame each pixel of the later one comes from.
-        rows: the same for the rows.
+        columns: (H, W) float32, the column in the earlier frame that each pixel of the later one comes from.
+        rows: (H, W) float32, the row in the earlier frame.
         visible: (H, W), pixels that both frames show.
         still: (H, W), pixels around which nothing changes.
         is_cut: whether the scene changes; then nothing is compared.
@@ -55,7 +55,7 @@ class Transition:
 
 
 def find_transition(earlier: Luma, later: Luma) -> Transition:
-    """Follow the motion between two frames of the reference.
+    """Estimate the motion between two frames of the reference.
 
     The flow is that of :func:`vsr.imaging.motion.dense_flow`. A pixel is visible where the two flows agree to half a
     square pixel.
@@ -79,24 +79,25 @@ def _find_still(earlier: Luma, later: Luma) -> Mask:
 
 
 def _warp(frame: Luma, columns: npt.NDArray[np.float32], rows: npt.NDArray[np.float32]) -> Luma:
-    # Cubic: linear interpolation blurs what it moves, and a sharp output pays more for that than a soft one.
+    # Cubic: linear interpolation blurs, which costs a sharp output more than a soft one.
     return cast(Luma, cv2.remap(frame, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
 
 
 def warping_error(earlier: Luma, later: Luma, transition: Transition) -> float | None:
-    """How far a clip's frame lies from its last one moved along the reference's flow: mean absolute code values.
+    """Return the mean absolute difference of a frame from the previous one warped along the flow, in code values.
 
-    Lai et al., "Learning blind video temporal consistency", 2018, https://arxiv.org/abs/1808.00449, with the absolute
-    difference on luma where they square that of RGB: it reads as code values of flicker. The flow's own
-    mistakes are part of it, more so in sharp frames, so it says most beside the error of the reference itself.
+    Lai et al., "Learning blind video temporal consistency", 2018, https://arxiv.org/abs/1808.00449, but with the
+    absolute difference of luma instead of the squared one of RGB, so that it reads as code values of flicker. It
+    includes the errors of the flow, which are larger in sharp frames, so compare it with the error of the reference
+    itself.
 
     Args:
-        earlier: a clip's frame that is paired with the earlier one of the reference.
-        later: and its frame for the later one.
-        transition: of the reference.
+        earlier: a clip's frame that is paired with the earlier frame of the reference.
+        later: the clip's frame that is paired with the later one.
+        transition: the change between the two frames of the reference.
 
     Returns:
-        None at a cut, and where no pixel is visible in both frames.
+        None at a cut, and if no pixel is visible in both frames.
     """
     if transition.is_cut or not transition.visible.any():
         return None
@@ -105,10 +106,10 @@ def warping_error(earlier: Luma, later: Luma, transition: Transition) -> float |
 
 
 def still_change(earlier: Luma, later: Luma, transition: Transition) -> float | None:
-    """Mean absolute change of a clip's pixels where the reference is still, in code values.
+    """Return the mean absolute change of a clip's pixels where the reference is still, in code values.
 
     Returns:
-        None at a cut, and where nothing is still.
+        None at a cut, and if nothing is still.
     """
     if transition.is_cut or not transition.still.any():
         return None

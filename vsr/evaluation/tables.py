@@ -1,4 +1,4 @@
-"""Tables of figures: for the terminal, and as JSON, CSV and Markdown."""
+"""Tables of figures as text for the terminal, JSON, CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Value = float | int | str | None
 
 @dataclass(frozen=True)
 class Column:
-    """One quantity.
+    """A column of a table: one quantity.
 
     Attributes:
         name: its heading, and its key in JSON and CSV.
-        unit: such as ``dB``; shown in the heading.
-        digits: behind the point; None for text and counts.
-        better: which way is better; the best value of a column is marked on the terminal and in Markdown.
+        unit: its unit, such as ``dB``; shown in the heading.
+        digits: number of decimals; None for text and counts.
+        better: which direction is better; the best value of a column is marked on the terminal and in Markdown.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Table:
 
     Attributes:
         columns: in order.
-        rows: one mapping a row.
-        about: how it was measured: protocol, files, versions; goes into JSON, and as lines under the other forms.
-        group_by: names of columns; rows that agree in them are compared with each other when the best is sought, and
-            set apart from others on the terminal.
+        rows: a mapping for each row.
+        about: how it was measured: protocol, files, versions; part of the JSON, and lines under the other formats.
+        group_by: names of columns; rows that agree in them form a group, which has its own best values and is
+            separated from others on the terminal.
     """
 
     columns: tuple[Column, ...]
@@ -58,7 +58,7 @@ class Table:
 
 
 def to_text(table: Table) -> str:
-    """Columns aligned for the terminal; a star marks the best of a group."""
+    """Format a table with aligned columns for the terminal; a star marks the best value of a group."""
     best = _best(table)
     cells = [
         [_cell(column, row) + ("*" if (number, column.name) in best else " ") for column in table.columns]
@@ -82,7 +82,7 @@ def to_text(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """A table of GitHub's Markdown; the best of a group is bold, and ``about`` a list under it."""
+    """Format a table as GitHub Markdown; the best value of a group is bold, and ``about`` a list under it."""
     best = _best(table)
 
     def line(cells: Sequence[str]) -> str:
@@ -100,8 +100,11 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """RFC 4180 with a line of names; values in full, None and NaN empty, ``about`` in lines that begin with ``#``. Text
-    that a spreadsheet would take for a formula has an apostrophe before it."""
+    """Format a table as CSV (RFC 4180) with a header line.
+
+    Values have full precision, None and NaN are empty, and ``about`` is in lines that begin with ``#``. Text that a
+    spreadsheet would interpret as a formula gets an apostrophe before it.
+    """
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
     writer.writerow([csv_cell(column.name) for column in table.columns])
@@ -112,14 +115,14 @@ def to_csv(table: Table) -> str:
 
 
 def to_json(table: Table, *, indent: int | None = None) -> str:
-    """One object with ``columns``, ``rows`` and ``about``.
+    """Format a table as a JSON object with ``columns``, ``rows`` and ``about``.
 
-    Strict JSON, which knows no infinity: NaN becomes null, an infinite value the text ``inf`` or ``-inf``. Values are
-    in full.
+    Strict JSON has no infinity: NaN becomes null, an infinite value the text ``inf`` or ``-inf``. Values have full
+    precision.
 
     Args:
-        table: what to write.
-        indent: spaces a level; None: all on one line.
+        table: the table.
+        indent: spaces of a level; None: all on one line.
     """
     columns = [asdict(column) for column in table.columns]
     rows = [{column.name: row.get(column.name) for column in table.columns} for row in table.rows]
@@ -127,24 +130,24 @@ def to_json(table: Table, *, indent: int | None = None) -> str:
     return json.dumps(_plain(content), indent=indent, allow_nan=False)
 
 
-FORMS: dict[str, Callable[[Table], str]] = {
+FORMATS: dict[str, Callable[[Table], str]] = {
     ".json": lambda table: to_json(table, indent=2) + "\n",
     ".csv": to_csv,
     ".md": to_markdown,
 }
-"""By the file's ending."""
+"""Formats by the suffix of the file."""
 
 
-def check_output(path: Path, *, overwrite: bool = False, endings: Collection[str] = tuple(FORMS)) -> None:
-    """See to it that a file can be written, before the work that fills it.
+def check_output(path: Path, *, overwrite: bool = False, endings: Collection[str] = tuple(FORMATS)) -> None:
+    """Check that a file can be written, before the work whose results it gets.
 
     Args:
         path: the file.
-        overwrite: replace an existing one.
-        endings: what its name may end in; those of tables.
+        overwrite: replace an existing file.
+        endings: suffixes that its name may have.
 
     Raises:
-        UsageError: another ending.
+        UsageError: the name has another suffix.
         OutputError: the file exists already, or its folder does not.
     """
     if path.suffix.lower() not in endings:
@@ -153,14 +156,14 @@ def check_output(path: Path, *, overwrite: bool = False, endings: Collection[str
 
 
 def write_table(path: Path, table: Table, *, overwrite: bool = False) -> None:
-    """Write a table as JSON, CSV or Markdown, by the name's ending, to a temporary name first.
+    """Write a table as JSON, CSV or Markdown, as the suffix of the name selects, under a temporary name first.
 
     Raises:
-        UsageError: the ending stands for no form.
+        UsageError: the suffix selects no format.
         OutputError: the file exists already, or cannot be written.
     """
     check_output(path, overwrite=overwrite)
-    write_whole(path, FORMS[path.suffix.lower()](table).encode())
+    write_whole(path, FORMATS[path.suffix.lower()](table).encode())
 
 
 def _cell(column: Column, row: Mapping[str, Value]) -> str:
@@ -181,7 +184,7 @@ def _group(table: Table, row: Mapping[str, Value]) -> tuple[Value, ...]:
 
 
 def _best(table: Table) -> set[tuple[int, str]]:
-    """(row number, column name) of the best values, as they are shown; none where all are alike."""
+    """Return (row number, column name) of the best values as shown; none if all are equal."""
     found = set()
     for column in table.columns:
         by_group: dict[tuple[Value, ...], dict[int, float]] = {}
@@ -198,13 +201,13 @@ def _best(table: Table) -> set[tuple[int, str]]:
 
 
 def _about_lines(table: Table) -> list[str]:
-    """``key: value``, one line each; what is nested as JSON."""
+    """Return ``key: value`` lines; nested values are JSON."""
     plain = _plain(table.about)
     return [f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in plain.items()]
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can hold it."""
+    """Convert a value to what strict JSON can represent."""
     if isinstance(value, Mapping):
         return {one_line(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,8 +1,8 @@
-"""Clips against their reference: PSNR, SSIM, VMAF and steadiness of every frame.
+"""Measure clips against their reference: PSNR, SSIM, VMAF and steadiness of every frame.
 
-All clips are decoded twice. The first pass learns the times of the frames and pairs them, so that clips that do not
-belong together are refused before the hours of work; the second reads the reference and all outputs side by side, and
-holds two frames of each.
+All clips are decoded twice. The first pass reads the times of the frames and pairs them, so that clips that do not
+belong together are refused before hours of work; the second reads the reference and all outputs side by side, with two
+frames of each in memory.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from vsr.media.clip import Plane
 
 @dataclass(frozen=True)
 class VideoEvalProgress:
-    """Where a comparison stands, given to the caller's callback after each frame.
+    """The progress of a comparison, given to the caller's callback after each frame.
 
     Attributes:
         stage: ``reading`` the times of one clip after the other, then ``comparing``.
-        frames: frames read, of all clips; or frames of the reference compared.
-        num_frames: in all; None where headers do not tell.
+        frames: number of frames read, of all clips; or of frames of the reference compared.
+        num_frames: their total; None if the headers do not state it.
     """
 
     stage: Literal["reading", "comparing"]
@@ -71,7 +71,7 @@ def evaluate_videos(
         InputError: a clip is missing, damaged, a picture, or of another size, or its frames do not pair with those of
             the reference.
         UsageError: the border leaves nothing to compare.
-        FFmpegError: VMAF is asked for, and the ffmpeg program is missing, lacks libvmaf, or fails.
+        FFmpegError: VMAF is to be measured, and the ffmpeg program is missing, lacks libvmaf, or fails.
     """
     reference, *outputs = [identify(path) for path in (options.reference, *options.outputs)]
     lr = identify(options.lr) if options.lr is not None else None
@@ -79,7 +79,7 @@ def evaluate_videos(
     if options.vmaf:
         find_program_with_vmaf()
     if not options.steadiness:
-        lr = None  # which it serves alone
+        lr = None  # used for steadiness only
     clips = [reference, *outputs, *([lr] if lr is not None else [])]
     with warnings_once():
         schedules = _read_schedules(clips, progress)
@@ -88,16 +88,16 @@ def evaluate_videos(
             model, count = options.vmaf_model if options.vmaf else None, len(schedules[0].times)
             tracks = [
                 stack.enter_context(Track(reference, clip, pairing, count, options.border, model))
-                for clip, pairing in zip(outputs, pairings, strict=False)  # behind the outputs' lies that of LR
+                for clip, pairing in zip(outputs, pairings, strict=False)  # the pairing of LR follows the outputs'
             ]
             bicubic = None
             if lr is not None:
-                bicubic = stack.enter_context(closing(_enlarged(lr, pairings[-1], count, reference)))
-            steps = stack.enter_context(closing(_steps(reference, schedules[0], bicubic, options.steadiness)))
+                bicubic = stack.enter_context(closing(_enlarge_lr(lr, pairings[-1], count, reference)))
+            steps = stack.enter_context(closing(_read_steps(reference, schedules[0], bicubic, options.steadiness)))
             cuts = []
             for step in steps:
                 for track in tracks:
-                    track.take(step)
+                    track.compare(step)
                 if step.transition is not None and step.transition.is_cut:
                     cuts.append(step.number)
                 if progress is not None:
@@ -116,7 +116,7 @@ def _check_sizes(reference: Clip, outputs: Sequence[Clip], lr: Clip | None, opti
     for clip in outputs:
         if (clip.video.width, clip.video.height) != (width, height):
             raise InputError(
-                f"{clip.path} is {clip.size} and {reference.path} is {reference.size}; clips of one size are compared."
+                f"{clip.path} is {clip.size} and {reference.path} is {reference.size}; clips must have the same size."
             )
     if lr is not None and (lr.video.width > width or lr.video.height > height):
         raise InputError(
@@ -124,7 +124,7 @@ def _check_sizes(reference: Clip, outputs: Sequence[Clip], lr: Clip | None, opti
         )
     if min(width, height) - 2 * options.border < SSIM_WINDOW:
         raise UsageError(
-            f"{reference.path} is {reference.size}, of which a border of {options.border} leaves less than the "
+            f"{reference.path} is {reference.size}, and a border of {options.border} leaves less than the "
             f"{SSIM_WINDOW} pixels that SSIM needs."
         )
     if options.vmaf and min(width, height) < MIN_VMAF_SIZE:
@@ -162,7 +162,7 @@ def _pair(clips: Sequence[Clip], schedules: Sequence[Schedule], number: int, opt
 def _notes(
     reference: Clip, schedule: Schedule, clip: Clip, own: Schedule, pairing: Pairing, by_time: bool
 ) -> tuple[str, ...]:
-    """What is not alike in two clips, and was compared all the same."""
+    """Return sentences on differences between two clips that did not prevent their comparison."""
     notes = []
     for whose, unpaired, times in (
         ("the reference's", pairing.reference_unpaired, schedule.times),
@@ -177,11 +177,11 @@ def _notes(
     if not pairing.same_rate:
         notes.append(f"The frame rates differ; {len(pairing.pairs)} frames show the same moment.")
     if pairing.largest_offset > ROUNDING:
-        notes.append(f"Paired frames lie up to {float(pairing.largest_offset) * 1000:.1f} ms apart.")
+        notes.append(f"Paired frames are up to {float(pairing.largest_offset) * 1000:.1f} ms apart.")
     if own.display_matrix != schedule.display_matrix:
-        notes.append("Players turn or mirror the two clips differently; the frames are compared as coded.")
+        notes.append("Players rotate or mirror the two clips differently; the frames are compared as coded.")
     elif own.display_matrix is not None:
-        notes.append("Players turn or mirror both clips; the frames are compared as coded.")
+        notes.append("Players rotate or mirror both clips; the frames are compared as coded.")
     for what, theirs, ours in (
         ("pixel format", reference.video.pix_fmt, clip.video.pix_fmt),
         ("pixel aspect ratio", *(each.video.sample_aspect_ratio or 1 for each in (reference, clip))),
@@ -193,54 +193,54 @@ def _notes(
     return tuple(notes)
 
 
-def _enlarged(lr: Clip, pairing: Pairing, num_frames: int, reference: Clip) -> Generator[Luma | None, None, None]:
-    """For each frame of the reference the LR clip's luma, enlarged to its size; None without a partner."""
+def _enlarge_lr(lr: Clip, pairing: Pairing, num_frames: int, reference: Clip) -> Generator[Luma | None, None, None]:
+    """Yield for each frame of the reference the LR clip's luma, enlarged to its size; None without a partner."""
     with closing(read_paired(lr, pairing, num_frames)) as frames:
         for rgb in frames:
             if rgb is None:
                 yield None
             else:
-                luma = torch.from_numpy(ProgressDisplay(rgb).luma)  # luma is linear, and one plane is faster than three
+                luma = torch.from_numpy(ComparedFrame(rgb).luma)  # luma is linear, and one plane is faster than three
                 yield cast(Luma, resize_bicubic(luma, reference.video.height, reference.video.width).numpy())
 
 
-def _steps(
-    reference: Clip, schedule: Schedule, bicubic: Iterator[Luma | None] | None, steady: bool
+def _read_steps(
+    reference: Clip, schedule: Schedule, bicubic: Iterator[Luma | None] | None, steadiness: bool
 ) -> Generator[Step, None, None]:
-    """The frames of the reference, each with what became of the last one."""
-    steady = steady and min(reference.video.width, reference.video.height) >= MIN_FLOW_SIZE
+    """Yield the frames of the reference, each with its transition from the previous one."""
+    steadiness = steadiness and min(reference.video.width, reference.video.height) >= MIN_FLOW_SIZE
     last: Luma | None = None
     last_bicubic: Luma | None = None
     number = -1
     with closing(read_rgb(reference)) as frames:
         for number, (rgb, time) in enumerate(zip(frames, schedule.times, strict=False)):
-            shown = ProgressDisplay(rgb)
-            at_bicubic = next(bicubic) if bicubic is not None else None
-            step = Step(number, float(time), shown)
-            if steady and last is not None:
-                step = _with_transition(step, last, last_bicubic, at_bicubic)
+            frame = ComparedFrame(rgb)
+            bicubic_luma = next(bicubic) if bicubic is not None else None
+            step = Step(number, float(time), frame)
+            if steadiness and last is not None:
+                step = _with_transition(step, last, last_bicubic, bicubic_luma)
             yield step
-            last, last_bicubic = (shown.luma, at_bicubic) if steady else (None, None)
+            last, last_bicubic = (frame.luma, bicubic_luma) if steadiness else (None, None)
     if number + 1 != len(schedule.times):
-        raise InputError(f"{reference.path} has changed while it was compared; leave it alone and start again.")
+        raise InputError(f"{reference.path} was changed during the comparison; start again without changing it.")
 
 
 def _with_transition(step: Step, last: Luma, last_bicubic: Luma | None, bicubic: Luma | None) -> Step:
-    transition = find_transition(last, step.shown.luma)
+    transition = find_transition(last, step.frame.luma)
     bicubic_change = None
     if last_bicubic is not None and bicubic is not None:
         bicubic_change = still_change(last_bicubic, bicubic, transition)
     return replace(
         step,
         transition=transition,
-        warping_error=warping_error(last, step.shown.luma, transition),
-        still_change=still_change(last, step.shown.luma, transition),
+        warping_error=warping_error(last, step.frame.luma, transition),
+        still_change=still_change(last, step.frame.luma, transition),
         bicubic_still_change=bicubic_change,
     )
 
 
-class ProgressDisplay:
-    """A frame in the forms in which it is compared, each computed when it is first asked for.
+class ComparedFrame:
+    """A frame in the forms in which it is compared, each computed on first use.
 
     Args:
         rgb: (1, 3, H, W) float32, not clipped.
@@ -256,32 +256,32 @@ class ProgressDisplay:
 
     @cached_property
     def luma(self) -> Luma:
-        """MATLAB's Y."""
+        """(H, W) MATLAB's Y, 16..235."""
         return cast(Luma, luma(self.rgb)[0].numpy())
 
     def coded_luma(self, matrix: str, bit_depth: int) -> Plane:
-        """(H, W) luma of limited range: that of the file itself, where the file has this matrix, range and depth."""
+        """Return (H, W) luma of limited range: the file's own if it has this matrix, range and depth."""
         layout, colour = PixelLayout("grey", bit_depth), ColourSpec(matrix=matrix, full_range=False)
         return cast(Plane, rgb_to_planes(self._rgb, layout, colour)[0][0].numpy())
 
 
 @dataclass(frozen=True)
 class Step:
-    """A frame of the reference, and how it came out of the last one.
+    """A frame of the reference, and its transition from the previous one.
 
     Attributes:
-        number: of the frame, from 0.
+        number: number of the frame, from 0.
         seconds: its time.
-        shown: the frame.
-        transition: from the last frame; None of the first, or where steadiness is not measured.
-        warping_error: of the reference, None where it cannot be told.
-        still_change: of the reference.
-        bicubic_still_change: of the enlarged LR clip.
+        frame: the frame.
+        transition: from the previous frame; None for the first, or if steadiness is not measured.
+        warping_error: the reference's own; None at a cut, and if no pixel is visible in both frames.
+        still_change: the reference's own.
+        bicubic_still_change: that of the enlarged LR clip.
     """
 
     number: int
     seconds: float
-    shown: ProgressDisplay
+    frame: ComparedFrame
     transition: Transition | None = None
     warping_error: float | None = None
     still_change: float | None = None
@@ -289,15 +289,15 @@ class Step:
 
 
 class Track:
-    """An output that is read along the reference. Use as a context manager: leaving it closes the clip and ends VMAF.
+    """An output that is read along with the reference; a context manager, which closes the clip and ends VMAF.
 
     Args:
         reference: the clip to compare with.
         clip: the output.
-        pairing: of the two.
-        num_frames: of the reference.
+        pairing: the pairs of the two.
+        num_frames: number of frames of the reference.
         border: pixels that PSNR and SSIM leave out at each side.
-        vmaf_model: of libvmaf; None: VMAF is not measured.
+        vmaf_model: name of libvmaf's model; None: VMAF is not measured.
     """
 
     def __init__(
@@ -317,34 +317,34 @@ class Track:
             if vmaf_model is not None:
                 scorer = VmafScorer(clip.video.width, clip.video.height, self._bit_depth, vmaf_model)
                 self._vmaf = stack.enter_context(scorer)
-            self._open = stack.pop_all()
+            self._resources = stack.pop_all()
 
-    def take(self, step: Step) -> None:
-        """Compare the frame that belongs to the reference's next one, if there is one.
+    def compare(self, step: Step) -> None:
+        """Compare the partner of the reference's next frame, if it has one.
 
         Raises:
-            InputError: the clip is not what it was when its times were read.
+            InputError: the clip was changed since its times were read.
             FFmpegError: VMAF failed.
         """
         rgb = next(self._frames)
         if rgb is None:
             self._last = None
             return
-        shown = ProgressDisplay(rgb)
+        frame = ComparedFrame(rgb)
         score = FrameScore(
             number=step.number,
             output_number=self._partner[step.number],
             seconds=step.seconds,
-            psnr_y=psnr_y(shown.rgb, step.shown.rgb, border=self._border).item(),
-            ssim_y=ssim_y(shown.rgb, step.shown.rgb, border=self._border).item(),
+            psnr_y=psnr_y(frame.rgb, step.frame.rgb, border=self._border).item(),
+            ssim_y=ssim_y(frame.rgb, step.frame.rgb, border=self._border).item(),
         )
         if self._vmaf is not None:
-            frames = (frame.coded_luma(self._matrix, self._bit_depth) for frame in (step.shown, shown))
-            self._vmaf.add(*frames)
+            planes = (each.coded_luma(self._matrix, self._bit_depth) for each in (step.frame, frame))
+            self._vmaf.add(*planes)
         if step.transition is not None and self._last is not None:
-            score = self._with_steadiness(score, self._last, shown.luma, step, step.transition)
+            score = self._with_steadiness(score, self._last, frame.luma, step, step.transition)
         self._scores.append(score)
-        self._last = shown.luma
+        self._last = frame.luma
 
     @staticmethod
     def _with_steadiness(
@@ -362,7 +362,7 @@ class Track:
         )
 
     def finish(self) -> tuple[FrameScore, ...]:
-        """The scores of all frames that have a partner; call it once, behind the last frame.
+        """Return the scores of all frames that have a partner; call it once, after the last frame.
 
         Raises:
             FFmpegError: VMAF failed.
@@ -379,17 +379,17 @@ class Track:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        self._resources.close()
 
 
 def read_paired(clip: Clip, pairing: Pairing, num_frames: int) -> Generator[Tensor | None, None, None]:
-    """For each of the reference's ``num_frames`` frames the clip's own one as RGB (1, 3, H, W); None without a partner.
+    """Yield for each of the reference's ``num_frames`` frames its partner as RGB (1, 3, H, W); None if it has none.
 
     Raises:
         InputError: the clip has fewer frames than when its times were read.
     """
     partner = dict(pairing.pairs)
-    at = -1
+    position = -1
     with closing(read_rgb(clip)) as frames:
         for number in range(num_frames):
             wanted = partner.get(number)
@@ -397,9 +397,9 @@ def read_paired(clip: Clip, pairing: Pairing, num_frames: int) -> Generator[Tens
                 yield None
                 continue
             for rgb in frames:
-                at += 1
-                if at == wanted:
+                position += 1
+                if position == wanted:
                     yield rgb
                     break
             else:
-                raise InputError(f"{clip.path} has changed while it was compared; leave it alone and start again.")
+                raise InputError(f"{clip.path} was changed during the comparison; start again without changing it.")

@@ -1,10 +1,10 @@
-"""VMAF by the ffmpeg program's libvmaf, of frames that are already paired.
+"""VMAF of frames that are already paired, by libvmaf in the ffmpeg program.
 
 Li et al., "Toward a practical perceptual video quality metric", Netflix, 2016; https://github.com/Netflix/vmaf.
 
-ffmpeg pairs two inputs by their timestamps and, where one has no frame, repeats another in silence. Here it cannot:
-both frames of a pair travel in one picture, one above the other, through one pipe, and are cut apart behind it. A pipe
-holds no more than ffmpeg has not yet taken, so neither memory nor disk grows with the clip.
+ffmpeg pairs two inputs by their timestamps and repeats a frame without a warning if one is missing. Here it cannot:
+both frames of a pair are sent through one pipe as one picture, one above the other, and ffmpeg separates them. The
+pipe is bounded, so neither memory nor disk use grows with the clip.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vsr.media.clip import Plane
 from vsr.media.ffmpeg import TAIL_LINES, bundled_program, find_program
 
 DEPTHS = (8, 10, 12, 16)
-"""Bits of a sample that libvmaf takes."""
+"""Bits of a sample that libvmaf accepts."""
 
 MIN_SIZE = 32
 """Pixels along an edge: below 17, libvmaf crashes (seen with version 86da14d)."""
@@ -40,50 +40,50 @@ NO_VMAF = "--no-vmaf leaves VMAF out"
 
 @lru_cache(maxsize=1)
 def find_program_with_vmaf() -> str:
-    """The ffmpeg program; where that lacks libvmaf, the one that imageio-ffmpeg carries.
+    """Return the ffmpeg program, or the one of imageio-ffmpeg if the first lacks libvmaf.
 
     Raises:
-        FFmpegError: it is missing, cannot be started, or both were built without.
+        FFmpegError: it is missing, cannot be started, or both were built without libvmaf.
     """
     program = find_program()
     found = next((each for each in (program, bundled_program()) if each is not None and _has_vmaf(each)), None)
     if found is None:
         raise FFmpegError(
-            f"{program} is built without libvmaf; {NO_VMAF}, and an ffmpeg with it, first on PATH, measures it."
+            f"{program} is built without libvmaf; {NO_VMAF}, or VSR_FFMPEG can name an ffmpeg that has it."
         )
     return found
 
 
 def _has_vmaf(program: str) -> bool:
     try:
-        asked = subprocess.run(
+        listing = subprocess.run(
             [program, "-nostdin", "-hide_banner", "-filters"], stdin=subprocess.DEVNULL, capture_output=True
         )
     except OSError as exc:
         raise FFmpegError(f"cannot start {program}: {exc.strerror}; {NO_VMAF}.") from exc
-    return b" libvmaf " in asked.stdout
+    return b" libvmaf " in listing.stdout
 
 
 class VmafScorer:
     """One run of libvmaf over pairs of frames.
 
-    Use as a context manager: leaving it ends the program, whatever happened, and removes its log. Only luma takes part
-    in the score; the chroma that libvmaf's formats ask for is neutral.
+    Use it as a context manager: leaving it always ends the program and removes its log. Only luma counts for the
+    score; the chroma that libvmaf's pixel formats need is neutral.
 
     Args:
         width: columns of all frames, at least ``MIN_SIZE``.
         height: rows of all frames, at least ``MIN_SIZE``.
-        bit_depth: of the planes, one of ``DEPTHS``.
+        bit_depth: bits of the planes, one of ``DEPTHS``.
         model: libvmaf's name of a built-in model.
 
     Raises:
-        FFmpegError: no ffmpeg program with libvmaf.
-        ValueError: a size or a depth that libvmaf cannot take.
+        FFmpegError: there is no ffmpeg program with libvmaf.
+        ValueError: libvmaf does not support the size or the depth.
     """
 
     def __init__(self, width: int, height: int, bit_depth: int, model: str) -> None:
         if min(width, height) < MIN_SIZE or bit_depth not in DEPTHS:
-            raise ValueError(f"libvmaf takes no {width}x{height} of {bit_depth} bits")
+            raise ValueError(f"libvmaf does not support {width}x{height} of {bit_depth} bits")
         program = find_program_with_vmaf()
         self.num_pairs = 0
         self.version = ""
@@ -107,11 +107,11 @@ class VmafScorer:
         self._drain.start()
 
     def add(self, reference: Plane, output: Plane) -> None:
-        """Hand over a pair: (H, W) luma of limited range, in code values of the bit depth.
+        """Send a pair: (H, W) luma of limited range, in code values of the bit depth.
 
         Raises:
             FFmpegError: the program has ended early.
-            ValueError: another shape.
+            ValueError: a plane has another shape.
         """
         for half, plane in zip(self._luma, (reference, output), strict=True):
             if plane.shape != self._shape:
@@ -121,12 +121,12 @@ class VmafScorer:
         try:
             self._child.stdin.write(self._luma.data)
             self._child.stdin.write(self._chroma)
-        except OSError as exc:  # it does not listen any more
+        except OSError as exc:  # the program has closed the pipe
             raise self._failure() from exc
         self.num_pairs += 1
 
     def finish(self) -> list[float]:
-        """The scores, one for each pair in order, 0..100.
+        """Return the scores, one for each pair in order, 0..100.
 
         Raises:
             FFmpegError: the program failed, or did not score every pair.
@@ -143,7 +143,7 @@ class VmafScorer:
             scores = {frame["frameNum"]: float(frame["metrics"]["vmaf"]) for frame in log["frames"]}
             self.version = str(log["version"])
         except (OSError, ValueError, KeyError) as exc:
-            raise FFmpegError(f"ffmpeg left no log of VMAF that can be read; {NO_VMAF}.") from exc
+            raise FFmpegError(f"ffmpeg wrote no readable log of VMAF; {NO_VMAF}.") from exc
         if sorted(scores) != list(range(self.num_pairs)):
             raise FFmpegError(f"libvmaf scored {len(scores)} of {self.num_pairs} frames; {NO_VMAF}.")
         return [scores[number] for number in range(self.num_pairs)]
@@ -155,8 +155,8 @@ class VmafScorer:
     def _failure(self) -> FFmpegError:
         code = self._child.wait()
         self._drain.join()
-        said = "; ".join(line.decode("utf-8", "replace").strip() for line in self._tail) or "it gave no reason"
-        return FFmpegError(f"VMAF failed, ffmpeg ended with code {code}: {said}; {NO_VMAF}.")
+        reason = "; ".join(line.decode("utf-8", "replace").strip() for line in self._tail) or "it gave no reason"
+        return FFmpegError(f"VMAF failed, ffmpeg ended with code {code}: {reason}; {NO_VMAF}.")
 
     def __enter__(self) -> VmafScorer:
         return self
@@ -164,14 +164,14 @@ class VmafScorer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._child.kill()  # has ended already where all went well
+        self._child.kill()  # it has already ended unless something failed
         self._child.wait()
         self._drain.join()
         for pipe in (self._child.stdin, self._child.stderr):
             try:
                 if pipe is not None:
                     pipe.close()
-            except OSError:  # flushes what nobody reads any more
+            except OSError:  # closing flushes to a pipe that is no longer read
                 pass
         self._folder.cleanup()
 
@@ -179,14 +179,14 @@ class VmafScorer:
 def _command(
     program: str, stacked: tuple[int, ...], shape: tuple[int, int], bit_depth: int, model: str
 ) -> Sequence[str]:
-    """Arguments of ffmpeg: one raw stream of stacked pictures in, the log ``vmaf.json`` in its folder out."""
+    """Return ffmpeg's arguments: it reads one raw stream of stacked pictures and writes the log ``vmaf.json``."""
     (_, rows, width), (height, _) = stacked, shape
-    # Grey would fit better, but ffmpeg takes it for full range and converts it on the way to libvmaf.
+    # Grey would fit better, but ffmpeg treats it as full range and converts it before libvmaf.
     pixel_format = "yuv420p" if bit_depth == 8 else f"yuv420p{bit_depth}le"
     halves = ffmpeg.input(
         "pipe:0", format="rawvideo", pixel_format=pixel_format, video_size=(width, 2 * rows), framerate=25
     ).split()
-    # exact: odd sizes are not rounded to those of chroma.
+    # exact: do not round odd sizes to those of chroma.
     reference, output = (
         halves[number].filter("crop", w=width, h=height, x=0, y=number * rows, exact=1) for number in (0, 1)
     )
@@ -200,5 +200,5 @@ def _command(
 
 
 def harmonic_mean(scores: Sequence[float]) -> float:
-    """As libvmaf pools: of each score plus 1, less 1; a few bad frames weigh more than in the mean."""
+    """Return the harmonic mean of the scores plus 1, minus 1, as libvmaf pools: bad frames weigh more."""
     return len(scores) / sum(1 / (score + 1) for score in scores) - 1
