@@ -25,7 +25,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vsr.errors import InputError, is_out_of_memory
-from vsr.files import MAX_PIXELS, files_only, has_room
+from vsr.files import MAX_PIXELS, files_only, has_memory_for
 from vsr.media.clip import CENTRE, UNSPECIFIED, ClipInfo, ColourTags, StreamInfo, VideoInfo
 from vsr.media.formats import LightLevels, MasteringDisplay
 from vsr.media.libav import (
@@ -293,7 +293,7 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
             for frame in packet.decode():
                 return frame
         except (LibavError, OSError) as exc:
-            if is_out_of_memory(exc) and not has_room(stream.codec_context.width, stream.codec_context.height):
+            if is_out_of_memory(exc) and not has_memory_for(stream.codec_context.width, stream.codec_context.height):
                 raise
             logger.debug("%s: %s", container.name, exc)
         if number >= MAX_PROBE_PACKETS:

@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from vsr.errors import InputError, is_out_of_memory
-from vsr.files import MAX_PIXELS, has_room
+from vsr.files import MAX_PIXELS, has_memory_for
 from vsr.imaging.colour import PixelLayout
 from vsr.imaging.motion import Motion
 from vsr.media.clip import Plane, VideoInfo, layout_of, nearest_format, planes_of
@@ -270,7 +270,7 @@ def _decode(
             return
         except (LibavError, OSError) as exc:
             context = stream.codec_context
-            if is_out_of_memory(exc) and not has_room(context.width, context.height):
+            if is_out_of_memory(exc) and not has_memory_for(context.width, context.height):
                 raise
             logger.debug("%s: %s", stream, exc)
             damage.undecodable += _lies_within(packet, start, end)

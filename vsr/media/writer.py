@@ -22,7 +22,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
 from vsr.errors import OutputError, UsageError, VsrError, is_out_of_memory
-from vsr.files import has_room
+from vsr.files import has_memory_for
 from vsr.media.clip import ColourTags, frame_of, has_alpha, planes_like
 from vsr.media.ffmpeg import encoder_options
 from vsr.media.formats import CODECS, CONTAINERS, Codec, LightLevels, MasteringDisplay, Timing, decoding_times, holds
@@ -96,7 +96,7 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
     try:
         context.open()
     except (LibavError, ValueError) as exc:
-        if is_out_of_memory(exc) or (isinstance(exc, ExternalError) and not has_room(video.width, video.height)):
+        if is_out_of_memory(exc) or (isinstance(exc, ExternalError) and not has_memory_for(video.width, video.height)):
             raise MemoryError(f"{codec.encoder}: {exc}") from exc
         raise OutputError(
             f"the encoder {codec.encoder} refuses {video.width}x{video.height} {video.pix_fmt} "
@@ -207,7 +207,7 @@ class Encoder:
                 self._container.mux(packet)
         except (LibavError, OSError) as exc:
             if is_out_of_memory(exc) or (
-                isinstance(exc, ExternalError) and not has_room(self._video.width, self._video.height)
+                isinstance(exc, ExternalError) and not has_memory_for(self._video.width, self._video.height)
             ):
                 raise MemoryError(f"{self._stream.codec_context.name}: {exc}") from exc
             raise OutputError(f"encoding failed after {self.num_frames} frames: {exc.strerror}.") from exc
