@@ -104,7 +104,7 @@ def test_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FFmpegError) as caught:
         run(command())
     assert str(caught.value) == (
-        "no ffmpeg program: imageio-ffmpeg carries none for this system, and none is on PATH. Install ffmpeg."
+        "no ffmpeg program: imageio-ffmpeg has none for this system, and none is on PATH; install ffmpeg."
     )
 
 
@@ -112,18 +112,18 @@ def test_a_variable_that_names_no_program(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("VSR_FFMPEG", "/nowhere/ffmpeg")
     with pytest.raises(FFmpegError) as caught:
         find_program()
-    assert str(caught.value) == "VSR_FFMPEG names /nowhere/ffmpeg, which is no program; correct or unset it."
+    assert str(caught.value) == "VSR_FFMPEG is set to /nowhere/ffmpeg, which is not a program; correct or unset it."
 
 
 def test_a_program_that_is_no_ffmpeg(stand_in: Callable[..., Path]) -> None:
     program = stand_in("exit 0", version="convert 7")
     with pytest.raises(FFmpegError) as caught:
         find_program()
-    assert str(caught.value) == f"{program} is no ffmpeg program: asked for its version, it does not tell one."
+    assert str(caught.value) == f"{program} is not an ffmpeg program: it does not print a version."
 
 
 @pytest.mark.parametrize(
-    ("carried", "way_out"), [("/carried/ffmpeg", "unset VSR_FFMPEG"), (None, "name a newer one by VSR_FFMPEG")]
+    ("carried", "way_out"), [("/carried/ffmpeg", "unset VSR_FFMPEG"), (None, "set VSR_FFMPEG to a newer one")]
 )
 def test_an_old_program_is_refused(
     carried: str | None, way_out: str, stand_in: Callable[..., Path], monkeypatch: pytest.MonkeyPatch

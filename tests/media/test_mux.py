@@ -98,23 +98,24 @@ def test_without_subtitles() -> None:
     others = (StreamInfo(1, "audio", "aac", None), StreamInfo(2, "subtitle", "subrip", None))
     plans = plan_streams(ClipInfo(Path("in.mkv"), VIDEO, others), CONTAINERS[".mkv"], subtitles="none")
     assert [str(plan) for plan in plans] == [
-        "stream 1, aac audio: copied", "stream 2, subrip subtitle: left out (as asked)",
+        "stream 1, aac audio: copied", "stream 2, subrip subtitle: left out (as requested)",
     ]  # fmt: skip
 
 
 def test_without_audio() -> None:
     others = (StreamInfo(1, "audio", "aac", None), StreamInfo(2, "subtitle", "subrip", None))
     clip = ClipInfo(Path("in.mkv"), VIDEO, others)
-    assert decisions(clip, ".mkv", audio="none") == {1: ("drop", "", "as asked"), 2: COPIED}
+    assert decisions(clip, ".mkv", audio="none") == {1: ("drop", "", "as requested"), 2: COPIED}
 
 
-def test_plans_in_words() -> None:
+def test_plans_as_text() -> None:
     stream = StreamInfo(2, "subtitle", "ass", "deu")
     assert str(StreamPlan(stream, "copy")) == "stream 2, ass subtitle (deu): copied"
     assert str(StreamPlan(stream, "convert", "mov_text", "mp4 cannot hold ass")) == (
         "stream 2, ass subtitle (deu): converted to mov_text (mp4 cannot hold ass)"
     )
-    assert str(StreamPlan(stream, "drop", reason="as asked")) == "stream 2, ass subtitle (deu): left out (as asked)"
+    left_out = StreamPlan(stream, "drop", reason="as requested")
+    assert str(left_out) == "stream 2, ass subtitle (deu): left out (as requested)"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_container_by_name(name: str, muxer: str) -> None:
 def test_no_container(name: str) -> None:
     with pytest.raises(UsageError) as caught:
         container_of(Path(name))
-    assert str(caught.value) == f"cannot tell the format of {name}: its name must end in {', '.join(CONTAINERS)}."
+    assert str(caught.value) == f"cannot determine the format of {name}: its name must end in {', '.join(CONTAINERS)}."
 
 
 @dataclass
@@ -475,7 +476,7 @@ def test_no_file_in_spite_of_success(
     monkeypatch.setattr("vsr.media.mux.run", lambda output: None)
     with pytest.raises(OutputError) as caught:
         assemble(clip.path, clip, [], tmp_path / "out.mp4", CONTAINERS[".mp4"])
-    assert str(caught.value) == f"ffmpeg left no file at {tmp_path / 'out.mp4'}."
+    assert str(caught.value) == f"ffmpeg wrote no file {tmp_path / 'out.mp4'}."
 
 
 def test_the_result_plays(make_clip: MakeClip, assembled: Callable[..., Assembled]) -> None:
@@ -493,10 +494,10 @@ def test_audio_by_another_encoder(full_clip: Path, assembled: Callable[..., Asse
 @pytest.mark.parametrize(
     ("audio", "ending", "message"),
     [
-        ("mp9", ".mkv", "ffmpeg has no audio encoder called mp9: take copy, none, aac, libopus or another that"),
-        ("libx264", ".mkv", "ffmpeg has no audio encoder called libx264: take copy, none, aac"),
-        ("aac", ".webm", "webm cannot hold aac audio; take libopus."),
-        ("aac", ".gif", "gif cannot hold aac audio; take none."),
+        ("mp9", ".mkv", "ffmpeg has no audio encoder called mp9: use copy, none, aac, libopus or another that"),
+        ("libx264", ".mkv", "ffmpeg has no audio encoder called libx264: use copy, none, aac"),
+        ("aac", ".webm", "webm cannot hold aac audio; use libopus."),
+        ("aac", ".gif", "gif cannot hold aac audio; use none."),
     ],
 )
 def test_audio_encoders_that_cannot_be(audio: str, ending: str, message: str) -> None:
@@ -661,7 +662,7 @@ def test_what_does_not_arrive_is_counted(ending: str, make_clip: MakeClip, ffmpe
     assert check_assembled(short, clip, plans, num_frames=8) == [
         f"stream 1, aac audio arrived with {few} of {packets} packets"
     ]
-    with pytest.raises(OutputError, match=rf"^ffmpeg left fewer\{ending} with 7 of 8 frames, and no word of it\.$"):
+    with pytest.raises(OutputError, match=rf"^ffmpeg wrote 7 of 8 frames to fewer\{ending} without an error\.$"):
         check_assembled(shorter, clip, plans, num_frames=8)
 
 

@@ -139,8 +139,8 @@ def test_pictures_of_less_find_a_place_in_the_first_ones_format(tmp_path: Path) 
         ),
         (noise(4, 6, 3), noise(4, 6, 4), "has more bits or an alpha channel, unlike the first picture"),
         (noise(4, 6), noise(4, 6, 4), "has more bits or an alpha channel, unlike the first picture"),
-        (noise(4, 6), noise(4, 6, 3), "has colours, unlike the first picture; sort them apart"),
-        (noise(4, 6), noise(4, 7), "is 7x4, the first picture 6x4: pictures of one sequence have one size"),
+        (noise(4, 6), noise(4, 6, 3), "has colours, unlike the first picture; process it separately"),
+        (noise(4, 6), noise(4, 7), "is 7x4, the first picture 6x4: all pictures of a sequence must have the same size"),
     ],
     ids=["depth", "alpha", "alpha of grey", "colour", "size"],
 )

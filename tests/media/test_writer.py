@@ -229,7 +229,7 @@ def test_what_is_written_is_what_the_program_sees(tmp_path: Path, frame_listing:
         (replace(PLAIN, pix_fmt="rgb24"), {}, r"refuses 48x32 rgb24 with its defaults: .+\."),
         (PLAIN, {"crf": "best"}, r"refuses 48x32 yuv420p with \{'crf': 'best'\}: .+\."),
         (PLAIN, {"bf": "-7"}, r"refuses 48x32 yuv420p with \{'bf': '-7'\}: .+\."),
-        (PLAIN, {"sharpness": "9"}, r"has no option sharpness: take 8x8dct, .+, x264-params, x264opts\."),
+        (PLAIN, {"sharpness": "9"}, r"has no option sharpness: use 8x8dct, .+, x264-params, x264opts\."),
     ],
 )
 def test_refusals(

@@ -46,22 +46,22 @@ def test_encoders_that_also_take_frames_of_a_device(decoded: str, encoded: str) 
 
 
 def test_a_format_that_was_asked_for() -> None:
-    assert encoded_format(CODECS["h264"], "yuv444p10le", asked="yuv420p") == ("yuv420p", "yuv420p")
-    assert encoded_format(CODECS["h264"], "yuv420p", asked="nv12") == ("nv12", "yuv420p")
+    assert encoded_format(CODECS["h264"], "yuv444p10le", requested="yuv420p") == ("yuv420p", "yuv420p")
+    assert encoded_format(CODECS["h264"], "yuv420p", requested="nv12") == ("nv12", "yuv420p")
 
 
 def test_formats_that_the_encoder_does_not_take() -> None:
     with pytest.raises(
-        UsageError, match=r"^the encoder libx264 takes no gbrp: take gray, gray10le, nv12, .*yuvj444p\.$"
+        UsageError, match=r"^the encoder libx264 does not accept gbrp: use gray, gray10le, nv12, .*yuvj444p\.$"
     ):
-        encoded_format(CODECS["h264"], "yuv420p", asked="gbrp")
-    with pytest.raises(UsageError, match=r"^the encoder gif takes no rgb8 that vsr can write\.$"):
-        encoded_format(Codec("gif"), "gbrp", asked="rgb8")
+        encoded_format(CODECS["h264"], "yuv420p", requested="gbrp")
+    with pytest.raises(UsageError, match=r"^the encoder gif accepts no rgb8 that vsr can write\.$"):
+        encoded_format(Codec("gif"), "gbrp", requested="rgb8")
 
 
 @pytest.mark.parametrize("name", ["h266", "aac", ""])
 def test_no_such_encoder(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"^this build of libav has no video encoder '{name}': take h264, .*name\.$"):
+    with pytest.raises(UsageError, match=rf"^this build of libav has no video encoder '{name}': use h264, .*name\.$"):
         codec_named(name)
 
 
