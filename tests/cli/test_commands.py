@@ -227,7 +227,11 @@ def write_sound(path: Path) -> None:
         (["--model", "bicubic", "-x", "bf=-7"], 1, ["the encoder libx264 refuses 192x128 yuv420p with {'bf': '-7'}"]),
         (["--model", "bicubic", "-x", "bf"], 2, ["'-x': 'bf' is not of the form KEY=VALUE."]),
         (["--model", "bicubic", "-x", "=3"], 2, ["'-x': '=3' is not of the form KEY=VALUE."]),
-        (["--model", "bicubic", "--pix-fmt", "gbrp"], 2, ["encoder libx264 does not accept gbrp: use gray, gray10le"]),
+        (
+            ["--model", "bicubic", "--pix-fmt", "gbrp"],
+            2,
+            ["the encoder libx264 does not accept gbrp: use gray, gray10le"],
+        ),
         (
             ["--model", "bicubic", "--start", "soon"],
             2,
