@@ -254,7 +254,7 @@ def write_sound(path: Path) -> None:
         (["--model", "bicubic", "--fps", "fast"], 2, ["'--fps': 'fast' is no rate"]),
         (["--model", "bicubic", "--fps", "0"], 2, ["frames a second lie above 0 and up to 1000, as a ratio"]),
         (["--model", "bicubic", "--deinterlace", "maybe"], 2, ["maybe", "auto", "yes", "no"]),
-        (["--model", "bicubic", "--max-pixels", "100"], 1, ["its frames are 48x32, more than 100 pixels"]),
+        (["--model", "bicubic", "--max-pixels", "100"], 1, ["clip.mp4 has frames of 48x32, more than 100 pixels"]),
         (["--model", "bicubic", "--tile", 8], 2, ["a tile of 8 is too small"]),
         (["--model", "bicubic", "--tile", "big"], 2, ["'big' is neither auto nor a whole number from 0 up"]),
         (["--model", "bicubic", "--batch", 0], 2, ["'0' is neither auto nor a whole number from 1 up"]),

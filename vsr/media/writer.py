@@ -258,7 +258,7 @@ def encoded_suffix(codec: Codec) -> str:
     for suffix in (".mp4", ".mov"):
         if holds(CONTAINERS[suffix], format_of(codec)):
             return suffix
-    raise UsageError(f"vsr cannot write {format_of(codec)}, which MP4 and QuickTime do not support; use another codec.")
+    raise UsageError(f"vsr cannot write {format_of(codec)}, which neither MP4 nor QuickTime holds; use another codec.")
 
 
 CAPTIONS_OPTION = "a53cc"
