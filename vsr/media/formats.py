@@ -299,7 +299,8 @@ def decoding_times(shown: Sequence[int]) -> list[int]:
 
     Muxers shift a file whose first decoding timestamp is negative, and the decoding timestamps of two parts overlap
     where they are joined, so they are computed anew for the whole stream. With the timestamps sorted as S and D the
-    smallest depth with ``S[i - D] <= pts[i]`` for all i in decoding order, they are ``S[i - D]``.
+    smallest depth with ``S[i - D] <= pts[i]`` for all i in decoding order, they are ``S[i - D]``; the first
+    D are before S[0].
 
     Args:
         shown: presentation timestamps in the order of decoding, all different.
