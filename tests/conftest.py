@@ -1,4 +1,4 @@
-"""What the tests share: made clips, tiny weights, and a watch over what is left behind."""
+"""Fixtures shared by the tests: generated clips, tiny weights, and a check for leaked resources."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from vsr.networks.weights import save_network
 
 Listing = list[tuple[int, int, str]]
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a shell starts in the background
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell sets this for background processes
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-torch.set_num_threads(1)  # tiny networks lose more by waiting for a second thread than they gain
+torch.set_num_threads(1)  # tiny networks are slower with a second thread
 
 
 @pytest.fixture(autouse=True)
-def one_seed() -> None:
-    """The first weights of a network are random; no test depends on which ran before it."""
+def fixed_seed() -> None:
+    """Seed torch, so that no test depends on the tests before it."""
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def limited_device() -> Iterator[torch.device]:
-    """A device that refuses float64 and uint16, as Apple's MPS does."""
-    stand_in = runpy.run_path(str(Path(__file__).with_name("limited_device.py")))
-    with stand_in["limited_device"]() as device:
+    """Provide a device that refuses float64 and uint16, as Apple's MPS does."""
+    namespace = runpy.run_path(str(Path(__file__).with_name("limited_device.py")))
+    with namespace["limited_device"]() as device:
         yield device
 
 
 @pytest.fixture
 def restored_precisions() -> Iterator[None]:
-    """Sets back by hand how float32 is computed on CUDA, which a test sets; a process of its own would be slower."""
+    """Reset the settings of float32 on CUDA that a test changes; a separate process would be slower."""
     yield
     torch.backends.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
     torch.backends.cuda.matmul.fp32_precision = "none"
@@ -59,18 +59,18 @@ def restored_precisions() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real pictures and clips that VSR_TEST_DATA names."""
+    """Return the folder of real pictures and clips in VSR_TEST_DATA."""
     named = os.environ.get("VSR_TEST_DATA")
     if not named:
-        pytest.skip("VSR_TEST_DATA does not name a folder of real pictures and clips")
+        pytest.skip("VSR_TEST_DATA is not set to a folder of real pictures and clips")
     folder = Path(named).resolve()
-    assert (folder / "clips").is_dir(), f"VSR_TEST_DATA={named} holds no clips/"
+    assert (folder / "clips").is_dir(), f"VSR_TEST_DATA={named} contains no clips/"
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_generator() -> Callable[..., Generator]:
-    """Builds a generator, by default of one block and four channels, whose every parameter and statistic is random."""
+    """Build a generator with random parameters and statistics, by default with one block and four channels."""
 
     def build(scale: int = 4, seed: int = 0, **config: Any) -> Generator:
         with torch.random.fork_rng(), torch.no_grad():
@@ -87,7 +87,7 @@ def tiny_generator() -> Callable[..., Generator]:
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory, tiny_generator: Callable[..., Generator]) -> Path:
-    """A weights file of the tiny generator, x4."""
+    """Return a weights file of the tiny generator, x4."""
     path = tmp_path_factory.mktemp("weights") / "tiny-x4.safetensors"
     save_network(path, tiny_generator(), {"purpose": "tests"})
     return path
@@ -95,7 +95,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory, tiny_generator: Calla
 
 @pytest.fixture
 def make_clip(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a clip with libav: moving gradients and, if asked, tones."""
+    """Write a clip with libav: moving gradients and optional tones."""
 
     def make(
         name: str = "clip.mp4",
@@ -131,7 +131,7 @@ def make_clip(tmp_path: Path) -> Callable[..., Path]:
 
 
 def gradient(width: int, height: int, shift: int) -> np.ndarray:
-    """(height, width, 3) uint8: a smooth picture that moves with ``shift``."""
+    """Return a smooth picture that moves with ``shift``: (height, width, 3) uint8."""
     x, y = np.meshgrid(np.arange(width) + 2 * shift, np.arange(height))
     channels = [127 + 100 * np.sin(x / 9), 127 + 100 * np.cos(y / 7), 127 + 100 * np.sin((x + y) / 11)]
     return np.stack(channels, -1).astype(np.uint8)
@@ -149,12 +149,12 @@ def _encode_tone(container: av.container.OutputContainer, stream: av.AudioStream
 
 @pytest.fixture(scope="session")
 def ffmpeg() -> Callable[..., str]:
-    """Runs an ffmpeg program and returns what it wrote to its standard output: a second opinion on files.
+    """Run an ffmpeg program for independent checks of files, and return its standard output.
 
-    Always the one that imageio-ffmpeg carries, whichever vsr takes.
+    It is always the program bundled with imageio-ffmpeg, whichever vsr uses.
     """
     program = bundled_program()
-    assert program is not None, "imageio-ffmpeg carries no program for this system"
+    assert program is not None, "imageio-ffmpeg has no program for this system"
 
     def run(*arguments: str | Path) -> str:
         command = [program, "-nostdin", "-v", "error", "-y", *map(str, arguments)]
@@ -167,7 +167,7 @@ def ffmpeg() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def frame_listing(ffmpeg: Callable[..., str]) -> Callable[..., Listing]:
-    """Lists the frames of a stream as the ffmpeg program decodes them: pts, duration, MD5 of the packed planes."""
+    """List the frames of a stream as decoded by the ffmpeg program: pts, duration, MD5 of the packed planes."""
 
     def frames(path: Path, index: int, pix_fmt: str) -> Listing:
         rows = ffmpeg(
@@ -182,16 +182,16 @@ def frame_listing(ffmpeg: Callable[..., str]) -> Callable[..., Listing]:
 
 
 @dataclass(frozen=True)
-class Possessions:
-    """What this process has: threads of vsr's, child processes with the time of their start, open files by number."""
+class Resources:
+    """The resources of this process: vsr's threads, child processes with their start times, open files by number."""
 
     threads: frozenset[threading.Thread]
     children: frozenset[tuple[int, str]]
     files: frozenset[tuple[int, str]]
 
     @classmethod
-    def now(cls) -> Possessions:
-        """Those of this moment."""
+    def now(cls) -> Resources:
+        """Return the current resources."""
         threads = (thread for thread in threading.enumerate() if thread.is_alive() and thread.name.startswith("vsr-"))
         return cls(frozenset(threads), frozenset(_children()), frozenset(_open_files()))
 
@@ -211,21 +211,21 @@ def _open_files() -> Iterator[tuple[int, str]]:
 
 def _end_children(children: Iterable[tuple[int, str]]) -> None:
     for pid, _ in children:
-        with suppress(OSError):  # it has ended, or been reaped, meanwhile
+        with suppress(OSError):  # it has ended or been reaped in the meantime
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
 
 @pytest.fixture
 def leaves_nothing(tmp_path: Path) -> Iterator[None]:
-    """Fails where a test leaves a thread of vsr's, a child process, an open file of ``tmp_path``, or a job folder.
+    """Fail if a test leaves a thread of vsr, a child process, an open file of ``tmp_path``, or a temporary file.
 
-    What was there before is not its fault. The children that it leaves are ended, and its files closed, so that the
-    next test begins clean.
+    Resources from before the test are ignored. Leaked children are killed and leaked files closed, so that the next
+    test begins clean.
     """
-    before = Possessions.now()
+    before = Resources.now()
     yield
-    after = Possessions.now()
+    after = Resources.now()
     children = after.children - before.children
     files = [(number, name) for number, name in after.files - before.files if name.startswith(str(tmp_path))]
     threads = [thread.name for thread in after.threads - before.threads]

@@ -1,8 +1,8 @@
-"""A device that stands in for Apple's MPS: it computes on the CPU, and refuses the types that MPS lacks.
+"""A replacement for Apple's MPS that computes on the CPU and refuses the types that MPS lacks.
 
-As every device does, it refuses tensors of two devices in one operation.
+Like every device, it refuses tensors of two devices in one operation.
 
-It goes by the name ``meta``, whose tensors torch itself gives no values. Here they have some.
+Its name is ``meta``, whose tensors normally have no values; here they have values.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("meta")
 LACKING = (torch.float64, torch.complex128, torch.uint16, torch.uint32, torch.uint64)
-"""Types that no tensor there may have."""
+"""Dtypes that the device refuses."""
 
 CROSSING = re.compile(r"aten\.(to|_to_copy|copy_|index\w*)\.")
-"""Operations that may take tensors of two devices, by name: copies, and what is given indices."""
+"""Names of operations that accept tensors of two devices: copies and indexing."""
 
 
 @contextmanager
 def limited_device() -> Iterator[torch.device]:
-    """Within it, ``DEVICE`` computes."""
+    """Make ``DEVICE`` compute within the context."""
     with _FromLists(), _Factories():
         yield DEVICE
 
@@ -46,20 +46,20 @@ class _Factories(TorchDispatchMode):
         return _run(function, args, kwargs or {})
 
 
-class _There(Tensor):
-    """A tensor of that device, and the one on the CPU that holds its values."""
+class _LimitedTensor(Tensor):
+    """A tensor of the device, with the CPU tensor that contains its values."""
 
     held: Tensor
     is_meta = False
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> _There:
+    def __new__(cls, held: Tensor) -> _LimitedTensor:
         if held.dtype in LACKING:
             raise TypeError(f"the device has no {held.dtype}")
         layout = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
-        there = Tensor._make_wrapper_subclass(cls, held.size(), device=DEVICE, **layout)  # type: ignore[attr-defined]
-        there.held = held
-        return there
+        limited = Tensor._make_wrapper_subclass(cls, held.size(), device=DEVICE, **layout)  # type: ignore[attr-defined]
+        limited.held = held
+        return limited
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -77,15 +77,15 @@ class _There(Tensor):
 
 
 def _run(function: Any, args: Any, kwargs: Any) -> Any:
-    """Any operation, on the values on the CPU; what it makes of tensors there lies there too."""
+    """Run any operation on the CPU values; results of tensors on the device are on the device too."""
     if function is torch.ops.aten._has_compatible_shallow_copy_type.default:
-        return False  # a parameter that has moved is another
+        return False  # a parameter that was moved is a new one
     given = tree_leaves((args, kwargs))
     tensors = [leaf for leaf in given if isinstance(leaf, Tensor)]
     targets = [leaf for leaf in given if isinstance(leaf, torch.device)]
-    there = [tensor for tensor in tensors if isinstance(tensor, _There)]
-    stays = DEVICE in targets if targets else bool(there)
-    mixed = there and len(there) < len([tensor for tensor in tensors if tensor.ndim])
+    limited = [tensor for tensor in tensors if isinstance(tensor, _LimitedTensor)]
+    stays = DEVICE in targets if targets else bool(limited)
+    mixed = limited and len(limited) < len([tensor for tensor in tensors if tensor.ndim])
     if mixed and not CROSSING.match(str(function)):
         raise RuntimeError(f"{function} was given tensors of two devices")
     on_cpu = tree_map(_value_of, args), tree_map(_value_of, kwargs)
@@ -94,13 +94,13 @@ def _run(function: Any, args: Any, kwargs: Any) -> Any:
         return result
     if "out" in kwargs:
         return kwargs["out"]
-    if args and result is on_cpu[0][0] and isinstance(args[0], _There):  # in place, or nothing was to be done
+    if args and result is on_cpu[0][0] and isinstance(args[0], _LimitedTensor):  # in place, or nothing to do
         return args[0]
-    return tree_map(lambda made: _There(made) if isinstance(made, Tensor) else made, result)
+    return tree_map(lambda made: _LimitedTensor(made) if isinstance(made, Tensor) else made, result)
 
 
 def _value_of(given: Any) -> Any:
-    """An operand as the CPU knows it."""
+    """Return an operand as its CPU value."""
     if isinstance(given, torch.device):
         return torch.device("cpu") if given == DEVICE else given
-    return given.held if isinstance(given, _There) else given
+    return given.held if isinstance(given, _LimitedTensor) else given

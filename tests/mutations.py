@@ -1,4 +1,4 @@
-"""Damage done to the bytes of a file, by kind and from a seed: what disks, cables, broken-off copies and liars do."""
+"""Damage to the bytes of a file, by kind and seed, as caused by disks, cables, interrupted copies and attackers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable
 from random import Random
 
 HEADER = 4096
-"""Bytes at either end of a file in which headers lie."""
+"""Bytes at either end of a file that contain headers."""
 
 
 def flip_few(content: bytearray, random: Random) -> None:
-    """Turn over one to eight bits."""
+    """Flip one to eight bits."""
     for _ in range(random.randint(1, 8)):
         content[random.randrange(len(content))] ^= 1 << random.randrange(8)
 
 
 def flip_many(content: bytearray, random: Random) -> None:
-    """Turn over a bit in one byte of a thousand, up to one in fifty."""
+    """Flip a bit in one of a thousand to one of fifty bytes."""
     for _ in range(max(1, round(len(content) * random.uniform(0.001, 0.02)))):
         content[random.randrange(len(content))] ^= 1 << random.randrange(8)
 
@@ -27,13 +27,13 @@ def truncate(content: bytearray, random: Random) -> None:
 
 
 def cut_middle(content: bytearray, random: Random) -> None:
-    """Take out a block."""
+    """Remove a block."""
     start, length = _block(content, random)
     del content[start : start + length]
 
 
 def swap_blocks(content: bytearray, random: Random) -> None:
-    """Exchange two blocks of one length that do not touch."""
+    """Swap two blocks of the same length that do not overlap."""
     length = random.randint(1, len(content) // 4)
     first, second = sorted(random.sample(range(len(content) // length), 2))
     one, two = slice(first * length, (first + 1) * length), slice(second * length, (second + 1) * length)
@@ -41,13 +41,13 @@ def swap_blocks(content: bytearray, random: Random) -> None:
 
 
 def duplicate_block(content: bytearray, random: Random) -> None:
-    """Say something twice."""
+    """Duplicate a block."""
     start, length = _block(content, random)
     content[start:start] = content[start : start + length]
 
 
 def zero_block(content: bytearray, random: Random) -> None:
-    """Wipe a block, as a failing disk does."""
+    """Zero a block, as a failing disk does."""
     start, length = _block(content, random)
     content[start : start + length] = bytes(length)
 
@@ -60,7 +60,7 @@ def random_header(content: bytearray, random: Random) -> None:
 
 
 def header_field(content: bytearray, random: Random) -> None:
-    """Replace one to three fields of 32 bits in a header by the numbers that trip a reader."""
+    """Replace one to three fields of 32 bits in a header by extreme numbers."""
     first, last = _header(content, random)
     for _ in range(random.randint(1, 3)):
         place = random.randrange(first, last - 3)
@@ -73,7 +73,7 @@ def _block(content: bytearray, random: Random) -> tuple[int, int]:
 
 
 def _header(content: bytearray, random: Random) -> tuple[int, int]:
-    """The first or, since MP4 has its header where it likes, the last few bytes."""
+    """Return the range of the first bytes or, since MP4 may have its header at the end, of the last."""
     length = min(HEADER, len(content))
     return (0, length) if random.random() < 0.5 else (len(content) - length, len(content))
 
@@ -92,7 +92,7 @@ KINDS: dict[str, Callable[[bytearray, Random], None]] = {
 
 
 def mutate(content: bytes, kind: str, seed: str) -> bytes:
-    """A damaged copy: the same one for the same content, kind and seed, on every machine."""
+    """Return a damaged copy, the same for the same content, kind and seed on every machine."""
     damaged = bytearray(content)
     KINDS[kind](damaged, Random(seed))
     return bytes(damaged)

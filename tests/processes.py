@@ -1,4 +1,4 @@
-"""Processes as Linux tells of them in /proc, where any of them may end between two looks."""
+"""Child processes from Linux's /proc, where any of them may end between two reads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def children(pid: int) -> list[int]:
-    """List the child processes of all threads of a process, multiprocessing's own that tidies up among them."""
+    """List the child processes of all threads of a process, including multiprocessing's resource tracker."""
     found = []
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -16,7 +16,7 @@ def children(pid: int) -> list[int]:
 
 
 def workers(pid: int) -> list[int]:
-    """List those children that multiprocessing has started to work."""
+    """List the children that are workers of multiprocessing."""
     return [child for child in children(pid) if b"spawn_main" in _command(child)]
 
 

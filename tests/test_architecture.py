@@ -1,4 +1,4 @@
-"""The rules of docs/architecture.md that a machine can check: who may import whom, and what is packed."""
+"""The rules of docs/architecture.md that can be checked automatically: imports, and packaged modules."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ WITH_MEDIA_AND_NETWORKS = ("pipeline", "evaluation", "machine")
 """Packages in which one module may import both media and networks."""
 
 PUBLIC_HOMES: Mapping[str, str] = vsr._HOME
-"""Where the names of `vsr` come from: ``from vsr import train`` is an import of ``vsr.training.trainer``."""
+"""The modules of the names in `vsr`: ``from vsr import train`` is an import of ``vsr.training.trainer``."""
 
 
 def package_of(module: str) -> str:
-    """The package, or module, of vsr that a dotted name lies in; empty for `vsr` itself."""
+    """Return the package, or top-level module, of a dotted name in vsr; empty for `vsr` itself."""
     return (module.split(".") + [""])[1]
 
 
 def imports_of(module: str, source: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
-    """(line, module of vsr) of all that a source imports: at the top, in functions, for type checkers, relatively."""
+    """Yield (line, module of vsr) for all imports of a source, in functions and for type checkers too."""
     aliases = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -81,7 +81,7 @@ def imports_of(module: str, source: str, *, is_package: bool = False) -> Iterato
 
 
 def violations(module: str, source: str, *, is_package: bool = False) -> list[str]:
-    """What a module imports against the rules, as sentences; `vsr` and ``vsr.__main__`` are free."""
+    """Return the imports of a module that break the rules, as sentences; `vsr` and ``vsr.__main__`` have no rules."""
     package = package_of(module)
     if package in ("", "__main__"):
         return []
@@ -108,7 +108,7 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
 
 
 def modules() -> list[tuple[str, Path]]:
-    """(dotted name, file) of every module of vsr."""
+    """Return (dotted name, file) of every module of vsr."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -121,7 +121,7 @@ def test_imports_go_to_lower_layers(module: str, path: Path) -> None:
     assert violations(module, path.read_text(encoding="utf-8"), is_package=path.name == "__init__.py") == []
 
 
-def test_the_walk_sees_every_module() -> None:
+def test_every_module_is_found() -> None:
     names = {module for module, _ in modules()}
     assert {"vsr", "vsr.cli.train", "vsr.networks.generator", "vsr.errors"} <= names
     state = (PACKAGE / "training/checkpoint.py").read_text(encoding="utf-8")
@@ -176,7 +176,7 @@ def test_the_walk_sees_every_module() -> None:
         ("vsr.utils", "", ": the package 'utils' is in no layer"),
     ],
 )
-def test_what_the_rule_catches(module: str, source: str, complaint: str) -> None:
+def test_forbidden_imports_are_found(module: str, source: str, complaint: str) -> None:
     assert violations(module, source) == [module + complaint]
 
 
@@ -204,11 +204,11 @@ def test_relative_imports_of_a_package_start_at_itself() -> None:
         ("vsr.__main__", "from vsr.cli import main"),
     ],
 )
-def test_what_the_rule_allows(module: str, source: str) -> None:
+def test_allowed_imports(module: str, source: str) -> None:
     assert violations(module, source) == []
 
 
-def test_every_package_is_packed() -> None:
+def test_every_package_is_in_setup_cfg() -> None:
     setup = configparser.ConfigParser()
     setup.read(PROJECT / "setup.cfg", encoding="utf-8")
     packed = setup["options"]["packages"].split()
@@ -223,8 +223,8 @@ def test_every_package_is_packed() -> None:
     assert set(packed) == present | {"vsr.models"}
 
 
-def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """Modules that import one another, each circle sorted: what each reaches, and is reached from."""
+def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Return the sorted import cycles: modules that reach each other."""
     reached: dict[str, set[str]] = {}
     for start in graph:
         seen: set[str] = set()
@@ -237,11 +237,11 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
     found = {
         tuple(sorted(other for other in seen if start in reached.get(other, ()))) for start, seen in reached.items()
     }
-    return sorted(list(circle) for circle in found if len(circle) > 1)
+    return sorted(list(cycle) for cycle in found if len(cycle) > 1)
 
 
 def import_graph() -> dict[str, set[str]]:
-    """Which modules of vsr each one imports, late imports and those for type checkers included."""
+    """Return the modules of vsr that each module imports, including late imports and those for type checkers."""
     found = dict(modules())
     graph = {}
     for module, path in found.items():
@@ -251,14 +251,14 @@ def import_graph() -> dict[str, set[str]]:
     return graph
 
 
-def test_no_modules_import_one_another() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = import_graph()
     assert graph["vsr.pipeline.job"] >= {"vsr.errors", "vsr.media.probe"}
-    del graph["vsr"]  # its names are looked up when they are asked for
-    assert circles(graph) == []
+    del graph["vsr"]  # its names are loaded lazily
+    assert cycles(graph) == []
 
 
-def test_circles_are_found() -> None:
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == [["b", "c"]]
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [["a", "b", "c"]]
-    assert circles({"a": {"b"}, "b": set()}) == []
+def test_import_cycles_are_found() -> None:
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == [["b", "c"]]
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [["a", "b", "c"]]
+    assert cycles({"a": {"b"}, "b": set()}) == []

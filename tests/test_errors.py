@@ -44,12 +44,12 @@ OTHERS: list[BaseException] = [
 
 
 @pytest.mark.parametrize("error", LACKING, ids=str)
-def test_what_says_that_memory_ran_out(error: BaseException) -> None:
+def test_errors_that_mean_that_memory_ran_out(error: BaseException) -> None:
     assert is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=str)
-def test_what_does_not(error: BaseException) -> None:
+def test_errors_that_do_not_mean_that_memory_ran_out(error: BaseException) -> None:
     assert not is_out_of_memory(error)
 
 
@@ -71,14 +71,14 @@ TOO_MUCH: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("library", TOO_MUCH)
-def test_what_libraries_really_raise(library: str) -> None:
+def test_actual_errors_of_libraries_are_explained(library: str) -> None:
     with pytest.raises(OutOfMemoryError) as caught, memory_explained("decoding a.mp4", "take less"):
         TOO_MUCH[library]()
     assert str(caught.value) == "memory ran out while decoding a.mp4; take less."
     assert caught.value.__cause__ is not None and caught.value.exit_code == 1
 
 
-def test_the_innermost_explanation_is_kept_and_can_be_sent() -> None:
+def test_the_innermost_explanation_is_kept_and_can_be_pickled() -> None:
     with (
         pytest.raises(VsrError) as caught,
         memory_explained("upscaling", "take less"),
@@ -88,6 +88,6 @@ def test_the_innermost_explanation_is_kept_and_can_be_sent() -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == "memory ran out while decoding; take less."
 
 
-def test_other_errors_pass_an_explanation() -> None:
+def test_other_errors_are_passed_on() -> None:
     with pytest.raises(RuntimeError, match="^a bug$"), memory_explained("decoding", "take less"):
         raise RuntimeError("a bug")

@@ -1,4 +1,4 @@
-"""The measurement measures: every way that there is, one clip, stages that add up."""
+"""The benchmark measures every engine and precision, and stages that add up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def measured(**options: Any) -> list[Speed]:
     return list(bench(BenchOptions(**{"sizes": ((32, 16),), "seconds": 0.01, "device": "cpu", **options})))
 
 
-def test_all_that_there_is_is_measured(tiny_weights: Path) -> None:
+def test_every_engine_and_precision_is_measured(tiny_weights: Path) -> None:
     speeds = measured(models=(str(tiny_weights),), sizes=((32, 16), (17, 21)))
     ways = [(speed.width, speed.engine.split()[0], speed.precision) for speed in speeds]
     assert {("torch", "fp32"), ("openvino", "fp32")} <= {way[1:] for way in ways}
@@ -38,13 +38,13 @@ def test_all_that_there_is_is_measured(tiny_weights: Path) -> None:
         assert 0.01 < speed.efficiency < 100
 
 
-def test_one_way_without_an_encoder(tiny_weights: Path) -> None:
+def test_one_precision_without_an_encoder(tiny_weights: Path) -> None:
     (speed,) = measured(models=(str(tiny_weights),), engine="torch", precisions=("bf16",), codec="none", device=CPU)
     assert (speed.engine.split()[0], speed.precision, speed.device) == ("torch", "bf16", "cpu")
     assert speed.milliseconds["encode"] < 5
 
 
-def test_nothing_is_left_behind(tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_is_left(tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     measured(models=(str(tiny_weights),), engine="torch")
@@ -69,12 +69,12 @@ def test_models_without_weights(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         BenchOptions(**options)
 
 
-def test_what_is_asked_for_and_missing_is_said(tiny_weights: Path) -> None:
+def test_missing_models_and_precisions_are_errors(tiny_weights: Path) -> None:
     with pytest.raises(UnknownModelError):
         measured(models=("nonsense",))
     with pytest.raises(UsageError, match="needs a calibration"):

@@ -15,7 +15,7 @@ HEAVY = ("torch", "torchvision", "lightning_fabric", "matplotlib", "cv2", "av", 
 
 
 def loaded_by(code: str) -> set[str]:
-    """Which of the heavy libraries a new interpreter has loaded after running ``code``."""
+    """Return the heavy libraries that a new interpreter has loaded after running ``code``."""
     report = f"\nimport sys, json\nprint('\\n' + json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
     command = [sys.executable, "-W", "error", "-c", code + report]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -24,7 +24,7 @@ def loaded_by(code: str) -> set[str]:
 
 
 def running(*arguments: str) -> str:
-    """Code that runs ``python -m vsr`` with these arguments and takes its exit as success only when it is 0."""
+    """Return code that runs ``python -m vsr`` with these arguments and fails unless it exits with 0."""
     return (
         f"import runpy, sys\nsys.argv = {['vsr', *arguments]!r}\n"
         "try:\n    runpy.run_module('vsr', run_name='__main__', alter_sys=True)\n"
@@ -55,11 +55,11 @@ def running(*arguments: str) -> str:
         "models --help",
     ],
 )
-def test_what_costs_nothing(code: str) -> None:
+def test_heavy_libraries_are_not_loaded(code: str) -> None:
     assert loaded_by(code) == set()
 
 
-def test_the_watch_sees_what_is_loaded() -> None:
+def test_loaded_libraries_are_found() -> None:
     assert "numpy" in loaded_by("import numpy")
 
 
@@ -75,13 +75,13 @@ def test_public_names(name: str) -> None:
     assert name in dir(vsr)
     if name != "__version__":
         assert value is getattr(import_module(vsr._HOME[name]), name)
-        assert getattr(value, "__module__", vsr._HOME[name]) == vsr._HOME[name], "the home is where it is defined"
+        assert getattr(value, "__module__", vsr._HOME[name]) == vsr._HOME[name], "it is defined in another module"
 
 
 def test_the_public_names_are_listed_once_everywhere() -> None:
     assert set(vsr.__all__) == {*vsr._HOME, "__version__"}
     assert sorted(vsr.__all__) == vsr.__all__ == dir(vsr)
-    # What type checkers read is what is loaded.
+    # Type checkers see the names that are loaded.
     source = ast.parse(Path(vsr.__file__).read_text(encoding="utf-8"))
     checked = {
         name.name: node.module
@@ -94,7 +94,7 @@ def test_the_public_names_are_listed_once_everywhere() -> None:
     assert checked == vsr._HOME
 
 
-def test_names_that_do_not_exist() -> None:
+def test_unknown_names_are_errors() -> None:
     with pytest.raises(AttributeError, match="module 'vsr' has no attribute 'nonsense'"):
         vsr.nonsense  # noqa: B018
     with pytest.raises(ImportError, match="nonsense"):
@@ -106,5 +106,5 @@ def test_the_version_is_that_of_the_installed_package() -> None:
     assert metadata.version("vsr") == vsr.__version__
 
 
-def test_types_travel() -> None:
+def test_the_types_are_packaged() -> None:
     assert (Path(vsr.__file__).parent / "py.typed").is_file()

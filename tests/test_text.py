@@ -1,4 +1,4 @@
-"""Names that steer a terminal, compute in a spreadsheet, or are markup: all are seen, and none does anything."""
+"""Names with terminal controls, spreadsheet formulas or markup are shown literally."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vsr.errors import csv_cell, markdown, markdown_code, one_line
     "text",
     ["clip.mp4", "día – Übung", "映画 テスト", "50 %, \\ 'x'", "مرحبا", "नमस्ते", "a\u200cb\u200dc"],
 )
-def test_letters_of_all_scripts_stay(text: str) -> None:
+def test_letters_of_all_scripts_are_kept(text: str) -> None:
     assert one_line(text) == text
 
 
-def test_nothing_that_steers_a_terminal_is_left() -> None:
+def test_no_terminal_control_is_left() -> None:
     everything = "".join(map(chr, range(0x110000)))
     shown = one_line(everything)
     assert not [each for each in shown if unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp")]
@@ -38,17 +38,17 @@ def test_nothing_that_steers_a_terminal_is_left() -> None:
         ("\x85\u2028\u2029", "   "),
     ],
 )
-def test_what_becomes_of_it(text: str, shown: str) -> None:
+def test_control_characters_are_replaced(text: str, shown: str) -> None:
     assert one_line(text) == shown
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-cmd", "@SUM(A1)", "\t=1+1", "\r=1", " =1", "\n@x"])
-def test_formulas_are_text(text: str) -> None:
+def test_formulas_become_text(text: str) -> None:
     assert csv_cell(text).startswith("'")
 
 
 @pytest.mark.parametrize("text", ["a=b", "a-b.png", "été", "1.5", ""])
-def test_other_cells_stay(text: str) -> None:
+def test_other_cells_are_unchanged(text: str) -> None:
     assert csv_cell(text) == text
 
 
@@ -61,7 +61,7 @@ def test_other_cells_stay(text: str) -> None:
         ("srgan_x4 (x4)", "srgan_x4 (x4)"),
     ],
 )
-def test_markdown(text: str, shown: str) -> None:
+def test_markdown_is_escaped(text: str, shown: str) -> None:
     assert markdown(text) == shown
 
 
@@ -72,5 +72,5 @@ def test_markdown(text: str, shown: str) -> None:
         ("a `b` | <c>\n", "`` a `b` \\| <c>  ``"),
     ],
 )
-def test_code(text: str, shown: str) -> None:
+def test_markdown_code(text: str, shown: str) -> None:
     assert markdown_code(text) == shown

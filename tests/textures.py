@@ -1,4 +1,4 @@
-"""Made pictures that several tests share, and how they are compared."""
+"""Synthetic pictures that several tests share, and their comparison."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def moving(height: int = 40, width: int = 40, count: int = 4, grain: float = 1.0) -> np.ndarray:
-    """(count, height, width, 3) uint8: a soft random texture that moves by (1, 2) pixels a frame."""
+    """Return a soft random texture that moves by (1, 2) pixels per frame: (count, height, width, 3) uint8."""
     noise = np.random.default_rng(0).standard_normal((height + count, width + 2 * count, 3)).astype(np.float32)
     texture = cv2.GaussianBlur(noise, (0, 0), grain)
     texture = np.clip(128 + 45 * texture / texture.std(), 0, 255).astype(np.uint8)
@@ -15,10 +15,10 @@ def moving(height: int = 40, width: int = 40, count: int = 4, grain: float = 1.0
 
 
 def shift_between(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(down, across) in pixels by which a grey image lies beside its reference; least squares on gradients."""
+    """Return the shift (down, across) in pixels of a grey image from its reference; least squares on gradients."""
     image, reference = (picture.mean(-1)[4:-4, 4:-4] for picture in (image, reference))
     slopes = [slope.ravel() for slope in np.gradient(reference)]
-    # A blurred image differs by its curvature too; a constant takes what compression does to brightness.
+    # A blurred image also differs by its curvature; the constant covers changes of brightness by compression.
     columns = np.stack(
         [*slopes, *(np.gradient(s.reshape(reference.shape))[a].ravel() for a, s in enumerate(slopes))], 1
     )
@@ -27,7 +27,7 @@ def shift_between(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def pan(picture: np.ndarray, across: int, down: int, margin: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Two views of a picture; the later lies ``across`` columns and ``down`` rows further on."""
+    """Return two views of a picture, the later one shifted by ``across`` columns and ``down`` rows."""
     height, width = picture.shape[:2]
     views = [
         picture[margin + y : height - margin + y, margin + x : width - margin + x] for x, y in ((0, 0), (across, down))
@@ -36,7 +36,7 @@ def pan(picture: np.ndarray, across: int, down: int, margin: int = 16) -> tuple[
 
 
 def passing(background: np.ndarray, thing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two frames in which a part of a picture, rows 40 to 90, moves before another from columns 40 to 52 on."""
+    """Return two frames in which rows 40 to 90 of a picture move in front of another, from column 40 to 52."""
     frames = background.copy(), background.copy()
     for frame, left in zip(frames, (40, 52), strict=True):
         frame[40:90, left : left + 50] = thing[40:90, 40:90]

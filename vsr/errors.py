@@ -1,22 +1,22 @@
-"""Everything that a user of vsr can meet, as one tree.
+"""The exceptions that vsr raises for its users, tests for exhausted memory, and safe text for messages and tables.
 
 ::
 
     VsrError                     exit code 1
-    ├── UsageError               exit code 2: the words of the command contradict each other or name nothing
-    │   ├── UnknownModelError    no model of that name, and no file either
-    │   └── UnsupportedError     an engine or a precision that this machine or this model does not have
-    ├── InputError               a file that was named as input is missing, unreadable, or holds no video
+    ├── UsageError               exit code 2: the options contradict each other or name something that does not exist
+    │   ├── UnknownModelError    no shipped model and no file has that name
+    │   └── UnsupportedError     this machine or this model does not support an engine or a precision
+    ├── InputError               an input file is missing, unreadable, or contains no video
     ├── OutputError              the output exists already, or cannot be written
-    ├── WeightsError             a weights file is damaged, of another kind, or refused
+    ├── WeightsError             a weights file is damaged, of the wrong kind, or refused
     ├── FFmpegError              the ffmpeg program is missing or failed
-    ├── OutOfMemoryError         the work does not fit into the memory of the machine or of a device
+    ├── OutOfMemoryError         the work does not fit into the memory of the machine or a device
     ├── TrainingDataError        the training pictures cannot be used
     ├── TrainingError            a training run has diverged
     └── CheckpointError          a training run cannot be continued
 
-Each message says what happened, with which file, and what to do next. A mistake of a caller in Python is a
-``ValueError`` or ``TypeError`` instead.
+Each message says what happened, with which file, and what to do next. A programming mistake in a caller
+raises ``ValueError`` or ``TypeError`` instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from contextlib import contextmanager
 
 
 class VsrError(Exception):
-    """Base of all errors that vsr raises for its users."""
+    """Base class of all errors that vsr raises for its users."""
 
     exit_code = 1
 
@@ -44,11 +44,11 @@ class UnknownModelError(UsageError):
 
 
 class UnsupportedError(UsageError):
-    """An engine or a precision that this machine or this model does not have."""
+    """This machine or this model does not support the engine or precision."""
 
 
 class InputError(VsrError):
-    """An input file is missing, unreadable, damaged, or not of the kind asked for."""
+    """An input file is missing, unreadable, damaged, or not of the requested kind."""
 
 
 class OutputError(VsrError):
@@ -64,7 +64,7 @@ class FFmpegError(VsrError):
 
 
 class OutOfMemoryError(VsrError):
-    """The work does not fit into the memory of the machine or of a device."""
+    """The work does not fit into the memory of the machine or a device."""
 
 
 class TrainingDataError(VsrError):
@@ -79,40 +79,40 @@ class CheckpointError(VsrError):
     """A training run cannot be continued."""
 
 
-OUT_OF_MEMORY_WORDS = (
+OUT_OF_MEMORY_PHRASES = (
     "can't alloc",  # torch on the CPU, Linux and macOS; oneDNN within OpenVINO
     "cannot allocate memory",  # strerror(ENOMEM)
     "not enough memory",  # torch on the CPU, Windows
     "out of memory",  # CUDA, HIP, MPS; Pillow, in an OSError
-    "invalid buffer size",  # MPS, of a buffer that Metal never gives
+    "invalid buffer size",  # MPS, for a buffer larger than Metal allows
     "bad_alloc", "bad allocation",  # C++
     "failed to allocate",  # OpenVINO
-    "failed to map segment from shared object",  # the same, of its own parts, which it loads late
+    "failed to map segment from shared object",  # OpenVINO, for its plugins, which it loads on demand
     "insufficient memory",  # OpenCV
-    "status_alloc_failed",  # cuDNN, cuBLAS and their kin
+    "status_alloc_failed",  # cuDNN, cuBLAS and similar libraries
 )  # fmt: skip
-"""What a ``RuntimeError``, or an ``OSError`` without a number, has in its text for want of memory, in lower case."""
+"""Lower-case phrases in a ``RuntimeError``, or an ``OSError`` without an errno, that mean memory ran out."""
 
 CV_NO_MEMORY = -4
 """``cv::Error::StsNoMem``."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception of any library says that memory ran out, on the machine or on a device.
+    """Whether an exception from any library means that memory ran out, on the machine or on a device.
 
-    Only some have a class for it; ``MemoryError`` is Python's, NumPy's, Pillow's and PyAV's. The others are known by a
-    number or by their words, so that none of these libraries need be imported here.
+    Python, NumPy, Pillow and PyAV raise ``MemoryError``. Errors of other libraries are recognised by their number or
+    their text, so that none of these libraries has to be imported here.
     """
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):  # torch's, and the one above
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):  # torch's, and the class above
         return True
     if type(error).__module__.partition(".")[0] == "cv2":
         return getattr(error, "code", None) == CV_NO_MEMORY
-    # With a number, an error of the system says of which file it is, whose name is free.
-    tells = isinstance(error, RuntimeError) or (isinstance(error, OSError) and error.errno is None)
-    words = str(error).lower()
-    return tells and any(sign in words for sign in OUT_OF_MEMORY_WORDS)
+    # An OSError with an errno is not searched: its text contains a file name, which may contain any phrase.
+    searched = isinstance(error, RuntimeError) or (isinstance(error, OSError) and error.errno is None)
+    text = str(error).lower()
+    return searched and any(phrase in text for phrase in OUT_OF_MEMORY_PHRASES)
 
 
 @contextmanager
@@ -136,76 +136,76 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
 
 @contextmanager
 def memory_explained(doing: str, advice: str) -> Iterator[None]:
-    """Raise what says that memory ran out, whatever its class, as one sentence.
+    """Turn any exception that means that memory ran out into an ``OutOfMemoryError`` of one sentence.
 
     Args:
-        doing: what is done here, to which file: "decoding a.mp4".
-        advice: what takes less memory, in the imperative.
+        doing: what the block does, to which file: "decoding a.mp4".
+        advice: how to use less memory, in the imperative.
 
     Raises:
-        OutOfMemoryError: memory ran out within the block.
+        OutOfMemoryError: memory ran out in the block.
     """
     try:
         yield
     except OutOfMemoryError:
         raise
-    except Exception as exc:  # of any library
+    except Exception as exc:  # any library may raise its own class
         if not is_out_of_memory(exc):
             raise
         raise OutOfMemoryError(f"memory ran out while {doing}; {advice}.") from exc
 
 
-def in_words(value: object) -> str:
-    """A value of an option as it is written on the command line, and not as Python writes it."""
+def option_text(value: object) -> str:
+    """Format a value of an option as on the command line, not as Python's ``repr``."""
     if value is None:
         return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (tuple, list)):
-        return shortened(", ".join(map(in_words, value)))
+        return shortened(", ".join(map(option_text, value)))
     return f"{value:g}" if isinstance(value, float) else shortened(str(value))
 
 
 def shortened(text: str, length: int = 80) -> str:
-    """A text of another's making, for a sentence that has to stay one."""
+    """Shorten foreign text to ``length`` characters, for use in a message."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
-_ENDS_A_LINE = re.compile("\r\n|[\t-\r\x1c-\x1e\x85\u2028\u2029]")
-_STEERS = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""What is left of the control characters of ASCII and of ISO 8859, and those that turn the direction of writing."""
+_LINE_BREAKS = re.compile("\r\n|[\t-\r\x1c-\x1e\x85\u2028\u2029]")
+_CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""The other control characters of ASCII and ISO 8859, and those that change the direction of writing."""
 
 _FORMULA = ("=", "+", "-", "@")
-"""How cells begin that spreadsheets compute."""
+"""First characters of cells that spreadsheets evaluate."""
 
 _MARKUP = re.compile(r"[\\`*|]|\](?=[(\[:])")
-"""Emphasis, code, cells, and where a pair of brackets becomes a link."""
+"""Characters for emphasis, code and table cells, and a closing bracket that makes a link."""
 
 
 def one_line(text: str) -> str:
-    """A text on one line of a terminal, which nothing in it can leave or recolour.
+    """Return text that stays on one line of a terminal and cannot control it.
 
-    Line ends and tabs become spaces, other control characters what Python writes for them, as ``\\x1b``; a byte of a
-    file's name that is no UTF-8 becomes a question mark.
+    Line breaks and tabs become spaces; other control characters become Python escapes such as ``\\x1b``; a byte of a
+    file name that is not valid UTF-8 becomes a question mark.
     """
-    text = _ENDS_A_LINE.sub(" ", text.encode("utf-8", "replace").decode("utf-8"))
-    return _STEERS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    text = _LINE_BREAKS.sub(" ", text.encode("utf-8", "replace").decode("utf-8"))
+    return _CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def csv_cell(text: str) -> str:
-    """A text for a table that a spreadsheet may open: what would be a formula there gets an apostrophe before it."""
+    """Return text for a CSV cell: an apostrophe before what a spreadsheet would evaluate as a formula."""
     text = one_line(text)
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
 def markdown(text: str) -> str:
-    """A text for Markdown, in a table or out of it, that shows as it is and is no markup."""
+    """Escape text for Markdown, inside or outside a table, so that it is shown literally."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKUP.sub(r"\\\g<0>", text)
 
 
 def markdown_code(text: str) -> str:
-    """The same as code, between as many backticks as it takes."""
+    """Return text as Markdown code, between as many backticks as it needs."""
     text = one_line(text)
     fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     space = " " * (len(fence) > 1)

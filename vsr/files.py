@@ -1,4 +1,7 @@
-"""Files: outputs checked before the work begins and written whole or not at all; inputs opened within limits."""
+"""Check, write, lock, digest and open files, and limits on the size of frames and pictures.
+
+Outputs are checked before the work begins and are written completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,23 @@ from typing import IO
 from vsr.errors import OutputError, is_out_of_memory
 
 LONGEST_NAME = 255
-"""Bytes of a file name, on all filesystems in use."""
+"""Bytes in a file name, on all common filesystems."""
 
-_NO_SUCH_SYNC = {errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EBADF}
-"""What folders answer that cannot be synced: not readable, or on a filesystem that does it by itself."""
+_FOLDER_SYNC_UNSUPPORTED = {errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+"""Errors for folders that cannot be synced: not readable, or the filesystem does not support it."""
 
 
 def check_target(target: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
-    """See to it that a file can be written, before the work that fills it.
+    """Check that a file can be written, before the work that produces it.
 
     Args:
         target: the file.
-        overwrite: replace an existing one.
-        inputs: files that it must not be, however they are called.
+        overwrite: allow an existing file to be replaced.
+        inputs: files that the target must not be, under any name.
 
     Raises:
-        OutputError: it exists already, is a folder or an input, its folder does not exist, or its name is too long.
+        OutputError: the target exists already, is a folder or an input, its folder does not exist, or its name is too
+            long.
     """
     try:
         if target.is_dir():
@@ -45,21 +49,21 @@ def check_target(target: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) 
             raise OutputError(f"the folder {target.parent} does not exist; create it first.")
         else:
             with suppress(FileNotFoundError):
-                os.lstat(target)  # newer Pythons answer the questions above with no where a name is too long
+                os.lstat(target)  # raises for a name that is too long; the checks above return False in newer Pythons
     except OSError as exc:
         raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
 
 
 def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write a file under a temporary name beside it, then rename it; one that stands there gives way.
+    """Write a file under a temporary name beside it, then rename it; an existing file is replaced.
 
     Args:
         path: the file.
-        content: of it.
-        durable: wait until the disk has it under its name, so that not even a power cut leaves an empty file.
+        content: the bytes to write.
+        durable: wait until the file is on the disk under its name, so that not even a power cut leaves an empty file.
 
     Raises:
-        OutputError: it cannot be written; what stood there before still does.
+        OutputError: the file cannot be written; a previous file is unchanged.
     """
     temporary = path.with_name(name_of_at_most(LONGEST_NAME, f".vsr-{os.getpid()}-", path.name))
     try:
@@ -76,22 +80,22 @@ def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
 
 
 def publish(path: Path, target: Path) -> None:
-    """As ``publish_all``, of one file.
+    """Do ``publish_all`` for one file.
 
     Raises:
-        OSError: the disk refuses, or the name cannot be written.
+        OSError: the file cannot be synced or renamed.
     """
     publish_all([(path, target)])
 
 
 def publish_all(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Give finished files their names, durably: contents are on the disk before they have them, names on return.
+    """Rename finished files durably: contents are on the disk before the renames, the new names on return.
 
     Args:
-        moves: files and their names, which are in the same filesystem.
+        moves: pairs of a file and its new name, on the same filesystem.
 
     Raises:
-        OSError: the disk refuses, or a name cannot be written.
+        OSError: a file cannot be synced or renamed.
     """
     for path, _ in moves:
         sync(path)
@@ -102,13 +106,13 @@ def publish_all(moves: Sequence[tuple[Path, Path]]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or what a folder says of its files, is on the disk.
+    """Wait until a file, or the entries of a folder, are on the disk.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: syncing failed.
     """
     is_folder = path.is_dir()
-    if is_folder and sys.platform == "win32":  # knows no such thing
+    if is_folder and sys.platform == "win32":  # cannot sync folders
         return
     try:
         file = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
@@ -117,25 +121,25 @@ def sync(path: Path) -> None:
         finally:
             os.close(file)
     except OSError as exc:
-        if not is_folder or exc.errno not in _NO_SUCH_SYNC:
+        if not is_folder or exc.errno not in _FOLDER_SYNC_UNSUPPORTED:
             raise
 
 
 def read_regular(path: Path) -> bytes:
-    """Read a file that is one: no link is followed, no pipe or device waited for.
+    """Read a regular file, without following a link or waiting for a pipe or device.
 
     Raises:
-        OSError: there is none, or it cannot be read.
+        OSError: the file does not exist, is not regular, or cannot be read.
     """
     with _open_regular(path) as file:
         return file.read()
 
 
 def digest_of(path: Path) -> str:
-    """A digest of a regular file's content, in hexadecimal digits.
+    """Return a digest of a regular file's content, in hexadecimal digits.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
     with _open_regular(path) as file:
@@ -154,20 +158,20 @@ def _open_regular(path: Path) -> IO[bytes]:
 
 
 def lock_file(path: Path, target: Path) -> int:
-    """Open a file, made where it is missing, and lock it until it is closed or this process ends, however it ends.
+    """Open or create a file, and lock it until it is closed or this process ends for any reason.
 
-    Where the system knows no such locks, nothing is locked.
+    Where the system has no such locks, nothing is locked.
 
     Args:
-        path: the file; who holds the lock may remove it.
-        target: what is written under the lock, for messages.
+        path: the lock file; the holder of the lock may remove it.
+        target: the file that the lock protects, for messages.
 
     Returns:
-        Its descriptor.
+        The file descriptor.
 
     Raises:
-        OutputError: another process holds the lock, or what lies there is not a regular file.
-        OSError: it cannot be opened.
+        OutputError: another process holds the lock, or ``path`` is not a regular file.
+        OSError: the file cannot be opened.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     lock = os.open(path, flags, 0o666)
@@ -196,33 +200,32 @@ def _lock(lock: int, path: Path, target: Path) -> None:
         same = os.path.samestat(os.fstat(lock), path.lstat())
     except FileNotFoundError:
         same = False
-    if not same:  # the other has ended in between
+    if not same:  # the other process has ended in the meantime
         raise OutputError(f"another vsr was writing {target}; run again.")
 
 
 Stamp = tuple[int, int, int]
-"""Size, time of the last change in nanoseconds, and inode of a file: they stay as long as nobody writes to it, renamed
-or not."""
+"""Size, modification time in nanoseconds, and inode of a file. Renaming does not change them; writing does."""
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Which file a name stands for, and in which state.
+    """Return the ``Stamp`` of a file.
 
     Raises:
-        OSError: there is none.
+        OSError: the file does not exist.
     """
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def name_of_at_most(length: int, prefix: str, name: str, suffix: str = "") -> str:
-    """A name between two others, or where that is too long a digest of it, which is as much its own.
+    """Join a prefix, a file name and a suffix; a digest replaces the name where the result would be too long.
 
     Args:
-        length: bytes that the result has at most.
-        prefix: kept.
-        name: of a file.
-        suffix: kept.
+        length: the most bytes of the result.
+        prefix: kept as it is.
+        name: a file name.
+        suffix: kept as it is.
     """
     whole = f"{prefix}{name}{suffix}"
     if len(os.fsencode(whole)) <= length:
@@ -232,12 +235,12 @@ def name_of_at_most(length: int, prefix: str, name: str, suffix: str = "") -> st
 
 
 def files_only(path: str, flags: int) -> int:
-    """Open a file; an ``opener`` for ``open``.
+    """Open a file that is not a pipe or a device; an ``opener`` for ``open``.
 
     Raises:
-        OSError: it cannot be opened, or is a pipe, a socket or a device whose content has no end and no positions.
+        OSError: the file cannot be opened, or is a pipe, a socket or a character device, which cannot seek.
     """
-    number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # or a pipe would block here until it has a writer
+    number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # else a pipe blocks here until it has a writer
     kind = os.fstat(number).st_mode
     if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind) or stat.S_ISDIR(kind)):
         os.close(number)
@@ -248,23 +251,23 @@ def files_only(path: str, flags: int) -> int:
 
 
 MAX_PIXELS = 100_000_000
-"""Of a frame, unless the user says otherwise: three times those of 8K."""
+"""The default limit on the pixels of a frame: three times those of 8K."""
 
 MAX_SIDE = 1 << 20
-"""Rows or columns of a picture, in and out: OpenCV reads no more, and nothing that people look at has them."""
+"""Most rows or columns of a picture, as input and output: OpenCV reads no more."""
 
-ROOM_FRAMES, BYTES_PER_PIXEL = 32, 2
-"""What a codec takes at the least, as a round figure: x264, which looks ahead, took 40 frames and more."""
+CODEC_FRAMES, BYTES_PER_PIXEL = 32, 2
+"""The least memory of a codec, as a round figure: x264, which looks ahead, used 40 frames and more."""
 
 
-def has_room(width: int, height: int) -> bool:
-    """Whether memory for some frames is to be had.
+def has_memory_for(width: int, height: int) -> bool:
+    """Whether memory for a codec's frames of this size can be allocated.
 
-    Of x264 and its kin libav only learns that they failed, and a damaged packet may ask for more than any machine has:
-    neither says of itself whether memory ran out.
+    libav only learns that x264 and similar libraries failed, and a damaged packet may request more memory than any
+    machine has: neither error shows whether memory ran out.
     """
     try:
-        mmap.mmap(-1, ROOM_FRAMES * BYTES_PER_PIXEL * width * height).close()
+        mmap.mmap(-1, CODEC_FRAMES * BYTES_PER_PIXEL * width * height).close()
     except OSError as exc:
         return not is_out_of_memory(exc)
     return True

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, Field, dataclass, field, fields
 from inspect import cleandoc
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from vsr.errors import in_words
+from vsr.errors import option_text
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ def _wrong_choices(options: Any) -> Iterator[str]:
         value, hint, known = getattr(options, each.name), hints[each.name], option_of(each)
         if get_origin(hint) is Literal and value not in get_args(hint) and (value is not None or each.default):
             choices = ", ".join(map(str, get_args(hint)))
-            yield f"{known.called or each.name} is one of {choices}, got '{in_words(value)}'"
+            yield f"{known.called or each.name} is one of {choices}, got '{option_text(value)}'"
         elif known.choices:
             strange = sorted(set(value) - {*known.choices})
             if strange or (each.default and not value):

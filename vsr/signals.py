@@ -1,7 +1,7 @@
-"""Places where a signal must not raise: the starts of children, cleaning up, and what is called from C.
+"""Marks for code in which a signal handler must not raise: process starts, clean-up, and callbacks from C.
 
-Python runs a signal's handler in the main thread between any two instructions, and what it raises comes out there. In
-most places a ``finally`` or a ``with`` sees to the rest; these are the others.
+Python runs a signal handler in the main thread between any two instructions, and its exception is raised there. Most
+code is protected by ``finally`` or ``with``; the rest is marked with the functions of this module.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")
-"""What may be turned into an exception; not every system has all of them."""
+"""Signals that may be turned into an exception; not every system has all of them."""
 
 _shielded: set[CodeType] = set()
-_open: set[CodeType] = set()
+_interruptible: set[CodeType] = set()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def shielded(function: Function) -> Function:
-    """Mark a function in which, and in whatever it calls, ``clean_end_on_signals`` raises nothing."""
+    """Mark a function during which, its calls included, ``clean_end_on_signals`` raises nothing."""
     _shielded.add(function.__code__)
     return function
 
 
 def interruptible(function: Function) -> Function:
-    """Mark a function that waits long, and whose shielded caller is prepared for an exception of it."""
-    _open.add(function.__code__)
+    """Mark a function that waits long and may be interrupted although its caller is shielded."""
+    _interruptible.add(function.__code__)
     return function
 
 
 def is_shielded(frame: FrameType | None) -> bool:
-    """Whether what a signal has interrupted must go on first."""
+    """Whether the code that a signal has interrupted must finish first."""
     while frame is not None:
-        if frame.f_code in _open:
+        if frame.f_code in _interruptible:
             return False
         if frame.f_code in _shielded:
             return True
@@ -47,8 +47,8 @@ def is_shielded(frame: FrameType | None) -> bool:
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Let signals that Python handles wait until the context is left: what is started in it has an owner by then."""
-    if threading.current_thread() is not threading.main_thread():  # the only one that handles any
+    """Delay signals that Python handles until the end of the context, so that a process started in it has an owner."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
         yield
         return
     arrived: list[int] = []

@@ -215,7 +215,7 @@ def write_sound(path: Path) -> None:
         (
             ["--model", "bicubic", "--codec", "h266"],
             2,
-            ["no video encoder 'h266': take h264, hevc", "an encoder's name"],
+            ["no video encoder 'h266': use h264, hevc", "an encoder's name"],
         ),
         (
             ["--model", "bicubic", "--codec", "prores"],
@@ -223,11 +223,15 @@ def write_sound(path: Path) -> None:
             [".mp4 cannot hold prores: take --codec h264", "another ending"],
         ),
         (["--model", "bicubic", "--codec", "aac"], 2, ["no video encoder 'aac'"]),
-        (["--model", "bicubic", "-x", "sharpness=9"], 2, ["libx264 has no option sharpness: take 8x8dct", "x264opts"]),
+        (["--model", "bicubic", "-x", "sharpness=9"], 2, ["libx264 has no option sharpness: use 8x8dct", "x264opts"]),
         (["--model", "bicubic", "-x", "bf=-7"], 1, ["the encoder libx264 refuses 192x128 yuv420p with {'bf': '-7'}"]),
         (["--model", "bicubic", "-x", "bf"], 2, ["'-x': 'bf' is not of the form KEY=VALUE."]),
         (["--model", "bicubic", "-x", "=3"], 2, ["'-x': '=3' is not of the form KEY=VALUE."]),
-        (["--model", "bicubic", "--pix-fmt", "gbrp"], 2, ["the encoder libx264 takes no gbrp: take gray, gray10le"]),
+        (
+            ["--model", "bicubic", "--pix-fmt", "gbrp"],
+            2,
+            ["the encoder libx264 does not accept gbrp: use gray, gray10le"],
+        ),
         (
             ["--model", "bicubic", "--start", "soon"],
             2,
@@ -250,7 +254,7 @@ def write_sound(path: Path) -> None:
         (["--model", "bicubic", "--fps", "fast"], 2, ["'--fps': 'fast' is no rate"]),
         (["--model", "bicubic", "--fps", "0"], 2, ["frames a second lie above 0 and up to 1000, as a ratio"]),
         (["--model", "bicubic", "--deinterlace", "maybe"], 2, ["maybe", "auto", "yes", "no"]),
-        (["--model", "bicubic", "--max-pixels", "100"], 1, ["its frames are 48x32, more than 100 pixels"]),
+        (["--model", "bicubic", "--max-pixels", "100"], 1, ["clip.mp4 has frames of 48x32, more than 100 pixels"]),
         (["--model", "bicubic", "--tile", 8], 2, ["a tile of 8 is too small"]),
         (["--model", "bicubic", "--tile", "big"], 2, ["'big' is neither auto nor a whole number from 0 up"]),
         (["--model", "bicubic", "--batch", 0], 2, ["'0' is neither auto nor a whole number from 1 up"]),
@@ -279,7 +283,7 @@ def test_outputs_that_cannot_be(make_clip: MakeClip, tmp_path: Path) -> None:
         (tmp_path / "no" / "out.mp4", 1, "does not exist; create it first"),
         (tmp_path / "out", 2, "its name must end in .mp4"),
         (tmp_path / ("x" * 300 + ".mp4"), 2, "is too long for this system; take a shorter one"),
-        (tmp_path / "o\udcff.mp4", 2, "is no valid UTF-8"),
+        (tmp_path / "o\udcff.mp4", 2, "is not valid UTF-8"),
         (Path("/proc/out.mp4"), 1, "cannot write to the folder /proc"),
     ]:
         assert_refused(invoke("upscale", clip, "-o", target, "--model", "bicubic"), code, words)

@@ -27,18 +27,18 @@ RED, GREEN, BLUE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
 
 def flat(rgb: tuple[float, ...], height: int = 2, width: int = 2) -> Tensor:
-    """A picture of one colour, (1, 3, height, width) float32."""
+    """Return a picture of one colour, (1, 3, height, width) float32."""
     return torch.tensor(rgb, dtype=torch.float32).view(1, 3, 1, 1).expand(1, 3, height, width).contiguous()
 
 
 def stored(layout: PixelLayout, *codes: int) -> list[Tensor]:
-    """A picture of 2x2 with one code for each plane."""
+    """Return a 2x2 picture with one code for each plane."""
     shapes = layout.plane_shapes(2, 2)
     return [torch.full((1, *shape), code).to(layout.dtype) for code, shape in zip(codes, shapes, strict=True)]
 
 
 def random_planes(layout: PixelLayout, height: int, width: int, count: int = 2) -> list[Tensor]:
-    """Noise over all codes that the depth can hold, the two extremes certainly among them."""
+    """Return noise over all codes of the depth, including the least and the greatest."""
     generator = torch.Generator().manual_seed(height * 1000 + width)
     top = 2**layout.bit_depth - 1
     planes = []
@@ -50,7 +50,7 @@ def random_planes(layout: PixelLayout, height: int, width: int, count: int = 2) 
 
 
 def codes(planes: list[Tensor]) -> tuple[int, ...]:
-    """The code of each plane of a picture of one colour."""
+    """Return the code of each plane of a picture of one colour."""
     values = [set(plane.flatten().tolist()) for plane in planes]
     assert all(len(value) == 1 for value in values), f"not one colour: {values}"
     return tuple(value.pop() for value in values)
@@ -109,7 +109,7 @@ def test_codes_of_the_primaries(
     colour = ColourSpec(matrix, full_range)
     for rgb, expected in ((RED, red), (GREEN, green), (BLUE, blue)):
         assert codes(rgb_to_planes(flat(rgb), layout, colour)) == expected
-        # The way back errs by the rounding of the codes: half a code in luma, and in chroma half of up to 1.9 codes.
+        # The error back to RGB is that of rounding the codes: half a code in luma, half of up to 1.9 codes in chroma.
         back = planes_to_rgb(stored(layout, *expected), layout, colour)
         assert (back - flat(rgb)).abs().max() < 1.5 / 219 / 2 ** (bit_depth - 8)
 
@@ -145,7 +145,7 @@ def test_black_white_and_neutral(matrix: str, bit_depth: int, full_range: bool) 
 def test_round_trip_is_exact(
     subsampling: tuple[int, int], bit_depth: int, full_range: bool, sitings: tuple[Siting, Siting]
 ) -> None:
-    """All codes, beyond the nominal range too. Also exact at 16 bits: float32 errs by less than half a code."""
+    """All codes, including those outside the nominal range; at 16 bits too float32 errs by less than half a code."""
     layout = PixelLayout("yuv", bit_depth, *subsampling)
     for (height, width), matrix in zip([(16, 24), (17, 23), (7, 2), (1, 1), (2, 3)], MATRICES, strict=True):
         planes = random_planes(layout, height, width)
@@ -175,7 +175,7 @@ def test_cuda_agrees_with_the_cpu(bit_depth: int) -> None:
     assert_same(rgb_to_planes(rgb, layout, BT709), planes)
 
 
-def test_grey_has_equal_channels_and_takes_luma_back() -> None:
+def test_grey_has_equal_channels_and_is_stored_as_luma() -> None:
     layout = PixelLayout("grey", 8)
     rgb = planes_to_rgb(stored(layout, 125), layout, BT709)
     torch.testing.assert_close(rgb, flat((109 / 219,) * 3), rtol=0, atol=1e-6)
@@ -194,7 +194,7 @@ def test_rgb_planes_are_green_blue_red(bit_depth: int, full_range: bool, green_b
     torch.testing.assert_close(rgb, flat((1.0, 0.0, 0.25)), rtol=0, atol=0.5 / 219)
 
 
-def test_only_the_stored_range_clips() -> None:
+def test_values_are_clipped_only_to_the_stored_range() -> None:
     layout = PixelLayout("yuv", 8)
     rgb = planes_to_rgb(stored(layout, 255, 128, 128), layout, BT709)
     torch.testing.assert_close(rgb, flat((239 / 219,) * 3), rtol=0, atol=1e-6)
@@ -213,7 +213,7 @@ def test_other_precisions_are_computed_in_float32(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("kind", ["yuv", "grey", "rgb"])
-def test_inputs_stay_as_they_are(kind: str) -> None:
+def test_inputs_are_not_changed(kind: str) -> None:
     layout = PixelLayout(kind, 8)  # type: ignore[arg-type]
     planes = random_planes(layout, 6, 8)
     rgb = planes_to_rgb(planes, layout, BT709)
@@ -272,13 +272,13 @@ def test_cosited_downsampling_is_the_5_3_filter_with_repeated_edges(size: int) -
 
 @pytest.mark.parametrize("subsampling", [(1, 0), (1, 1), (0, 1), (2, 0), (2, 2)], ids=str)
 @pytest.mark.parametrize("siting", SITINGS)
-def test_down_undoes_up(subsampling: tuple[int, int], siting: Siting) -> None:
+def test_downsampling_inverts_upsampling(subsampling: tuple[int, int], siting: Siting) -> None:
     layout = PixelLayout("yuv", 8, *subsampling)
     for height, width in itertools.product([1, 2, 3, 4, 5, 13], [1, 2, 6, 9]):
         chroma = torch.stack(random_planes(layout, height, width)[1:], 1).float()
         grown = upsample_chroma(chroma, height, width, layout, both_axes(siting))
         assert grown.shape == (2, 2, height, width) and grown.is_contiguous()
-        # Codes of 8 bits and the filters' powers of two leave float32 nothing to round.
+        # With codes of 8 bits and filters of powers of two float32 is exact.
         assert torch.equal(downsample_chroma(grown, layout, both_axes(siting)), chroma)
 
 
@@ -286,8 +286,8 @@ def test_down_undoes_up(subsampling: tuple[int, int], siting: Siting) -> None:
 @pytest.mark.parametrize(
     ("siting", "steps", "first"), [("cosited", 1, 0.0), ("centred", 1, 0.5), ("cosited", 2, 0.0), ("centred", 2, 1.5)]
 )
-def test_a_ramp_shows_where_chroma_lies(siting: Siting, steps: int, first: float, axis: int) -> None:
-    """Chroma sample k lies at luma position ``first + k * 2**steps``; linear signals are met exactly off the edges."""
+def test_a_ramp_shows_the_chroma_position(siting: Siting, steps: int, first: float, axis: int) -> None:
+    """Chroma sample k lies at luma position ``first + k * 2**steps``; linear signals are exact away from the edges."""
     samples, factor = 12, 2**steps
     ramp = [first + k * factor for k in range(samples)]
     result = upsample_row(ramp, samples * factor, siting, axis, steps)
@@ -300,7 +300,7 @@ def test_a_ramp_shows_where_chroma_lies(siting: Siting, steps: int, first: float
 @pytest.mark.parametrize("siting", SITINGS)
 @pytest.mark.parametrize("edge", [15, 16])
 def test_a_step_is_not_shifted(siting: Siting, edge: int) -> None:
-    """Red beside blue in 4:2:0: each keeps as much of a row as it had, so their edge lies where it was."""
+    """Red beside blue in 4:2:0: each keeps its share of a row, so that the edge does not move."""
     rgb = flat(RED, 8, 32)
     rgb[..., edge:] = flat(BLUE, 8, 32 - edge)
     colour = ColourSpec("bt709", False, siting, "centred")
@@ -346,12 +346,12 @@ def test_layout_properties() -> None:
         (("grey", 8, 0, 1), "grey has no chroma"),
     ],
 )
-def test_layouts_that_do_not_exist(arguments: tuple[str, int], message: str) -> None:
+def test_invalid_layouts_are_refused(arguments: tuple[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PixelLayout(*arguments)  # type: ignore[arg-type]
 
 
-def test_colours_that_do_not_exist() -> None:
+def test_invalid_colour_specs_are_refused() -> None:
     with pytest.raises(ValueError, match="got 'ycgco'"):
         ColourSpec("ycgco", full_range=False)
     with pytest.raises(ValueError, match="got 'left'"):
@@ -372,7 +372,7 @@ def test_colours_that_do_not_exist() -> None:
         ([(1, 4, 6), (1, 2, 3), (1, 2, 3)], torch.uint16, "plane 0 of 8 bits must be torch.uint8, got torch.uint16"),
     ],
 )
-def test_planes_that_do_not_fit(shapes: list[tuple[int, ...]], dtype: torch.dtype, message: str) -> None:
+def test_planes_that_do_not_match_are_refused(shapes: list[tuple[int, ...]], dtype: torch.dtype, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         planes_to_rgb([torch.zeros(shape, dtype=dtype) for shape in shapes], YUV420, BT709)
 
@@ -386,12 +386,12 @@ def test_planes_that_do_not_fit(shapes: list[tuple[int, ...]], dtype: torch.dtyp
         (torch.zeros(1, 3, 4, 6, dtype=torch.uint8), "got torch.uint8"),
     ],
 )
-def test_rgb_that_does_not_fit(rgb: Tensor, message: str) -> None:
+def test_rgb_of_another_shape_is_refused(rgb: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rgb_to_planes(rgb, YUV420, BT709)
 
 
-def test_chroma_that_does_not_fit() -> None:
+def test_chroma_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"chroma of 4x6 must be \(2, 3\) .* got \(1, 2, 4\)"):
         upsample_chroma(torch.zeros(1, 2, 4), 4, 6, YUV420, BT709)
 
@@ -399,7 +399,7 @@ def test_chroma_that_does_not_fit() -> None:
 @pytest.mark.parametrize("bit_depth", [8, 10, 16])
 @pytest.mark.parametrize("kind", ["yuv", "rgb"])
 def test_alpha_by_hand_and_back(kind: str, bit_depth: int) -> None:
-    """Full range always, whatever the colours have; the colours know nothing of it."""
+    """Alpha always has full range and does not affect the colours."""
     plain, layout = (PixelLayout(kind, bit_depth, alpha=alpha) for alpha in (False, True))  # type: ignore[arg-type]
     greatest = 2**bit_depth - 1
     codes = torch.tensor([[0, 1, greatest // 2], [greatest // 3, greatest - 1, greatest]]).to(layout.dtype)[None]
@@ -415,7 +415,7 @@ def test_alpha_by_hand_and_back(kind: str, bit_depth: int) -> None:
     assert len(rgb_to_planes(planes_to_rgb(planes, layout, colour), layout, colour)) == 3
 
 
-def test_alpha_that_is_not_there_or_beyond_its_range() -> None:
+def test_alpha_that_is_missing_or_out_of_range() -> None:
     layout = PixelLayout("rgb", alpha=True)
     assert alpha_of(random_planes(PixelLayout("rgb"), 2, 3), PixelLayout("rgb")) is None
     half = alpha_to_plane(torch.tensor([[[[-0.5, 0.5, 1.5]]]]), layout)

@@ -41,7 +41,7 @@ def test_luma_by_hand(rgb: tuple[float, float, float], code: float) -> None:
     assert float(y.min()) == pytest.approx(code, abs=1e-9) and float(y.max()) == pytest.approx(code, abs=1e-9)
 
 
-def test_luma_of_any_leading_axes_and_dtype() -> None:
+def test_luma_with_any_leading_axes_and_dtype() -> None:
     image = pictures(0, 2, torch.float32)
     assert luma(image[0]).shape == (12, 10) and luma(image[None]).shape == (1, 2, 12, 10)
     assert luma(image).dtype == torch.float32
@@ -66,7 +66,7 @@ def test_psnr_of_one_wrong_pixel_by_hand() -> None:
 
 
 def test_only_luma_counts() -> None:
-    """Green up and blue down so that luma stays."""
+    """More green and less blue leave luma unchanged."""
     other = flat(0.5, 0.5 + 0.24966, 1 - 1.28553)
     assert float(psnr_y(other, flat(0.5, 0.5, 1), border=0)) > 200
 
@@ -89,7 +89,7 @@ def test_half_precision_is_compared_in_float64() -> None:
     assert torch.equal(psnr_y(sr, hr, border=1), psnr_y(sr.double(), hr.double(), border=1))
 
 
-def test_equal_pictures_and_an_error_in_the_border_alone() -> None:
+def test_equal_pictures_and_an_error_only_in_the_border() -> None:
     hr = pictures(0)
     assert float(psnr_y(hr, hr.clone(), border=3)) == math.inf
     sr = hr.clone()
@@ -110,13 +110,13 @@ def test_on_a_device_without_float64(measure: Measure, limited_device: torch.dev
 
 
 @MEASURES
-def test_shapes_that_differ(measure: Measure) -> None:
+def test_different_shapes_are_refused(measure: Measure) -> None:
     with pytest.raises(ValueError, match=r"got \(1, 3, 12, 10\) and \(1, 3, 12, 9\)"):
         measure(torch.zeros(1, 3, 12, 10), torch.zeros(1, 3, 12, 9), border=1)
 
 
 @pytest.mark.parametrize("border", [5, 6])
-def test_a_border_that_leaves_nothing(border: int) -> None:
+def test_a_border_that_leaves_no_pixel_is_refused(border: int) -> None:
     with pytest.raises(ValueError, match=f"a border of {border} leaves nothing"):
         psnr_y(pictures(0), pictures(1), border=border)
     psnr_y(pictures(0), pictures(1), border=4)
@@ -129,7 +129,7 @@ def large_pictures(seed: int, count: int = 1) -> Tensor:
 @pytest.mark.parametrize("border", [0, 1, 4])
 @pytest.mark.parametrize("mix", [0.0, 0.1, 0.5, 1.0])
 def test_ssim_agrees_with_scikit_image(border: int, mix: float) -> None:
-    """Of scikit-image the full map, whose inner part saw no padding."""
+    """Compare with the inner part of scikit-image's full map, which has no padding."""
     hr = large_pictures(1, 3)
     sr = (1 - mix) * hr + mix * large_pictures(2, 3)
     results = ssim_y(sr, hr, border=border)
@@ -151,14 +151,14 @@ def test_ssim_agrees_with_scikit_image(border: int, mix: float) -> None:
 
 @pytest.mark.parametrize(("a", "b"), [(0.2, 0.3), (0.0, 1.0), (0.5, 0.5)])
 def test_ssim_of_flat_pictures_by_hand(a: float, b: float) -> None:
-    """Without structure the brightness is left: (2xy + C1) / (x^2 + y^2 + C1)."""
+    """Without structure only the brightness term remains: (2xy + C1) / (x^2 + y^2 + C1)."""
     sr, hr = (torch.full((1, 3, 14, 15), value, dtype=torch.float64) for value in (a, b))
     x, y, c1 = 16 + 219 * a, 16 + 219 * b, 2.55**2
     assert float(ssim_y(sr, hr, border=1)) == pytest.approx((2 * x * y + c1) / (x * x + y * y + c1), abs=1e-9)
 
 
 def test_ssim_of_one_window_by_hand() -> None:
-    """11 x 11 pixels leave one window: its weights written out, for a picture and its negative."""
+    """11 x 11 pixels have one window: its weights written out, for a picture and its negative."""
     hr = torch.rand(1, 1, 11, 11, generator=torch.Generator().manual_seed(3), dtype=torch.float64).expand(1, 3, 11, 11)
     gauss = [math.exp(-(k * k) / (2 * 1.5 * 1.5)) for k in range(-5, 6)]
     weights = np.outer(gauss, gauss) / sum(gauss) ** 2
@@ -172,7 +172,7 @@ def test_ssim_of_one_window_by_hand() -> None:
     assert float(ssim_y(1 - hr, hr, border=0)) == pytest.approx(expected, abs=1e-9)
 
 
-def test_ssim_of_equal_pictures_and_an_error_in_the_border_alone() -> None:
+def test_ssim_of_equal_pictures_and_an_error_only_in_the_border() -> None:
     hr = large_pictures(0)
     assert float(ssim_y(hr, hr.clone(), border=3)) == pytest.approx(1, abs=1e-12)
     sr = hr.clone()
@@ -187,7 +187,7 @@ def test_ssim_of_half_precision_is_computed_in_float64() -> None:
 
 
 @pytest.mark.parametrize("border", [11, 12, 30])
-def test_a_border_that_leaves_less_than_the_window(border: int) -> None:
+def test_a_border_that_leaves_less_than_the_window_is_refused(border: int) -> None:
     with pytest.raises(ValueError, match=f"a border of {border} leaves less than 11 pixels"):
         ssim_y(large_pictures(0), large_pictures(1), border=border)
     ssim_y(large_pictures(0), large_pictures(1), border=10)
@@ -231,7 +231,7 @@ def test_all_measures_agree_with_torchmetrics() -> None:
     ]:
         x, y = (image[inside] for image in theirs)
         assert float(ours[0]) == pytest.approx(float(psnr_of(x, y, data_range=255.0)), abs=1e-4)
-        # Its mean counts windows that reach beyond the picture, too, which the original leaves out.
+        # Its mean includes windows that extend outside the picture, which the original leaves out.
         _, values = ssim_of(x, y, sigma=1.5, data_range=255.0, return_full_image=True)
         assert float(ours[1]) == pytest.approx(float(values[..., 5:-5, 5:-5].mean()), abs=1e-6)
 
@@ -244,7 +244,7 @@ def test_psnr_of_one_wrong_value_of_rgb_by_hand() -> None:
     assert float(psnr_rgb(sr, hr, border=2)) == pytest.approx(10 * math.log10(3 * 48 / 0.25), abs=1e-9)
 
 
-def test_rgb_and_luma_of_grey_differ_by_the_range_alone() -> None:
+def test_rgb_and_luma_of_grey_differ_only_by_the_range() -> None:
     """Luma spans 219 codes where RGB spans 255, so grey errors look smaller: by 1.32 dB."""
     sr, hr = (large_pictures(seed)[:, :1].expand(-1, 3, -1, -1) for seed in (1, 2))
     gain = float(psnr_y(sr, hr, border=1) - psnr_rgb(sr, hr, border=1))
@@ -252,7 +252,7 @@ def test_rgb_and_luma_of_grey_differ_by_the_range_alone() -> None:
 
 
 def test_bicubic_on_set5_has_its_published_figures(shared_data: Path) -> None:
-    """MATLAB's LR upscaled, rounded to 8 bits: 28.432 dB. Without the rounding, or clipped alone, 28.432 and 28.433."""
+    """MATLAB's LR upscaled, rounded to 8 bits: 28.432 dB. Without rounding, or only clipped, 28.432 and 28.433."""
     values = []
     for path in sorted((shared_data / "test/Set5").glob("*.png")):
         hr, lr = (

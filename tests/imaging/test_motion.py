@@ -1,4 +1,4 @@
-"""Motion on made frames: pans, cuts, what is hidden, and the noise that compression leaves in still regions."""
+"""Motion of synthetic frames: pans, cuts, occlusion, and compression noise in still regions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vsr.imaging.motion import Codes, Motion, estimate_motion
 
 
 def texture(height: int, width: int, seed: int = 0) -> Codes:
-    """Blurred coloured noise around middle grey, with structures of some pixels."""
+    """Return blurred coloured noise around middle grey, with structures of some pixels."""
     noise = np.random.default_rng(seed).normal(size=(height, width, 3)).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 2)
     return np.clip(125 + 30 * smooth / smooth.std(), 0, 255).astype(np.uint8)
@@ -34,7 +34,7 @@ def bits(motion: Motion) -> str:
 
 
 @pytest.mark.parametrize(("across", "down"), [(3, 0), (0, -4), (6, 5)])
-def test_a_pan_is_followed_to_where_it_came_from(across: int, down: int) -> None:
+def test_the_flow_of_a_pan_points_to_its_origin(across: int, down: int) -> None:
     motion = estimate_motion(*pan(texture(128, 160), across, down))
     inside = motion.flow[12:-12, 12:-12]
     assert np.abs(inside - (across, down)).max(axis=(0, 1)) == pytest.approx((0, 0), abs=0.3)
@@ -43,22 +43,22 @@ def test_a_pan_is_followed_to_where_it_came_from(across: int, down: int) -> None
     assert motion.trust_low[12:-12, 12:-12].mean() > 0.9
 
 
-def test_what_comes_in_at_the_border_is_not_trusted() -> None:
+def test_pixels_that_enter_at_the_border_are_not_trusted() -> None:
     motion = estimate_motion(*pan(texture(128, 160), 8, 0))
     assert motion.trust_high[:, -6:].mean() < 0.05
 
 
 @pytest.mark.parametrize("codes", [0, 2])
-def test_still_regions_stay_where_they_are(codes: int) -> None:
-    """Compression moves what is still by fractions of a pixel; along that, textures would swim."""
+def test_still_regions_have_no_flow(codes: int) -> None:
+    """Compression noise moves still regions by fractions of a pixel; following it, textures would swim."""
     picture = texture(96, 128)
     motion = estimate_motion(with_noise(picture, codes, 1), with_noise(picture, codes, 2))
     assert not motion.flow.any()
     assert motion.trust_high.min() > 0.75
 
 
-def test_flat_regions_do_not_move() -> None:
-    """A flow cannot be told in a flat region, and takes over that of what passes beside it."""
+def test_flat_regions_have_no_flow() -> None:
+    """The flow of a flat region is undefined and would be that of a moving object beside it."""
     frames = []
     for left in (20, 26):
         frame = np.full((96, 160, 3), 90, np.uint8)
@@ -70,8 +70,8 @@ def test_flat_regions_do_not_move() -> None:
     assert np.abs(motion.flow[36:60, 34:58] - (-6, 0)).max() < 0.5
 
 
-def test_letters_before_what_moves_are_not_dragged_along() -> None:
-    """Between the strokes of a pale caption the flow is that of what lies behind it."""
+def test_letters_in_front_of_motion_have_no_flow() -> None:
+    """Between the strokes of a pale caption the flow is that of the background."""
     caption = np.zeros((96, 128), np.uint8)
     cv2.putText(caption, "20 Mbps", (10, 60), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255)
     frames = []
@@ -84,7 +84,7 @@ def test_letters_before_what_moves_are_not_dragged_along() -> None:
     assert np.abs(motion.flow[80:90, 12:-12] - (0, 2)).max() < 0.5
 
 
-def test_what_was_hidden_is_not_trusted() -> None:
+def test_uncovered_pixels_are_not_trusted() -> None:
     frames = passing(texture(128, 160, 1), texture(128, 160, 2))
     motion = estimate_motion(*frames)
     assert motion.trust_high[44:86, 43:50].mean() < 0.2
@@ -92,8 +92,8 @@ def test_what_was_hidden_is_not_trusted() -> None:
 
 
 @pytest.mark.parametrize(("codes", "high", "low"), [(0, 1, 1), (3, 0.9, 0.2), (30, 0.01, 0)])
-def test_trust_falls_with_what_the_motion_does_not_explain(codes: int, high: float, low: float) -> None:
-    """The low band, which LR shows itself, is denied long before the high one."""
+def test_trust_falls_with_the_residual(codes: int, high: float, low: float) -> None:
+    """Trust in the low band, which LR shows, falls long before trust in the high one."""
     picture = texture(96, 128)
     brighter = np.clip(picture.astype(np.int16) + codes, 0, 255).astype(np.uint8)
     motion = estimate_motion(picture, brighter)
@@ -116,7 +116,7 @@ def test_a_flash_is_no_cut(change: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 5), (11, 11), (15, 64), (16, 16), (17, 33)])
-def test_any_size_will_do(size: tuple[int, int]) -> None:
+def test_any_size_is_accepted(size: tuple[int, int]) -> None:
     picture = texture(*size)
     motion = estimate_motion(picture, picture)
     assert motion.flow.shape == (*size, 2) and motion.trust_high.shape == motion.trust_low.shape == size
@@ -125,13 +125,13 @@ def test_any_size_will_do(size: tuple[int, int]) -> None:
     assert motion.nbytes == 16 * size[0] * size[1]
 
 
-def test_arrays_that_are_not_contiguous_give_the_same() -> None:
+def test_arrays_that_are_not_contiguous_give_the_same_result() -> None:
     earlier, later = pan(texture(96, 128), 3, 2)
     mirrored = [np.ascontiguousarray(frame[..., ::-1])[..., ::-1] for frame in (earlier, later)]
     assert bits(estimate_motion(*mirrored)) == bits(estimate_motion(earlier, later))
 
 
-def test_threads_do_not_show_and_stay_as_they_were() -> None:
+def test_the_number_of_threads_has_no_effect_and_is_kept() -> None:
     frames = pan(texture(180, 240), 5, 3)
     before = cv2.getNumThreads()
     try:
@@ -145,7 +145,7 @@ def test_threads_do_not_show_and_stay_as_they_were() -> None:
     assert len(results) == 1
 
 
-def test_another_process_finds_the_same(tmp_path: Path) -> None:
+def test_another_process_gives_the_same_result(tmp_path: Path) -> None:
     frames = pan(texture(96, 128), 5, 3)
     np.save(tmp_path / "frames.npy", np.stack(frames))
     script = (

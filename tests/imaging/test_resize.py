@@ -28,7 +28,7 @@ def resize_row(row: Tensor, size: int, *, antialias: bool = True, axis: int = -1
 
 
 def keys(x: float) -> float:
-    """The kernel written as in Keys (1981), equation 15."""
+    """Evaluate the kernel as in Keys (1981), equation 15."""
     x = abs(x)
     if x < 1:
         return 3 / 2 * x**3 - 5 / 2 * x**2 + 1
@@ -36,7 +36,7 @@ def keys(x: float) -> float:
 
 
 def resized_by_definition(row: list[float], size: int, antialias: bool) -> list[float]:
-    """Bicubic resizing of one row, pixel by pixel from the definition."""
+    """Resize one row pixel by pixel from the definition."""
     length = len(row)
     stretch = max(1.0, length / size) if antialias else 1.0
     result = []
@@ -61,20 +61,20 @@ def test_taps_of_doubling_by_hand(axis: int) -> None:
 
 @pytest.mark.parametrize("axis", [-1, -2])
 def test_taps_of_halving_by_hand(axis: int) -> None:
-    """The eight taps of a half are those of doubling, stretched, and shared by the pixel pairs that they straddle."""
+    """The eight taps of halving are those of doubling, stretched and centred between two pixels."""
     responses = [resize_row(impulse(16, position), 8, axis=axis)[4] for position in range(16)]
     assert responses[5:13] == pytest.approx([tap / 256 for tap in TAPS_OF_2], abs=1e-15)
     assert responses[:5] == [0] * 5 and responses[13:] == [0] * 3
 
 
 def test_halving_without_antialias_is_the_plain_kernel() -> None:
-    """Half way between two pixels the kernel is [-1 9 9 -1] / 16."""
+    """Halfway between two pixels the kernel is [-1 9 9 -1] / 16."""
     responses = [resize_row(impulse(16, position), 8, antialias=False)[4] for position in range(16)]
     assert responses[7:11] == pytest.approx([-1 / 16, 9 / 16, 9 / 16, -1 / 16], abs=1e-15)
     assert responses[:7] == [0] * 7 and responses[11:] == [0] * 5
 
 
-def test_beyond_the_border_the_picture_is_mirrored() -> None:
+def test_the_picture_is_mirrored_outside_the_border() -> None:
     a, b, c = 1.0, 10.0, 100.0
     row = torch.tensor([a, b, c], dtype=torch.float64)
     first, second = (140 * a - 12 * b) / 128, (102 * a + 29 * b - 3 * c) / 128
@@ -92,7 +92,7 @@ def test_any_size_agrees_with_the_definition(length: int, size: int, antialias: 
 
 
 def test_axes_are_independent() -> None:
-    """Columns up and rows down at once: each axis has its own kernel."""
+    """Columns grow and rows shrink: each axis has its own kernel."""
     image = torch.randn(2, 3, 9, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rows_first = resize_bicubic(resize_bicubic(image, 4, 6), 4, 15)
     columns_first = resize_bicubic(resize_bicubic(image, 9, 15), 4, 15)
@@ -108,14 +108,14 @@ def test_the_same_size_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 20), (8, 5), (24, 20), (17, 31)], ids=str)
-def test_one_colour_stays_one_colour(size: tuple[int, int]) -> None:
+def test_one_colour_is_kept(size: tuple[int, int]) -> None:
     image = torch.full((1, 3, 8, 10), 0.3)
     torch.testing.assert_close(resize_bicubic(image, *size), torch.full((1, 3, *size), 0.3), rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize("size", [5, 10, 40, 60, 47])
-def test_a_ramp_stays_a_ramp(size: int) -> None:
-    """Off the border the kernel meets linear signals exactly: up at any factor, down at whole ones."""
+def test_a_ramp_is_kept(size: int) -> None:
+    """Away from the border linear signals are exact: enlarged by any factor, reduced by whole ones."""
     length = 20
     ramp = torch.arange(length, dtype=torch.float64)
     expected = [(target + 0.5) * length / size - 0.5 for target in range(size)]
@@ -131,7 +131,7 @@ def test_nothing_is_clipped() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_the_dtype_stays(dtype: torch.dtype) -> None:
+def test_the_dtype_is_kept(dtype: torch.dtype) -> None:
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     result = resize_bicubic(image.to(dtype), 5, 12)
     assert result.dtype == dtype
@@ -139,7 +139,7 @@ def test_the_dtype_stays(dtype: torch.dtype) -> None:
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=4 * max(torch.finfo(dtype).eps, 1e-7))
 
 
-def test_the_device_stays() -> None:
+def test_the_device_is_kept() -> None:
     assert resize_bicubic(torch.empty(3, 8, 8, device="meta"), 5, 12).device.type == "meta"
 
 
@@ -151,26 +151,26 @@ def test_cuda_agrees_with_the_cpu() -> None:
     torch.testing.assert_close(result.cpu(), resize_bicubic(image, 70, 19), rtol=0, atol=1e-6)
 
 
-def test_the_input_stays_as_it_is() -> None:
+def test_the_input_is_not_changed() -> None:
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     before = image.clone()
     resize_bicubic(image, 4, 16)
     assert torch.equal(image, before)
 
 
-def test_gradients_flow_also_after_a_call_in_inference_mode() -> None:
-    """The taps are kept between calls; kept as inference tensors they would serve no later backward pass."""
+def test_gradients_work_after_a_call_in_inference_mode() -> None:
+    """The taps are cached between calls; inference tensors would not work in a later backward pass."""
     with torch.inference_mode():
         resize_bicubic(torch.rand(1, 3, 19, 23, dtype=torch.float64), 11, 7)
     image = torch.rand(1, 3, 19, 23, dtype=torch.float64, requires_grad=True)
     resize_bicubic(image, 11, 7).sum().backward()
     assert image.grad is not None
-    # Each target pixel hands out a mass of one.
+    # The weights of each target pixel sum to one.
     assert float(image.grad[0, 0].sum()) == pytest.approx(77)
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4, 0), (-1, 4)], ids=str)
-def test_sizes_that_cannot_be(size: tuple[int, int]) -> None:
+def test_sizes_below_one_are_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f"at least 1x1, got {size[1]}x{size[0]}"):
         resize_bicubic(torch.zeros(3, 8, 8), *size)
 
@@ -180,10 +180,10 @@ def test_integers_are_refused() -> None:
         resize_bicubic(torch.zeros(3, 8, 8, dtype=torch.uint8), 4, 4)
 
 
-def test_beyond_the_border_the_edge_is_repeated() -> None:
+def test_the_edge_is_repeated_outside_the_border() -> None:
     a, b, c = 1.0, 10.0, 100.0
     row = torch.tensor([[a, b, c]], dtype=torch.float64)
-    # Taps of doubling: -3 29 111 -9 at the first target, -9 111 29 -3 at the second; left of a there is only a.
+    # Taps of doubling: -3 29 111 -9 at the first target, -9 111 29 -3 at the second; to the left of a there is only a.
     first, second = (-3 + 29 + 111) * a - 9 * b, (-9 + 111) * a + 29 * b - 3 * c
     result = resize_bicubic(row, 1, 6, border="repeat")[0] * 128
     assert result[:2].tolist() == pytest.approx([first, second], abs=1e-12)
@@ -199,23 +199,23 @@ def test_both_borders_agree_inside() -> None:
     assert torch.equal(mirrored, resize_bicubic(image, 8, 10))
 
 
-def test_a_kernel_wider_than_the_picture_stays_on_it() -> None:
+def test_a_kernel_wider_than_the_picture() -> None:
     row = torch.tensor([[3.0, 5.0]], dtype=torch.float64)
     for border in ("mirror", "repeat"):
         assert resize_bicubic(row, 1, 1, border=border).tolist() == [[pytest.approx(4)]]
 
 
 @pytest.mark.parametrize("resize", [resize_bicubic, resize_as_matlab])
-def test_borders_that_do_not_exist(resize: Callable[..., Tensor]) -> None:
+def test_unknown_borders_are_refused(resize: Callable[..., Tensor]) -> None:
     dtype = torch.uint8 if resize is resize_as_matlab else torch.float32
     with pytest.raises(ValueError, match="the border is one of mirror, repeat, got 'wrap'"):
         resize(torch.zeros(3, 8, 8, dtype=dtype), 4, 4, border="wrap")
 
 
 def test_as_matlab_rounds_halves_up_and_after_each_axis() -> None:
-    """Mean of a 2x2 block by halving a constant row pair: columns are rounded before rows are looked at."""
+    """Mean of a 2x2 block by halving a constant row pair: columns are rounded before rows are processed."""
     picture = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.uint8).repeat_interleave(8, 0).repeat(1, 4)
-    # Rows across the step: 0.5 + what the taps reach beyond it; away from it 0 and 1 stay.
+    # Rows across the step: 0.5 + the weight of the taps beyond it; away from it 0 and 1 are unchanged.
     result = resize_as_matlab(picture, 8, 8)
     assert result.dtype == torch.uint8 and result.shape == (8, 8)
     assert result[:4].eq(0).all() and result[4:].eq(1).all()
@@ -223,26 +223,26 @@ def test_as_matlab_rounds_halves_up_and_after_each_axis() -> None:
     assert resize_as_matlab(half, 1, 2).tolist() == [[1, 1]], "0.5 becomes 1"
 
 
-def test_as_matlab_clips_what_overshoots() -> None:
+def test_as_matlab_clips_overshoot() -> None:
     picture = torch.tensor([[0, 0, 0, 0, 255, 255, 255, 255]], dtype=torch.uint8)
     assert resize_bicubic(picture.double(), 1, 16).amax() > 255
     result = resize_as_matlab(picture, 1, 16)[0]
     assert int(result[:7].max()) == 0 and int(result[9:].min()) == 255
 
 
-def test_as_matlab_takes_the_smaller_factor_first() -> None:
+def test_as_matlab_resizes_by_the_smaller_factor_first() -> None:
     picture = torch.randint(0, 256, (3, 24, 18), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     columns_first = resize_as_matlab(resize_as_matlab(picture, 24, 6), 12, 6)
     assert torch.equal(resize_as_matlab(picture, 12, 6), columns_first)
     assert torch.equal(resize_as_matlab(picture, 24, 18), picture)
 
 
-def test_as_matlab_repeats_the_edge_unless_told_otherwise() -> None:
+def test_as_matlab_repeats_the_edge_by_default() -> None:
     picture = torch.randint(0, 256, (3, 24, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     repeated, mirrored = (resize_as_matlab(picture, 6, 8, border=border) for border in ("repeat", "mirror"))
     assert torch.equal(resize_as_matlab(picture, 6, 8), repeated)
     assert not torch.equal(repeated, mirrored) and torch.equal(repeated[:, 2:-2, 2:-2], mirrored[:, 2:-2, 2:-2])
-    # Row by row it is the plain resize with the edge repeated, rounded in between.
+    # Per axis it is the plain resize with a repeated edge, rounded in between.
     rows = resize_bicubic(picture.double(), 6, 32, border="repeat").add(0.5).floor().clamp(0, 255)
     columns = resize_bicubic(rows, 6, 8, border="repeat").add(0.5).floor().clamp(0, 255)
     assert torch.equal(repeated, columns.byte())
@@ -256,7 +256,7 @@ def test_as_matlab_refuses_floats_and_empty_targets() -> None:
 
 
 def pairs_of_matlab(shared_data: Path, scale: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """HR, cropped to a multiple of the scale, and MATLAB's LR of it: (3, H, W) uint8."""
+    """Yield HR, cropped to a multiple of the scale, and MATLAB's LR of it: (3, H, W) uint8."""
     for path in sorted((shared_data / "test/Set5").glob("*.png")):
         hr = torch.from_numpy(read_picture(path)).permute(2, 0, 1)
         height, width = (size - size % scale for size in hr.shape[-2:])
@@ -265,8 +265,8 @@ def pairs_of_matlab(shared_data: Path, scale: int) -> Iterator[tuple[Tensor, Ten
 
 
 @pytest.mark.parametrize(("scale", "share"), [(2, 0.99429), (4, 0.98613)])
-def test_set5_is_reduced_as_by_matlab(shared_data: Path, scale: int, share: float) -> None:
-    """Every pixel with the edge repeated. Mirrored, as in later MATLABs, all but those within two of the border."""
+def test_set5_is_reduced_as_in_matlab(shared_data: Path, scale: int, share: float) -> None:
+    """Every pixel is equal with a repeated edge; mirrored, all but those within two pixels of the border."""
     equal = count = 0
     for hr, matlab in pairs_of_matlab(shared_data, scale):
         height, width = matlab.shape[-2:]

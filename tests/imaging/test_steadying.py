@@ -1,4 +1,4 @@
-"""The steadying filter on tensors whose motion, flicker and trust are set by hand."""
+"""The steadying filter on tensors with known motion, flicker and trust."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def motion_of(
 
 
 def noise(height: int, width: int, seed: int = 0, sigma: float = 0) -> Tensor:
-    """(1, 3, H, W) in [0, 1], coarser than ``sigma`` pixels."""
+    """Return noise (1, 3, H, W) in [0, 1], coarser than ``sigma`` pixels."""
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
     if sigma:
         reach = int(3 * sigma)
@@ -42,7 +42,7 @@ def test_without_trust_nothing_changes(scale: int) -> None:
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
-def test_a_steady_output_stays_as_it_is(scale: int) -> None:
+def test_a_steady_output_is_unchanged(scale: int) -> None:
     sr = noise(12 * scale, 20 * scale)
     out = steady(sr, sr, motion_to_device(motion_of(12, 20), CPU), scale=scale)
     assert torch.allclose(out, sr, atol=1e-5)
@@ -50,8 +50,8 @@ def test_a_steady_output_stays_as_it_is(scale: int) -> None:
 
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("flow", [(3, 0), (0, -2), (1.5, 2.5)])
-def test_the_last_output_is_moved_along_the_flow(scale: int, flow: tuple[float, float]) -> None:
-    """x first, in LR pixels, from where the pixel was."""
+def test_the_previous_output_is_warped_along_the_flow(scale: int, flow: tuple[float, float]) -> None:
+    """The flow is x first, in LR pixels, to the previous position of the pixel."""
     across, down = (int(length * scale) for length in flow)
     picture = noise(40 * scale, 60 * scale)
     margin = 4 * scale
@@ -66,8 +66,8 @@ def test_the_last_output_is_moved_along_the_flow(scale: int, flow: tuple[float, 
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_the_bands_have_trusts_of_their_own(scale: int) -> None:
-    """What is coarser than an LR pixel is the low band, at every scale; what is finer the high one."""
+def test_each_band_has_its_own_trust(scale: int) -> None:
+    """At every scale the low band has the detail coarser than an LR pixel, the high band the finer detail."""
     height, width = 24 * scale, 32 * scale
     sr = torch.full((1, 3, height, width), 0.5)
     brighter = sr + 0.1
@@ -84,7 +84,7 @@ def test_the_bands_have_trusts_of_their_own(scale: int) -> None:
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("period", [4, 8, 16])
 def test_the_low_band_is_a_gaussian_of_one_lr_pixel(scale: int, period: int) -> None:
-    """Its response to waves of some LR pixels is exp(-2 (pi / period)^2)."""
+    """Its response to waves with a period in LR pixels is exp(-2 (pi / period)^2)."""
     wave = torch.cos(2 * torch.pi * torch.arange(64 * scale) / (period * scale)).expand(1, 3, 64 * scale, -1)
     low = steady(torch.zeros_like(wave), wave, motion_to_device(motion_of(64, 64, high=0), CPU), scale=scale, low=1)
     inside = (..., slice(16 * scale, -16 * scale), slice(16 * scale, -16 * scale))
@@ -92,7 +92,7 @@ def test_the_low_band_is_a_gaussian_of_one_lr_pixel(scale: int, period: int) -> 
     assert response == pytest.approx(np.exp(-2 * (np.pi / period) ** 2), abs=0.05)
 
 
-def test_flicker_falls() -> None:
+def test_flicker_is_reduced() -> None:
     scene = noise(64, 96, sigma=2)
     motion = motion_to_device(motion_of(16, 24), CPU)
     frames = [scene + 0.05 * (noise(64, 96, seed) - 0.5) for seed in range(1, 13)]
@@ -104,7 +104,7 @@ def test_flicker_falls() -> None:
 
 
 def test_many_frames_of_a_moving_picture_do_not_ring() -> None:
-    """Each frame is warped again: a kernel that sharpens would do so forty times."""
+    """Each frame is warped again: a kernel that sharpens would do it forty times."""
     scale = 4
     scene = noise(96, 400, sigma=1.2)
     motion = motion_to_device(motion_of(24, 32, (0.625, 0)), CPU)  # 2.5 HR pixels: the hardest phase
@@ -122,7 +122,7 @@ def test_many_frames_of_a_moving_picture_do_not_ring() -> None:
 
 @pytest.mark.parametrize("step", [1, 2, 4, 8])
 def test_a_fade_is_followed(step: int) -> None:
-    """In codes a frame: the output lags by less than three codes."""
+    """The fade is in codes per frame; the output lags by less than three codes."""
     picture = noise(24, 32, sigma=1)[0].permute(1, 2, 0).mul(100).round()
     frames = [(picture + 40 + step * number).to(torch.uint8) for number in range(12)]
     outputs = [functional.interpolate(lr.permute(2, 0, 1)[None].float(), scale_factor=4) for lr in frames]
@@ -133,7 +133,7 @@ def test_a_fade_is_followed(step: int) -> None:
         assert (output - sr).mean().abs() < 3
 
 
-def test_a_device_without_float64_gives_the_same() -> None:
+def test_a_device_without_float64_gives_the_same_result() -> None:
     sr, previous = noise(48, 64, 1), noise(48, 64, 2)
     motion = motion_of(12, 16, (1, 0.5), 0.7, 0.3)
     expected = steady(sr, previous, motion_to_device(motion, CPU), scale=4)

@@ -1,4 +1,4 @@
-"""What is invisible reaches nothing that is seen, and what is seen stays."""
+"""Invisible pixels do not affect visible ones, which are unchanged."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_colour_of_a_disc_is_continued_everywhere() -> None:
     assert (filled - RED).abs().max() < 1e-6
 
 
-def test_nearly_invisible_pixels_take_most_from_their_neighbours() -> None:
+def test_nearly_invisible_pixels_get_most_colour_from_their_neighbours() -> None:
     alpha = torch.ones(1, 1, 8, 8)
     alpha[..., 3, 3] = OPAQUE_ENOUGH / 10
     rgb = torch.where(alpha < 1, 0, RED)

@@ -1,4 +1,4 @@
-"""Pictures moved along flow; how a state is moved by it stands in tests/networks/test_move_state.py."""
+"""Warping along flow; the warping of a recurrent state is tested in tests/networks/test_move_state.py."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def test_whole_pixels_are_moved_exactly(mode: Literal["bilinear", "bicubic"]) ->
     torch.testing.assert_close(moved[..., 0, :-2], image[..., 0, 2:], rtol=0, atol=1e-5)  # the edge is repeated
 
 
-def test_flow_grows_with_the_picture() -> None:
+def test_flow_is_scaled_with_the_picture() -> None:
     flow = torch.tensor([0.5, -1.5]).expand(1, 3, 4, 2)
     assert torch.equal(enlarge_flow(flow, 4), torch.tensor([2.0, -6.0]).expand(1, 12, 16, 2))
 
 
-def test_a_device_that_samples_nothing_is_helped(limited_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_sampling_uses_the_cpu(limited_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warping, "WITHOUT_SAMPLING", {limited_device.type})
     sampled = torch.nn.functional.grid_sample
 

@@ -1,4 +1,4 @@
-"""What code values mean by a clip's tags, and streams in words."""
+"""The colour specification of a clip, and streams as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLAIN = VideoInfo(0, "h264", 640, 360, "yuv420p", Fraction(1, 15360), Fraction(3
 @pytest.mark.parametrize(
     ("height", "matrix"), [(1, "bt601"), (576, "bt601"), (719, "bt601"), (720, "bt709"), (2160, "bt709")]
 )
-def test_the_height_decides_an_unstated_matrix(height: int, matrix: str) -> None:
+def test_an_unspecified_matrix_depends_on_the_height(height: int, matrix: str) -> None:
     assert colour_of(PLAIN, height).matrix == matrix
 
 
@@ -24,7 +24,7 @@ def test_the_height_decides_an_unstated_matrix(height: int, matrix: str) -> None
     [(1, "bt709"), (4, "fcc"), (5, "bt601"), (6, "bt601"), (7, "smpte240m"), (9, "bt2020"), (10, "bt2020")],
 )
 @pytest.mark.parametrize("height", [240, 2160])
-def test_a_stated_matrix_holds_at_any_height(code: int, matrix: str, height: int) -> None:
+def test_a_stated_matrix_is_used_at_any_height(code: int, matrix: str, height: int) -> None:
     assert colour_of(replace(PLAIN, tags=ColourTags(matrix=code)), height).matrix == matrix
 
 
@@ -43,15 +43,15 @@ def test_range(stated: int, pix_fmt: str, full: bool) -> None:
     [(0, ("cosited", "centred")), (1, ("cosited", "centred")), (2, ("centred", "centred")),
      (3, ("cosited", "cosited")), (4, ("centred", "cosited")), (5, ("cosited", "centred"))],
 )  # fmt: skip
-def test_siting_of_chroma(location: int, siting: tuple[str, str]) -> None:
+def test_chroma_siting(location: int, siting: tuple[str, str]) -> None:
     colour = colour_of(replace(PLAIN, tags=ColourTags(chroma_location=location)), 360)
     assert (colour.chroma_x, colour.chroma_y) == siting
 
 
 @pytest.mark.parametrize("height", [240, 2160])
-def test_an_exotic_matrix_is_bt709_on_the_way(height: int) -> None:
+def test_an_exotic_matrix_is_converted_as_bt709(height: int) -> None:
     assert colour_of(replace(PLAIN, tags=ColourTags(matrix=14)), height).matrix == "bt709"  # ICtCp
 
 
-def test_cover_art_in_words() -> None:
+def test_cover_art_as_text() -> None:
     assert str(StreamInfo(1, "video", "mjpeg", None, cover_art=True)) == "stream 1, mjpeg cover art"

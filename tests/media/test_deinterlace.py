@@ -1,4 +1,4 @@
-"""Fields that were taken at two times, and frames that were not."""
+"""Deinterlacing of interlaced and progressive frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNFLAGGED = ("-c:v", "ffv1", "-pix_fmt", "yuv420p")
 
 @pytest.fixture
 def interlaced(ffmpeg: Ffmpeg, tmp_path: Path) -> Callable[[bool], Path]:
-    """A clip of twenty frames that weave two fields of a moving picture, said to be so or not."""
+    """Make a clip of twenty interlaced frames of a moving picture, flagged as interlaced or not."""
 
     def make(flagged: bool) -> Path:
         path = tmp_path / ("woven.ts" if flagged else "woven.mkv")
@@ -39,14 +39,14 @@ def read(path: Path, mode: str) -> list[Frame]:
 
 
 def combing(frames: list[Frame]) -> float:
-    """How much more neighbouring rows differ than rows of one field do."""
+    """Return how much more neighbouring rows differ than rows of the same field."""
     luma = np.stack([frame.planes[0] for frame in frames]).astype(float)
     across = np.abs(luma[:, 1:-1] - (luma[:, :-2] + luma[:, 2:]) / 2).mean()
     within = np.abs(luma[:, :-2] - luma[:, 2:]).mean()
     return float(across / within)
 
 
-def test_flagged_frames_lose_their_combs(interlaced: Callable[[bool], Path]) -> None:
+def test_flagged_frames_are_deinterlaced(interlaced: Callable[[bool], Path]) -> None:
     path = interlaced(True)
     assert probe(path).video.interlaced
     woven, progressive = read(path, "no"), read(path, "auto")
@@ -55,7 +55,7 @@ def test_flagged_frames_lose_their_combs(interlaced: Callable[[bool], Path]) -> 
     assert combing(progressive) < 0.75 * combing(woven)
 
 
-def test_what_is_not_flagged_is_left_alone_unless_asked(interlaced: Callable[[bool], Path]) -> None:
+def test_frames_without_the_flag_are_deinterlaced_only_on_request(interlaced: Callable[[bool], Path]) -> None:
     path = interlaced(False)
     assert not probe(path).video.interlaced
     woven, auto, forced = (read(path, mode) for mode in ("no", "auto", "yes"))
@@ -66,8 +66,8 @@ def test_what_is_not_flagged_is_left_alone_unless_asked(interlaced: Callable[[bo
     assert combing(forced) < 0.75 * combing(woven)
 
 
-def test_a_part_is_what_it_is_in_the_whole(interlaced: Callable[[bool], Path]) -> None:
-    """But for its edge frames, which have a neighbour less."""
+def test_a_part_equals_the_same_part_of_the_whole(interlaced: Callable[[bool], Path]) -> None:
+    """The frames at the edges differ, since they have one neighbour less."""
     path = interlaced(True)
     video, whole = probe(path).video, read(path, "auto")
     part = list(read_frames(path, video, start=whole[4].pts, end=whole[12].pts, deinterlace="auto"))

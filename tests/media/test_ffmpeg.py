@@ -25,14 +25,14 @@ MakeClip = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
-def forgets_the_program() -> Iterator[None]:
+def program_cache_cleared() -> Iterator[None]:
     ffmpeg_program.cache_clear()
     yield
     ffmpeg_program.cache_clear()
 
 
 @pytest.fixture(autouse=True)
-def waits_half_a_minute_at_most() -> Iterator[None]:
+def time_limit() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise TimeoutError("blocked")
 
@@ -50,7 +50,7 @@ libavformat    63.  1.102 / 63.  1.102"""
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Puts a shell script in the place of the program, by the variable that names one."""
+    """Replace the program by a shell script, using the environment variable."""
 
     def put(script: str, version: str = VERSION) -> Path:
         folder = tmp_path / "bin"
@@ -69,14 +69,14 @@ def command() -> ffmpeg.nodes.OutputStream:
     return ffmpeg.output(ffmpeg.input("file:in.mp4"), "file:out.mp4", c="copy")
 
 
-def test_the_program_that_the_variable_names_comes_first(stand_in: Callable[[str], Path]) -> None:
+def test_the_program_in_the_variable_is_preferred(stand_in: Callable[[str], Path]) -> None:
     program = stand_in("exit 0")
     assert find_program() == str(program)
     assert ffmpeg_program() == Program(str(program), "9.0.2-4", (63, 1))
     assert str(ffmpeg_program()) == f"ffmpeg 9.0.2-4 ({program})"
 
 
-def test_else_the_one_that_imageio_ffmpeg_carries(
+def test_the_bundled_program_is_preferred_to_path(
     stand_in: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_path = stand_in("exit 0")
@@ -88,7 +88,7 @@ def test_else_the_one_that_imageio_ffmpeg_carries(
     assert "ffmpeg version" in subprocess.run([program, "-version"], capture_output=True, text=True, check=True).stdout
 
 
-def test_where_none_is_carried_the_one_on_path(
+def test_without_a_bundled_program_the_one_on_path_is_used(
     stand_in: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_path = stand_in("exit 0")
@@ -98,32 +98,32 @@ def test_where_none_is_carried_the_one_on_path(
     assert find_program() == str(on_path)
 
 
-def test_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("vsr.media.ffmpeg.bundled_program", lambda: None)
     with pytest.raises(FFmpegError) as caught:
         run(command())
     assert str(caught.value) == (
-        "no ffmpeg program: imageio-ffmpeg carries none for this system, and none is on PATH. Install ffmpeg."
+        "no ffmpeg program: imageio-ffmpeg has none for this system, and none is on PATH; install ffmpeg."
     )
 
 
-def test_a_variable_that_names_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_without_a_program_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VSR_FFMPEG", "/nowhere/ffmpeg")
     with pytest.raises(FFmpegError) as caught:
         find_program()
-    assert str(caught.value) == "VSR_FFMPEG names /nowhere/ffmpeg, which is no program; correct or unset it."
+    assert str(caught.value) == "VSR_FFMPEG is set to /nowhere/ffmpeg, which is not a program; correct or unset it."
 
 
-def test_a_program_that_is_no_ffmpeg(stand_in: Callable[..., Path]) -> None:
+def test_another_program_is_refused(stand_in: Callable[..., Path]) -> None:
     program = stand_in("exit 0", version="convert 7")
     with pytest.raises(FFmpegError) as caught:
         find_program()
-    assert str(caught.value) == f"{program} is no ffmpeg program: asked for its version, it does not tell one."
+    assert str(caught.value) == f"{program} is not an ffmpeg program: it does not print a version."
 
 
 @pytest.mark.parametrize(
-    ("carried", "way_out"), [("/carried/ffmpeg", "unset VSR_FFMPEG"), (None, "name a newer one by VSR_FFMPEG")]
+    ("carried", "way_out"), [("/carried/ffmpeg", "unset VSR_FFMPEG"), (None, "set VSR_FFMPEG to a newer one")]
 )
 def test_an_old_program_is_refused(
     carried: str | None, way_out: str, stand_in: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
@@ -145,7 +145,7 @@ def test_an_old_program_is_refused(
         "[aost#0:1/copy @ 0x5581] Error submitting a packet to the muxer: Broken pipe",
     ],
 )
-def test_a_file_that_is_not_whole_is_a_failure_whatever_the_exit_code(
+def test_an_incomplete_file_is_a_failure_whatever_the_exit_code(
     words: str, stand_in: Callable[[str], Path], leaves_nothing: None
 ) -> None:
     stand_in(f"echo '{words}' >&2; exit 0")
@@ -155,7 +155,7 @@ def test_a_file_that_is_not_whole_is_a_failure_whatever_the_exit_code(
 
 
 @pytest.mark.parametrize("code", [0, 228])
-def test_a_full_disk(code: int, stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+def test_a_full_disk_is_a_disk_error(code: int, stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
     stand_in(f"echo 'Error writing trailer: No space left on device' >&2; exit {code}")
     with pytest.raises(DiskError, match="^ffmpeg failed: No space left on device$"):
         run(command())
@@ -169,7 +169,7 @@ def test_a_program_that_cannot_be_started(stand_in: Callable[[str], Path], leave
         run(command())
 
 
-def test_arguments(stand_in: Callable[[str], Path], tmp_path: Path) -> None:
+def test_arguments_are_passed_without_a_shell(stand_in: Callable[[str], Path], tmp_path: Path) -> None:
     stand_in(f'for word; do printf "%s\\n" "$word"; done > "{tmp_path}/words"')
     run(ffmpeg.output(ffmpeg.input("file:a b;$(c)'\".mp4"), "file:-out.mp4", c="copy").global_args("-copyts"))
     words = (tmp_path / "words").read_text().splitlines()
@@ -179,12 +179,12 @@ def test_arguments(stand_in: Callable[[str], Path], tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_success_in_spite_of_words(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+def test_messages_alone_are_no_failure(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
     stand_in("echo a warning >&2; exit 0")
     run(command())
 
 
-def test_failure_is_told_by_the_last_words(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+def test_a_failure_reports_the_last_messages(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
     stand_in("for number in $(seq 100); do echo line $number >&2; done; exit 7")
     with pytest.raises(FFmpegError) as caught:
         run(command())
@@ -192,21 +192,21 @@ def test_failure_is_told_by_the_last_words(stand_in: Callable[[str], Path], leav
     assert str(caught.value) == f"ffmpeg failed with code 7: {last}"
 
 
-def test_failure_without_a_word(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+def test_a_failure_without_a_message(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
     stand_in("exit 3")
     with pytest.raises(FFmpegError) as caught:
         run(command())
     assert str(caught.value) == "ffmpeg failed with code 3: it gave no reason"
 
 
-def test_words_in_any_encoding(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+def test_messages_in_any_encoding(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
     stand_in(r"printf 'no file Sch\366n.mp4\n' >&2; exit 1")
     with pytest.raises(FFmpegError, match="^ffmpeg failed with code 1: no file Sch\ufffdn.mp4$"):
         run(command())
 
 
-def test_many_words_block_nothing(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
-    # More than a pipe holds, on either output: a writer that nobody reads would wait for ever.
+def test_many_messages_do_not_block(stand_in: Callable[[str], Path], leaves_nothing: None) -> None:
+    # More than the capacity of a pipe, on both outputs: a writer without a reader would block.
     stand_in("yes 'as many words as fit' | head -n 50000 >&2; yes | head -c 1000000; echo the end >&2; exit 1")
     with pytest.raises(FFmpegError, match=r"as many words as fit; .*; the end$"):
         run(command())
@@ -226,8 +226,8 @@ def test_the_real_program_works(make_clip: MakeClip, tmp_path: Path, leaves_noth
 
 
 @pytest.fixture
-def words_on_standard_input() -> Iterator[int]:
-    """A pipe with three lines as the standard input of this process; gives its reading end."""
+def lines_on_standard_input() -> Iterator[int]:
+    """Make a pipe with three lines the standard input of this process; return its reading end."""
     reading, writing = os.pipe()
     os.write(writing, b"one\ntwo\nthree\n")
     os.close(writing)
@@ -239,20 +239,20 @@ def words_on_standard_input() -> Iterator[int]:
     os.close(reading)
 
 
-def test_standard_input_is_left_to_others(
-    stand_in: Callable[[str], Path], words_on_standard_input: int, tmp_path: Path
+def test_standard_input_is_not_read(
+    stand_in: Callable[[str], Path], lines_on_standard_input: int, tmp_path: Path
 ) -> None:
     stand_in(f'cat > "{tmp_path}/eaten"')
     run(command())
     assert (tmp_path / "eaten").read_bytes() == b""
-    assert os.read(words_on_standard_input, 100) == b"one\ntwo\nthree\n"
+    assert os.read(lines_on_standard_input, 100) == b"one\ntwo\nthree\n"
 
 
 def test_the_real_program_leaves_standard_input(
-    make_clip: MakeClip, words_on_standard_input: int, tmp_path: Path
+    make_clip: MakeClip, lines_on_standard_input: int, tmp_path: Path
 ) -> None:
     run(ffmpeg.output(ffmpeg.input(f"file:{make_clip()}"), f"file:{tmp_path / 'out.mkv'}", c="copy"))
-    assert os.read(words_on_standard_input, 100) == b"one\ntwo\nthree\n"
+    assert os.read(lines_on_standard_input, 100) == b"one\ntwo\nthree\n"
 
 
 def is_alive(pid: int) -> bool:
@@ -275,7 +275,7 @@ def test_an_interrupt_kills_and_reaps_the_child(
 
     def interrupt() -> None:
         while not number.exists() or sys._current_frames()[waiting].f_code is not run.__code__:
-            time.sleep(0.05)  # until the child works and its parent waits
+            time.sleep(0.05)  # until the child is running and its parent waits
         time.sleep(0.05)
         signal.pthread_kill(waiting, signal.SIGINT)
 

@@ -1,4 +1,4 @@
-"""What can lie in which file."""
+"""Which codecs the containers can contain."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ HELD = {
 
 
 @pytest.mark.parametrize("codec", HELD)
-def test_what_is_held(codec: str) -> None:
+def test_which_codecs_a_container_can_contain(codec: str) -> None:
     said = {ending for ending in ENDINGS if holds(CONTAINERS[ending], codec)}
-    # Of AVI alone, that libav takes more than players know is left as it is.
+    # Only for AVI libav lists more codecs than players support; that is left as it is.
     assert said - {".avi"} == HELD[codec] - {".avi"}
     assert HELD[codec] & {".avi"} <= said
 
@@ -60,8 +60,9 @@ def format_of_audio(encoder: str) -> str:
     return av.Codec(encoder, "w").canonical_name
 
 
-def test_endings_have_any_case_and_no_other_is_known() -> None:
+def test_suffixes_ignore_case_and_unknown_ones_are_refused() -> None:
     assert container_of(Path("a.b.WebM")).muxer == "webm"
     assert container_of(Path("clip.MTS")) is CONTAINERS[".ts"]
-    with pytest.raises(UsageError, match=r"^cannot tell the format of a\.mp4\.txt: its name must end in \.mp4, \.m4v"):
+    message = r"^cannot determine the format of a\.mp4\.txt: its name must end in \.mp4, \.m4v"
+    with pytest.raises(UsageError, match=message):
         container_of(Path("a.mp4.txt"))

@@ -1,4 +1,4 @@
-"""Animations into GIF: every frame as it was, for as long as it was, as often as it was."""
+"""Animations as GIF keep every frame, its duration and the number of repeats."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def animation(path: Path, frames: Sequence[np.ndarray], **options: object) -> Pa
     return path
 
 
-def by_pillow(path: Path) -> tuple[list[np.ndarray], list[int]]:
+def read_with_pillow(path: Path) -> tuple[list[np.ndarray], list[int]]:
     frames, delays = [], []
     with Image.open(path) as image:
         for number in range(getattr(image, "n_frames", 1)):
@@ -60,14 +60,14 @@ def by_pillow(path: Path) -> tuple[list[np.ndarray], list[int]]:
     return frames, delays
 
 
-def by_libav(path: Path) -> tuple[list[np.ndarray], list[int]]:
+def read_with_libav(path: Path) -> tuple[list[np.ndarray], list[int]]:
     with av.open(str(path)) as container:
         decoded = list(container.decode(video=0))
     return [frame.to_ndarray(format="rgba") for frame in decoded], [10 * frame.duration for frame in decoded]
 
 
-def assert_alike(frames: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> None:
-    """But for colours that nobody sees."""
+def assert_similar(frames: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> None:
+    """Compare frames, ignoring invisible colours."""
     assert len(frames) == len(others)
     for number, (frame, other) in enumerate(zip(frames, others, strict=True)):
         assert np.array_equal(frame[..., 3], other[..., 3]), f"alpha of frame {number}"
@@ -76,28 +76,28 @@ def assert_alike(frames: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_frame_is_as_it_was(kind: str, tmp_path: Path) -> None:
+def test_every_frame_is_kept(kind: str, tmp_path: Path) -> None:
     clip = animation(tmp_path / "in.png", KINDS[kind], loop=0)
     target = vsr.upscale(clip, tmp_path / "out.gif", model="identity").target
-    for read in (by_pillow, by_libav):
+    for read in (read_with_pillow, read_with_libav):
         frames, delays = read(target)
-        assert_alike(frames, KINDS[kind])
+        assert_similar(frames, KINDS[kind])
         assert delays == list(DELAYS[: len(frames)])
 
 
 @pytest.mark.parametrize("disposal", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["movement", "movement over nothing"])
-def test_every_way_to_dispose_of_a_frame(kind: str, disposal: int, tmp_path: Path) -> None:
+def test_every_disposal_method(kind: str, disposal: int, tmp_path: Path) -> None:
     clip = animation(tmp_path / "in.gif", KINDS[kind], loop=0, disposal=disposal)
     target = vsr.upscale(clip, tmp_path / "out.gif", model="identity").target
-    for read in (by_pillow, by_libav):
+    for read in (read_with_pillow, read_with_libav):
         frames, delays = read(target)
-        assert_alike(frames, KINDS[kind] if disposal == 2 else by_pillow(clip)[0])
-        assert delays == by_pillow(clip)[1]
+        assert_similar(frames, KINDS[kind] if disposal == 2 else read_with_pillow(clip)[0])
+        assert delays == read_with_pillow(clip)[1]
 
 
-def test_frames_that_give_way_to_the_one_before(ffmpeg: Callable[..., str], tmp_path: Path) -> None:
-    """A ground that stays, and squares that show before it one after the other."""
+def test_frames_that_restore_the_previous_one(ffmpeg: Callable[..., str], tmp_path: Path) -> None:
+    """A background stays, and squares are shown in front of it one after the other."""
     clip = animation(tmp_path / "in.png", [square(GREY, GREY), *KINDS["movement over nothing"]])
     palettes = "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1"
     ffmpeg("-i", clip, "-vf", palettes, "-gifflags", "-offsetting", tmp_path / "cleared.gif")
@@ -106,8 +106,8 @@ def test_frames_that_give_way_to_the_one_before(ffmpeg: Callable[..., str], tmp_
     assert content.count(cleared) == 5
     (tmp_path / "in.gif").write_bytes(content.replace(cleared, to_the_one_before))
     target = vsr.upscale(tmp_path / "in.gif", tmp_path / "out.gif", model="identity").target
-    for read in (by_pillow, by_libav):
-        assert_alike(read(target)[0], [square(GREY, GREY), *KINDS["movement"]])
+    for read in (read_with_pillow, read_with_libav):
+        assert_similar(read(target)[0], [square(GREY, GREY), *KINDS["movement"]])
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_frames_that_give_way_to_the_one_before(ffmpeg: Callable[..., str], tmp_
     [(".gif", {}, None), (".gif", {"loop": 0}, 0), (".gif", {"loop": 3}, 3), (".webp", {"loop": 0}, 0),
      (".webp", {"loop": 1}, None), (".webp", {"loop": 4}, 3), (".png", {"loop": 0}, 0), (".png", {"loop": 2}, 1)],
 )  # fmt: skip
-def test_it_is_repeated_as_often(ending: str, options: dict[str, int], loop: int | None, tmp_path: Path) -> None:
+def test_the_number_of_repeats_is_kept(ending: str, options: dict[str, int], loop: int | None, tmp_path: Path) -> None:
     clip = animation(tmp_path / f"in{ending}", KINDS["movement"], **options)
     with Image.open(vsr.upscale(clip, tmp_path / "out.gif", model="identity").target) as image:
         assert image.info.get("loop") == loop
@@ -126,10 +126,10 @@ def test_cases(name: str, shared_data: Path, tmp_path: Path) -> None:
     clip = Path(os.environ["VSR_TEST_DATA"]).parent / "cases" / name
     if not clip.exists():
         pytest.skip(f"no {clip}")
-    source, delays = by_pillow(clip)
+    source, delays = read_with_pillow(clip)
     for model, scale in (("identity", None), ("bicubic", 2)):
         options = {"model": model, "scale": scale, "overwrite": True}
-        frames, kept = by_pillow(vsr.upscale(clip, tmp_path / "out.gif", **options).target)
+        frames, kept = read_with_pillow(vsr.upscale(clip, tmp_path / "out.gif", **options).target)
         assert kept == delays
         if model == "identity":
-            assert_alike(frames, source)
+            assert_similar(frames, source)

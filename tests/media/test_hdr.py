@@ -1,4 +1,4 @@
-"""HDR10's metadata, from libav's bytes to the words of the encoders."""
+"""HDR10 metadata, from libav's bytes to the options of the encoders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WHITE, LEAST, GREATEST = (15635, 16450), 1, 10_000_000
 
 
 def structure(*, primaries: int = 1, luminances: int = 1, zoom: int = 1) -> bytes:
-    """AVMasteringDisplayMetadata: ten ratios and two flags."""
+    """Pack an AVMasteringDisplayMetadata: ten ratios and two flags."""
     coordinates = [value for pair in (*PRIMARIES, WHITE) for value in pair]
     ratios = [(value * zoom, 50000 * zoom) for value in coordinates]
     ratios += [(LEAST * zoom, 10000 * zoom), (GREATEST, 10000)]
@@ -23,13 +23,13 @@ def structure(*, primaries: int = 1, luminances: int = 1, zoom: int = 1) -> byte
 
 
 @pytest.mark.parametrize("zoom", [1, 3])
-def test_fields(zoom: int) -> None:
+def test_a_mastering_display_is_parsed(zoom: int) -> None:
     assert MasteringDisplay.from_bytes(structure(zoom=zoom)) == P3
     assert MasteringDisplay.from_bytes(structure(zoom=zoom) + b"more") == P3
 
 
 @pytest.mark.parametrize(("primaries", "luminances"), [(0, 1), (1, 0), (0, 0)])
-def test_what_is_left_out_is_no_mastering_display(primaries: int, luminances: int) -> None:
+def test_missing_primaries_or_luminances_are_no_mastering_display(primaries: int, luminances: int) -> None:
     assert MasteringDisplay.from_bytes(structure(primaries=primaries, luminances=luminances)) is None
 
 
@@ -40,7 +40,7 @@ def test_a_ratio_over_zero_is_no_error() -> None:
     assert found is not None and found.luminances == P3.luminances
 
 
-def test_texts() -> None:
+def test_a_mastering_display_as_text() -> None:
     assert P3.text() == "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)"
     assert P3.text(decimal=True) == "G(0.265,0.69)B(0.15,0.06)R(0.68,0.32)WP(0.3127,0.329)L(1000,0.0001)"
 
@@ -59,7 +59,7 @@ def test_light_levels() -> None:
         ("av1", f"mastering-display={P3.text(decimal=True)}:content-light=1100,180", "content-light=1100,180"),
     ],
 )
-def test_what_encoders_are_told(codec: str, both: str, light: str) -> None:
+def test_parameters_of_the_encoders(codec: str, both: str, light: str) -> None:
     hdr = CODECS[codec].hdr
     assert hdr is not None
     assert hdr.parameters(P3, LightLevels(1100, 180)) == both

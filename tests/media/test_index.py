@@ -1,4 +1,4 @@
-"""What the packets tell, against what comes out of the decoder."""
+"""The packet index, compared with the decoder's output."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def test_b_frames(name: str, make_clip: MakeClip) -> None:
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.ts"])
-def test_of_h264_only_idr_frames_are_keyframes(name: str, make_clip: MakeClip) -> None:
-    """Lengths stand before the units in MP4, start codes in TS."""
+def test_only_idr_frames_of_h264_are_keyframes(name: str, make_clip: MakeClip) -> None:
+    """MP4 has lengths before the NAL units, TS has start codes."""
     path = make_clip(name, pts=FORTY, time_base=MILLISECONDS, options=OPEN)
     assert key_packets(path) == 4
     assert indexed(path).keyframes.tolist() == decoded(path)[:1]
 
 
-def test_of_hevc_all_are(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+def test_all_keyframes_of_hevc_are_keyframes(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     path = tmp_path / "open.mp4"
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1.6", "-c:v", "libx265", "-pix_fmt", "yuv420p",
            "-x265-params", "keyint=10:min-keyint=10:open-gop=1:bframes=3:scenecut=0:log-level=none", path)  # fmt: skip
@@ -109,20 +109,20 @@ def test_what_an_edit_list_hides_does_not_count(make_clip: MakeClip, ffmpeg: Ffm
     assert index.timestamps.tolist() == decoded(path)
 
 
-def test_an_avi_tells_no_timestamps(make_clip: MakeClip) -> None:
+def test_an_avi_has_no_timestamps(make_clip: MakeClip) -> None:
     path = make_clip("clip.avi", codec="mpeg4", time_base=Fraction(1, 25), pts=range(8))
     index = indexed(path)
     assert index.timestamps.tolist() == []
     assert index.num_frames == len(decoded(path)) == 8
 
 
-def test_a_raw_stream_tells_none(make_clip: MakeClip) -> None:
+def test_a_raw_stream_has_no_timestamps(make_clip: MakeClip) -> None:
     index = indexed(make_clip("clip.h264"))
     assert (index.timestamps.tolist(), index.num_frames) == ([], 8)
 
 
-def twice(source: Path, target: Path) -> Path:
-    """A copy whose fourth frame is shown at the time of the third."""
+def with_repeated_timestamp(source: Path, target: Path) -> Path:
+    """Make a copy whose fourth frame has the timestamp of the third."""
     with av.open(str(source)) as read, av.open(str(target), "w") as written:
         stream = written.add_stream_from_template(read.streams.video[0])
         packets = [packet for packet in read.demux(video=0) if packet.size]
@@ -133,13 +133,13 @@ def twice(source: Path, target: Path) -> Path:
     return target
 
 
-def test_a_timestamp_that_comes_twice_spoils_all(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_with_a_repeated_timestamp_there_are_none(make_clip: MakeClip, tmp_path: Path) -> None:
     clip = make_clip("in.mkv", codec="ffv1", pts=FORTY[:8], time_base=MILLISECONDS)
-    index = indexed(twice(clip, tmp_path / "twice.mkv"))
+    index = indexed(with_repeated_timestamp(clip, tmp_path / "repeated.mkv"))
     assert (index.timestamps.tolist(), index.num_frames) == ([], 8)
 
 
-def test_the_digest_is_of_every_packet(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_the_digest_depends_on_every_packet(make_clip: MakeClip, tmp_path: Path) -> None:
     path = make_clip("clip.mkv", codec="ffv1", pts=FORTY[:8], time_base=MILLISECONDS)
     with av.open(str(path)) as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
@@ -153,7 +153,7 @@ def test_the_digest_is_of_every_packet(make_clip: MakeClip, tmp_path: Path) -> N
         assert indexed(path).digest != before.digest
 
 
-def test_the_digest_is_not_of_the_name_or_the_sound(make_clip: MakeClip) -> None:
+def test_the_digest_does_not_depend_on_the_name_or_the_sound(make_clip: MakeClip) -> None:
     one, other = make_clip("one.mp4"), make_clip("other.mp4", audio=["aac"])
     assert one.read_bytes() != other.read_bytes()
     assert indexed(one).digest == indexed(other).digest
@@ -175,7 +175,7 @@ def test_entry(timestamp: int, entry: int | None) -> None:
     assert STAMPS.entry(timestamp) == entry
 
 
-def test_a_file_that_is_gone(make_clip: MakeClip) -> None:
+def test_a_missing_file_is_an_input_error(make_clip: MakeClip) -> None:
     video = probe(path := make_clip()).video
     path.unlink()
     with pytest.raises(InputError, match="No such file"):
@@ -199,8 +199,8 @@ def test_real_clips(shared_data: Path) -> None:
         assert set(index.keyframes.tolist()) <= set(index.timestamps.tolist()), path.name
 
 
-def test_a_file_that_cannot_be_read_further_ends_there(tmp_path: Path) -> None:
-    """A frame of an APNG that is wider than the picture is an error of libav's demuxer, in the midst of the packets."""
+def test_the_index_ends_where_the_file_cannot_be_read(tmp_path: Path) -> None:
+    """An APNG frame wider than the picture makes libav's demuxer fail in the middle of the packets."""
     pictures = [Image.new("RGB", (48, 32), (60 * index, 0, 0)) for index in range(4)]
     clip = tmp_path / "in.apng"
     pictures[0].save(clip, "PNG", save_all=True, append_images=pictures[1:], duration=40)

@@ -1,4 +1,4 @@
-"""Parts of a video, joined: every picture and every timestamp as in the parts."""
+"""Joined parts of a video keep every frame and every timestamp."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ B_FRAMES = {"preset": "medium", "bf": "3", "x264-params": "b-adapt=0:scenecut=0"
 PLAIN = VideoFormat(width=64, height=48, pix_fmt="yuv420p", time_base=Fraction(1, 1000), rate=Fraction(25), threads=1)
 STAMPS = [33, 73, 113, 114, 153, 1193, 1233, 1273, 1313, 1353, 1393, 1433, 1473, 1474]
 SIZES = (6, 1, 4, 3)
-"""Frames of each part."""
+"""Frames per part."""
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_decoding_times_of_any_order() -> None:
 
 
 def encode(path: Path, codec: Codec, options: dict[str, str], video: VideoFormat, stamps: Sequence[int]) -> Part:
-    """A moving pattern that noise disturbs, a frame for each timestamp."""
+    """Encode a noisy moving pattern, one frame for each timestamp."""
     layout = layout_of(video.pix_fmt)
     assert layout is not None
     dtype, step = (np.uint8, 1) if layout.bit_depth == 8 else (np.uint16, 2 ** (layout.bit_depth - 8))
@@ -114,7 +114,7 @@ def content(path: Path) -> list[tuple[int, bytes]]:
         ("ffv1", {}, "yuv420p"),
     ],
 )
-def test_what_is_joined_is_what_the_parts_are(name: str, options: dict[str, str], pix_fmt: str, tmp_path: Path) -> None:
+def test_the_content_of_the_parts_is_kept(name: str, options: dict[str, str], pix_fmt: str, tmp_path: Path) -> None:
     codec, video = CODECS[name], replace(PLAIN, pix_fmt=pix_fmt)
     parts = encode_parts(tmp_path, codec, options, video)
     joined = tmp_path / f"joined{encoded_suffix(codec)}"
@@ -134,7 +134,7 @@ def test_what_is_joined_is_what_the_parts_are(name: str, options: dict[str, str]
 
 
 def test_the_last_frame_keeps_its_duration(tmp_path: Path) -> None:
-    """Nothing follows it that would tell."""
+    """There is no following frame from which to derive it."""
     parts = [
         Part(part.path, [*part.packets[:-1], Timing(part.packets[-1].pts, 77)])
         for part in encode_parts(tmp_path, H264, {"preset": "ultrafast"}, PLAIN)
@@ -153,7 +153,7 @@ def test_the_last_frame_keeps_its_duration(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_describes_the_video_is_kept(name: str, tmp_path: Path) -> None:
+def test_tags_of_the_video_are_kept(name: str, tmp_path: Path) -> None:
     matrix = (0, 65536, 0, -65536, 0, 0, 0, 0, 1073741824)
     pix_fmt = "yuv422p10le" if name == "prores" else "yuv420p"
     video = replace(PLAIN, pix_fmt=pix_fmt, display_matrix=matrix, sample_aspect_ratio=Fraction(4, 3))
@@ -165,24 +165,25 @@ def test_what_describes_the_video_is_kept(name: str, tmp_path: Path) -> None:
     assert joined.tags == part.tags
 
 
-def test_a_part_of_other_settings(tmp_path: Path) -> None:
+def test_a_part_with_other_settings_is_refused(tmp_path: Path) -> None:
     one = encode(tmp_path / "one.mp4", H264, B_FRAMES, PLAIN, STAMPS[:4])
     other = encode(tmp_path / "other.mp4", H264, {"preset": "ultrafast"}, PLAIN, STAMPS[4:])
-    with pytest.raises(OutputError, match=r"other\.mp4 was encoded otherwise than the parts before it; .*--no-resume"):
+    message = r"other\.mp4 was encoded differently from the parts before it; .*--no-resume"
+    with pytest.raises(OutputError, match=message):
         join([one, other], tmp_path / "joined.mp4", PLAIN)
 
 
 @pytest.mark.parametrize("more", [1, -1])
-def test_a_part_that_is_not_what_was_written(more: int, tmp_path: Path) -> None:
+def test_a_part_with_missing_or_extra_packets_is_refused(more: int, tmp_path: Path) -> None:
     first, *rest = encode_parts(tmp_path, H264, B_FRAMES, PLAIN)
     packets = [*first.packets, Timing(20_000, 40)] if more > 0 else first.packets[:-1]
-    said = r"0\.mp4 has lost frames" if more > 0 else r"0\.mp4 holds more than was written to it"
+    said = r"0\.mp4 has lost frames" if more > 0 else r"0\.mp4 contains more than was written to it"
     with pytest.raises(OutputError, match=f"{said}; run again with --no-resume"):
         join([Part(first.path, packets), *rest], tmp_path / "joined.mp4", PLAIN)
 
 
 @pytest.mark.parametrize("number", [0, 2])
-def test_a_part_that_is_gone(number: int, tmp_path: Path) -> None:
+def test_a_missing_part_is_an_error(number: int, tmp_path: Path) -> None:
     parts = encode_parts(tmp_path, H264, B_FRAMES, PLAIN)
     parts[number].path.unlink()
     with pytest.raises(InputError, match=rf"{number}\.mp4: No such file"):
@@ -190,7 +191,7 @@ def test_a_part_that_is_gone(number: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
     parts = encode_parts(tmp_path, H264, B_FRAMES, PLAIN)
     target = tmp_path / "joined.mp4"
     target.symlink_to("/dev/full")
@@ -198,7 +199,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         join(parts, target, PLAIN)
 
 
-def test_a_target_that_cannot_be(tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
     parts = encode_parts(tmp_path, H264, B_FRAMES, PLAIN)
     with pytest.raises(OutputError, match=r"cannot join the encoded parts to .*: No such file or directory\.$"):
         join(parts, tmp_path / "nowhere" / "joined.mp4", PLAIN)

@@ -1,4 +1,4 @@
-"""Damaged clips of many kinds: frames in order or one error of vsr's, in time. ``benchmarks/damage.py`` does more."""
+"""Damaged clips give frames in order or a VsrError, within a time limit. ``benchmarks/damage.py`` tests more."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ CLIPS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("name", "kind"), [*product(CLIPS, MUTATIONS["KINDS"])])
-def test_damage(
+def test_a_damaged_clip_gives_ordered_frames_or_a_vsr_error(
     name: str, kind: str, make_clip: MakeClip, capfd: pytest.CaptureFixture[str], leaves_nothing: None
 ) -> None:
     path = make_clip(name, **CLIPS[name])
     path.write_bytes(MUTATIONS["mutate"](path.read_bytes(), kind, f"{name} {kind}"))
     stamps: list[int] = []
-    error = ended_by(lambda: stamps.extend(frame.pts for frame in read_frames(path, probe(path).video)))
+    error = exception_of(lambda: stamps.extend(frame.pts for frame in read_frames(path, probe(path).video)))
     assert error is None or (isinstance(error, VsrError) and str(path) in str(error)), repr(error)
     assert all(before < after for before, after in zip(stamps, stamps[1:], strict=False))
     assert stamps or error
     assert capfd.readouterr() == ("", "")
 
 
-def ended_by(work: Callable[[], None]) -> BaseException | None:
-    """What a function raised, in a thread that cannot hold up the tests."""
+def exception_of(work: Callable[[], None]) -> BaseException | None:
+    """Return what a function raised, in a thread that cannot block the tests."""
     raised: list[BaseException] = []
 
     def run() -> None:

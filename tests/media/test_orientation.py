@@ -1,4 +1,4 @@
-"""Display matrices."""
+"""Orientation from display matrices."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vsr.media.clip import TURN, UPRIGHT, orientation_of
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(("a", "d"), list(product((TURN, -TURN), repeat=2)))
-def test_each_pixel_goes_where_the_matrix_sends_it(a: int, d: int, turned: bool) -> None:
-    """Of its centre: x' = a x + c y, y' = b x + d y."""
+def test_pixels_are_moved_as_the_matrix_says(a: int, d: int, turned: bool) -> None:
+    """The centre of a pixel is at x' = a x + c y, y' = b x + d y."""
     picture = torch.rand(3, 3, 5)
     orientation = orientation_of((0, d, 0, a, 0, 0, 0, 0, 1 << 30) if turned else (a, 0, 0, 0, d, 0, 0, 0, 1 << 30))
     assert orientation is not None and orientation.transposed is turned
@@ -25,7 +25,7 @@ def test_each_pixel_goes_where_the_matrix_sends_it(a: int, d: int, turned: bool)
         assert torch.equal(result[:, row, column], picture[:, y, x])
 
 
-def test_none_turns_nothing() -> None:
+def test_without_a_matrix_nothing_is_turned() -> None:
     assert orientation_of(None) == UPRIGHT
     picture = torch.rand(3, 3, 5)
     assert torch.equal(UPRIGHT.upright(picture), picture)
@@ -36,5 +36,5 @@ def test_none_turns_nothing() -> None:
     [(46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30), (TURN, TURN, 0, 0, 0, 0, 0, 0, 1 << 30),
      (2 * TURN, 0, 0, 0, 2 * TURN, 0, 0, 0, 1 << 30)],
 )  # fmt: skip
-def test_matrices_that_are_no_quarter_turns(matrix: tuple[int, ...]) -> None:
+def test_matrices_other_than_quarter_turns(matrix: tuple[int, ...]) -> None:
     assert orientation_of(matrix) is None

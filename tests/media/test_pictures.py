@@ -1,4 +1,4 @@
-"""Pictures as a clip, and a clip as pictures."""
+"""Pictures as clips, and clips as pictures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
 
 
 def store(path: Path, picture: np.ndarray) -> Path:
-    """``picture`` is grey, BGR or BGRA."""
+    """Write a grey, BGR or BGRA picture."""
     path.parent.mkdir(exist_ok=True)
     assert cv2.imwrite(str(path), picture)
     return path
@@ -53,7 +53,7 @@ def load(path: Path) -> np.ndarray:
     return picture
 
 
-def test_numbers_are_numbers_in_names() -> None:
+def test_names_are_sorted_by_their_numbers() -> None:
     names = ["b2.png", "frame10.png", "frame2.png", "a.png", "frame002.png", "10.png", "9.png", "frame1x.png"]
     assert [path.name for path in sorted(map(Path, names), key=natural_order)] == [
         "a.png", "b2.png", "frame1x.png", "frame002.png", "frame2.png", "frame10.png", "9.png", "10.png",
@@ -74,12 +74,12 @@ def test_pictures_of_a_folder(tmp_path: Path) -> None:
     [("%06d.png", "000007.png"), ("a%d-x.tif", "a7-x.tif"), ("%3d.png", "  7.png"), ("100%.png", "100%.png"),
      ("plain.png", "plain.png"), ("%02d%02d.png", "07%02d.png")],
 )  # fmt: skip
-def test_names_by_a_pattern(name: str, seventh: str) -> None:
+def test_numbers_in_a_pattern(name: str, seventh: str) -> None:
     assert numbered(Path("%d") / name, 7) == Path("%d") / seventh
     assert is_pattern(Path(name)) is (name != seventh)
 
 
-def test_what_a_name_stands_for(tmp_path: Path) -> None:
+def test_pictures_of_a_name_or_pattern(tmp_path: Path) -> None:
     for name in ("f000001.png", "f12.png", "f.png", "f1.jpg", "xf1.png"):
         (tmp_path / name).touch()
     assert sorted(path.name for path in existing(tmp_path / "f%06d.png")) == ["f000001.png", "f12.png"]
@@ -99,7 +99,7 @@ def test_what_a_name_stands_for(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_what_a_picture_is_as_a_clip(picture: np.ndarray, pix_fmt: str, tmp_path: Path) -> None:
+def test_a_picture_as_a_clip(picture: np.ndarray, pix_fmt: str, tmp_path: Path) -> None:
     path = store(tmp_path / "a.png", picture)
     clip = probe_pictures([path, path, path], tmp_path, fps=Fraction(30000, 1001))
     video = clip.video
@@ -120,7 +120,7 @@ def mixture(folder: Path, *pictures: np.ndarray) -> list[tuple[np.ndarray, ...]]
     return [frame.planes for frame in read_pictures(clip)]
 
 
-def test_pictures_of_less_find_a_place_in_the_first_ones_format(tmp_path: Path) -> None:
+def test_pictures_with_less_are_converted_to_the_format_of_the_first(tmp_path: Path) -> None:
     wide, grey, plain = noise(4, 6, 4, dtype=np.uint16), noise(4, 6), noise(4, 6, 3)
     _, of_grey, of_plain = mixture(tmp_path, wide, grey, plain)
     for plane in of_grey[:3]:
@@ -139,12 +139,12 @@ def test_pictures_of_less_find_a_place_in_the_first_ones_format(tmp_path: Path) 
         ),
         (noise(4, 6, 3), noise(4, 6, 4), "has more bits or an alpha channel, unlike the first picture"),
         (noise(4, 6), noise(4, 6, 4), "has more bits or an alpha channel, unlike the first picture"),
-        (noise(4, 6), noise(4, 6, 3), "has colours, unlike the first picture; sort them apart"),
-        (noise(4, 6), noise(4, 7), "is 7x4, the first picture 6x4: pictures of one sequence have one size"),
+        (noise(4, 6), noise(4, 6, 3), "has colours, unlike the first picture; process it separately"),
+        (noise(4, 6), noise(4, 7), "is 7x4, the first picture 6x4: all pictures of a sequence must have the same size"),
     ],
     ids=["depth", "alpha", "alpha of grey", "colour", "size"],
 )
-def test_pictures_of_more_do_not(first: np.ndarray, second: np.ndarray, message: str, tmp_path: Path) -> None:
+def test_pictures_with_more_are_refused(first: np.ndarray, second: np.ndarray, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message) as caught:
         mixture(tmp_path, first, second)
     assert str(tmp_path / "1.png") in str(caught.value)
@@ -167,7 +167,7 @@ def test_the_format_of_a_picture_file(layout: PixelLayout, name: str, pix_fmt: s
     assert picture_format(layout, Path(name)) == pix_fmt
 
 
-def test_no_format_of_a_picture_file() -> None:
+def test_unknown_picture_suffixes_are_refused() -> None:
     with pytest.raises(UsageError, match=r"^cannot write a\.gif: pictures end in \.bmp, \.jpeg, "):
         picture_format(PixelLayout("rgb"), Path("a.gif"))
 
@@ -184,12 +184,12 @@ def test_a_picture_through_a_job(channels: int, dtype: type, ending: str, tmp_pa
     summary = vsr.upscale(source, tmp_path / f"out{ending}", model="identity")
     assert (summary.frames, summary.width, summary.height) == (1, 9, 7)
     returned = load(summary.target)
-    if (channels, dtype, ending) == (4, np.uint8, ".tif"):  # which OpenCV multiplies by its alpha
+    if (channels, dtype, ending) == (4, np.uint8, ".tif"):  # OpenCV multiplies it by its alpha
         returned = np.asarray(Image.open(summary.target))[..., [2, 1, 0, 3]]
     assert returned.dtype == dtype and np.array_equal(returned.squeeze(), picture)
 
 
-def test_a_profile_travels(tmp_path: Path) -> None:
+def test_a_colour_profile_is_kept(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(noise(6, 8, 3)).save(tmp_path / "in.png", icc_profile=profile)
     for name in ("out.png", "out.jpg", "out.tif", "out.webp"):
@@ -201,7 +201,7 @@ def test_a_profile_travels(tmp_path: Path) -> None:
 def test_a_folder_becomes_a_clip(tmp_path: Path, frame_listing: Callable[..., list[tuple[int, int, str]]]) -> None:
     pictures = [noise(6, 8, 3, dtype=np.uint16) for _ in range(11)]
     for number, picture in enumerate(pictures):
-        store(tmp_path / "in" / f"f{number}.png", picture)  # f10 comes last
+        store(tmp_path / "in" / f"f{number}.png", picture)  # f10 is last
     target = vsr.upscale(tmp_path / "in", tmp_path / "out.mkv", model="identity", codec="ffv1", fps=Fraction(10)).target
     assert [(pts, duration) for pts, duration, _ in frame_listing(target, 0, "gbrp16le")] == [
         (100 * number, 100) for number in range(11)
@@ -250,7 +250,7 @@ def test_existing_pictures_are_refused(there: str, make_clip: MakeClip, tmp_path
     assert (folder / "000008.png").stat().st_size > 100
 
 
-def test_a_picture_that_fails_leaves_no_other(tmp_path: Path) -> None:
+def test_a_failing_picture_leaves_no_other(tmp_path: Path) -> None:
     for number in range(4):
         store(tmp_path / "in" / f"{number}.png", noise(6, 8 + (number == 3)))
     (tmp_path / "out").mkdir()
@@ -259,7 +259,7 @@ def test_a_picture_that_fails_leaves_no_other(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_one_name_for_many_frames(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_a_single_name_for_many_frames_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"out\.png is one picture; for all frames name a pattern such as %06d\.png\.$"
     ):

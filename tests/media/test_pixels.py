@@ -44,18 +44,18 @@ OF_A_DEVICE = ("cuda", "vaapi", "qsv", "vulkan", "videotoolbox_vld")
 
 
 @pytest.mark.parametrize("pix_fmt", LAYOUTS)
-def test_layout(pix_fmt: str) -> None:
+def test_layout_of_planar_formats(pix_fmt: str) -> None:
     assert layout_of(pix_fmt) == LAYOUTS[pix_fmt]
 
 
 @pytest.mark.parametrize("pix_fmt", [*NOT_PLANES, *FLOATING_POINT, *OF_A_DEVICE])
-def test_no_layout(pix_fmt: str) -> None:
+def test_other_formats_have_no_layout(pix_fmt: str) -> None:
     if pix_fmt not in ALL_FORMATS:
         pytest.skip(f"this build of libav has no {pix_fmt}")
     assert layout_of(pix_fmt) is None
 
 
-def test_no_such_format() -> None:
+def test_an_unknown_format_is_an_error() -> None:
     with pytest.raises(ValueError, match="nope"):
         layout_of("nope")
 
@@ -109,12 +109,12 @@ NEAREST = {
 
 
 @pytest.mark.parametrize("pix_fmt", NEAREST)
-def test_nearest_planes(pix_fmt: str) -> None:
+def test_nearest_planar_format(pix_fmt: str) -> None:
     assert nearest_format(pix_fmt) == NEAREST[pix_fmt]
 
 
 @pytest.mark.parametrize("pix_fmt", PLANAR)
-def test_planes_are_their_own_nearest(pix_fmt: str) -> None:
+def test_the_nearest_format_of_planes_is_itself(pix_fmt: str) -> None:
     assert nearest_format(pix_fmt) == pix_fmt
 
 
@@ -131,7 +131,7 @@ def test_planes_are_their_own_nearest(pix_fmt: str) -> None:
         ("yuv420p", (), None),
     ],
 )
-def test_nearest_of_a_choice(pix_fmt: str, choices: tuple[str, ...], nearest: str | None) -> None:
+def test_nearest_format_among_choices(pix_fmt: str, choices: tuple[str, ...], nearest: str | None) -> None:
     assert nearest_format(pix_fmt, choices) == nearest
 
 
@@ -159,7 +159,7 @@ def test_frames_hold_copies() -> None:
     assert not planes_of(frame, PixelLayout("grey"))[0].any()
 
 
-def test_planes_keep_their_memory() -> None:
+def test_planes_keep_the_memory_of_the_frame() -> None:
     def planes() -> tuple[np.ndarray, ...]:
         values = [np.full(shape, 7 + number, np.uint8) for number, shape in enumerate([(48, 64), (24, 32), (24, 32)])]
         return planes_of(frame_of(values, "yuv420p"), PixelLayout("yuv", 8, 1, 1))
@@ -170,8 +170,8 @@ def test_planes_keep_their_memory() -> None:
     assert [(int(plane.min()), int(plane.max())) for plane in kept] == [(7, 7), (8, 8), (9, 9)]
 
 
-def test_planes_of_libavs_own_conversion() -> None:
-    """Packed pixels whose components are known one by one."""
+def test_planes_after_conversion_by_libav() -> None:
+    """Packed pixels with known components."""
     packed = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
     frame = av.VideoFrame.from_ndarray(packed, "rgb24").reformat(format="gbrp")
     planes = planes_of(frame, PixelLayout("rgb"))
@@ -179,7 +179,7 @@ def test_planes_of_libavs_own_conversion() -> None:
         assert np.array_equal(plane, packed[..., channel])
 
 
-def test_wrong_planes() -> None:
+def test_planes_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError):
         frame_of([np.zeros((4, 6), np.uint8)], "yuv420p")
     with pytest.raises(ValueError):

@@ -92,7 +92,7 @@ FIRST = {
     "rotate-buck-bunny.mp4": 4800,
     "sample_h262_mpeg_audio.ts": 129003,
 }
-"""Where the first frame does not come at zero."""
+"""First timestamps other than zero."""
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -129,7 +129,7 @@ def test_other_streams_of_real_clips(shared_data: Path, name: str) -> None:
     assert tuple((stream.index, stream.kind, stream.codec, stream.language) for stream in streams) == OTHERS[name]
 
 
-def test_a_made_clip(make_clip: MakeClip, leaves_nothing: None) -> None:
+def test_a_generated_clip(make_clip: MakeClip, leaves_nothing: None) -> None:
     path = make_clip(size=(64, 48), pts=range(0, 5 * 3600, 3600), time_base=Fraction(1, 90000), audio=["aac", "ac3"])
     clip = probe(path)
     assert clip.path == path
@@ -150,7 +150,7 @@ def test_nothing_is_estimated_where_nothing_is_stated(make_clip: MakeClip) -> No
     assert probe(make_clip("clip.h264")).video.num_frames_estimated is None
 
 
-def test_the_container_has_the_last_word_on_the_aspect(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+def test_the_aspect_ratio_of_the_container_is_preferred(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     inner = make_clip(options={"x264-params": "sar=4/3"})
     assert probe(inner).video.sample_aspect_ratio == Fraction(4, 3)
     wide = tmp_path / "wide.mp4"
@@ -158,13 +158,13 @@ def test_the_container_has_the_last_word_on_the_aspect(make_clip: MakeClip, ffmp
     assert probe(wide).video.sample_aspect_ratio == 2
 
 
-def test_streams_in_words() -> None:
+def test_streams_as_text() -> None:
     assert str(StreamInfo(1, "audio", "aac", "deu")) == "stream 1, aac audio (deu)"
     assert str(StreamInfo(2, "audio", "aac", "und")) == "stream 2, aac audio"
     assert str(StreamInfo(3, "attachment", "", None)) == "stream 3, unknown attachment"
 
 
-def test_metadata_in_another_encoding_is_no_obstacle(make_clip: MakeClip) -> None:
+def test_metadata_in_another_encoding_is_read(make_clip: MakeClip) -> None:
     path = make_clip("clip.avi", codec="mpeg4", time_base=Fraction(1, 25), pts=range(8))
     size = path.stat().st_size
     chunk = b"LIST\x12\x00\x00\x00INFOINAM\x05\x00\x00\x00Sch\xf6n\x00"
@@ -191,7 +191,7 @@ def test_cover_art_is_not_the_video(ending: str, make_clip: MakeClip, ffmpeg: Ff
     assert [(stream.kind, stream.codec) for stream in clip.others] == [("video", "png")]
 
 
-def test_a_song_with_cover_art_is_no_video(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+def test_a_song_with_cover_art_is_refused(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     song = tmp_path / "song.mp3"
     tone = ("-f", "lavfi", "-i", "sine=d=0.2")
     ffmpeg(*tone, "-i", cover(tmp_path), "-map", "0", "-map", "1", "-disposition:1", "attached_pic", song)
@@ -200,7 +200,7 @@ def test_a_song_with_cover_art_is_no_video(ffmpeg: Ffmpeg, tmp_path: Path) -> No
     assert str(caught.value) == f"{song} holds no video, only audio, cover art."
 
 
-def test_a_song_is_no_video(ffmpeg: Ffmpeg, tmp_path: Path, leaves_nothing: None) -> None:
+def test_a_song_is_refused(ffmpeg: Ffmpeg, tmp_path: Path, leaves_nothing: None) -> None:
     song = tmp_path / "song.mp4"
     ffmpeg("-f", "lavfi", "-i", "sine=d=0.2", song)
     with pytest.raises(InputError) as caught:
@@ -208,7 +208,7 @@ def test_a_song_is_no_video(ffmpeg: Ffmpeg, tmp_path: Path, leaves_nothing: None
     assert str(caught.value) == f"{song} holds no video, only audio."
 
 
-def test_a_video_of_an_unknown_format(make_clip: MakeClip, leaves_nothing: None) -> None:
+def test_a_video_of_an_unknown_format_is_refused(make_clip: MakeClip, leaves_nothing: None) -> None:
     path = make_clip("clip.mkv", pts=range(0, 320, 40), time_base=Fraction(1, 1000))
     path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"))
     with pytest.raises(InputError) as caught:
@@ -217,7 +217,7 @@ def test_a_video_of_an_unknown_format(make_clip: MakeClip, leaves_nothing: None)
 
 
 @pytest.mark.parametrize("name", ["zero_bytes.mp4", "random_4k.mp4"])
-def test_real_files_that_are_no_video(shared_data: Path, name: str) -> None:
+def test_real_files_without_video_are_refused(shared_data: Path, name: str) -> None:
     path = shared_data / "clips" / name
     reasons = {
         "zero_bytes.mp4": f"{path} is empty: the file holds no byte.",
@@ -228,7 +228,7 @@ def test_real_files_that_are_no_video(shared_data: Path, name: str) -> None:
     assert str(caught.value) == reasons[name]
 
 
-def test_a_text_is_no_video(tmp_path: Path, leaves_nothing: None) -> None:
+def test_a_text_file_is_refused(tmp_path: Path, leaves_nothing: None) -> None:
     path = tmp_path / "text.mp4"
     path.write_text("There is no film in here.\n" * 100)
     with pytest.raises(InputError) as caught:
@@ -236,19 +236,19 @@ def test_a_text_is_no_video(tmp_path: Path, leaves_nothing: None) -> None:
     assert str(caught.value).startswith(f"{path} ")
 
 
-def test_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         probe(tmp_path / "nothing.mp4")
     assert str(caught.value) == f"cannot read {tmp_path / 'nothing.mp4'}: No such file or directory."
 
 
-def test_folder(tmp_path: Path) -> None:
+def test_a_folder_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         probe(tmp_path)
     assert str(caught.value) == f"{tmp_path} is a folder, not a video."
 
 
-def test_link_to_itself(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_an_input_error(tmp_path: Path) -> None:
     loop = tmp_path / "loop.mp4"
     loop.symlink_to(loop)
     with pytest.raises(InputError) as caught:
@@ -258,7 +258,7 @@ def test_link_to_itself(tmp_path: Path) -> None:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """As a user whom permissions stop."""
+    """Run as a user to whom permissions apply."""
     if os.geteuid():
         yield
         return
@@ -271,7 +271,7 @@ def unprivileged() -> Iterator[None]:
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
 @pytest.mark.parametrize("locked", ["file", "folder"])
-def test_unreadable(locked: str, make_clip: MakeClip, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_input_error(locked: str, make_clip: MakeClip, tmp_path: Path) -> None:
     folder = tmp_path / "locked"
     folder.mkdir()
     path = Path(shutil.move(make_clip(), folder))
@@ -305,7 +305,7 @@ def test_a_list_opens_no_other_file(name: str, make_clip: MakeClip, tmp_path: Pa
     assert said == other if name.endswith("m3u8") else said.startswith(f"{listed} is not a video that can be read: ")
 
 
-def test_an_encrypted_video_is_called_so(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+def test_an_encrypted_video_is_reported_as_such(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     clip = tmp_path / "in.mp4"
     ffmpeg("-i", make_clip("source.mp4", audio=["aac"]), "-c", "copy", "-encryption_scheme", "cenc-aes-ctr",
            "-encryption_key", "76a6c65c5ea762046bd749a2e632ccbb",
@@ -316,7 +316,7 @@ def test_an_encrypted_video_is_called_so(make_clip: MakeClip, ffmpeg: Ffmpeg, tm
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "ffv1", "prores_ks"])
-def test_a_segment_and_its_header_are_told_apart(
+def test_a_segment_and_its_header_have_different_errors(
     codec: str, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path
 ) -> None:
     whole, source = tmp_path / "whole.mov", make_clip("source.mov")
@@ -337,7 +337,7 @@ def test_a_segment_and_its_header_are_told_apart(
     assert str(caught.value) == f"{segment} {said}"
 
 
-def test_mng_is_called_by_its_name(tmp_path: Path) -> None:
+def test_mng_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / "in.mng"
     path.write_bytes(b"\x8aMNG\r\n\x1a\n" + bytes(100))
     with pytest.raises(InputError) as caught:
@@ -350,7 +350,7 @@ def test_mng_is_called_by_its_name(tmp_path: Path) -> None:
     ["concat:a|b", "http:x.mp4", "file:y.mp4", "pipe:0", "a%03d.mp4", "-i.mp4", "sp ace #?&%20.mp4", "Füße 映画.mp4",
      os.fsdecode(b"latin-\xf6.mp4"), "new\nline.mp4"],
 )  # fmt: skip
-def test_a_name_is_only_a_name(
+def test_a_name_like_a_protocol_is_a_file(
     name: str, make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaves_nothing: None
 ) -> None:
     make_clip("clip.mp4").rename(tmp_path / name)
@@ -375,7 +375,7 @@ def test_display_matrix(shared_data: Path, name: str, matrix: tuple[int, ...] | 
     assert probe(shared_data / "clips" / name).video.display_matrix == matrix
 
 
-def test_threads_that_probe_leave_the_level_of_libavs_messages(make_clip: MakeClip) -> None:
+def test_probing_in_threads_restores_the_log_level_of_libav(make_clip: MakeClip) -> None:
     clip, before = make_clip(), av.logging.get_level()
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(lambda _: probe(clip).video.tags, range(64)))) == 1

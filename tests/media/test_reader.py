@@ -30,8 +30,8 @@ def frames_of(path: Path) -> list[Frame]:
     return list(read_frames(path, probe(path).video))
 
 
-def listed(frames: list[Frame]) -> list[tuple[int, int, str]]:
-    """Timestamp, duration and a hash of the planes, one after the other and without padding."""
+def listing_of(frames: list[Frame]) -> list[tuple[int, int, str]]:
+    """Return timestamp, duration and a hash of the unpadded planes of each frame."""
     return [
         (frame.pts, frame.duration, hashlib.md5(b"".join(plane.tobytes() for plane in frame.planes)).hexdigest())
         for frame in frames
@@ -72,7 +72,7 @@ def test_real_clips(
 ) -> None:
     path = shared_data / "clips" / name
     video = probe(path).video
-    frames = listed(frames_of(path))
+    frames = listing_of(frames_of(path))
     assert frames == frame_listing(path, video.index, decoded_format(video)[0])
     assert len(frames) == count
     lost = "missing at the end: 4.32 s; 142 frames could be read."
@@ -104,7 +104,7 @@ def test_timestamps(
     clock = {"movie_timescale": str(time_base.denominator)} if name.endswith(".mp4") else {}
     path = make_clip(name, pts=pts, time_base=time_base, options=options, container_options=clock)
     assert probe(path).video.time_base == time_base
-    frames = listed(frames_of(path))
+    frames = listing_of(frames_of(path))
     assert [stamp for stamp, _, _ in frames] == list(pts)
     assert frames == frame_listing(path, 0, "yuv420p")
 
@@ -149,7 +149,7 @@ def test_pixel_formats(
     frames = frames_of(path)
     shapes = [(plane.shape, plane.itemsize) for plane in frames[0].planes]
     assert shapes == [(shape, layout.dtype.itemsize) for shape in layout.plane_shapes(37, 51)]
-    assert listed(frames) == frame_listing(path, 0, pix_fmt)
+    assert listing_of(frames) == frame_listing(path, 0, pix_fmt)
     assert len(frames) == 3
 
 
@@ -173,7 +173,7 @@ def test_nv12_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("stored", "delivered"), [("yuvj420p", "yuv420p"), ("yuvj422p", "yuv422p")])
-def test_full_range_is_not_squeezed(
+def test_full_range_is_not_converted(
     stored: str, delivered: str, ffmpeg: Ffmpeg, frame_listing: FrameListing, tmp_path: Path
 ) -> None:
     path = tmp_path / "full.avi"
@@ -182,20 +182,20 @@ def test_full_range_is_not_squeezed(
     assert (video.pix_fmt, decoded_format(video)[0]) == (stored, delivered)
     frames = frames_of(path)
     assert {int(code) for frame in frames for code in np.unique(frame.planes[0])} == {255}
-    assert listed(frames) == frame_listing(path, 0, stored)
+    assert listing_of(frames) == frame_listing(path, 0, stored)
 
 
 def test_h264_with_b_frames_in_avi(make_clip: MakeClip, frame_listing: FrameListing) -> None:
     path = make_clip("clip.avi", pts=range(12), time_base=Fraction(1, 25), options=B_FRAMES)
-    assert listed(frames_of(path)) == frame_listing(path, 0, "yuv420p")
+    assert listing_of(frames_of(path)) == frame_listing(path, 0, "yuv420p")
 
 
-def test_frames_stay_as_they_are_while_others_are_read(make_clip: MakeClip) -> None:
+def test_frames_do_not_change_while_others_are_read(make_clip: MakeClip) -> None:
     path = make_clip(options={"crf": "0"}, pix_fmt="yuv444p")
     video = probe(path).video
     kept = list(read_frames(path, video))
-    assert listed(kept) == [listed([frame])[0] for frame in read_frames(path, video)]
-    assert len({md5 for _, _, md5 in listed(kept)}) == 8
+    assert listing_of(kept) == [listing_of([frame])[0] for frame in read_frames(path, video)]
+    assert len({md5 for _, _, md5 in listing_of(kept)}) == 8
 
 
 def test_no_timestamps_at_all(make_clip: MakeClip, caplog: pytest.LogCaptureFixture) -> None:
@@ -207,7 +207,7 @@ def test_no_timestamps_at_all(make_clip: MakeClip, caplog: pytest.LogCaptureFixt
 
 
 def rewrite_packets(source: Path, target: Path, spoil: Callable[[int, bytes], bytes]) -> None:
-    """Copies the video packet by packet, the bytes of each through ``spoil``."""
+    """Copy the video packet by packet, passing the bytes of each through ``spoil``."""
     with av.open(str(source)) as read, av.open(str(target), "w") as written:
         stream = written.add_stream_from_template(read.streams.video[0])
         packets = [packet for packet in read.demux(video=0) if packet.size]
@@ -224,14 +224,14 @@ def test_damaged_packets_are_counted(
     whole = make_clip("whole.mkv", codec="ffv1", pts=range(0, 400, 40), time_base=MILLISECONDS, options={"g": "1"})
     damaged = tmp_path / "damaged.mkv"
     rewrite_packets(whole, damaged, lambda number, content: b"\xff" * 9 if number in (3, 7, 9) else content)
-    left = [frame for number, frame in enumerate(listed(frames_of(whole))) if number not in (3, 7, 9)]
-    assert [(pts, md5) for pts, _, md5 in listed(frames_of(damaged))] == [(pts, md5) for pts, _, md5 in left]
+    left = [frame for number, frame in enumerate(listing_of(frames_of(whole))) if number not in (3, 7, 9)]
+    assert [(pts, md5) for pts, _, md5 in listing_of(frames_of(damaged))] == [(pts, md5) for pts, _, md5 in left]
     assert warnings_in(caplog) == [
         f"{damaged} is damaged: packets that could not be decoded: 3; 7 frames could be read."
     ]
 
 
-def test_nothing_can_be_decoded(make_clip: MakeClip, tmp_path: Path, leaves_nothing: None) -> None:
+def test_a_clip_without_decodable_frames(make_clip: MakeClip, tmp_path: Path, leaves_nothing: None) -> None:
     whole = make_clip("whole.mkv", codec="ffv1", pts=range(0, 400, 40), time_base=MILLISECONDS)
     damaged = tmp_path / "damaged.mkv"
     rewrite_packets(whole, damaged, lambda number, content: b"\xff" * 9)
@@ -240,15 +240,15 @@ def test_nothing_can_be_decoded(make_clip: MakeClip, tmp_path: Path, leaves_noth
     assert str(caught.value) == f"{damaged} is damaged: not one frame of its video can be decoded."
 
 
-def test_the_decoder_is_drained_where_the_file_breaks_off(
+def test_the_decoder_is_drained_at_a_truncation(
     make_clip: MakeClip, frame_listing: FrameListing, caplog: pytest.LogCaptureFixture, leaves_nothing: None
 ) -> None:
     fragments = {"movflags": "frag_keyframe+empty_moov"}
     path = make_clip(pts=range(0, 24 * 512, 512), options={**B_FRAMES, "g": "8"}, container_options=fragments)
     content = bytearray(path.read_bytes())
-    content[content.rindex(b"tfhd") + 12] = 0x7F  # the last fragment is said to lie far beyond the end of the file
+    content[content.rindex(b"tfhd") + 12] = 0x7F  # the last fragment has a time far beyond the end of the file
     path.write_bytes(content)
-    frames = listed(frames_of(path))
+    frames = listing_of(frames_of(path))
     assert frames == frame_listing(path, 0, "yuv420p")
     assert len(frames) == 16
     assert warnings_in(caplog) == [
@@ -257,7 +257,7 @@ def test_the_decoder_is_drained_where_the_file_breaks_off(
 
 
 def test_bit_flips(shared_data: Path, frame_listing: FrameListing) -> None:
-    """Two frames whose timestamps were hit may lie elsewhere than the program puts them; no later one may."""
+    """Two frames with damaged timestamps may have other times than in the program; no later one may."""
     path = shared_data / "clips" / "bitflips40.ts"
     stamps = [frame.pts for frame in frames_of(path)]
     assert all(before < after for before, after in zip(stamps, stamps[1:], strict=False))
@@ -266,7 +266,7 @@ def test_bit_flips(shared_data: Path, frame_listing: FrameListing) -> None:
 
 
 class BrokenDisk(FileIO):
-    """Cannot be read beyond its 40th kilobyte."""
+    """A file that cannot be read beyond 40 kilobytes."""
 
     def read(self, size: int | None = -1, /) -> bytes | None:
         if self.tell() >= 40_000:
@@ -275,13 +275,13 @@ class BrokenDisk(FileIO):
 
 
 class FileOnBrokenDisk(vsr.media.probe._File, BrokenDisk):
-    """A file of vsr's that lies on one."""
+    """vsr's file class on a broken disk."""
 
 
-def test_a_disk_that_fails(
+def test_a_failing_disk_is_an_error_after_the_readable_frames(
     make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], leaves_nothing: None
 ) -> None:
-    """What could be read comes out, and then the error: a cut clip must not pass for a whole one."""
+    """The readable frames are followed by the error: a truncated clip must not look complete."""
     path = make_clip("clip.mkv", codec="ffv1", pts=range(0, 1600, 40), time_base=MILLISECONDS, size=(96, 64))
     video = probe(path).video
     monkeypatch.setattr(vsr.media.probe, "_File", FileOnBrokenDisk)
@@ -294,7 +294,7 @@ def test_a_disk_that_fails(
 
 
 class Stamped:
-    """As much of a frame as the clock looks at."""
+    """The attributes of a frame that the clock uses."""
 
     def __init__(self, pts: int | None) -> None:
         self.pts, self.dts, self.duration = pts, None, 40
@@ -306,11 +306,11 @@ class Stamped:
         ([0, 40, 80, 120], [0, 40, 80, 120]),
         ([0, 40, 10080, 120, 160], [0, 40, 80, 120, 160]),  # one far ahead
         ([0, 40, 121, 120, 160], [0, 40, 80, 120, 160]),  # one a little ahead
-        ([0, 40, 0, 120, 160], [0, 40, 80, 120, 160]),  # one behind
+        ([0, 40, 0, 120, 160], [0, 40, 80, 120, 160]),  # one that runs backwards
         ([0, 40, None, 120, 160], [0, 40, 80, 120, 160]),  # one missing
         ([9000, 40, 80], [0, 40, 80]),  # the first
-        ([0, 40, 9000], [0, 40, 9000]),  # the last: there is nothing to doubt it by
-        ([1000, 1040, 0, 40, 80], [1000, 1040, 1080, 1120, 1160]),  # a clock that starts anew
+        ([0, 40, 9000], [0, 40, 9000]),  # the last: nothing contradicts it
+        ([1000, 1040, 0, 40, 80], [1000, 1040, 1080, 1120, 1160]),  # a clock that restarts
         ([None, None, None], [0, 40, 80]),
         ([0, 40, 5000, 5040], [0, 40, 5000, 5040]),  # a gap is no error
         ([-80, -40, 0], [-80, -40, 0]),
@@ -331,7 +331,7 @@ def open_files() -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files by /proc")
-def test_closing_half_way_releases_the_file(make_clip: MakeClip, leaves_nothing: None) -> None:
+def test_closing_early_releases_the_file(make_clip: MakeClip, leaves_nothing: None) -> None:
     path = make_clip()
     frames = read_frames(path, probe(path).video)
     assert str(path) not in open_files()
@@ -368,7 +368,7 @@ def test_interlaced_frames_of_another_size(all_frames: bool, make_clip: MakeClip
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 @pytest.mark.parametrize(("left", "top"), [(2, 0), (0, 2), (6, 10)])
-def test_a_window_that_the_header_cuts_out(
+def test_a_crop_in_the_header(
     codec: str, left: int, top: int, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path
 ) -> None:
     whole = make_clip("whole.mp4", codec=codec, size=(96, 64))
@@ -396,7 +396,7 @@ WHOLE_CLIPS = {
 
 @pytest.mark.parametrize("offset", [0, 0.4, 1000])
 @pytest.mark.parametrize("name", WHOLE_CLIPS)
-def test_a_whole_clip_is_not_called_damaged(
+def test_a_complete_clip_is_not_reported_as_damaged(
     name: str, offset: float, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, clip = make_clip("source.mp4", audio=["aac"]), tmp_path / name
@@ -406,7 +406,7 @@ def test_a_whole_clip_is_not_called_damaged(
 
 
 @pytest.mark.parametrize("name", ["late.mkv", "late.flv", "fragmented.mp4"])
-def test_a_late_clip_that_was_cut_off_is_called_damaged(
+def test_a_truncated_late_clip_is_reported_as_damaged(
     name: str, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, clip = make_clip("source.mp4", pts=range(0, 250 * 512, 512), size=(160, 90)), tmp_path / name
@@ -425,7 +425,7 @@ def test_change_of_pixel_format(make_clip: MakeClip, tmp_path: Path) -> None:
     assert shapes == [[(32, 48), (16, 24), (16, 24)]] * 16
 
 
-def test_unreadable_file(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_input_error(make_clip: MakeClip, tmp_path: Path) -> None:
     video = probe(make_clip()).video
     with pytest.raises(InputError, match=r"cannot read .*gone\.mp4: No such file or directory\."):
         next(read_frames(tmp_path / "gone.mp4", video))

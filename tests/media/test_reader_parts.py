@@ -1,4 +1,4 @@
-"""Parts of a clip, frame by frame what they are in the whole, and the damage that is counted on the way."""
+"""Parts of a clip equal the same frames of the whole clip, and damage is counted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KINDS = {
 
 @pytest.fixture
 def make(ffmpeg: Ffmpeg, tmp_path: Path) -> Callable[..., Path]:
-    """A clip of forty different frames with a tone, in any container."""
+    """Write a clip of forty different frames with a tone, in any container."""
 
     def write(kind: str, *options: str) -> Path:
         path = tmp_path / f"clip.{kind}"
@@ -57,7 +57,7 @@ def seconds(video: VideoInfo, at: float) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_part_is_what_it_is_in_the_whole(kind: str, make: Callable[..., Path]) -> None:
+def test_every_part_equals_the_same_part_of_the_whole(kind: str, make: Callable[..., Path]) -> None:
     path = make(kind)
     video = probe(path).video
     whole = content(list(read_frames(path, video)))
@@ -85,8 +85,8 @@ def test_a_part_beyond_the_end_is_empty(kind: str, make: Callable[..., Path]) ->
     assert not damage
 
 
-def test_a_stream_that_cannot_be_sought(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
-    """A raw stream has no timestamps to seek by: it is read from its beginning."""
+def test_a_stream_without_seeking(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+    """A raw stream has no timestamps for seeking: it is read from its beginning."""
     path = tmp_path / "clip.h264"
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1", "-c:v", "libx264", "-bf", "0", "-g", "5", path)
     video = probe(path).video
@@ -95,7 +95,7 @@ def test_a_stream_that_cannot_be_sought(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_whole_clip_misses_nothing(kind: str, make: Callable[..., Path]) -> None:
+def test_a_complete_clip_has_no_missing_seconds(kind: str, make: Callable[..., Path]) -> None:
     path, damage = make(kind), Damage()
     video = probe(path).video
     assert len(list(read_frames(path, video, damage=damage))) == 40
@@ -104,7 +104,7 @@ def test_a_whole_clip_misses_nothing(kind: str, make: Callable[..., Path]) -> No
 
 @pytest.mark.parametrize("longer", ["video", "audio"])
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "ts", "webm", "avi"])
-def test_a_shorter_stream_is_no_loss(kind: str, longer: str, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+def test_streams_of_different_lengths_are_complete(kind: str, longer: str, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     path, damage = tmp_path / f"clip.{kind}", Damage()
     lengths = ("1.6", "0.5") if longer == "video" else ("0.5", "1.6")
     ffmpeg(
@@ -138,7 +138,7 @@ def test_a_missing_end_of_mp4(make: Callable[..., Path]) -> None:
     assert damage.missing_seconds == pytest.approx(1.6 - float(last), abs=0.01)
 
 
-def test_no_end_is_missed_where_none_was_asked_for(make: Callable[..., Path]) -> None:
+def test_a_part_before_the_missing_end_is_complete(make: Callable[..., Path]) -> None:
     path, damage = make("mp4", "-movflags", "+faststart"), Damage()
     video = probe(path).video
     with path.open("r+b") as file:
@@ -148,7 +148,7 @@ def test_no_end_is_missed_where_none_was_asked_for(make: Callable[..., Path]) ->
 
 
 def test_concealed_frames_are_counted(make: Callable[..., Path]) -> None:
-    """Slices whose content was hit decode to something, and the decoder says so."""
+    """Slices with damaged content are concealed, and the decoder reports it."""
     path, damage = make("ts"), Damage()
     video = probe(path).video
     whole = list(read_frames(path, video))
@@ -163,7 +163,7 @@ def test_concealed_frames_are_counted(make: Callable[..., Path]) -> None:
     assert all(one.pts < other.pts for one, other in zip(frames, frames[1:], strict=False))
 
 
-def test_damage_in_words() -> None:
+def test_damage_as_text() -> None:
     assert str(Damage(undecodable=2, concealed=3, missing_seconds=0.5)) == (
         "packets that could not be decoded: 2; frames with damaged parts: 3; missing at the end: 0.50 s"
     )

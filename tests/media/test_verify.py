@@ -1,4 +1,4 @@
-"""What is lost of a clip on its way into another container, and that it is said before the work."""
+"""Losses in the conversion to another container are reported before the work."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def tagged(ffmpeg: Ffmpeg, source: Path, name: str, **metadata: str) -> Path:
-    """A copy of a clip with metadata, whose sound is called and spoken somehow."""
+    """Make a copy of a clip with metadata, and a title and language of its sound."""
     pairs = [argument for key, value in metadata.items() for argument in ("-metadata", f"{key}={value}")]
     of_sound = ("-metadata:s:a", "title=Director", "-metadata:s:a", "language=fra")
     ffmpeg("-i", source, "-c", "copy", *pairs, *of_sound, source.with_name(name))
@@ -60,7 +60,7 @@ def tagged(ffmpeg: Ffmpeg, source: Path, name: str, **metadata: str) -> Path:
         ),
     ],
 )
-def test_metadata_that_a_container_cannot_hold_are_named(
+def test_metadata_that_a_container_cannot_keep_is_reported(
     target: str, said: list[str], make_clip: MakeClip, ffmpeg: Ffmpeg, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip = tagged(ffmpeg, make_clip(audio=["aac"]), "in.mkv", title="A", MOOD="calm", artist="B")
@@ -69,7 +69,7 @@ def test_metadata_that_a_container_cannot_hold_are_named(
 
 
 @pytest.mark.parametrize("target", ["out.mp4", "out.mov"])
-def test_keys_with_dots_hide_no_title_from_players(
+def test_keys_with_dots_do_not_hide_the_title(
     target: str, make_clip: MakeClip, ffmpeg: Ffmpeg, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip = tagged(ffmpeg, make_clip(audio=["aac"]), "in.mkv", title="A", **{"com.maker.model": "X"})
@@ -81,7 +81,7 @@ def test_keys_with_dots_hide_no_title_from_players(
     assert any("COM.MAKER.MODEL cannot be kept" in warning for warning in warnings_in(caplog)) is (target == "out.mp4")
 
 
-def test_keys_with_dots_alone_are_kept(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+def test_metadata_with_only_dotted_keys_is_kept(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     told = ("-metadata", "com.android.version=14", "-metadata", "location-eng=+10.0-020.0/")
     ffmpeg("-i", make_clip("source.mp4"), "-c", "copy", "-movflags", "use_metadata_tags", *told, tmp_path / "in.mp4")
     with av.open(str(upscaled(tmp_path / "in.mp4", "out.mp4"))) as container:
@@ -89,14 +89,14 @@ def test_keys_with_dots_alone_are_kept(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_
 
 
 @pytest.mark.parametrize("target", ["out.mkv", "out.mov", "out.mp4"])
-def test_the_title_of_a_stream_travels(target: str, make_clip: MakeClip, ffmpeg: Ffmpeg) -> None:
+def test_the_title_of_a_stream_is_kept(target: str, make_clip: MakeClip, ffmpeg: Ffmpeg) -> None:
     clip = tagged(ffmpeg, make_clip("source.mp4", audio=["aac"]), "in.mp4")
     with av.open(str(upscaled(clip, target))) as container:
         told = container.streams.audio[0].metadata
     assert "Director" in (told.get("title"), told.get("name"))
 
 
-def test_chapters_are_named_where_they_are_lost(
+def test_lost_chapters_are_reported(
     make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     chapters = tmp_path / "chapters.txt"
@@ -115,7 +115,7 @@ TIMECODED = ("-timecode", "01:02:03:04")
 @pytest.mark.parametrize(
     ("target", "kept"), [("out.mov", True), ("out.mp4", True), ("out.mkv", True), ("out.ts", False)]
 )
-def test_a_track_of_time_codes_is_kept_or_called_lost(
+def test_a_timecode_track_is_kept_or_reported_as_lost(
     target: str, kept: bool, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip = tmp_path / "in.mov"
@@ -126,7 +126,7 @@ def test_a_track_of_time_codes_is_kept_or_called_lost(
     assert any("left out" in warning for warning in warnings_in(caplog)) is not kept
 
 
-def test_the_time_code_of_another_frame_is_not_kept(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+def test_the_timecode_of_another_frame_is_not_kept(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     clip = tmp_path / "in.mov"
     ffmpeg("-i", make_clip("source.mp4"), "-c", "copy", *TIMECODED, clip)
     with av.open(str(upscaled(clip, "out.mov", start=Fraction(1, 10)))) as container:
@@ -135,7 +135,7 @@ def test_the_time_code_of_another_frame_is_not_kept(make_clip: MakeClip, ffmpeg:
 
 
 def write_pgs(path: Path) -> None:
-    """A stream of subtitles as pictures, of two display sets without objects."""
+    """Write a stream of picture subtitles, two display sets without objects."""
     screen = struct.pack(">HHBHBBBB", 48, 32, 0x10, 0, 0x80, 0, 0, 0)
     window = struct.pack(">BBHHHH", 1, 0, 0, 0, 8, 8)
     units = b""
@@ -148,7 +148,7 @@ def write_pgs(path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "kept"), [("out.m2ts", True), ("out.mkv", True), ("out.ts", False), ("out.mp4", False)]
 )
-def test_subtitles_of_blu_ray(
+def test_blu_ray_subtitles(
     target: str, kept: bool, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_pgs(tmp_path / "in.sup")
@@ -161,7 +161,7 @@ def test_subtitles_of_blu_ray(
 
 
 @pytest.mark.parametrize(("second", "overlap"), [("00:00:00,150", True), ("00:00:00,250", False)])
-def test_lines_that_overlap_are_said_where_one_at_a_time_is_shown(
+def test_overlapping_subtitles_are_reported_where_only_one_is_shown(
     second: str, overlap: bool, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = tmp_path / "lines.srt"
@@ -177,14 +177,14 @@ def test_lines_that_overlap_are_said_where_one_at_a_time_is_shown(
 
 
 def onset_seconds(ffmpeg: Ffmpeg, path: Path) -> float:
-    """When the sound begins to be heard, on the clock of the file; ``aresample`` puts silence where there is none."""
+    """Return when the sound becomes audible, on the file's clock; ``aresample`` fills gaps with silence."""
     heard = path.with_suffix(".pcm")
     ffmpeg("-copyts", "-i", path, "-vn", "-af", "aresample=8000:async=1:first_pts=0", "-f", "s16le", "-ac", "1", heard)
     return float(np.argmax(np.abs(np.fromfile(heard, np.int16)) > 500)) / 8000
 
 
 @pytest.mark.parametrize("audio", ["aac", "libmp3lame", "pcm_s16le"])
-def test_sound_that_begins_late_does_so_in_an_avi(
+def test_late_sound_stays_late_in_an_avi(
     audio: str, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, clip = make_clip("source.mkv", pts=range(0, 20 * 512, 512), audio=[audio]), tmp_path / "in.mkv"
@@ -192,13 +192,13 @@ def test_sound_that_begins_late_does_so_in_an_avi(
     onset = onset_seconds(ffmpeg, clip)
     assert onset > 0.35
     out = upscaled(clip, "out.avi")
-    assert abs(onset_seconds(ffmpeg, out) - onset) < 0.04  # an encoder of MP3 begins with 25 ms of its own
+    assert abs(onset_seconds(ffmpeg, out) - onset) < 0.04  # the MP3 encoder adds 25 ms at the beginning
     assert f"in.mkv: stream 1, {audio.removeprefix('lib').replace('mp3lame', 'mp3')} audio: converted" in caplog.text
     part = upscaled(clip, "part.avi", start=Fraction(1, 2))
     assert onset_seconds(ffmpeg, part) < 0.06, "there it has begun"
 
 
-def test_a_picture_that_begins_late_is_said_of_an_avi(
+def test_a_late_picture_is_reported_for_an_avi(
     make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, clip = make_clip("source.mkv", pts=range(0, 20 * 512, 512), audio=["aac"]), tmp_path / "in.mkv"
@@ -213,7 +213,7 @@ def test_a_picture_that_begins_late_is_said_of_an_avi(
 def test_the_clock_of_a_broadcast(
     offset: float, name: str, target: str, make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path
 ) -> None:
-    """It means nothing where it began long ago; sound and picture stay together in any case."""
+    """A clock that started long ago is dropped; sound and picture stay in sync in any case."""
     clip = tmp_path / name
     source = make_clip("source.mkv", pts=range(0, 20 * 512, 512), audio=["mp2"])
     at_once = ("-output_ts_offset", offset, "-muxdelay", 0, "-muxpreload", 0)
@@ -231,5 +231,5 @@ def test_the_clock_of_a_broadcast(
     assert apart[1] == pytest.approx(apart[0], abs=0.05 if target == "out.avi" else 0.002)
 
 
-def test_every_container_without_timestamps_has_sound_that_can_be_filled() -> None:
+def test_every_container_without_timestamps_has_an_encoder_for_filled_sound() -> None:
     assert all(container.audio or container.muxer == "gif" for container in CONTAINERS.values())

@@ -30,7 +30,7 @@ PLAIN = VideoFormat(width=48, height=32, pix_fmt="yuv420p", time_base=Fraction(1
 
 
 def noise(video: VideoFormat, pts: int, duration: int = 0) -> Frame:
-    """A frame of noise over all codes."""
+    """Return a frame of noise over all codes."""
     layout = layout_of(video.pix_fmt)
     assert layout is not None
     random = np.random.default_rng(abs(pts))
@@ -42,7 +42,7 @@ def noise(video: VideoFormat, pts: int, duration: int = 0) -> Frame:
 def encode(
     path: Path, video: VideoFormat, stamps: Sequence[tuple[int, int]], options: dict[str, str], codec: Codec = H264
 ) -> list[Frame]:
-    """Writes a frame of noise for each timestamp and duration."""
+    """Write a frame of noise for each timestamp and duration."""
     frames = [noise(video, pts, duration) for pts, duration in stamps]
     with Encoder(path, codec, options, video) as encoder:
         for frame in frames:
@@ -52,13 +52,13 @@ def encode(
 
 
 def packets_of(path: Path) -> list[tuple[int | None, int | None]]:
-    """Timestamp and duration of each packet, in the order of presentation."""
+    """Return timestamp and duration of each packet, in the order of presentation."""
     with av.open(str(path)) as container:
         return sorted((packet.pts, packet.duration) for packet in container.demux(video=0) if packet.size)
 
 
 def timed(stamps: Sequence[int], last: int) -> list[tuple[int, int]]:
-    """Timestamps, each with the time until the next one, the last with ``last``."""
+    """Return timestamps with the time until the next one, the last with ``last``."""
     return list(zip(stamps, [after - before for before, after in zip(stamps, [*stamps[1:], stamps[-1] + last])]))  # noqa: B905
 
 
@@ -73,7 +73,7 @@ TIMES = {
     "single": (MILLISECONDS, [(77, 40)]),
 }
 NO_B_FRAMES = {"preset": "ultrafast"}
-B_FRAMES = {"preset": "medium", "bf": "3", "x264-params": "b-adapt=0:scenecut=0"}  # three in a row, even of noise
+B_FRAMES = {"preset": "medium", "bf": "3", "x264-params": "b-adapt=0:scenecut=0"}  # three in a row, even for noise
 ORDERS = pytest.mark.parametrize("options", [NO_B_FRAMES, B_FRAMES], ids=["no B-frames", "B-frames"])
 
 
@@ -96,7 +96,7 @@ def test_timestamps(
     assert read == packets_of(path) == [(pts, duration) for pts, duration, _ in frame_listing(path, 0, "yuv420p")]
 
 
-def test_b_frames_are_among_them(tmp_path: Path) -> None:
+def test_the_video_has_b_frames(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     encode(path, PLAIN, TIMES["constant"][1], B_FRAMES)
     with av.open(str(path)) as container:
@@ -105,7 +105,7 @@ def test_b_frames_are_among_them(tmp_path: Path) -> None:
 
 
 @ORDERS
-def test_a_clock_of_1001(options: dict[str, str], tmp_path: Path) -> None:
+def test_a_time_base_with_1001(options: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     video = replace(PLAIN, time_base=Fraction(1001, 30000), rate=Fraction(30000, 1001))
     encode(path, video, timed(range(5, 15), 1), options)
@@ -115,7 +115,7 @@ def test_a_clock_of_1001(options: dict[str, str], tmp_path: Path) -> None:
 
 @ORDERS
 def test_timestamps_below_zero(options: dict[str, str], tmp_path: Path) -> None:
-    """They are written as they are; MP4 shows nothing from before zero, so a decoder leaves those frames out."""
+    """They are written unchanged; MP4 does not show times before zero, so a decoder drops those frames."""
     path = tmp_path / "out.mp4"
     stamps = timed(range(-80, 400, 40), 40)
     encode(path, replace(PLAIN, time_base=MILLISECONDS), stamps, options)
@@ -124,13 +124,13 @@ def test_timestamps_below_zero(options: dict[str, str], tmp_path: Path) -> None:
 
 
 @ORDERS
-def test_without_durations(options: dict[str, str], tmp_path: Path) -> None:
+def test_frames_without_durations(options: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     encode(path, replace(PLAIN, time_base=MILLISECONDS, rate=None), [(pts, 0) for pts in IRREGULAR], options)
     assert [pts for pts, _ in packets_of(path)] == list(IRREGULAR)
 
 
-# Of 48 columns or less x265 writes beyond its memory.
+# For 48 columns or fewer x265 writes beyond its memory.
 X265 = Codec("libx265", (0, 51), (), {"preset": "ultrafast"})
 X265_LOSSLESS = {"x265-params": "lossless=1:log-level=none:pools=1:frame-threads=1"}
 
@@ -163,7 +163,7 @@ def test_lossless_round_trip(
 
 
 def test_lossless_round_trip_of_grey(tmp_path: Path) -> None:
-    """H.264 holds luma alone; its decoder adds chroma without colour."""
+    """H.264 stores only luma; its decoder adds neutral chroma."""
     path = tmp_path / "out.mp4"
     written = encode(path, replace(PLAIN, width=51, height=33, pix_fmt="gray"), [(0, 512), (512, 512)], LOSSLESS)
     read = list(read_frames(path, probe(path).video))
@@ -172,7 +172,7 @@ def test_lossless_round_trip_of_grey(tmp_path: Path) -> None:
         assert {int(code) for plane in after.planes[1:] for code in np.unique(plane)} <= {128}
 
 
-def described(path: Path, video: VideoFormat) -> VideoInfo:
+def written_info(path: Path, video: VideoFormat) -> VideoInfo:
     encode(path, video, [(0, 512), (512, 512)], {"preset": "ultrafast"})
     return probe(path).video
 
@@ -184,24 +184,24 @@ def described(path: Path, video: VideoFormat) -> VideoInfo:
      ColourTags(1, 9, 9, 16, 3), ColourTags(chroma_location=2)],
 )  # fmt: skip
 def test_colour_tags(tags: ColourTags, tmp_path: Path) -> None:
-    """H.264's chroma lies to the left where nobody says so, and libav says so."""
+    """Unspecified chroma of H.264 is on the left, and libav reports that."""
     expected = replace(tags, chroma_location=tags.chroma_location or 1)
-    assert described(tmp_path / "out.mp4", replace(PLAIN, tags=tags)).tags == expected
+    assert written_info(tmp_path / "out.mp4", replace(PLAIN, tags=tags)).tags == expected
 
 
-def test_limited_range_alone_goes_without_saying(tmp_path: Path) -> None:
-    assert described(tmp_path / "out.mp4", replace(PLAIN, tags=ColourTags(range=1))).tags == ColourTags(
+def test_limited_range_alone_is_not_written(tmp_path: Path) -> None:
+    assert written_info(tmp_path / "out.mp4", replace(PLAIN, tags=ColourTags(range=1))).tags == ColourTags(
         chroma_location=1
     )
 
 
 @pytest.mark.parametrize("ratio", [Fraction(2), Fraction(1280, 1281), Fraction(64, 45), Fraction(1)])
 def test_sample_aspect_ratio(ratio: Fraction, tmp_path: Path) -> None:
-    assert described(tmp_path / "out.mp4", replace(PLAIN, sample_aspect_ratio=ratio)).sample_aspect_ratio == ratio
+    assert written_info(tmp_path / "out.mp4", replace(PLAIN, sample_aspect_ratio=ratio)).sample_aspect_ratio == ratio
 
 
-def test_sample_aspect_ratio_unstated(tmp_path: Path) -> None:
-    assert described(tmp_path / "out.mp4", PLAIN).sample_aspect_ratio is None
+def test_an_unspecified_sample_aspect_ratio(tmp_path: Path) -> None:
+    assert written_info(tmp_path / "out.mp4", PLAIN).sample_aspect_ratio is None
 
 
 @pytest.mark.parametrize(
@@ -211,11 +211,11 @@ def test_sample_aspect_ratio_unstated(tmp_path: Path) -> None:
 )
 def test_display_matrix(matrix: tuple[int, ...] | None, tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
-    info = described(path, replace(PLAIN, display_matrix=matrix))
+    info = written_info(path, replace(PLAIN, display_matrix=matrix))
     assert (info.display_matrix, info.width, info.height) == (matrix, 48, 32)
 
 
-def test_what_is_written_is_what_the_program_sees(tmp_path: Path, frame_listing: FrameListing) -> None:
+def test_the_program_decodes_what_was_written(tmp_path: Path, frame_listing: FrameListing) -> None:
     path = tmp_path / "out.mp4"
     frames = encode(path, PLAIN, timed(range(0, 2560, 512), 512), LOSSLESS)
     assert len({md5 for _, _, md5 in frame_listing(path, 0, "yuv420p")}) == len(frames) == 5
@@ -229,10 +229,10 @@ def test_what_is_written_is_what_the_program_sees(tmp_path: Path, frame_listing:
         (replace(PLAIN, pix_fmt="rgb24"), {}, r"refuses 48x32 rgb24 with its defaults: .+\."),
         (PLAIN, {"crf": "best"}, r"refuses 48x32 yuv420p with \{'crf': 'best'\}: .+\."),
         (PLAIN, {"bf": "-7"}, r"refuses 48x32 yuv420p with \{'bf': '-7'\}: .+\."),
-        (PLAIN, {"sharpness": "9"}, r"has no option sharpness: take 8x8dct, .+, x264-params, x264opts\."),
+        (PLAIN, {"sharpness": "9"}, r"has no option sharpness: use 8x8dct, .+, x264-params, x264opts\."),
     ],
 )
-def test_refusals(
+def test_refused_formats_and_options(
     video: VideoFormat, options: dict[str, str], message: str, tmp_path: Path, leaves_nothing: None
 ) -> None:
     for refuse in (
@@ -250,7 +250,7 @@ def open_files() -> list[str]:
     return [os.readlink(link) for link in folder.iterdir() if link.exists()] if folder.exists() else []
 
 
-def test_what_no_user_can_ask_for_leaves_no_open_file(tmp_path: Path, leaves_nothing: None) -> None:
+def test_an_invalid_format_leaves_no_open_file(tmp_path: Path, leaves_nothing: None) -> None:
     with pytest.raises(ValueError, match="h266"):
         Encoder(tmp_path / "out.mp4", Codec("h266", (0, 51), ()), {}, PLAIN)
     with pytest.raises((ValueError, OutputError), match="nope"):
@@ -260,7 +260,7 @@ def test_what_no_user_can_ask_for_leaves_no_open_file(tmp_path: Path, leaves_not
 @pytest.mark.parametrize(
     ("name", "reason"), [("nowhere/out.mp4", "No such file or directory"), (".", "Is a directory")]
 )
-def test_unwritable(name: str, reason: str, tmp_path: Path, leaves_nothing: None) -> None:
+def test_an_unwritable_path_is_an_output_error(name: str, reason: str, tmp_path: Path, leaves_nothing: None) -> None:
     with pytest.raises(OutputError) as caught:
         Encoder(tmp_path / name, H264, {}, PLAIN)
     assert str(caught.value) == f"cannot write {tmp_path / name}: {reason}."
@@ -268,14 +268,14 @@ def test_unwritable(name: str, reason: str, tmp_path: Path, leaves_nothing: None
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("frames", [1, 200])
-def test_full_disk(frames: int, leaves_nothing: None) -> None:
+def test_a_full_disk_is_an_output_error(frames: int, leaves_nothing: None) -> None:
     with pytest.raises(OutputError, match=r"^(encoding failed|cannot finish) .*: No space left on device\.$"):
         encode(Path("/dev/full"), PLAIN, timed(range(0, frames * 512, 512), 512), LOSSLESS)
     assert "/dev/full" not in open_files()
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files by /proc")
-def test_an_exception_closes_the_file_and_goes_on(tmp_path: Path, leaves_nothing: None) -> None:
+def test_an_exception_closes_the_file_and_is_passed_on(tmp_path: Path, leaves_nothing: None) -> None:
     path = tmp_path / "out.mp4"
     with pytest.raises(KeyboardInterrupt), Encoder(path, H264, {}, PLAIN) as encoder:
         encoder.write(noise(PLAIN, 0))
@@ -303,7 +303,7 @@ def test_a_disk_that_is_full_at_the_end(
     assert "/dev/full" not in open_files()
 
 
-def test_timestamps_that_go_back(tmp_path: Path, leaves_nothing: None) -> None:
+def test_decreasing_timestamps_are_refused(tmp_path: Path, leaves_nothing: None) -> None:
     with (
         pytest.raises(OutputError, match=r"^encoding failed after 1 frames: "),
         Encoder(tmp_path / "out.mp4", H264, {"preset": "ultrafast", "tune": "zerolatency"}, PLAIN) as encoder,
@@ -313,8 +313,8 @@ def test_timestamps_that_go_back(tmp_path: Path, leaves_nothing: None) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_hevc_of_a_frame_or_two(count: int, tmp_path: Path) -> None:
-    """x265 leaves the decoding timestamps of so few to what its memory holds."""
+def test_hevc_with_one_or_two_frames(count: int, tmp_path: Path) -> None:
+    """x265 returns uninitialised decoding timestamps for so few frames."""
     video = replace(PLAIN, width=64, height=64, pix_fmt="yuv420p10le")
     for number in range(3):
         path = tmp_path / f"{number}.mp4"
@@ -354,8 +354,8 @@ print(hashlib.md5(path.read_bytes()).hexdigest())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="fills memory by a setting of glibc")
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
-def test_what_lies_in_fresh_memory_changes_no_bit(codec: str, tmp_path: Path) -> None:
-    """x264's macroblock tree read what nobody wrote: a resumed job would differ from one that was not stopped."""
+def test_uninitialised_memory_changes_no_bit(codec: str, tmp_path: Path) -> None:
+    """x264's macroblock tree read uninitialised memory: a resumed job would differ from an uninterrupted one."""
     digests = {
         subprocess.run(
             [sys.executable, "-c", ENCODE, codec, tmp_path], capture_output=True, text=True, check=True,

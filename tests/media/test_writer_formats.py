@@ -1,4 +1,4 @@
-"""Which encoder, and the pixel format in which it takes frames."""
+"""The choice of the encoder and its pixel format."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from vsr.media.writer import codec_named, encoded_format, format_of
         ("h264", "yuva420p", "yuv420p", "yuv420p"),
         ("hevc", "yuv444p12le", "yuv444p12le", "yuv444p12le"),
         ("hevc", "gbrp", "gbrp", "gbrp"),
-        ("hevc", "yuva420p", "yuv420p", "yuv420p"),  # x265 takes alpha, but hardly a player knows
+        ("hevc", "yuva420p", "yuv420p", "yuv420p"),  # x265 accepts alpha, but few players support it
         ("prores", "yuv420p", "yuv422p10le", "yuv422p10le"),
         ("prores", "gbrap", "yuva444p10le", "yuva444p10le"),
-        ("vp9", "yuva420p", "yuv420p", "yuv420p"),  # beside the packets, where the segments' MP4 has no place
+        ("vp9", "yuva420p", "yuv420p", "yuv420p"),  # as packet side data, which the segments' MP4 cannot contain
         ("vp9", "gray", "yuv420p", "yuv420p"),
         ("ffv1", "gbrp16le", "gbrp16le", "gbrp16le"),
         ("ffv1", "gbrp", "bgr0", "gbrp"),
@@ -41,27 +41,27 @@ def test_the_format_that_loses_least(encoder: str, decoded: str, encoded: str, p
 
 @pytest.mark.skipif("h264_nvenc" not in codecs_available, reason="this build of libav has no NVENC")
 @pytest.mark.parametrize(("decoded", "encoded"), [("yuv420p", "yuv420p"), ("yuv420p10le", "p010le")])
-def test_encoders_that_also_take_frames_of_a_device(decoded: str, encoded: str) -> None:
+def test_encoders_that_also_accept_device_frames(decoded: str, encoded: str) -> None:
     assert encoded_format(Codec("h264_nvenc"), decoded) == (encoded, decoded)
 
 
-def test_a_format_that_was_asked_for() -> None:
-    assert encoded_format(CODECS["h264"], "yuv444p10le", asked="yuv420p") == ("yuv420p", "yuv420p")
-    assert encoded_format(CODECS["h264"], "yuv420p", asked="nv12") == ("nv12", "yuv420p")
+def test_a_requested_format() -> None:
+    assert encoded_format(CODECS["h264"], "yuv444p10le", requested="yuv420p") == ("yuv420p", "yuv420p")
+    assert encoded_format(CODECS["h264"], "yuv420p", requested="nv12") == ("nv12", "yuv420p")
 
 
-def test_formats_that_the_encoder_does_not_take() -> None:
+def test_formats_that_the_encoder_does_not_accept() -> None:
     with pytest.raises(
-        UsageError, match=r"^the encoder libx264 takes no gbrp: take gray, gray10le, nv12, .*yuvj444p\.$"
+        UsageError, match=r"^the encoder libx264 does not accept gbrp: use gray, gray10le, nv12, .*yuvj444p\.$"
     ):
-        encoded_format(CODECS["h264"], "yuv420p", asked="gbrp")
-    with pytest.raises(UsageError, match=r"^the encoder gif takes no rgb8 that vsr can write\.$"):
-        encoded_format(Codec("gif"), "gbrp", asked="rgb8")
+        encoded_format(CODECS["h264"], "yuv420p", requested="gbrp")
+    with pytest.raises(UsageError, match=r"^the encoder gif accepts no rgb8 that vsr can write\.$"):
+        encoded_format(Codec("gif"), "gbrp", requested="rgb8")
 
 
 @pytest.mark.parametrize("name", ["h266", "aac", ""])
-def test_no_such_encoder(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"^this build of libav has no video encoder '{name}': take h264, .*name\.$"):
+def test_unknown_encoders_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"^this build of libav has no video encoder '{name}': use h264, .*name\.$"):
         codec_named(name)
 
 

@@ -69,7 +69,7 @@ def test_files_folders_and_patterns_together(clips: Path, tmp_path: Path) -> Non
 
 def test_a_pattern_with_a_number(clips: Path) -> None:
     assert [pair.source.name for pair in pair_inputs([clips / "b%d.mp4"], Path("out"))] == ["b10.mp4"]
-    with pytest.raises(InputError, match=r"no file is called .*c%d\.mp4"):
+    with pytest.raises(InputError, match=r"no file matches .*c%d\.mp4"):
         pair_inputs([clips / "c%d.mp4"], Path("out"))
 
 
@@ -89,7 +89,7 @@ def test_nothing_to_do(tmp_path: Path) -> None:
         pair_inputs([tmp_path / "empty"], Path("out"))
     with pytest.raises(InputError, match="holds no videos and no pictures.$"):
         pair_inputs([tmp_path / "empty"], Path("out"), recursive=True)
-    with pytest.raises(InputError, match=r"no file is called .*\*\.mp4"):
+    with pytest.raises(InputError, match=r"no file matches .*\*\.mp4"):
         pair_inputs([tmp_path / "*.mp4"], Path("out"))
 
 

@@ -122,7 +122,7 @@ def test_a_number_in_the_name_of_an_input(frames: Path, tmp_path: Path) -> None:
     assert names(frames / "f_%04d.png") == expected, "f_7 is written otherwise"
     assert names(frames / "f_%d.png") == ["f_7.png"]
     for pattern in (frames / "f_%06d.png", frames / "g_%04d.png", tmp_path / "none" / "%d.png"):
-        with pytest.raises(InputError, match=rf"no file is called {pattern}\."):
+        with pytest.raises(InputError, match=rf"no file matches {pattern}\."):
             open_source(pattern, OPTIONS)
 
 

@@ -209,15 +209,15 @@ def test_a_family_of_models_takes_the_next_scale(
         (
             "out.mp4",
             {"codec": "h266"},
-            r"has no video encoder 'h266': take h264, hevc, av1, vp9, prores, ffv1, or an enc",
+            r"has no video encoder 'h266': use h264, hevc, av1, vp9, prores, ffv1, or an enc",
         ),
-        ("out.mp4", {"encoder": {"crff": "3"}}, r"^the encoder libx264 has no option crff: take 8x8dct, .*x264opts\.$"),
+        ("out.mp4", {"encoder": {"crff": "3"}}, r"^the encoder libx264 has no option crff: use 8x8dct, .*x264opts\.$"),
         (
             "out.mp4",
             {"encoder": {"crf": "best"}},
             r"^the encoder libx264 refuses 48x32 yuv420p with \{'crf': 'best'\}: ",
         ),
-        ("out.mp4", {"pix_fmt": "yuv410p"}, r"^the encoder libx264 takes no yuv410p: take gray, gray10le,"),
+        ("out.mp4", {"pix_fmt": "yuv410p"}, r"^the encoder libx264 does not accept yuv410p: use gray, gray10le,"),
         ("out.webm", {"crf": 64}, r"^the crf of vp9 lies in 0\.\.63, got 64\.$"),
         ("out.mov", {"codec": "prores", "preset": "fast"}, r"^prores has no preset 'fast': take proxy, lt, standard,"),
     ],

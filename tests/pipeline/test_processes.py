@@ -123,7 +123,7 @@ def test_one_pair_of_workers_for_several_clips(
         pictures.mkdir()
         for number, size in enumerate([(48, 32), (64, 48)]):
             Image.new("RGB", size).save(pictures / f"{number}.png")
-        with pytest.raises(InputError, match=r"pictures of one sequence have one size"):
+        with pytest.raises(InputError, match=r"all pictures of a sequence must have the same size"):
             upscale_clip(pictures, tmp_path / "joined.mp4", options, executor=executor)
         assert not (tmp_path / "joined.mp4").exists()
         assert multiprocessing.active_children() == []

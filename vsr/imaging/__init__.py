@@ -1,1 +1,1 @@
-"""Pure functions on image tensors: resizing, colour, metrics.  The ground floor: imports nothing of vsr but errors."""
+"""Colour conversion, resizing, metrics, motion, warping and picture files. Imports only vsr.errors and vsr.files."""

@@ -1,11 +1,12 @@
-"""Planes as decoders store them <-> RGB: matrix, range, bit depth, and the siting of subsampled chroma.
+"""Convert decoded planes to RGB and back (matrix, range, bit depth, chroma siting); fill invisible pixels.
 
-Both ways are linear but for the final rounding, so the matrix is applied where there are fewest samples (at the size of
-the chroma planes) and full-size passes are left to luma. Formulas and coefficients: Rec. ITU-T H.273, clause 8.3.
+Both directions are linear except for the final rounding, so the matrix is applied at the size of the chroma planes,
+where there are fewest samples, and only luma is processed at full size. Formulas and coefficients: Rec. ITU-T H.273,
+clause 8.3.
 
 Chroma is resampled by biorthogonal pairs of wavelet filters (Cohen, Daubechies and Feauveau, 1992), so that
-``downsample_chroma(upsample_chroma(x))`` is ``x`` and a picture that no network has touched returns as it came. Which
-pair an axis takes follows from where its chroma samples lie:
+``downsample_chroma(upsample_chroma(x))`` is ``x`` and a picture that no network has changed is restored exactly. The
+pair for an axis depends on the position of its chroma samples:
 
 - *cosited*, on every second luma sample: linear interpolation up, the low-pass of the LeGall 5/3 wavelet down.
 - *centred*, between two luma samples: the dual of Haar (CDF 1/3) up, the mean of the two down.
@@ -26,9 +27,9 @@ from torch.nn import functional
 Siting = Literal["cosited", "centred"]
 
 WITHOUT_UINT16 = {"mps"}
-"""Kinds of device that hardly know uint16: deep planes are int32 there."""
+"""Device types with little support for uint16: deep planes are int32 there."""
 
-# Kr and Kb, the shares of red and blue in luma (H.273, table 4: MatrixCoefficients 6 and 5, 1, 9, 4, 7).
+# Kr and Kb, the weights of red and blue in luma (H.273, table 4: MatrixCoefficients 6 and 5, 1, 9, 4, 7).
 MATRICES: dict[str, tuple[float, float]] = {
     "bt601": (0.299, 0.114),
     "bt709": (0.2126, 0.0722),
@@ -47,15 +48,15 @@ class PixelLayout:
     """
 
     kind: Literal["yuv", "grey", "rgb"]
-    """``yuv``: Y, Cb, Cr. ``grey``: Y alone. ``rgb``: G, B, R, in this order (libav's gbrp)."""
+    """``yuv``: Y, Cb, Cr. ``grey``: only Y. ``rgb``: G, B, R, in this order (libav's gbrp)."""
     bit_depth: int = 8
-    """Bits of a sample, 8..16. One byte holds 8; more lie in the low bits of two bytes, little endian."""
+    """Bits of a sample, 8..16. 8 bits use one byte; more use the low bits of two bytes, little endian."""
     subsampling_x: int = 0
     """log2 of the luma columns for each chroma column, 0..2."""
     subsampling_y: int = 0
     """log2 of the luma rows for each chroma row, 0..2."""
     alpha: bool = False
-    """One more plane, as large as luma, the last: how opaque each pixel is, from 0 to the greatest code."""
+    """Whether the last plane is alpha, as large as luma, from 0 (transparent) to the greatest code (opaque)."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("yuv", "grey", "rgb"):
@@ -70,20 +71,20 @@ class PixelLayout:
 
     @property
     def dtype(self) -> torch.dtype:
-        """uint8 or uint16."""
+        """The dtype of the planes: uint8 or uint16."""
         return torch.uint8 if self.bit_depth <= 8 else torch.uint16
 
     def dtype_on(self, device: torch.device) -> torch.dtype:
-        """``dtype``, or int32 where a device has no uint16."""
+        """Return ``dtype``, or int32 where a device lacks uint16."""
         return torch.int32 if self.bit_depth > 8 and device.type in WITHOUT_UINT16 else self.dtype
 
     @property
     def num_planes(self) -> int:
-        """1 for grey, else 3, and one for alpha."""
+        """The number of planes: 1 for grey, else 3, plus one for alpha."""
         return (1 if self.kind == "grey" else 3) + self.alpha
 
     def plane_shapes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """(rows, columns) of each plane of a picture; chroma sizes are rounded up, as libav does."""
+        """Return (rows, columns) of each plane of a picture; chroma sizes are rounded up, as in libav."""
         if self.kind != "yuv":
             return [(height, width)] * self.num_planes
         chroma = (_halved(height, self.subsampling_y), _halved(width, self.subsampling_x))
@@ -92,20 +93,20 @@ class PixelLayout:
 
 @dataclass(frozen=True)
 class ColourSpec:
-    """What the code values of a frame mean.
+    """The meaning of a frame's code values.
 
     Raises:
         ValueError: an unknown matrix or siting.
     """
 
     matrix: str
-    """A key of `MATRICES`. For grey it gives the weights of the way back; for rgb it has no effect."""
+    """A key of `MATRICES`. For grey it is used only from RGB to planes; for rgb it has no effect."""
     full_range: bool
-    """True: all codes are used. False: black and white at 16 and 235, chroma in 16..240, for 8 bits."""
+    """True: all codes are used. False: for 8 bits, black is 16, white 235, and chroma is in 16..240."""
     chroma_x: Siting = "cosited"
-    """Where chroma lies among the columns. The default pair is MPEG-2's "left", the usual one of 4:2:0."""
+    """Horizontal position of chroma. The default pair is MPEG-2's "left", the usual one of 4:2:0."""
     chroma_y: Siting = "centred"
-    """Where chroma lies among the rows."""
+    """Vertical position of chroma."""
 
     def __post_init__(self) -> None:
         if self.matrix not in MATRICES:
@@ -116,32 +117,32 @@ class ColourSpec:
 
 
 def planes_to_rgb(planes: Sequence[Tensor], layout: PixelLayout, colour: ColourSpec) -> Tensor:
-    """Decoded planes -> RGB; alpha is left to `alpha_of`.
+    """Convert decoded planes to RGB; see `alpha_of` for alpha.
 
     Args:
-        planes: one tensor (N, rows, columns) for each plane of ``layout``, of its dtype there, all on one device.
+        planes: one tensor (N, rows, columns) for each plane of ``layout``, all of its ``dtype_on`` the same device.
         layout: how the planes are stored.
-        colour: what their code values mean.
+        colour: the meaning of their code values.
 
     Returns:
-        (N, 3, H, W) float32 on the same device, contiguous. Black is 0 and white is 1; nothing is clipped: codes beyond
-        the nominal range lie beyond [0, 1].
+        (N, 3, H, W) float32 on the same device, contiguous. Black is 0 and white is 1; nothing is clipped: codes
+        outside the nominal range are outside [0, 1].
 
     Raises:
-        ValueError: a number of planes, a shape or a dtype that does not agree with ``layout``.
+        ValueError: the number of planes, a shape or a dtype does not match ``layout``.
     """
     _check_planes(planes, layout)
     count, height, width = planes[0].shape
     unit, black, chroma_unit, neutral = _quantisation(layout.bit_depth, colour.full_range)
     if layout.kind != "yuv":
         order = (2, 0, 1) if layout.kind == "rgb" else (0, 0, 0)
-        # Each plane on its own: of uint16, older PyTorch can copy and convert but not stack.
+        # One plane at a time: older PyTorch can copy and convert uint16 but not stack it.
         return torch.stack([planes[plane].to(torch.float32) for plane in order], 1).sub_(black).mul_(1 / unit)
 
     kr, kg, kb = _luma_weights(colour.matrix)
     blue = planes[1].to(torch.float32).sub_(neutral)
     red = planes[2].to(torch.float32).sub_(neutral)
-    # R, G and B less luma, as small as the chroma planes. Black joins here: resampling keeps a constant as it is.
+    # R, G and B minus luma, at the size of the chroma planes. Black is subtracted here: resampling keeps a constant.
     rgb = blue.new_full((count, 3, *blue.shape[1:]), -black / unit)
     rgb[:, 0].add_(red, alpha=2 * (1 - kr) / chroma_unit)
     rgb[:, 1].add_(red, alpha=-2 * (1 - kr) * kr / kg / chroma_unit)
@@ -152,22 +153,22 @@ def planes_to_rgb(planes: Sequence[Tensor], layout: PixelLayout, colour: ColourS
 
 
 def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourSpec) -> list[Tensor]:
-    """RGB -> the planes that an encoder takes, but for alpha; the inverse of `planes_to_rgb`.
+    """Convert RGB to planes without alpha; the inverse of `planes_to_rgb`.
 
-    Planes that came through `planes_to_rgb` return exactly, with every depth, subsampling and siting: at 16 bits the
-    rounding of float32 adds up to less than a tenth of a code.
+    Planes converted by `planes_to_rgb` are restored exactly at every depth, subsampling and siting: at 16 bits the
+    rounding errors of float32 add up to less than a tenth of a code.
 
     Args:
         rgb: (N, 3, H, W) floating point, nominally in [0, 1], on any device. Half precision is computed in float32.
         layout: how to store the planes.
-        colour: what their code values shall mean.
+        colour: the meaning of their code values.
 
     Returns:
         One contiguous tensor (N, rows, columns) for each plane, of ``layout.dtype_on`` the same device. Values are
         rounded, and clipped only to what ``bit_depth`` bits can store: limited range keeps its head- and footroom.
 
     Raises:
-        ValueError: a shape or a dtype other than these.
+        ValueError: ``rgb`` has another shape, or is not floating point.
     """
     if rgb.ndim != 4 or rgb.shape[1] != 3 or 0 in rgb.shape:
         raise ValueError(f"expected RGB of shape (N, 3, H, W), got {tuple(rgb.shape)}")
@@ -189,37 +190,37 @@ def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourSpec) -> list[
 
 
 def alpha_of(planes: Sequence[Tensor], layout: PixelLayout) -> Tensor | None:
-    """The alpha plane of decoded planes: (N, 1, H, W) float32 in [0, 1], None where the layout has none."""
+    """Return the alpha of decoded planes: (N, 1, H, W) float32 in [0, 1]; None where the layout has none."""
     if not layout.alpha:
         return None
     return planes[-1].to(torch.float32).mul_(1 / (2**layout.bit_depth - 1)).unsqueeze(1)
 
 
 def alpha_to_plane(alpha: Tensor, layout: PixelLayout) -> Tensor:
-    """(N, 1, H, W) in [0, 1] -> the alpha plane (N, H, W), of the dtype that it has there; undoes `alpha_of`."""
+    """Convert alpha (N, 1, H, W) in [0, 1] to a plane (N, H, W) of ``layout.dtype_on``; the inverse of `alpha_of`."""
     return _store(alpha[:, 0].to(torch.float32) * (2**layout.bit_depth - 1), 0.0, layout)
 
 
 def upsample_chroma(chroma: Tensor, height: int, width: int, layout: PixelLayout, colour: ColourSpec) -> Tensor:
-    """Samples at the size of the chroma planes -> at the size of luma.
+    """Resample from the size of the chroma planes to the size of luma.
 
     Args:
         chroma: float (..., rows, columns), of any range, on any device, without gradients.
         height: luma rows.
         width: luma columns.
-        layout: gives the subsampling.
-        colour: gives the siting.
+        layout: the subsampling.
+        colour: the siting.
 
     Returns:
         (..., height, width) of the same dtype; ``chroma`` itself where nothing is subsampled.
 
     Raises:
-        ValueError: ``chroma`` is not of the chroma size of a picture of ``height`` x ``width``.
+        ValueError: ``chroma`` does not have the chroma size of a picture of ``height`` x ``width``.
     """
     expected = (_halved(height, layout.subsampling_y), _halved(width, layout.subsampling_x))
     if tuple(chroma.shape[-2:]) != expected:
         raise ValueError(f"chroma of {height}x{width} must be {expected} (rows, columns), got {tuple(chroma.shape)}")
-    # Columns first, while there are fewer rows: neighbours along a row cost most, as every second one is written.
+    # Columns first, while there are fewer rows: writing every second column is the most expensive step.
     for steps in reversed(range(layout.subsampling_x)):
         chroma = _upsample_axis(chroma, _halved(width, steps), -1, colour.chroma_x)
     for steps in reversed(range(layout.subsampling_y)):
@@ -228,12 +229,12 @@ def upsample_chroma(chroma: Tensor, height: int, width: int, layout: PixelLayout
 
 
 def downsample_chroma(image: Tensor, layout: PixelLayout, colour: ColourSpec) -> Tensor:
-    """Samples at the size of luma -> at the size of the chroma planes; undoes `upsample_chroma`.
+    """Resample from the size of luma to the size of the chroma planes; the inverse of `upsample_chroma`.
 
     Args:
         image: float (..., H, W), of any range, on any device.
-        layout: gives the subsampling.
-        colour: gives the siting.
+        layout: the subsampling.
+        colour: the siting.
 
     Returns:
         (..., rows, columns) of the same dtype, sizes rounded up; ``image`` itself where nothing is subsampled.
@@ -246,7 +247,7 @@ def downsample_chroma(image: Tensor, layout: PixelLayout, colour: ColourSpec) ->
 
 
 def _upsample_axis(x: Tensor, size: int, axis: int, siting: Siting) -> Tensor:
-    """Double ``axis`` to ``size``, which is twice the old size or one less; beyond an edge its sample is repeated."""
+    """Double ``axis`` to ``size``, which is twice the old size or one less; edge samples are repeated."""
     shape = list(x.shape)
     shape[axis] = size
     result = x.new_empty(shape)
@@ -258,7 +259,7 @@ def _upsample_axis(x: Tensor, size: int, axis: int, siting: Siting) -> Tensor:
         torch.lerp(x[..., :-1], x[..., 1:], 0.5, out=odd[..., :last])
         odd[..., last:] = x[..., last:pairs]
         return result
-    # Each cell keeps its mean and takes the slope between its neighbours. A lone last sample is the mean of its cell.
+    # Each pair keeps its mean and gets the slope between its neighbours. A single last sample has the mean alone.
     slope = torch.empty_like(x)
     torch.sub(x[..., 2:], x[..., :-2], out=slope[..., 1:-1])
     slope[..., 0] = x[..., min(1, last)] - x[..., 0]
@@ -269,7 +270,7 @@ def _upsample_axis(x: Tensor, size: int, axis: int, siting: Siting) -> Tensor:
 
 
 def _downsample_axis(x: Tensor, axis: int, siting: Siting) -> Tensor:
-    """Halve ``axis``, rounding up; beyond an edge its sample is repeated."""
+    """Halve ``axis``, rounding up; edge samples are repeated."""
     x = x.transpose(axis, -1)
     even, odd = x[..., 0::2], x[..., 1::2]
     last, pairs = even.shape[-1] - 1, odd.shape[-1]
@@ -278,14 +279,14 @@ def _downsample_axis(x: Tensor, axis: int, siting: Siting) -> Tensor:
         torch.lerp(even[..., :pairs], odd, 0.5, out=result[..., :pairs])
         result[..., pairs:] = even[..., pairs:]
         return result.transpose(axis, -1)
-    # [-1 2 6 2 -1] / 8 as a lifting step: each odd sample hands a quarter of what interpolation misses of it to either
-    # side. What has been interpolated misses nothing, and the even samples return as they are.
-    missed = odd.clone()
-    missed[..., :last].sub_(torch.lerp(even[..., :-1], even[..., 1:], 0.5))
-    missed[..., last:].sub_(even[..., last:pairs]).mul_(0.5)
+    # [-1 2 6 2 -1] / 8 as a lifting step: each odd sample adds a quarter of its interpolation error to both
+    # neighbours. Interpolated samples have no error, so that the even samples are restored exactly.
+    error = odd.clone()
+    error[..., :last].sub_(torch.lerp(even[..., :-1], even[..., 1:], 0.5))
+    error[..., last:].sub_(even[..., last:pairs]).mul_(0.5)
     result = even.clone()
-    result[..., :pairs].add_(missed, alpha=0.25)
-    result[..., 1:].add_(missed[..., :last], alpha=0.25)
+    result[..., :pairs].add_(error, alpha=0.25)
+    result[..., 1:].add_(error[..., :last], alpha=0.25)
     return result.transpose(axis, -1)
 
 
@@ -299,7 +300,7 @@ def _luma_weights(matrix: str) -> tuple[float, float, float]:
 
 
 def _quantisation(bit_depth: int, full_range: bool) -> tuple[float, float, float, float]:
-    """Luma's span and black, chroma's span (of -0.5..0.5) and neutral, in code values. H.273, clause 8.3."""
+    """Return luma's range and black, chroma's range (of -0.5..0.5) and neutral, in code values. H.273, clause 8.3."""
     step = 2.0 ** (bit_depth - 8)
     if full_range:
         return 2.0**bit_depth - 1, 0.0, 2.0**bit_depth - 1, 128 * step
@@ -307,14 +308,14 @@ def _quantisation(bit_depth: int, full_range: bool) -> tuple[float, float, float
 
 
 def _weighted(rgb: Tensor, weights: tuple[float, float, float], scale: float) -> Tensor:
-    """The scaled and weighted sum of the channels: (N, 3, H, W) -> (N, H, W)."""
+    """Return the scaled and weighted sum of the channels: (N, 3, H, W) -> (N, H, W)."""
     red, green, blue = (weight * scale for weight in weights)
     return torch.mul(rgb[:, 0], red).add_(rgb[:, 1], alpha=green).add_(rgb[:, 2], alpha=blue)
 
 
 def _store(codes: Tensor, offset: float, layout: PixelLayout) -> Tensor:
     """Add ``offset`` to float32 ``codes``, which are overwritten; round and clip to what ``layout`` stores."""
-    # Cutting off what lies behind the point after a half is added rounds, a pass earlier than round() would.
+    # Adding a half and truncating rounds, with one pass less than round().
     codes.add_(offset + 0.5).clamp_(0, 2**layout.bit_depth - 1)
     return codes.to(layout.dtype_on(codes.device), memory_format=torch.contiguous_format)
 
@@ -333,44 +334,44 @@ def _check_planes(planes: Sequence[Tensor], layout: PixelLayout) -> None:
 
 
 def rgb_to_codes(rgb: Tensor) -> npt.NDArray[np.uint8]:
-    """Round pictures to 8 bits, and bring them to main memory.
+    """Round pictures to 8 bits, and copy them to main memory.
 
     Args:
-        rgb: (N, 3, H, W) in [0, 1], changed in place; what lies outside is clipped.
+        rgb: (N, 3, H, W), changed in place; clipped to [0, 1].
 
     Returns:
-        (N, H, W, 3).
+        (N, H, W, 3) uint8.
     """
     codes = rgb.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
     return cast("npt.NDArray[np.uint8]", codes.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
 
 OPAQUE_ENOUGH = 1 / 8
-"""The alpha from which a pixel keeps its colour whole. Below it the colour is little seen, and often worth little:
-files that were stored multiplied by alpha have lost more than three of its bits there."""
+"""The alpha from which a pixel keeps its colour. Below it the colour is hardly visible, and often inexact: files with
+premultiplied alpha have lost more than three of its bits there."""
 
 
 def fill_invisible(rgb: Tensor, alpha: Tensor) -> Tensor:
-    """Replace the colour of transparent pixels by that of the visible ones around them.
+    """Replace the colour of transparent pixels by that of visible pixels around them.
 
     Push and pull over a pyramid (Gortler, Grzeszczuk, Szeliski and Cohen, "The Lumigraph", 1996): each level averages
-    2 x 2 of the finer one, weighted by how visible they are, and is interpolated where the finer one has too little.
+    2 x 2 pixels of the finer one, weighted by visibility, and is interpolated where those have too little weight.
 
     Args:
         rgb: (N, 3, H, W) float32.
         alpha: (N, 1, H, W) float32 in [0, 1], on the same device.
 
     Returns:
-        (N, 3, H, W) float32. Pixels of an alpha of ``OPAQUE_ENOUGH`` or more are equal bit for bit; below it the own
-        colour fades into the neighbours', and at alpha 0 it has no influence on any pixel. A frame without a visible
-        pixel becomes black.
+        (N, 3, H, W) float32. Pixels with an alpha of ``OPAQUE_ENOUGH`` or more are unchanged; below it a pixel's
+        colour fades into its neighbours', and at alpha 0 it does not affect any pixel. A frame without a visible pixel
+        becomes black.
     """
     weight = (alpha / OPAQUE_ENOUGH).clamp_(0, 1)
     return torch.where(weight >= 1, rgb, _filled(rgb, weight))
 
 
 def _filled(colour: Tensor, weight: Tensor) -> Tensor:
-    """The colour, to the part that its weight (N, 1, H, W) in [0, 1] says, and that of its surroundings."""
+    """Blend the colour with that of its surroundings, by its weight (N, 1, H, W) in [0, 1]."""
     height, width = colour.shape[-2:]
     if height == width == 1:
         return torch.where(weight > 0, colour, 0)

@@ -1,8 +1,8 @@
 """Full-reference quality measures under the protocol of the super-resolution literature.
 
-Pictures are compared as 8-bit code values, on luma, which is what most papers print, or on RGB. Luma is MATLAB's
-``rgb2ycbcr`` (BT.601, 16..235), and a border of as many pixels as the scale is cropped. Published figures differ by up
-to 2 dB where one of these differs.
+Pictures are compared as 8-bit code values, on luma, which most papers report, or on RGB. Luma is MATLAB's ``rgb2ycbcr``
+(BT.601, 16..235), and a border of as many pixels as the scale is cropped. Published figures differ by up to 2 dB where
+one of these differs.
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ import torch
 from torch import Tensor
 
 SSIM_WINDOW = 11
-"""Width of the Gaussian that weighs a pixel's surroundings."""
+"""Width of the Gaussian window, in pixels."""
 
 
 def luma(rgb: Tensor) -> Tensor:
-    """MATLAB's Y of RGB in [0, 1]: (..., 3, H, W) -> (..., H, W) in code values 16..235."""
+    """Return MATLAB's Y of RGB in [0, 1]: (..., 3, H, W) -> (..., H, W) in code values 16..235."""
     weights = rgb.new_tensor([65.481, 128.553, 24.966])
     return torch.einsum("c,...chw->...hw", weights, rgb) + 16
 
 
 def psnr_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
-    """Peak signal-to-noise ratio on luma, in dB, one value for each picture.
+    """Return the peak signal-to-noise ratio on luma, in dB, one value for each picture.
 
     Args:
         sr: RGB (N, 3, H, W) float in [0, 1].
         hr: the reference, of the same shape.
-        border: pixels left out at each side; by custom the scale.
+        border: pixels left out at each side; usually the scale.
 
     Returns:
         (N,) float64; infinite for equal pictures. On the pictures' device where that has float64, else on the CPU.
 
     Raises:
-        ValueError: the shapes differ, or the border leaves nothing.
+        ValueError: the shapes differ, or the border leaves no pixel.
     """
-    x, y = _compared(sr, hr, border, least=1)
+    x, y = _crop_border(sr, hr, border, least=1)
     return _psnr(luma(x), luma(y))
 
 
 def psnr_rgb(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
-    """Peak signal-to-noise ratio on red, green and blue together, in dB; all else as in :func:`psnr_y`."""
-    x, y = _compared(sr, hr, border, least=1)
+    """Return the peak signal-to-noise ratio on RGB, in dB; otherwise like :func:`psnr_y`."""
+    x, y = _crop_border(sr, hr, border, least=1)
     return _psnr(255 * x.flatten(-3, -2), 255 * y.flatten(-3, -2))
 
 
 def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
-    """Structural similarity on luma, one value for each picture.
+    """Return the structural similarity on luma, one value for each picture.
 
     Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, as in their ``ssim_index.m``: a Gaussian window of 11x11
-    with a standard deviation of 1.5, where it lies inside the picture, K1 = 0.01, K2 = 0.03, L = 255.
+    with a standard deviation of 1.5, where it is inside the picture, K1 = 0.01, K2 = 0.03, L = 255.
 
     Args:
         sr: RGB (N, 3, H, W) float in [0, 1].
         hr: the reference, of the same shape.
-        border: pixels left out at each side; by custom the scale.
+        border: pixels left out at each side; usually the scale.
 
     Returns:
         (N,) float64; 1 for equal pictures. On the pictures' device where that has float64, else on the CPU.
@@ -63,36 +63,36 @@ def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
     Raises:
         ValueError: the shapes differ, or the border leaves less than the window.
     """
-    x, y = _compared(sr, hr, border, least=SSIM_WINDOW)
+    x, y = _crop_border(sr, hr, border, least=SSIM_WINDOW)
     return _ssim(luma(x), luma(y)).mean((-2, -1))
 
 
 def ssim_rgb(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
-    """Mean of the structural similarities of red, green and blue; all else as in :func:`ssim_y`."""
-    x, y = _compared(sr, hr, border, least=SSIM_WINDOW)
+    """Return the mean structural similarity of red, green and blue; otherwise like :func:`ssim_y`."""
+    x, y = _crop_border(sr, hr, border, least=SSIM_WINDOW)
     return _ssim(255 * x, 255 * y).mean((-3, -2, -1))
 
 
 def _psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Of code values (N, H, W): (N,) in dB."""
+    """Return the PSNR of code values (N, H, W): (N,) in dB."""
     return 10 * torch.log10(255**2 / (x - y).square().mean((-2, -1)))
 
 
 def _ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Of code values (..., H, W): the map (..., H - 10, W - 10)."""
-    mean_x, mean_y = _smoothed(x), _smoothed(y)
-    variances = _smoothed(x.square() + y.square()) - mean_x.square() - mean_y.square()
-    covariance = _smoothed(x * y) - mean_x * mean_y
+    """Return the SSIM map (..., H - 10, W - 10) of code values (..., H, W)."""
+    mean_x, mean_y = _blur(x), _blur(y)
+    variances = _blur(x.square() + y.square()) - mean_x.square() - mean_y.square()
+    covariance = _blur(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     brightness = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
     structure = (2 * covariance + c2) / (variances + c2)
     return brightness * structure
 
 
-def _compared(sr: Tensor, hr: Tensor, border: int, *, least: int) -> tuple[Tensor, Tensor]:
-    """(N, 3, H, W) float64 of both inside the border, of which ``least`` pixels each way must be left."""
+def _crop_border(sr: Tensor, hr: Tensor, border: int, *, least: int) -> tuple[Tensor, Tensor]:
+    """Return both pictures (N, 3, H, W) in float64 without the border; ``least`` pixels per axis must be left."""
     if sr.shape != hr.shape:
-        raise ValueError(f"pictures of one size are compared, got {tuple(sr.shape)} and {tuple(hr.shape)}")
+        raise ValueError(f"expected pictures of the same size, got {tuple(sr.shape)} and {tuple(hr.shape)}")
     height, width = sr.shape[-2:]
     if min(height, width) - 2 * border < least:
         left = "nothing" if least == 1 else f"less than {least} pixels"
@@ -102,12 +102,12 @@ def _compared(sr: Tensor, hr: Tensor, border: int, *, least: int) -> tuple[Tenso
 
 
 def _in_float64(image: Tensor) -> Tensor:
-    """On the image's own device where that has float64, as MPS has not; else on the CPU."""
+    """Convert to float64, on the CPU where the image's device lacks float64, as MPS does."""
     return image.double() if image.device.type in ("cpu", "cuda") else image.cpu().double()
 
 
-def _smoothed(image: Tensor) -> Tensor:
-    """The Gaussian's weighted mean at each place where it fits: (..., H, W) -> (..., H - 10, W - 10)."""
+def _blur(image: Tensor) -> Tensor:
+    """Return the Gaussian-weighted mean where the window fits: (..., H, W) -> (..., H - 10, W - 10)."""
     reach = SSIM_WINDOW // 2
     weights = [math.exp(-((offset / 1.5) ** 2) / 2) for offset in range(-reach, reach + 1)]
     total = sum(weights)

@@ -1,4 +1,4 @@
-"""Motion between two LR frames, and how far it can be trusted. Imports no torch."""
+"""Motion between two LR frames, and trust in it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 MIN_FLOW_SIZE = 16
-"""Pixels along each edge to which a smaller frame is grown before its flow is computed."""
+"""Pixels along each edge to which a smaller frame is padded before its flow is computed."""
 
 VISIBLE_SLACK = 0.25
-"""Square LR pixels by which forward and backward flow may disagree at least."""
+"""Square LR pixels by which forward and backward flow may always disagree."""
 
 STILL_GAIN, STILL_FLOW = 1.5, 0.25
-"""Flow shorter than so many LR pixels that explains a pixel better by no more than so many codes is taken for none."""
+"""Flow is set to zero if it reduces the residual by at most ``STILL_GAIN`` codes and is shorter than ``STILL_FLOW`` LR
+pixels."""
 STILL_RESIDUAL = 1.0
-"""Code values: what changes by less does not move, whatever the flow says. Flat regions have no flow of their own."""
+"""Code values: pixels that change by less are still, whatever their flow. The flow of flat regions is arbitrary."""
 
 TAU_HIGH, TAU_LOW = 8.0, 2.5
-"""Code values: the residual at which trust has fallen to 1/e, for detail that LR does not show and for what it does.
-At 12 instead of 8 an eighth less flickers, but thin letters before what moves are smeared along it."""
+"""Code values: the residual at which trust is 1/e, for detail that LR does not show and for detail that it does. At 12
+instead of 8 flicker falls by an eighth, but thin letters in front of motion are smeared."""
 
 CUT_RESIDUAL, CUT_VISIBLE = 12.0, 0.65
-"""At a cut the mean residual is above so many codes, and less than this share of the pixels is found again."""
+"""At a cut the mean residual is above ``CUT_RESIDUAL`` codes, and the share of visible pixels below ``CUT_VISIBLE``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """From where each pixel of an LR frame came, and how far that holds.
+    """The motion from the previous LR frame to the current one, and trust in it.
 
     Attributes:
-        flow: (H, W, 2) float32 in LR pixels, x then y: what lies at p in ``current`` lay at p + flow[p] in
-            ``previous``.
+        flow: (H, W, 2) float32 in LR pixels, x then y: pixel p of ``current`` was at p + flow[p] in ``previous``.
         trust_high: (H, W) float32 in [0, 1], for detail that LR does not show: it falls slowly with the residual.
-        trust_low: the same for what LR shows itself: a small residual denies it.
-        is_cut: the scene changes; then flow and trust are 0.
+        trust_low: the same for detail that LR shows: it falls fast with the residual.
+        is_cut: whether the scene changes; then flow and trust are 0.
     """
 
     flow: Floats
@@ -52,18 +52,18 @@ class Motion:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """The size of the arrays in bytes."""
         return self.flow.nbytes + self.trust_high.nbytes + self.trust_low.nbytes
 
 
 def estimate_motion(previous: Codes, current: Codes) -> Motion:
-    """Follow what two LR frames show from the earlier to the later one.
+    """Estimate the motion between two LR frames.
 
-    The same frames give the same result by every bit, however many threads OpenCV has.
+    The result is the same bit for bit with any number of OpenCV threads.
 
     Args:
         previous: (H, W, 3) uint8 RGB of any size.
-        current: the frame after it, of the same shape.
+        current: the following frame, of the same shape.
 
     Raises:
         ValueError: the frames differ in shape, or are not uint8 RGB.
@@ -72,7 +72,7 @@ def estimate_motion(previous: Codes, current: Codes) -> Motion:
         raise ValueError(f"expected two frames (H, W, 3) of one size, got {previous.shape} and {current.shape}")
     if previous.dtype != np.uint8 or current.dtype != np.uint8:
         raise ValueError(f"expected frames of uint8, got {previous.dtype} and {current.dtype}")
-    flow, visible = _follow(previous, current)
+    flow, visible = _masked_flow(previous, current)
     unmoved, moved = _residual(previous, current), _residual(_warp(previous, flow), current)
     short = (unmoved <= moved + STILL_GAIN) & (_square_length(flow) < STILL_FLOW**2)
     still = short | (unmoved <= moved) | (unmoved < STILL_RESIDUAL)
@@ -87,39 +87,39 @@ def estimate_motion(previous: Codes, current: Codes) -> Motion:
 
 
 def dense_flow(earlier: Codes, later: Codes) -> tuple[Floats, Floats]:
-    """Optical flow both ways between two frames.
+    """Compute optical flow between two frames in both directions.
 
     Kroeger et al., "Fast optical flow using dense inverse search", 2016, https://arxiv.org/abs/1603.03590 (OpenCV's
-    DIS), with the settings of its ``ULTRAFAST`` preset but down to full resolution: on 720p about as fast as
-    ``MEDIUM``, which ends at half of it, and with a quarter less error.
+    DIS), with the settings of its ``ULTRAFAST`` preset but at full resolution: on 720p about as fast as ``MEDIUM``,
+    which stops at half resolution, and with a quarter less error.
 
     Args:
         earlier: (H, W) luma, at least ``MIN_FLOW_SIZE`` along each edge.
-        later: of the same shape.
+        later: the later frame, of the same shape.
 
     Returns:
-        (H, W, 2) each, x then y, in pixels: from ``earlier`` to ``later``, and back.
+        Two arrays (H, W, 2), x then y, in pixels: from ``earlier`` to ``later``, and back.
     """
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     dis.setFinestScale(0)
-    no_guess = cast(Floats, None)  # the stubs do not know that it may be missing
+    no_guess = cast(Floats, None)  # the stubs do not allow None
     forward, backward = dis.calc(earlier, later, no_guess), dis.calc(later, earlier, no_guess)
     return cast(Floats, forward), cast(Floats, backward)
 
 
 def visible_in_both(forward: Floats, backward: Floats, slack: float) -> Mask:
-    """Where what a later frame shows is found again in the earlier one.
+    """Return where the pixels of a later frame are also visible in the earlier one.
 
     Forward and backward flow agree there, ``|f + b|^2 <= 0.01 (|f|^2 + |b|^2) + slack`` (Sundaram et al. 2010, as in
-    Lai et al. 2018), and it comes from inside the frame.
+    Lai et al. 2018), and the flow starts inside the frame.
 
     Args:
         forward: (H, W, 2) flow from the earlier frame to the later one.
-        backward: and back.
-        slack: in square pixels.
+        backward: (H, W, 2) flow from the later frame to the earlier one.
+        slack: the constant of the formula, in square pixels.
 
     Returns:
-        (H, W) of the later frame.
+        (H, W) bool, for the pixels of the later frame.
     """
     height, width = backward.shape[:2]
     columns, rows = origins(backward)
@@ -131,7 +131,7 @@ def visible_in_both(forward: Floats, backward: Floats, slack: float) -> Mask:
 
 
 def origins(flow: Floats) -> tuple[Floats, Floats]:
-    """Columns and rows, (H, W) float32 each, at which the pixels of a later frame lie in the earlier one.
+    """Return the columns and rows, (H, W) float32 each, of a later frame's pixels in the earlier frame.
 
     Args:
         flow: (H, W, 2), from the later frame to the earlier one.
@@ -146,8 +146,8 @@ def _square_length(flow: Floats) -> Floats:
     return cast(Floats, flow[..., 0] ** 2 + flow[..., 1] ** 2)
 
 
-def _follow(previous: Codes, current: Codes) -> tuple[Floats, Mask]:
-    """(H, W, 2) flow from ``current`` to ``previous``, and where it holds by itself."""
+def _masked_flow(previous: Codes, current: Codes) -> tuple[Floats, Mask]:
+    """Return the flow (H, W, 2) from ``current`` to ``previous``, and the mask (H, W) of ``visible_in_both``."""
     height, width = current.shape[:2]
     below, right = max(MIN_FLOW_SIZE - height, 0), max(MIN_FLOW_SIZE - width, 0)
     earlier, later = (
@@ -163,7 +163,7 @@ def _warp(frame: Codes, flow: Floats) -> Codes:
 
 
 def _residual(expected: Codes, current: Codes) -> Floats:
-    """(H, W) code values: the largest difference of the three colours, as the mean over 3x3 pixels."""
+    """Return the largest difference of the three colours, averaged over 3x3 pixels: (H, W) in code values."""
     red, green, blue = cv2.split(cv2.absdiff(expected, current))
     return _smooth(cv2.max(cv2.max(red, green), blue).astype(np.float32))
 

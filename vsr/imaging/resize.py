@@ -1,9 +1,9 @@
 """Bicubic resizing as MATLAB's ``imresize`` does it, the reference of the super-resolution literature.
 
 The kernel is the cubic convolution of Keys (1981) with a = -0.5. When an axis shrinks, the kernel is stretched by the
-factor of reduction, which is the antialiasing. What lies beyond the border depends on the MATLAB: earlier ones repeat
-the edge pixel (https://www.mathworks.com/matlabcentral/answers/1628, 2011), later ones (R2019a among them) mirror the
-picture, the edge pixel included. The LR files of Set5 and Set14 in circulation were made by one that repeats.
+reduction factor, for antialiasing. The pixels outside the border depend on the MATLAB version: earlier ones repeat the
+edge pixel (https://www.mathworks.com/matlabcentral/answers/1628, 2011), later ones (R2019a among them) mirror the
+picture, including the edge pixel. The published LR files of Set5 and Set14 were made with a repeated edge.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ import torch
 from torch import Tensor
 
 Border = Literal["mirror", "repeat"]
-"""What lies beyond the picture: the picture mirrored, its edge pixel included, or the edge pixel for ever."""
+"""The pixels outside the picture: the mirrored picture, including the edge pixel, or the repeated edge pixel."""
 
 
 def resize_bicubic(
     image: Tensor, height: int, width: int, *, antialias: bool = True, border: Border = "mirror"
 ) -> Tensor:
-    """Resize to ``height`` x ``width``.
+    """Resize an image to ``height`` x ``width`` with MATLAB's bicubic kernel.
 
     Args:
         image: float tensor (..., H, W) of any range, on any device.
         height: rows of the result, at least 1.
         width: columns of the result, at least 1.
         antialias: stretch the kernel where an axis shrinks, as MATLAB does by default.
-        border: what lies beyond the picture: ``mirror`` as in later MATLABs, ``repeat`` as in earlier ones.
+        border: pixels outside the picture: ``mirror`` as in later versions of MATLAB, ``repeat`` as in earlier ones.
 
     Returns:
         float tensor (..., height, width) of the same dtype and device. Nothing is clipped: cubic interpolation
         overshoots at edges.
 
     Raises:
-        ValueError: a size below 1, an integer image, or another border.
+        ValueError: a size is below 1, the image has integers, or the border is unknown.
     """
     if not image.is_floating_point():
         raise ValueError(f"expected a floating-point image, got {image.dtype}")
@@ -46,23 +46,23 @@ def resize_bicubic(
 
 
 def resize_as_matlab(picture: Tensor, height: int, width: int, *, border: Border = "repeat") -> Tensor:
-    """Resize 8-bit pictures bit for bit as ``imresize(picture, [height width])`` does.
+    """Resize 8-bit pictures exactly as MATLAB's ``imresize(picture, [height width])`` does.
 
-    MATLAB stores an 8-bit picture's first axis as 8 bits before it treats the second one, and rounds halves up. With
-    ``repeat`` the LR files of Set5 and Set14 (x2, x4) come out equal in every pixel; with ``mirror`` 0.6 % of the
-    values at x2 and 1.4 % at x4 differ, all at the border.
+    MATLAB rounds an 8-bit picture to 8 bits after each axis, and rounds halves up. With ``repeat`` the LR files of Set5
+    and Set14 (x2, x4) are reproduced in every pixel; with ``mirror`` 0.6 % of the values at x2 and 1.4 % at x4 differ,
+    all at the border.
 
     Args:
-        picture: uint8 (..., H, W), on a device that computes in float64.
+        picture: uint8 (..., H, W), on a device with float64.
         height: rows of the result, at least 1.
         width: columns of the result, at least 1.
-        border: what lies beyond the picture: ``repeat`` as in earlier MATLABs, ``mirror`` as in later ones.
+        border: pixels outside the picture: ``repeat`` as in earlier versions of MATLAB, ``mirror`` as in later ones.
 
     Returns:
         uint8 (..., height, width).
 
     Raises:
-        ValueError: a size below 1, a picture that is not uint8, or another border.
+        ValueError: a size is below 1, the picture is not uint8, or the border is unknown.
     """
     if picture.dtype != torch.uint8:
         raise ValueError(f"expected a picture of 8 bits, got {picture.dtype}")
@@ -73,7 +73,7 @@ def resize_as_matlab(picture: Tensor, height: int, width: int, *, border: Border
 
 
 def _axes(image: Tensor, height: int, width: int, border: Border) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Each axis with its target size, in MATLAB's order: the smaller factor first, rows first when they are equal."""
+    """Return each axis with its target size, in MATLAB's order: the smaller factor first, rows first if equal."""
     if height < 1 or width < 1:
         raise ValueError(f"the target size must be at least 1x1, got {width}x{height}")
     if border not in get_args(Border):
@@ -99,13 +99,13 @@ def _resize_axis(image: Tensor, axis: int, size: int, antialias: bool, border: B
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is kept must also serve a later call under autograd
+@torch.inference_mode(False)  # the cached tensors must also work in a later call under autograd
 def _contributions(length: int, size: int, antialias: bool, border: Border) -> tuple[Tensor, Tensor]:
-    """Which source pixels make each target pixel, and how much of each: (taps, size) int64 and float64."""
+    """Return the source pixels of each target pixel and their weights: (taps, size) int64 and float64."""
     scale = size / length
     stretch = min(scale, 1.0) if antialias else 1.0
     support = 4.0 / stretch
-    # Pixel centres: target u (0-based) lies at (u + 0.5) / scale - 0.5 in the source.
+    # Pixel centres: target u (0-based) is at (u + 0.5) / scale - 0.5 in the source.
     centre = (torch.arange(size, dtype=torch.float64) + 0.5) / scale - 0.5
     first = torch.floor(centre - support / 2)
     positions = first + torch.arange(math.ceil(support) + 2, dtype=torch.float64).unsqueeze(1)
@@ -119,7 +119,7 @@ def _contributions(length: int, size: int, antialias: bool, border: Border) -> t
 
 
 def _cubic(x: Tensor) -> Tensor:
-    """Keys' cubic convolution kernel, a = -0.5."""
+    """Evaluate Keys' cubic convolution kernel, a = -0.5."""
     x = x.abs()
     near = (1.5 * x - 2.5) * x**2 + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2

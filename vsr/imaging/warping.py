@@ -1,6 +1,6 @@
-"""Pictures moved along optical flow, and the output of frame-wise networks steadied by it.
+"""Warp pictures along optical flow, and reduce the flicker of frame-wise networks with it.
 
-To steady is to blend each frame with the last one, moved along the motion of LR.
+Each output is blended with the previous one, which is warped along the motion of LR.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ from torch.nn import functional
 from vsr.imaging.motion import Motion
 
 WITHOUT_SAMPLING = {"mps"}
-"""Types of devices on which torch may lack these modes, as it did at first; there the CPU samples."""
+"""Device types on which some versions of torch lack these modes; the CPU is used instead."""
 
 
 def enlarge_flow(flow: Tensor, scale: int) -> Tensor:
-    """Flow in LR pixels -> flow in HR pixels, (N, H, W, 2) -> (N, scale*H, scale*W, 2), by bilinear interpolation."""
+    """Enlarge flow from LR to HR pixels, (N, H, W, 2) -> (N, scale*H, scale*W, 2), by bilinear interpolation."""
     enlarged = functional.interpolate(flow.permute(0, 3, 1, 2) * scale, scale_factor=scale, mode="bilinear")
     return enlarged.permute(0, 2, 3, 1)
 
 
 def warp(image: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"]) -> Tensor:
-    """Take each pixel p from p + flow[p]; beyond the image its edge is repeated. Differentiable in the image.
+    """Take each pixel p from p + flow[p], repeating edge pixels. Differentiable with respect to the image.
 
     Args:
-        image: (N, C, H, W) of float32 or float64.
+        image: (N, C, H, W) float32 or float64.
         flow: (N, H, W, 2) of the same dtype, in pixels, columns before rows.
-        mode: of the interpolation.
+        mode: the interpolation.
+
+    Returns:
+        (N, C, H, W).
     """
     if image.device.type in WITHOUT_SAMPLING:
         return warp(image.cpu(), flow.cpu(), mode).to(image.device)
@@ -44,18 +47,18 @@ def warp(image: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"]) -> T
 
 
 HIGH_SHARE, LOW_SHARE = 0.9, 0.85
-"""Of the last output, in detail that LR does not show, and in what it does."""
+"""Weights of the previous output, for detail that LR does not show, and for detail that it does."""
 
 LOW_SIGMA = 0.87
-"""LR pixels. With the mean over an LR pixel before it and the linear interpolation after it, the Gaussian that parts
-the bands has a standard deviation of one LR pixel."""
+"""Standard deviation of the blur in LR pixels. Together with the mean over an LR pixel before and the linear
+interpolation after, the bands are separated by a Gaussian with a standard deviation of one LR pixel."""
 
 
 def motion_to_device(motion: Motion, device: torch.device) -> Tensor:
-    """All that :func:`steady` needs of a motion, in one copy that CUDA does not wait for.
+    """Pack what :func:`steady` needs of a motion, and copy it to the device, on CUDA without waiting.
 
     Returns:
-        (1, 4, H, W) float32 on the device: the flow's x and y, and the trust in the high and in the low band.
+        (1, 4, H, W) float32 on the device: the flow's x and y, and the trust in the high and the low band.
     """
     pinned = device.type == "cuda"
     packed = torch.empty((1, 4, *motion.trust_high.shape), pin_memory=pinned)
@@ -69,23 +72,23 @@ def motion_to_device(motion: Motion, device: torch.device) -> Tensor:
 def steady(
     sr: Tensor, previous: Tensor, motion: Tensor, *, scale: int, high: float = HIGH_SHARE, low: float = LOW_SHARE
 ) -> Tensor:
-    """Blend a frame with the last output, each of two bands as far as the motion is trusted there.
+    """Blend a frame with the previous output in two frequency bands, weighted by the trust in the motion.
 
     Args:
-        sr: (1, 3, scale*H, scale*W) float32 RGB, what the network made.
-        previous: of the same shape and device: what this function returned for the frame before, not rounded; at a
-            cut and for the first frame there is none, and ``sr`` is the output.
-        motion: (1, 4, H, W) of ``motion_to_device``, on the same device.
-        scale: of the network.
-        high: share of ``previous`` in the high band where trust is 1.
-        low: the same in the low band, which is coarser than an LR pixel.
+        sr: (1, 3, scale*H, scale*W) float32 RGB, the output of the network.
+        previous: the unrounded result of this function for the previous frame, of the same shape and device. For the
+            first frame and after a cut do not call this function; ``sr`` is the output.
+        motion: (1, 4, H, W) from ``motion_to_device``, on the same device.
+        scale: the scale of the network.
+        high: weight of ``previous`` in the high band where trust is 1.
+        low: the same for the low band, which is coarser than an LR pixel.
 
     Returns:
         (1, 3, scale*H, scale*W) float32.
     """
     flow = enlarge_flow(motion[:, :2].permute(0, 2, 3, 1), scale)
     trust = functional.interpolate(motion[:, 2:], scale_factor=scale, mode="bilinear")
-    # Cubic: linear interpolation would blur more with each frame that it passes through.
+    # Cubic: linear interpolation would blur more with each frame.
     difference = warp(previous, flow, "bicubic") - sr
     coarse = _low_band(difference, scale)
     trust_high, trust_low = high * trust[:, :1], low * trust[:, 1:]
@@ -94,7 +97,7 @@ def steady(
 
 
 def _low_band(image: Tensor, scale: int) -> Tensor:
-    """What is coarser than an LR pixel, computed at the size of LR."""
+    """Return the detail coarser than an LR pixel, computed at the size of LR."""
     small = functional.avg_pool2d(image, scale)
     reach = math.ceil(3 * LOW_SIGMA)
     taps = torch.arange(-reach, reach + 1, dtype=torch.float32, device=image.device).div_(LOW_SIGMA).square_()

@@ -1,1 +1,1 @@
-"""Files <-> frames, by PyAV in process and by the ffmpeg program for whole files. Knows no network."""
+"""Read and write clips: frames with PyAV, whole files with the ffmpeg program. Independent of the networks."""

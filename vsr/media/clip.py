@@ -1,4 +1,4 @@
-"""What a clip is: the video stream that is upscaled, with its pixel format, and everything that travels with it."""
+"""Descriptions of a clip: colour tags, streams, a cut in time, pixel formats and their planes, and orientation."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from vsr.media.formats import LightLevels, MasteringDisplay
 from vsr.media.libav import with_extras
 
 UNSPECIFIED = 2
-"""H.273's code for a matrix, primaries or transfer that nobody stated."""
+"""The H.273 code for an unspecified matrix, primaries or transfer."""
 
 LIMITED, FULL = 1, 2
-"""Ranges of code values, in libav's numbers; 0 is unspecified."""
+"""libav's numbers for the range of code values; 0 is unspecified."""
 
-# H.273 MatrixCoefficients -> the names of vsr.imaging.colour.
+# H.273 MatrixCoefficients -> the names in vsr.imaging.colour.
 MATRIX_NAMES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 
 LEFT, CENTRE, TOP_LEFT, TOP = 1, 2, 3, 4
-"""Chroma locations, in libav's numbers; 0 is unspecified, 5 and 6 lie at the bottom."""
+"""libav's numbers for chroma locations; 0 is unspecified, 5 and 6 are at the bottom."""
 
 
 @dataclass(frozen=True)
 class ColourTags:
-    """The colour description as the stream carries it, in the numbers of Rec. ITU-T H.273.
+    """The colour description in the stream, in the numbers of Rec. ITU-T H.273.
 
     Attributes:
         range: 0 unspecified, 1 limited, 2 full.
         matrix: MatrixCoefficients.
         primaries: ColourPrimaries.
         transfer: TransferCharacteristics.
-        chroma_location: 0 unspecified; else one more than H.273's ChromaLocType, as libav counts.
+        chroma_location: 0 unspecified; else H.273's ChromaLocType plus one, as in libav.
     """
 
     range: int = 0
@@ -57,25 +57,25 @@ class VideoInfo:
     """The video stream that is upscaled.
 
     Attributes:
-        index: number of the stream in the file.
+        index: index of the stream in the file.
         codec: libav's name of the format, such as ``h264``.
         width: columns as coded, before any rotation.
         height: rows as coded.
         pix_fmt: libav's name of the pixel format.
-        time_base: seconds for each tick of a timestamp.
-        average_rate: frames a second by the header; a hint for rate control and estimates, never a clock.
-        num_frames_estimated: frames by the header, or by duration and rate; None where neither says.
-        sample_aspect_ratio: width over height of a pixel; None where unstated.
-        tags: the colour description, as carried.
-        duration: in ticks, by the header; None where it does not say.
+        time_base: seconds per tick of a timestamp.
+        average_rate: frames per second in the header; used for rate control and estimates, never for timestamps.
+        num_frames_estimated: frame count from the header, or from duration and rate; None where both are unknown.
+        sample_aspect_ratio: width over height of a pixel; None where unspecified.
+        tags: the colour description in the stream.
+        duration: duration in the header, in ticks; None where unspecified.
         first_pts: timestamp of the first frame, in ticks; None where it has none.
-        interlaced: the header or the first frame says that frames are two fields.
-        display_matrix: nine numbers of the container's transformation for display, None where there is none.
-        mastering_display: of HDR10, None where unstated.
-        light_levels: of HDR10, None where unstated.
-        disposition: libav's flags.
-        side_data: what the first frame carries beside its pixels, by libav's names.
-        metadata: the keys of what the file says of the stream.
+        interlaced: the header or the first frame is flagged as interlaced.
+        display_matrix: the container's transformation for display, nine numbers; None where there is none.
+        mastering_display: HDR10's mastering display; None where unspecified.
+        light_levels: HDR10's light levels; None where unspecified.
+        disposition: libav's disposition flags.
+        side_data: libav's names of the first frame's side data.
+        metadata: the keys of the stream's metadata.
     """
 
     index: int
@@ -100,14 +100,14 @@ class VideoInfo:
 
 
 def colour_of(video: VideoInfo, height: int) -> ColourSpec:
-    """What the code values of a stream mean, were it ``height`` lines high.
+    """Return the meaning of a stream's code values for a picture of ``height`` lines.
 
-    An unstated matrix is BT.709 from 720 lines up, else BT.601: what players assume. An output without tags therefore
-    has the matrix of its own height, not of its source's, or its colours would shift. RGB uses all codes unless it says
-    otherwise; all else does not unless it says so. Chroma of an unstated place lies where MPEG-2 has it, to the left.
+    An unspecified matrix is BT.709 from 720 lines up, else BT.601, as players assume. An output without tags therefore
+    has the matrix for its own height, not its source's, or its colours would shift. An unspecified range is full for
+    RGB and limited for all else. An unspecified chroma location is MPEG-2's, on the left.
     """
     assumed = "bt709" if height >= 720 else "bt601"
-    stated = MATRIX_NAMES.get(video.tags.matrix, "bt709")  # an exotic one goes through BT.709 and back, and stays
+    stated = MATRIX_NAMES.get(video.tags.matrix, "bt709")  # BT.709 both ways leaves an exotic one unchanged
     matrix = assumed if video.tags.matrix == UNSPECIFIED else stated
     decoded = nearest_format(video.pix_fmt)
     layout = layout_of(decoded) if decoded else None
@@ -125,16 +125,16 @@ class StreamInfo:
     """Another stream of the clip.
 
     Attributes:
-        index: number of the stream in the file.
-        kind: what it carries.
+        index: index of the stream in the file.
+        kind: the type of its content.
         codec: libav's name of the format; empty where unknown.
-        language: ISO 639 code, None where unstated.
-        mimetype: of an attachment, None where unstated.
-        title: its name for the viewer, None where unstated.
-        cover_art: a video that is a picture of what the file is about.
-        sample_rate: of audio, None of all else.
-        start: seconds of the clip's clock at which it begins, None where unknown.
-        carries: of a data stream in QuickTime and its kin: what libav tells of the file, too; empty for all else.
+        language: ISO 639 code; None where unspecified.
+        mimetype: MIME type of an attachment; None where unspecified.
+        title: the title shown to the viewer; None where unspecified.
+        cover_art: whether the video is a cover picture.
+        sample_rate: samples per second of audio; None for all else.
+        start: the time at which it begins on the clip's clock, in seconds; None where unknown.
+        carries: the content of a QuickTime or MP4 data stream that libav also reports for the file; else empty.
     """
 
     index: int
@@ -150,7 +150,7 @@ class StreamInfo:
 
     @property
     def is_timed(self) -> bool:
-        """Whether it plays along with the picture."""
+        """Whether it is played in time with the picture."""
         return self.kind in ("audio", "subtitle")
 
     def __str__(self) -> str:
@@ -168,11 +168,11 @@ class ClipInfo:
         video: the stream that is upscaled.
         others: the other streams.
         format: libav's name of the file's format; empty for pictures.
-        start: seconds at which the earliest stream begins.
-        metadata: the keys of what the file says of itself.
-        num_chapters: how many chapters it has.
-        pictures: the files whose sequence the clip is; empty for a video file.
-        icc: the colour profile of the first picture, None where it has none.
+        start: the time at which the earliest stream begins, in seconds.
+        metadata: the keys of the file's metadata.
+        num_chapters: number of chapters.
+        pictures: the picture files of a sequence, in order; empty for a video file.
+        icc: the colour profile of the first picture; None where it has none.
     """
 
     path: Path
@@ -188,26 +188,30 @@ class ClipInfo:
 
 @dataclass(frozen=True)
 class Cut:
-    """The part of a clip that is wanted, in seconds of the source's own timestamps.
+    """The selected part of a clip, in seconds of the source's own timestamps.
 
     Attributes:
-        start: packets that begin earlier are left out; None keeps all.
-        end: packets that begin then or later are left out; None keeps all.
-        shift: how much earlier everything comes, so that the part begins where the clip began.
+        start: earlier packets are left out; None keeps all.
+        end: packets that begin at or after this time are left out; None keeps all.
+        shift: seconds subtracted from all timestamps, so that the part begins where the clip began.
     """
 
     start: Fraction | None = None
     end: Fraction | None = None
     shift: Fraction = Fraction(0)
 
-    def holds(self, seconds: Fraction) -> bool:
-        """Whether what begins then is wanted."""
+    def contains(self, seconds: Fraction) -> bool:
+        """Whether a packet that begins at this time is in the part."""
         return (self.start is None or seconds >= self.start) and (self.end is None or seconds < self.end)
 
-    def drop(self, later: Fraction) -> str:
-        """The expression of libav's ``noise`` filter that holds for packets to leave out, which come so much later."""
+    def drop_expression(self, delay: Fraction) -> str:
+        """Return the expression for libav's ``noise`` filter that drops packets outside the part.
+
+        Args:
+            delay: seconds by which the packets' timestamps are delayed.
+        """
         bounds = [("lt", self.start), ("gte", self.end)]
-        return "+".join(f"{name}(pts*tb,{float(at + later):.6f})" for name, at in bounds if at is not None)
+        return "+".join(f"{name}(pts*tb,{float(at + delay):.6f})" for name, at in bounds if at is not None)
 
 
 WHOLE = Cut()
@@ -234,16 +238,16 @@ def _exists(pix_fmt: str) -> bool:
 
 
 PLANAR = tuple(filter(_exists, _planar_formats()))
-"""A frame in a format that is not planes (NV12, packed, palette) is first laid out as the nearest of these."""
+"""The planar pixel formats. A frame in another format (NV12, packed, palette) is converted to the nearest of these."""
 
 
 @lru_cache(maxsize=64)
 def layout_of(pix_fmt: str) -> PixelLayout | None:
-    """How the planes of a pixel format are stored; None where they are not plain planes of 8 to 16 bits."""
+    """Return how the planes of a pixel format are stored; None where they are not plain planes of 8 to 16 bits."""
     pixel_format = VideoFormat(pix_fmt, 16, 16)
     components = pixel_format.components
     separate = len({component.plane for component in components}) == len(components) in (1, 3, 4)
-    if not separate:  # or none at all: frames that lie in a device's memory have no components
+    if not separate:  # or no components at all, as for frames in device memory
         return None
     depth = components[0].bits
     big_endian = pixel_format.is_big_endian and depth > 8
@@ -260,16 +264,16 @@ def layout_of(pix_fmt: str) -> PixelLayout | None:
 
 
 def has_alpha(pix_fmt: str) -> bool:
-    """Whether a pixel format says how opaque each pixel is; a palette may."""
+    """Whether a pixel format has alpha; a palette may."""
     pixel_format = VideoFormat(pix_fmt, 16, 16)
     return pixel_format.has_palette or any(component.is_alpha for component in pixel_format.components)
 
 
 @lru_cache(maxsize=64)
 def nearest_format(pix_fmt: str, choices: Sequence[str] = PLANAR) -> str | None:
-    """``pix_fmt`` itself where it is among ``choices`` that are planes, else the one of them that loses least.
+    """Return the planar format among ``choices`` that loses least: ``pix_fmt`` itself where it is one of them.
 
-    The full-range twins of libav (``yuvj420p``) count as their plain forms: range is a tag of its own.
+    The full-range twins of libav (``yuvj420p``) count as their plain forms, since the range is a separate tag.
     """
     plain = pix_fmt.replace("yuvj", "yuv")
     usable = [choice for choice in choices if not choice.startswith("yuvj") and layout_of(choice) is not None]
@@ -280,7 +284,7 @@ def nearest_format(pix_fmt: str, choices: Sequence[str] = PLANAR) -> str | None:
 
 
 def planes_like(pix_fmt: str) -> str | None:
-    """The planes that hold the very code values of a pixel format: itself where it is planes; None where none do."""
+    """Return the planar format with the same code values as a pixel format, maybe itself; None where there is none."""
     if pix_fmt.startswith("yuvj"):
         return None
     planes = nearest_format(pix_fmt) if VideoFormat(pix_fmt, 16, 16).components else None
@@ -297,18 +301,18 @@ def planes_like(pix_fmt: str) -> str | None:
 
 
 def planes_of(frame: VideoFrame, layout: PixelLayout) -> tuple[Plane, ...]:
-    """Views of a decoded frame's planes, without a copy; they keep its memory alive."""
+    """Return views of a decoded frame's planes, without a copy; they keep its memory alive."""
     dtype = np.dtype(np.uint8) if layout.bit_depth == 8 else np.dtype("<u2")
     return tuple(_view(plane, dtype) for plane in frame.planes)
 
 
 def frame_of(planes: Sequence[Plane], pix_fmt: str, extras: VideoFrame | None = None) -> VideoFrame:
-    """A libav frame that holds copies of the planes, in a format for which ``layout_of`` knows the layout.
+    """Return a libav frame with copies of the planes.
 
     Args:
-        planes: code values.
-        pix_fmt: the format.
-        extras: a frame whose side data it shall have.
+        planes: the code values.
+        pix_fmt: a pixel format for which ``layout_of`` returns a layout.
+        extras: a frame whose side data is copied.
     """
     height, width = planes[0].shape
     frame = VideoFrame(width, height, pix_fmt) if extras is None else with_extras(extras, width, height, pix_fmt)
@@ -328,17 +332,17 @@ TURN = 1 << 16
 
 @dataclass(frozen=True)
 class Orientation:
-    """Quarter turns and mirrorings, in the order of the fields."""
+    """Quarter turns and mirrorings, applied in the order of the fields."""
 
     transposed: bool
-    """Rows and columns change places."""
+    """Swap rows and columns."""
     rows_reversed: bool
-    """Then the last row comes first."""
+    """Then reverse the rows."""
     columns_reversed: bool
-    """And the last column comes first."""
+    """Then reverse the columns."""
 
     def upright(self, image: Tensor) -> Tensor:
-        """(..., H, W) as stored -> as it is shown."""
+        """Turn an image (..., H, W) from its stored to its displayed orientation."""
         image = image.transpose(-1, -2) if self.transposed else image
         axes = [axis for axis, turned in ((-2, self.rows_reversed), (-1, self.columns_reversed)) if turned]
         return image.flip(axes) if axes else image
@@ -348,13 +352,13 @@ UPRIGHT = Orientation(False, False, False)
 
 
 def orientation_of(display_matrix: tuple[int, ...] | None) -> Orientation | None:
-    """What a display matrix asks for: x' = a x + c y, y' = b x + d y.
+    """Return the orientation of a display matrix: x' = a x + c y, y' = b x + d y.
 
     Args:
-        display_matrix: nine numbers, row by row: a, b, u, c, d, v, x, y, w; None stands for none.
+        display_matrix: nine numbers, row by row: a, b, u, c, d, v, x, y, w; None means upright.
 
     Returns:
-        None where it asks for anything but quarter turns and mirrorings.
+        The orientation; None where the matrix is not made of quarter turns and mirrorings.
     """
     if display_matrix is None:
         return UPRIGHT

@@ -1,4 +1,4 @@
-"""The video codecs and the containers that vsr writes, one entry each, and HDR10's metadata. Imports no libav."""
+"""The codecs and containers that vsr writes, HDR10 metadata, and decoding timestamps. Imports PyAV only when needed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vsr.errors import UsageError
 
 @dataclass(frozen=True)
 class HdrOptions:
-    """How an encoder is told of HDR10's metadata.
+    """How HDR10 metadata is passed to an encoder.
 
     Attributes:
-        option: libav's option that passes parameters on to the encoder's library.
+        option: libav's option that passes parameters to the encoder's library.
         display: the parameter for the mastering display.
         light: the parameter for the light levels.
-        decimal: it takes plain numbers, not the units of ST 2086.
+        decimal: whether it expects plain numbers instead of the units of ST 2086.
     """
 
     option: str
@@ -34,30 +34,30 @@ class HdrOptions:
     decimal: bool = False
 
     def parameters(self, display: MasteringDisplay | None, light: LightLevels | None) -> str:
-        """``name=value`` pairs, empty where there is nothing to tell."""
+        """Return ``name=value`` pairs joined by colons; empty where there is no metadata."""
         pairs = [f"{self.display}={display.text(decimal=self.decimal)}"] if display else []
         return ":".join(pairs + ([f"{self.light}={light}"] if light else []))
 
 
 @dataclass(frozen=True)
 class Codec:
-    """How a codec is asked for.
+    """A video codec: its encoder, options and limits.
 
     Attributes:
         encoder: libav's encoder.
-        crf_range: the least and greatest constant rate factor; None where it has none.
-        presets: from fast to slow; empty where it has none.
-        preset_option: libav's name of the option that takes a preset.
-        defaults: libav options that hold unless the user says otherwise.
-        alpha: it carries alpha in a way that players know.
-        largest: pixels along an edge that the encoder takes.
-        narrowest: columns that it needs.
-        sizes: ``chroma``: whole chroma samples, ``even``: even ones whatever the pixel format, ``any``.
-        hdr: how it is told of HDR10's metadata; None where it cannot be.
-        most_threads: more would cost compression, or be refused.
-        parameters: what is passed on to the encoder's library in any case, under ``hdr.option``.
-        environment: variables by which the encoder's library is told to keep silent.
-        side_data: what it writes of the frames' side data, by libav's names.
+        crf_range: the least and greatest constant rate factor; None where the encoder has none.
+        presets: the presets from fast to slow; empty where the encoder has none.
+        preset_option: libav's name of the preset option.
+        defaults: default values of libav options.
+        alpha: whether it stores alpha in a way that players support.
+        largest: the most pixels along an edge.
+        narrowest: the least columns.
+        sizes: ``chroma``: multiples of a chroma sample, ``even``: even for every pixel format, ``any``.
+        hdr: how HDR10 metadata is passed to it; None where it has no option for that.
+        most_threads: the most threads; more would reduce compression, or be refused.
+        parameters: parameters that are always passed to the encoder's library, under ``hdr.option``.
+        environment: environment variables that silence the encoder's library.
+        side_data: libav's names of the frame side data that it writes.
     """
 
     encoder: str
@@ -81,7 +81,7 @@ _X26_PRESETS = (
 )  # fmt: skip
 
 CODECS = {
-    # CRF 18 is visually lossless for most material, by the guide of x264's wiki.
+    # CRF 18 is visually lossless for most material, according to the x264 wiki.
     "h264": Codec(
         "libx264", (0, 51), _X26_PRESETS, defaults={"crf": "18", "preset": "medium"},
         hdr=HdrOptions("x264-params", "mastering-display", "cll"), side_data=frozenset({"A53_CC", "STEREO3D"}),
@@ -90,8 +90,8 @@ CODECS = {
         "libx265", (0, 51), _X26_PRESETS, defaults={"crf": "20", "preset": "medium", "a53cc": "1"}, sizes="even",
         hdr=HdrOptions("x265-params", "master-display", "max-cll"), parameters="log-level=error",
         side_data=frozenset({"A53_CC"}),
-        most_threads=4,  # frames at a time; what is in a frame takes all cores in any case
-        narrowest=64,  # of frames of 48 columns or less it writes beyond its memory
+        most_threads=4,  # frames in parallel; the rows of a frame use all cores in any case
+        narrowest=64,  # it writes beyond its memory for frames of 48 columns or fewer
     ),
     "av1": Codec(
         "libsvtav1", (1, 63), tuple(map(str, range(13, -1, -1))), defaults={"crf": "24", "preset": "8"}, sizes="even",
@@ -100,7 +100,7 @@ CODECS = {
     ),
     "vp9": Codec(
         "libvpx-vp9", (0, 63), tuple(map(str, range(8, -1, -1))), "cpu-used",
-        {"crf": "24", "b": "0", "cpu-used": "4", "row-mt": "1"},  # its alpha lies beside the packets: MP4 loses it
+        {"crf": "24", "b": "0", "cpu-used": "4", "row-mt": "1"},  # its alpha is packet side data, which MP4 loses
         sizes="any",
     ),
     "prores": Codec(
@@ -113,10 +113,10 @@ CODECS = {
 
 
 CHROMATICITY = 50000
-"""Units in one, of a chromaticity coordinate in ST 2086."""
+"""Units per 1 of a chromaticity coordinate in ST 2086."""
 
 LUMINANCE = 10000
-"""Units in a candela for each square metre, of a luminance in ST 2086."""
+"""Units per cd/m2 of a luminance in ST 2086."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class MasteringDisplay:
 
     Attributes:
         chromaticities: x and y of green, blue, red and the white point, in 1/50000.
-        luminances: the greatest and the least, in 1/10000 cd/m2.
+        luminances: the greatest and the least luminance, in 1/10000 cd/m2.
     """
 
     chromaticities: tuple[int, int, int, int, int, int, int, int]
@@ -133,7 +133,7 @@ class MasteringDisplay:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> MasteringDisplay | None:
-        """Of libav's ``AVMasteringDisplayMetadata``; None where it leaves the primaries or the luminances out."""
+        """Parse libav's ``AVMasteringDisplayMetadata``; return None where the primaries or luminances are missing."""
         numbers = struct.unpack("=22i", content[:88])
         ratios = [top / (bottom or 1) for top, bottom in zip(numbers[0:20:2], numbers[1:20:2], strict=True)]
         if not all(numbers[20:]):
@@ -143,7 +143,7 @@ class MasteringDisplay:
         return cls(tuple(scaled), (round(ratios[9] * LUMINANCE), round(ratios[8] * LUMINANCE)))
 
     def text(self, *, decimal: bool = False) -> str:
-        """``G(x,y)B(x,y)R(x,y)WP(x,y)L(greatest,least)``, which encoders take: in units, or in plain numbers."""
+        """Return ``G(x,y)B(x,y)R(x,y)WP(x,y)L(greatest,least)`` for encoders, in units or in plain numbers."""
         numbers: list[str] = []
         for values, unit in ((self.chromaticities, CHROMATICITY), (self.luminances, LUMINANCE)):
             numbers += [f"{value / unit:.6g}" if decimal else str(value) for value in values]
@@ -152,14 +152,14 @@ class MasteringDisplay:
 
 @dataclass(frozen=True)
 class LightLevels:
-    """The brightest pixel and the brightest frame on average, in cd/m2."""
+    """Luminance of the brightest pixel, and the greatest average luminance of a frame, in cd/m2."""
 
     max_content: int
     max_frame_average: int
 
     @classmethod
     def from_bytes(cls, content: bytes) -> LightLevels:
-        """Of libav's ``AVContentLightMetadata``."""
+        """Parse libav's ``AVContentLightMetadata``."""
         return cls(*struct.unpack("=2I", content[:8]))
 
     def __str__(self) -> str:
@@ -171,20 +171,20 @@ class Container:
     """A file format to write.
 
     Attributes:
-        muxer: libav's name.
-        codec: the video codec that it gets unless the user says otherwise.
-        audio: encoder for audio that the format cannot hold as it is; empty where it holds no sound.
-        subtitle: the same for text subtitles; None where they cannot be held.
-        attachments: whether files such as fonts can be held.
-        cover_art: whether it holds pictures of what the file is about.
-        turns: whether it holds a display matrix; where not, the pixels are turned instead.
-        chapters: whether it holds chapters.
-        one_rate: it has no timestamps: all frames last equally long, and all streams begin together.
-        timecode: whether it keeps a time code that the metadata tell.
-        stereo_mode: its metadata say how the pictures of the two eyes are arranged.
-        refused: codecs, with wildcards, that the muxer says it takes, but turns down when it writes the header.
-        held: the codecs that it holds, where its muxer does not tell.
-        options: libav's options of the muxer.
+        muxer: libav's name of the muxer.
+        codec: the default video codec.
+        audio: encoder for audio that the format cannot contain as it is; empty where it contains no sound.
+        subtitle: the same for text subtitles; None where it contains none.
+        attachments: whether it can contain files such as fonts.
+        cover_art: whether it can contain cover pictures.
+        turns: whether it can contain a display matrix; where not, the pixels are turned instead.
+        chapters: whether it can contain chapters.
+        one_rate: whether it has no timestamps, so that all frames last equally long and all streams begin together.
+        timecode: whether it keeps a time code in the metadata.
+        stereo_mode: whether its metadata describe the arrangement of a stereoscopic picture.
+        refused: codecs, with wildcards, that the muxer lists but refuses when it writes the header.
+        held: the codecs that it can contain, where its muxer does not list them.
+        options: libav options of the muxer.
     """
 
     muxer: str
@@ -203,9 +203,9 @@ class Container:
     options: tuple[tuple[str, str], ...] = ()
 
 
-# There is a standard for PCM in MP4 (ISO/IEC 23003-5), but few players know it.
+# There is a standard for PCM in MP4 (ISO/IEC 23003-5), but few players support it.
 _MP4 = Container("mp4", "h264", "aac", "mov_text", cover_art=True, timecode=True, refused=("pcm_*", "truehd"))
-# The standard of MPEG-2 systems and its registrations, as players of broadcasts know them.
+# The codecs of MPEG-2 Systems and its registrations that players of broadcasts support.
 _TS = frozenset({
     "h264", "hevc", "mpeg1video", "mpeg2video", "aac", "mp2", "mp3", "ac3", "eac3", "dts", "opus", "truehd",
     "dvb_subtitle", "dvb_teletext",
@@ -222,12 +222,12 @@ CONTAINERS = {
     ".webm": Container("webm", "vp9", "libopus", "webvtt", stereo_mode=True, timecode=True),
     ".ts": Container(
         "mpegts", "h264", "aac", None, turns=False, chapters=False, held=_TS,
-        options=(("muxdelay", "0"), ("muxpreload", "0")),  # else everything comes 1.4 s later
+        options=(("muxdelay", "0"), ("muxpreload", "0")),  # else everything is delayed by 1.4 s
     ),
     ".avi": Container("avi", "h264", "libmp3lame", None, turns=False, chapters=False, one_rate=True),
     ".gif": Container("gif", "ffv1", "", None, turns=False, chapters=False),
 }  # fmt: skip
-"""By the ending of the output's name."""
+"""The containers by the suffix of the output's name."""
 
 CONTAINERS[".mts"] = CONTAINERS[".ts"]
 CONTAINERS[".m2ts"] = replace(CONTAINERS[".ts"], held=_TS | {"hdmv_pgs_subtitle", "pcm_bluray"})  # Blu-ray's own
@@ -236,25 +236,26 @@ VIDEO_ENDINGS = frozenset(CONTAINERS) | {
     ".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".flv", ".h264", ".hevc", ".m1v", ".m2v", ".mj2", ".mjpeg", ".mpeg",
     ".mpg", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".vob", ".wmv", ".wtv", ".y4m",
 }  # fmt: skip
-"""What a folder is searched for: the endings that vsr writes, and others that libav reads."""
+"""The suffixes of video files in a folder: those that vsr writes, and others that libav reads."""
 
 TEXT_SUBTITLES = frozenset({"subrip", "ass", "ssa", "mov_text", "webvtt", "text"})
 
 
 def container_of(path: Path) -> Container:
-    """The container that the output's name asks for.
+    """Return the container for the suffix of the output's name.
 
     Raises:
-        UsageError: no known ending.
+        UsageError: the suffix is unknown.
     """
     try:
         return CONTAINERS[path.suffix.lower()]
     except KeyError as exc:
-        raise UsageError(f"cannot tell the format of {path}: its name must end in {', '.join(CONTAINERS)}.") from exc
+        endings = ", ".join(CONTAINERS)
+        raise UsageError(f"cannot determine the format of {path}: its name must end in {endings}.") from exc
 
 
 def holds(container: Container, codec: str) -> bool:
-    """Whether a container holds a codec, by libav's name of its format."""
+    """Whether a container can contain a codec, given by libav's name of its format."""
     if any(fnmatchcase(codec, refused) for refused in container.refused):
         return False
     return bool(codec) and codec in (container.held or _held_codecs(container.muxer))
@@ -262,7 +263,7 @@ def holds(container: Container, codec: str) -> bool:
 
 @lru_cache(maxsize=16)
 def _held_codecs(muxer: str) -> frozenset[str]:
-    """Names of the codecs that a muxer takes, as libav's own query answers."""
+    """Return the names of the codecs that libav lists for a muxer."""
     import av
 
     with av.open(io.BytesIO(), "w", format=muxer) as probe:
@@ -271,7 +272,7 @@ def _held_codecs(muxer: str) -> frozenset[str]:
 
 
 def _format_name(coder: str) -> str:
-    """The format that a coder is for: ``dts`` for ``dca``, ``subrip`` for ``srt``."""
+    """Return the format of a coder: ``dts`` for ``dca``, ``subrip`` for ``srt``."""
     import av
     from av.codec.codec import UnknownCodecError
 
@@ -282,11 +283,11 @@ def _format_name(coder: str) -> str:
 
 
 class Timing(NamedTuple):
-    """Of one packet, in ticks of the stream's time base.
+    """The times of one packet, in ticks of the stream's time base.
 
     Attributes:
-        pts: when it is shown, the format's shift included.
-        duration: for how long; 0 where nobody says.
+        pts: presentation timestamp, including ``VideoFormat.shift``.
+        duration: duration; 0 where unknown.
     """
 
     pts: int
@@ -294,20 +295,21 @@ class Timing(NamedTuple):
 
 
 def decoding_times(shown: Sequence[int]) -> list[int]:
-    """Decoding timestamps for packets that are shown at given times.
+    """Compute decoding timestamps from presentation timestamps.
 
-    Muxers shift a file whose first decoding timestamp is negative, and those of two parts overlap where they meet: so
-    they are made anew for the whole. With the timestamps sorted and the smallest depth at which no packet is shown
-    before it is decoded, each is decoded when the one that lies so much deeper is shown.
+    Muxers shift a file whose first decoding timestamp is negative, and the decoding timestamps of two parts overlap
+    where they are joined, so they are computed anew for the whole stream. With the timestamps sorted as S and D the
+    smallest depth with ``S[i - D] <= pts[i]`` for all i in decoding order, they are ``S[i - D]``; the first
+    D are before S[0].
 
     Args:
         shown: presentation timestamps in the order of decoding, all different.
 
     Returns:
-        as many, each greater than the last and none greater than its presentation timestamp.
+        One decoding timestamp per packet, increasing, and none greater than the presentation timestamp.
     """
     ordered = sorted(shown)
     depth = max((index - bisect_left(ordered, pts) for index, pts in enumerate(shown)), default=0)
-    step = min((after - before for before, after in pairwise(ordered)), default=1)
+    step = min((later - earlier for earlier, later in pairwise(ordered)), default=1)
     early = [ordered[0] - step * (depth - index) for index in range(depth)]
     return (early + ordered)[: len(shown)]

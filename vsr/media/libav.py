@@ -1,4 +1,4 @@
-"""What PyAV calls differently in two of its majors (17 to 19), or hides, in one place."""
+"""Access to PyAV where its majors (17 to 19) differ or hide what libav knows, such as side data and field order."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from av.video.reformatter import VideoReformatter
 logger = logging.getLogger(__name__)
 
 MAJOR = int(av.__version__.partition(".")[0])
-"""Of the PyAV that is installed."""
+"""The major version of the installed PyAV."""
 
 CHROMA_LOCATIONS = ("unspecified", "left", "center", "topleft", "top", "bottomleft", "bottom")
-"""By libav's numbers."""
+"""libav's names of the chroma locations, in the order of its numbers."""
 
 
 def open_input(file: Any, options: dict[str, str]) -> InputContainer:
@@ -37,7 +37,7 @@ def open_input(file: Any, options: dict[str, str]) -> InputContainer:
 
 
 def fraction_of(value: Any) -> Fraction | None:
-    """A time base, a rate or a ratio as a ``Fraction``; None where libav does not state one.
+    """Return a time base, a rate or a ratio as a ``Fraction``; None where libav does not know it.
 
     PyAV 18 and earlier have a ``Fraction`` or None; 19 has an ``AVRational``, which may be 0/1, 0/0 or 1/0.
     """
@@ -45,35 +45,35 @@ def fraction_of(value: Any) -> Fraction | None:
 
 
 def field_order_of(context: VideoCodecContext) -> int:
-    """What the header says of interlacing, in libav's numbers: 0 unknown, 1 progressive, else the order of the fields.
+    """Return the field order in the header, in libav's numbers: 0 unknown, 1 progressive, else the order of the fields.
 
-    PyAV 17 does not tell; what the first frame says of itself is all there is then.
+    PyAV 17 does not provide it; then only the flag of the first frame is known.
     """
     return int(cast(Any, context).field_order) if MAJOR >= 18 else 0
 
 
 def crop_exactly(context: VideoCodecContext) -> None:
-    """Have a decoder crop as the stream says; by itself it leaves what would lie at odd addresses of the memory."""
+    """Make a decoder crop exactly; by default it skips a crop that would leave the planes unaligned in memory."""
     context.flags |= Flags.unaligned
 
 
 def side_data_of(frame: VideoFrame) -> dict[str, bytes]:
-    """What a frame carries beside its pixels, by libav's names of the types; not what PyAV has no name for."""
+    """Return the side data of a frame by libav's names of its types, without types that PyAV has no name for."""
     try:
         return _side_data(frame)
-    except ValueError:  # one of its types is unknown, and PyAV tells of none
+    except ValueError:  # one type is unknown to PyAV, which then returns none
         return _side_data(_without_unknown_side_data(frame))
 
 
 def _side_data(frame: VideoFrame) -> dict[str, bytes]:
-    # Asked for once: each call makes a cycle that keeps the frame.
+    # Accessed once: each access makes a reference cycle that keeps the frame alive.
     container = cast(Any, frame.side_data)
-    entries = container.values() if MAJOR >= 19 else container  # which iterated over its values
+    entries = container.values() if MAJOR >= 19 else container  # older ones iterate over the values
     return {entry.type.name: bytes(entry) for entry in entries}
 
 
 NUM_SIDE_DATA_TYPES = 48
-"""libav 63 has 33."""
+"""More than the types of side data in libav; libav 63 has 33."""
 
 
 def _without_unknown_side_data(frame: VideoFrame) -> VideoFrame:
@@ -95,7 +95,7 @@ def _without_unknown_side_data(frame: VideoFrame) -> VideoFrame:
 
 
 WRITABLE_SIDE_DATA = frozenset({"A53_CC", "STEREO3D"})
-"""What encoders of libav write into the stream, if a frame carries it."""
+"""Side data of frames that libav's encoders write into the stream."""
 
 EXTRAS_SIZE = 16
 
@@ -103,39 +103,39 @@ _reformatter = local()
 
 
 def extras_of(frame: VideoFrame) -> VideoFrame | None:
-    """A frame of a few pixels with the side data of another; None where no encoder would write any of them."""
+    """Return a frame of a few pixels with the side data of another; None where no encoder would write any of it."""
     if not hasattr(_reformatter, "of_thread"):
         _reformatter.of_thread = VideoReformatter()
-    # PyAV cannot make side data, but its reformatter copies them. The large frame would be kept by asking it.
+    # PyAV cannot make side data, but its reformatter copies it. Reading it from the large frame would keep that alive.
     small = _reformatter.of_thread.reformat(frame, EXTRAS_SIZE, EXTRAS_SIZE, interpolation="POINT")
     return small if WRITABLE_SIDE_DATA & side_data_of(small).keys() else None
 
 
 def with_extras(extras: VideoFrame, width: int, height: int, pix_fmt: str) -> VideoFrame:
-    """A new frame with the side data of ``extras``, whose pixels are to be filled."""
+    """Return a new frame with the side data of ``extras``; the caller fills its pixels."""
     frame = extras.reformat(width, height, pix_fmt, interpolation="POINT")
-    frame.pict_type = PictureType.NONE  # that of the source would be forced upon the encoder
+    frame.pict_type = PictureType.NONE  # else the encoder would be forced to use the source's
     return frame
 
 
 def readable(text: str) -> str:
-    """Metadata in an unknown encoding, with replacement characters, as PyAV 18 gives it; 19 has surrogates."""
+    """Replace undecodable bytes in metadata, as PyAV 18 does; PyAV 19 returns surrogates."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def chroma_location_of(frame: VideoFrame) -> int:
-    """Where a frame says that its chroma lies, in libav's numbers; 0 where it does not say."""
+    """Return the chroma location of a frame, in libav's numbers; 0 where unspecified."""
     if MAJOR >= 19:
         return int(cast(Any, frame).chroma_location)
     return _chroma_location_by_filter(frame)
 
 
 _LOG_LEVEL = threading.Lock()
-"""Held while libav's is changed: it is the whole process's, and two threads would set back each other's."""
+"""Held while libav's log level is changed: the level is global, and two threads would restore each other's."""
 
 
 def _chroma_location_by_filter(frame: VideoFrame) -> int:
-    """Read the location from a filter's report, for want of an attribute."""
+    """Read the location from a filter's report; older PyAV has no attribute for it."""
     graph = Graph()
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
@@ -151,8 +151,8 @@ def _chroma_location_by_filter(frame: VideoFrame) -> int:
             with av.logging.Capture() as messages:
                 graph.push(frame)
                 graph.pull()
-        except (LibavError, ValueError) as exc:  # of a damaged frame
-            logger.debug("no filter takes the first frame: %s", exc)
+        except (LibavError, ValueError) as exc:  # the frame is damaged
+            logger.debug("no filter accepts the first frame: %s", exc)
             return 0
         finally:
             av.logging.set_level(level)

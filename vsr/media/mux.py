@@ -1,4 +1,4 @@
-"""The output file: encoded parts joined, the other streams of the source added, and what arrived checked."""
+"""The output file: plan the source's other streams, assemble the file, join encoded parts, and check the result."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ from vsr.media.writer import VideoFormat, clear_between_frames, muxer_options
 logger = logging.getLogger(__name__)
 
 BRANDS = ("major_brand", "minor_version", "compatible_brands")
-"""What libav tells of an MP4's kind as if it were metadata."""
+"""Keys under which libav reports the type of an MP4 file as metadata."""
 
 TIMECODE = "timecode"
-"""The key of the metadata from which muxers make a track of time codes."""
+"""The metadata key from which muxers create a timecode track."""
 
 BROADCASTS, LATE_CLOCK_SECONDS = frozenset({"mpegts", "mpeg", "wtv"}), 10
-"""Formats whose clock runs since the sender was started; a beginning by it later than so many seconds is not kept."""
+"""Formats whose clock starts with the sender, and the start time in seconds above which it is not kept."""
 
 LATE_SECONDS = Fraction(1, 20)
-"""By how much sound may begin later than the picture before silence is put there: about two of its packets."""
+"""Seconds by which sound may begin after the picture without added silence: about two audio packets."""
 
-LATE = "silence fills its late beginning"
+LATE = "silence is added before it"
 """The reason of plans for a container in which all streams begin together."""
 
-AS_ASKED = "as asked"
-"""The reason of plans that follow from what the user chose."""
+AS_REQUESTED = "as requested"
+"""The reason of plans that the user chose."""
 
 Options = dict[str, str | int]
-"""The program's, as ffmpeg-python takes them."""
+"""Options of the ffmpeg program for ffmpeg-python."""
 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """What becomes of one of the source's other streams.
+    """The plan for one of the source's other streams.
 
     Attributes:
         stream: the stream.
-        action: ``copy`` leaves every packet as it is; ``rewrite`` takes none, as the muxer makes the stream anew.
-        codec: what it is converted to, empty unless ``action`` is ``convert``.
-        reason: why it is not copied, for the user.
-        filled: silence is put where it begins late or has gaps.
+        action: ``copy`` keeps every packet; ``rewrite`` reads none, since the muxer creates the stream anew.
+        codec: the encoder for ``convert``; else empty.
+        reason: why the stream is not copied, for the user.
+        filled: whether silence is added where it begins late or has gaps.
     """
 
     stream: StreamInfo
@@ -71,17 +71,17 @@ class StreamPlan:
 
     @property
     def is_read(self) -> bool:
-        """Whether the output takes packets of the source's stream."""
+        """Whether packets of the source's stream are read."""
         return self.action in ("copy", "convert")
 
     @property
     def is_kept(self) -> bool:
-        """Whether the output has all that the stream says, as it said it."""
+        """Whether the output has the stream's content unchanged."""
         return self.action in ("copy", "rewrite")
 
     def __str__(self) -> str:
         what = {
-            "copy": "copied", "convert": f"converted to {self.codec}", "rewrite": "written anew", "drop": "left out",
+            "copy": "copied", "convert": f"converted to {self.codec}", "rewrite": "rewritten", "drop": "left out",
         }[self.action]  # fmt: skip
         return f"{self.stream}: {what}{f' ({self.reason})' if self.reason else ''}"
 
@@ -94,19 +94,19 @@ def plan_streams(
     subtitles: Literal["copy", "none"] = "copy",
     cut: Cut = WHOLE,
 ) -> list[StreamPlan]:
-    """Decide, before any frame is computed, what becomes of each of the source's other streams.
+    """Plan each of the source's other streams, before any frame is computed.
 
-    What is decided here follows from what formats are said to hold; ``assemble_sample`` shows what the program can do.
+    The plans follow from what the formats are documented to contain; ``assemble_sample`` tries them with the program.
 
     Args:
         clip: the source.
-        container: what the output can hold.
-        audio: ``copy``: as it is, where the container holds it; ``none``: left out; else the encoder to convert it by.
-        subtitles: ``copy``: as they are, or converted where the container demands it; ``none``: left out.
-        cut: the part of the source that is wanted.
+        container: the format of the output.
+        audio: ``copy``: copied where the container can contain it; ``none``: left out; else the encoder to use.
+        subtitles: ``copy``: copied, or converted where the container requires it; ``none``: left out.
+        cut: the selected part of the source.
 
     Raises:
-        UsageError: there is no such encoder, or the container does not hold what it makes.
+        UsageError: there is no such encoder, or the container cannot contain its format.
     """
     if audio not in ("copy", "none"):
         _check_audio_encoder(audio, container)
@@ -115,14 +115,14 @@ def plan_streams(
     if TIMECODE in (*clip.metadata, *clip.video.metadata) and container.timecode and cut.start is None:
         rewritten.add("timecode")
     plans = [replace(plan, action="rewrite", reason="") if plan.stream.carries in rewritten else plan for plan in plans]
-    return [_filled(plan, plans, clip, container, cut) for plan in plans] if container.one_rate else plans
+    return [_with_silence(plan, plans, clip, container, cut) for plan in plans] if container.one_rate else plans
 
 
-def _filled(
+def _with_silence(
     plan: StreamPlan, plans: Sequence[StreamPlan], clip: ClipInfo, container: Container, cut: Cut
 ) -> StreamPlan:
-    """The plan with silence at the beginning where the container cannot say that a stream begins late."""
-    begins = _beginning_of(plan.stream, cut)
+    """Add silence to the plan of a late audio stream in a container where all streams begin together."""
+    begins = _start_of(plan.stream, cut)
     if plan.stream.kind != "audio" or not plan.is_read or not plan.stream.sample_rate or begins is None:
         return plan
     if begins - earliest_beginning(clip, plans, cut) <= LATE_SECONDS:
@@ -131,15 +131,15 @@ def _filled(
     return replace(plan, action="convert", codec=codec, reason=LATE, filled=True)
 
 
-def _beginning_of(stream: StreamInfo, cut: Cut) -> Fraction | None:
-    """When what is wanted of a stream begins, in seconds of the source's clock; None where nobody knows."""
+def _start_of(stream: StreamInfo, cut: Cut) -> Fraction | None:
+    """Return the start of a stream's selected part, in seconds of the source's clock; None where unknown."""
     return stream.start if cut.start is None or stream.start is None else max(stream.start, cut.start)
 
 
 def earliest_beginning(clip: ClipInfo, plans: Sequence[StreamPlan], cut: Cut) -> Fraction:
-    """When the first of the streams that are kept begins, in seconds of the source's clock."""
+    """Return the start of the earliest stream that is kept, in seconds of the source's clock."""
     video = (clip.video.first_pts or 0) * clip.video.time_base
-    played = [_beginning_of(plan.stream, cut) for plan in plans if plan.is_read and plan.stream.is_timed]
+    played = [_start_of(plan.stream, cut) for plan in plans if plan.is_read and plan.stream.is_timed]
     shown = video if cut.start is None else max(video, cut.start)
     return min([shown, *(begins for begins in played if begins is not None)])
 
@@ -148,12 +148,12 @@ def _check_audio_encoder(name: str, container: Container) -> None:
     encoders = audio_encoders()
     if name not in encoders:
         raise UsageError(
-            f"ffmpeg has no audio encoder called {name}: take copy, none, aac, libopus or another that "
+            f"ffmpeg has no audio encoder called {name}: use copy, none, aac, libopus or another that "
             "`ffmpeg -encoders` lists."
         )
     if not holds(container, encoders[name]):
         fitting = container.audio or "none"
-        raise UsageError(f"{container.muxer} cannot hold {encoders[name]} audio; take {fitting}.")
+        raise UsageError(f"{container.muxer} cannot hold {encoders[name]} audio; use {fitting}.")
 
 
 def _plan(stream: StreamInfo, container: Container, audio: str, subtitles: str) -> StreamPlan:
@@ -161,17 +161,17 @@ def _plan(stream: StreamInfo, container: Container, audio: str, subtitles: str) 
     cannot = f"{container.muxer} cannot hold {stream.codec or 'it'}"
     match stream.kind:
         case "audio" if audio == "none":
-            return StreamPlan(stream, "drop", reason=AS_ASKED)
+            return StreamPlan(stream, "drop", reason=AS_REQUESTED)
         case "audio" if not stream.codec:
             return StreamPlan(stream, "drop", reason="it cannot be decoded")
         case "audio" if audio != "copy":
-            return StreamPlan(stream, "convert", audio, AS_ASKED)
+            return StreamPlan(stream, "convert", audio, AS_REQUESTED)
         case "audio" if held:
             return StreamPlan(stream, "copy")
         case "audio" if container.audio:
             return StreamPlan(stream, "convert", container.audio, cannot)
         case "subtitle" if subtitles == "none":
-            return StreamPlan(stream, "drop", reason=AS_ASKED)
+            return StreamPlan(stream, "drop", reason=AS_REQUESTED)
         case "subtitle" if held:
             return StreamPlan(stream, "copy")
         case "subtitle" if container.subtitle is not None and stream.codec in TEXT_SUBTITLES:
@@ -200,26 +200,26 @@ def assemble(
 ) -> None:
     """Join the encoded video with the planned streams of the source, its metadata and chapters.
 
-    Packets are copied with their own timestamps, so that sound and picture stay apart by what they were apart.
+    Packets are copied with their own timestamps, so that sound and picture stay in sync.
 
     Args:
         video: file with the new video stream, with the source's timestamps.
         clip: the source.
-        streams: what becomes of the source's other streams.
+        streams: the plans for the source's other streams.
         target: the file to write; an existing one is replaced.
         container: the target's format.
-        encoded: the new video, for what its own file does not tell; None: what that says will do.
+        encoded: the format of the new video, for tags and HDR10 metadata; None uses what its file contains.
         cut: the part of the source that the new video shows.
-        last: the packet of the new video that is shown last; its file tells durations in the order of decoding, by
-            which a later one may last as long. None: that will do.
-        sample_seconds: read no more of the source than this from its beginning; None: all.
+        last: times of the packet of the new video that is shown last, whose duration its file does not keep where
+            packets are reordered. None uses the duration in the file.
+        sample_seconds: seconds of the source to read from its beginning; None reads all.
 
     Raises:
-        DiskError: the disk takes no more.
+        DiskError: the disk is full or read-only.
         FFmpegError: the program failed.
-        OutputError: it left no file.
+        OutputError: the program wrote no file.
     """
-    new = ffmpeg.input(f"file:{video}", **_light(encoded))
+    new = ffmpeg.input(f"file:{video}", **_hdr_options(encoded))
     options: Options = {
         "c": "copy",
         "disposition:0": _disposition(clip.video.disposition),
@@ -232,7 +232,7 @@ def assemble(
     if last is not None and last.duration and container.muxer != "gif":
         options["bsf:0"] = f"setts=pts=PTS:dts=DTS:duration='if(eq(PTS,{last.pts}),{last.duration},DURATION)'"
     if container.one_rate and clip.video.average_rate:
-        options["r:0"] = str(clip.video.average_rate)  # else 600 a second, nearly all of them fillers
+        options["r:0"] = str(clip.video.average_rate)  # else it writes 600 frames a second, nearly all of them repeats
     mapped = [new["v:0"]]
     shift = encoded.shift * clip.video.time_base if encoded else Fraction(0)
     if not clip.pictures:
@@ -248,7 +248,7 @@ def assemble(
             options["map_chapters"] = 2
     run(ffmpeg.output(*mapped, f"file:{target}", **options).global_args("-copyts").overwrite_output())
     if not target.is_file():
-        raise OutputError(f"ffmpeg left no file at {target}.")
+        raise OutputError(f"ffmpeg wrote no file {target}.")
     if container.muxer == "gif":
         try:
             clear_between_frames(target)
@@ -257,10 +257,10 @@ def assemble(
 
 
 SAMPLE_SECONDS = 0.5
-"""Of the source, by which it is tried out what the program can write."""
+"""Seconds of the source with which the assembly is tried."""
 
 NO_PACKETS = "received no packets"
-"""What the program says where a stream that it converts begins later than the sample ends."""
+"""The program's message where a converted stream begins after the end of the sample."""
 
 
 def assemble_sample(
@@ -273,15 +273,15 @@ def assemble_sample(
     encoded: VideoFormat,
     cut: Cut = WHOLE,
 ) -> list[StreamPlan]:
-    """Try the assembly out on the beginning of the source, before any frame is computed.
+    """Try the assembly with the beginning of the source, before any frame is computed.
 
     Args:
-        video: a file with a frame or two, encoded as the new video will be.
+        video: a file with one or two frames, encoded as the new video will be.
         target: a file to write; the caller removes it.
-        clip, streams, container, encoded, cut: as ``assemble``.
+        clip, streams, container, encoded, cut: as for ``assemble``.
 
     Returns:
-        the plans; what the program cannot write is converted in them, or left out.
+        The plans, in which streams that the program cannot write are converted or left out.
 
     Raises:
         FFmpegError: not even the video can be written.
@@ -302,18 +302,18 @@ def assemble_sample(
 def assemble_what_fits(
     streams: Sequence[StreamPlan], container: Container, attempt: Callable[[Sequence[StreamPlan]], None]
 ) -> list[StreamPlan]:
-    """Write an output; where that fails, find the streams that are to blame, and write it without them.
+    """Write an output; where that fails, find the streams that cause the failure, and write it without them.
 
     Args:
-        streams: what shall become of each of the source's other streams.
-        container: what the output can hold.
+        streams: the plans for the source's other streams.
+        container: the format of the output.
         attempt: writes the output with some of the streams.
 
     Returns:
-        what has become of each: those that were to blame are converted now, or left out.
+        The plans that were carried out, in which failing streams are converted or left out.
 
     Raises:
-        FFmpegError: the streams are not to blame.
+        FFmpegError: the streams are not the cause.
     """
     try:
         attempt(streams)
@@ -333,7 +333,7 @@ def assemble_what_fits(
 def _fitting(
     plan: StreamPlan, container: Container, attempt: Callable[[Sequence[StreamPlan]], None]
 ) -> StreamPlan:  # fmt: skip
-    """The plan, if it can be carried out for a stream alone; else another that can."""
+    """Return the plan if it works for the stream alone; else another that does."""
     reason = ""
     for candidate in [plan, *_conversions(plan, container)]:
         try:
@@ -342,18 +342,18 @@ def _fitting(
         except DiskError:
             raise
         except FFmpegError as exc:
-            reason = reason or _first_words(exc)
+            reason = reason or _first_message(exc)
     return replace(plan, action="drop", codec="", reason=f"ffmpeg: {reason}")
 
 
-def _first_words(error: FFmpegError) -> str:
-    """Of all that the program says, what came first, without the names of its parts."""
-    words = str(error).partition(": ")[2].partition("; ")[0]
-    return re.sub(r"^(\[[^]]*\] )+", "", words)
+def _first_message(error: FFmpegError) -> str:
+    """Return the first message of the program, without the names of its components."""
+    message = str(error).partition(": ")[2].partition("; ")[0]
+    return re.sub(r"^(\[[^]]*\] )+", "", message)
 
 
 def _conversions(plan: StreamPlan, container: Container) -> list[StreamPlan]:
-    """What a stream that cannot be copied may be converted to."""
+    """Return plans that convert a stream that cannot be copied."""
     why = f"ffmpeg cannot copy it into {container.muxer}"
     if plan.action == "copy" and plan.stream.kind == "audio" and container.audio in audio_encoders():
         return [replace(plan, action="convert", codec=container.audio, reason=why)]
@@ -366,30 +366,30 @@ def _source_streams(
     clip: ClipInfo, streams: Sequence[StreamPlan], container: Container, cut: Cut, options: Options, shift: Fraction,
     sample_seconds: float | None,
 ) -> list[ffmpeg.nodes.FilterableStream]:  # fmt: skip
-    """The streams that travel, and into ``options`` what is said of them."""
-    demuxer = {"f": clip.format.split(",")[0]} if clip.format else {}  # what was probed, and no list
+    """Return the streams to read from the source, and add their options to ``options``."""
+    demuxer = {"f": clip.format.split(",")[0]} if clip.format else {}  # as probed, never a list of files
     later = {"itsoffset": f"{float(shift):.6f}"} if shift else {}
     sample = {} if sample_seconds is None else {"t": sample_seconds}
     source = ffmpeg.input(f"file:{clip.path}", protocol_whitelist="file", **demuxer, **later, **sample)
-    # One such option turns off what ffmpeg does by itself, so each stream gets its own.
+    # One such option turns off ffmpeg's default mapping of metadata, so each stream gets its own option.
     options |= {"map_metadata": 1, "map_metadata:s:0": f"1:s:{clip.video.index}"}
-    said = ["encoder="]  # the source's, not that of the new video
+    pairs = ["encoder="]  # the source's encoder is not that of the new video
     if cut.start is not None:
-        said.append(f"{TIMECODE}=")  # that of another frame
+        pairs.append(f"{TIMECODE}=")  # it belongs to the source's first frame
         options["metadata"] = f"{TIMECODE}="
-    options |= _metadata(0, said)
-    # They describe the file that was. The number is there to make the options differ.
+    options |= _metadata(0, pairs)
+    # These keys describe the source file. The number only makes the options differ.
     options |= {f"metadata:g:{number}": f"{key}=" for number, key in enumerate(BRANDS) if key in clip.metadata}
     options["map_chapters"] = 1 if container.chapters else -1
     kept = [plan for plan in streams if plan.is_read]
     for number, plan in enumerate(kept, start=1):  # output stream 0 is the video
-        options |= _stream_options(number, plan, container, cut.drop(shift))
+        options |= _stream_options(number, plan, container, cut.drop_expression(shift))
         if plan.filled and plan.stream.sample_rate:
             begins = earliest_beginning(clip, streams, cut) + shift
             first = round(begins * plan.stream.sample_rate)
             options[f"filter:{number}"] = f"aresample=async=1:min_hard_comp=0.01:first_pts={first}"
-    # ffmpeg-python passes on only inputs that are mapped, and the metadata need the source even where no stream does:
-    # the question mark lets a stream be missing, and there is none of that number.
+    # ffmpeg-python passes on only mapped inputs, and the metadata needs the source even where no stream does: the
+    # question mark allows a stream to be missing, and no stream has this number.
     return [*(source[str(plan.stream.index)] for plan in kept), source[f"{len(clip.others) + 1}?"]]
 
 
@@ -397,15 +397,15 @@ def _mp4_options(clip: ClipInfo, streams: Sequence[StreamPlan], container: Conta
     # One clock for track and edit list, so that no timestamp is rounded.
     ticks, common = clip.video.time_base.denominator, _common_clock(clip, streams)
     options: Options = {"video_track_timescale": ticks, "movie_timescale": common}
-    return options | ({"movflags": "use_metadata_tags"} if _has_keys_of_its_own(clip, container) else {})
+    return options | ({"movflags": "use_metadata_tags"} if _has_custom_keys(clip, container) else {})
 
 
-def _has_keys_of_its_own(clip: ClipInfo, container: Container) -> bool:
-    """Whether metadata are better written under their own names than in the list that players know.
+def _has_custom_keys(clip: ClipInfo, container: Container) -> bool:
+    """Whether metadata is better written under its own keys than under the standard ones.
 
-    That list has no ``com.android.version``; where names are free, a player finds no title, and no cover art.
+    The standard keys have no ``com.android.version``; with free keys a player finds no title and no cover art.
     """
-    every = {*BRANDS, "encoder", "creation_time", "location"}  # which both ways keep, with a language behind or without
+    every = {*BRANDS, "encoder", "creation_time", "location"}  # kept in both cases
     keys = {key for key in clip.metadata if key.partition("-")[0] not in every}
     own = {key for key in keys if "." in key}
     return bool(own) and (container.muxer == "mov" or own == keys)
@@ -414,10 +414,10 @@ def _has_keys_of_its_own(clip: ClipInfo, container: Container) -> bool:
 def _offset(
     clip: ClipInfo, container: Container, streams: Sequence[StreamPlan], cut: Cut, shift: Fraction
 ) -> Fraction:
-    """By how much earlier everything comes than the source's clock says, a part's shift apart.
+    """Return the seconds by which all timestamps are earlier than on the source's clock, without a part's shift.
 
-    They are whole ticks of the video. A container without timestamps has no clock, and players of MP4 and Matroska wait
-    for hours where that of a broadcast began long ago.
+    They are whole ticks of the video. A container without timestamps begins at zero, and players of MP4 and Matroska
+    would wait for hours where the clock of a broadcast started long ago.
     """
     begins = earliest_beginning(clip, streams, cut) + shift - cut.shift
     of_sender = clip.format in BROADCASTS and container.muxer not in BROADCASTS and begins > LATE_CLOCK_SECONDS
@@ -427,34 +427,34 @@ def _offset(
 
 
 def _common_clock(clip: ClipInfo, streams: Sequence[StreamPlan]) -> int:
-    """Ticks in a second at which every stream that is kept can begin; the video's alone where they are too many."""
+    """Return ticks per second at which every kept stream can begin; only the video's where there are too many."""
     rates = [plan.stream.sample_rate for plan in streams if plan.is_read]
     ticks = clip.video.time_base.denominator
     common = math.lcm(ticks, *(rate for rate in rates if rate))
     return common if common < 2**31 else ticks
 
 
-def _light(encoded: VideoFormat | None) -> dict[str, str]:
-    """HDR10's metadata for the container; in the stream they stand already."""
+def _hdr_options(encoded: VideoFormat | None) -> dict[str, str]:
+    """Return the options for HDR10 metadata in the container; the video stream contains it already."""
     if encoded is None or not (encoded.mastering_display or encoded.light_levels):
         return {}
     if not has_option("mastering_display"):
-        logger.warning("this ffmpeg cannot write HDR10's metadata into the container; the video stream has them.")
+        logger.warning("this ffmpeg cannot write HDR10 metadata into the container; only the video stream contains it.")
         return {}
     display = {"mastering_display:v:0": encoded.mastering_display.text()} if encoded.mastering_display else {}
     return display | ({"content_light:v:0": str(encoded.light_levels)} if encoded.light_levels else {})
 
 
 def _video_options(video: Path, clip: ClipInfo, container: Container, encoded: VideoFormat | None) -> Options:
-    """What the container is told of the new video: its tags, and what players want."""
+    """Return the options for the new video stream: its tags, and what players need."""
     if container.muxer == "gif":
-        # A palette for each frame. What shows through needs a colour of its own.
+        # A palette for each frame. Transparent pixels need a colour of their own.
         palettes = "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:alpha_threshold=128"
-        # Whole frames: the encoder compares a frame that has the first one's palette with the frame before, whose
-        # palette may be another, and leaves out what has changed in nothing but colour.
+        # Whole frames: the encoder compares palette indices of a frame with those of the frame before, whose palette
+        # may differ, and would leave out pixels that change only in colour.
         return {"c:0": "gif", "gifflags:0": "-offsetting-transdiff", "filter:0": palettes, "loop": repeats(clip.path),
                 "fps_mode:0": "passthrough", "enc_time_base:0": "1/100"}  # fmt: skip
-    with av.open(f"file:{video}") as file:  # a name such as a:b is no protocol
+    with av.open(f"file:{video}") as file:  # else a name such as a:b would be a protocol
         codec = file.streams.video[0].codec_context.codec.canonical_name
     apple = {"tag:0": "hvc1"} if codec == "hevc" and container.muxer in ("mp4", "mov") else {}
     if encoded is None:
@@ -472,23 +472,23 @@ def _video_options(video: Path, clip: ClipInfo, container: Container, encoded: V
 
 def _stream_options(number: int, plan: StreamPlan, container: Container, drop: str) -> Options:
     options: Options = {f"map_metadata:s:{number}": f"1:s:{plan.stream.index}"}
-    said = [f"title={plan.stream.title}"] if plan.stream.title else []  # which MP4 calls the name
+    pairs = [f"title={plan.stream.title}"] if plan.stream.title else []  # called name in MP4
     if plan.action == "convert":
         options[f"c:{number}"] = plan.codec
     if plan.stream.kind == "attachment" and plan.stream.mimetype is None:
-        said.append("mimetype=application/octet-stream")  # Matroska demands one
+        pairs.append("mimetype=application/octet-stream")  # Matroska requires one
     if plan.stream.title and container.muxer in ("mp4", "mov"):
-        said.append(f"handler_name={plan.stream.title}")  # where players of these look for a title
+        pairs.append(f"handler_name={plan.stream.title}")  # players look for the title here
     if plan.stream.cover_art:
         options[f"disposition:{number}"] = "attached_pic"
     elif drop and plan.stream.kind in ("audio", "subtitle"):
         options[f"bsf:{number}"] = f"noise=drop='{drop}'"
-    return options | _metadata(number, said)
+    return options | _metadata(number, pairs)
 
 
-def _metadata(number: int, said: Sequence[str]) -> Options:
-    """Options that say ``key=value`` of an output stream; zeros before its number make them differ."""
-    return {f"metadata:s:{'0' * place}{number}": pair for place, pair in enumerate(said)}
+def _metadata(number: int, pairs: Sequence[str]) -> Options:
+    """Return options that set ``key=value`` pairs of an output stream; leading zeros make the options differ."""
+    return {f"metadata:s:{'0' * place}{number}": pair for place, pair in enumerate(pairs)}
 
 
 def _disposition(flags: int) -> str:
@@ -496,7 +496,7 @@ def _disposition(flags: int) -> str:
 
 
 def _chapters(clip: ClipInfo, cut: Cut) -> str:
-    """The chapters of a part, in the format that ffmpeg reads; empty where there are none."""
+    """Return the chapters of a part as an ffmetadata file; empty where there are none."""
     lines: list[str] = []
     if clip.pictures:
         return ""
@@ -518,11 +518,11 @@ def _escaped(text: str) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """What an encoder left.
+    """An encoded part of the video.
 
     Attributes:
         path: the file.
-        packets: when each is shown and for how long, in the order of decoding.
+        packets: the times of its packets, in the order of decoding.
     """
 
     path: Path
@@ -530,22 +530,22 @@ class Part:
 
 
 def join(parts: Sequence[Part], target: Path, video: VideoFormat) -> None:
-    """Write the packets of all parts behind each other, each at its own time.
+    """Write the packets of all parts into one file, each at its own time.
 
     Args:
         parts: at least one, in the order of presentation.
-        target: the file to write; its ending says MP4 or QuickTime, as that of the parts.
-        video: what all parts were encoded as.
+        target: the file to write, MP4 or QuickTime by its suffix, as the parts.
+        video: the format of all parts.
 
     Raises:
-        OutputError: the parts are not alike, or the disk refuses.
+        OutputError: the parts differ in format, have too few or too many packets, or the file cannot be written.
     """
     decoded = iter(decoding_times([timing.pts for part in parts for timing in part.packets]))
     try:
         with open(target, "wb") as file, open_clip(parts[0].path) as first:
             muxer = target.suffix.removeprefix(".")
             with av.open(file, "w", format=muxer, container_options=muxer_options(video)) as joined:
-                # Opaque: as it was decoded, for there is no encoder of that name.
+                # Opaque: the template's codec may be a decoder without an encoder of that name.
                 stream = joined.add_stream_from_template(first.streams.video[0], opaque=True)
                 stream.time_base = video.time_base
                 if video.sample_aspect_ratio:
@@ -566,13 +566,13 @@ def _append(
         source = container.streams.video[0]
         if source.codec_context.extradata != stream.codec_context.extradata:
             raise OutputError(
-                f"{part.path} was encoded otherwise than the parts before it; run again with --no-resume."
+                f"{part.path} was encoded differently from the parts before it; run again with --no-resume."
             )
         for packet in container.demux(source):
             if not packet.size:
                 continue
             if (timing := next(timings, None)) is None:
-                raise OutputError(f"{part.path} holds more than was written to it; run again with --no-resume.")
+                raise OutputError(f"{part.path} contains more than was written to it; run again with --no-resume.")
             packet.stream = stream
             packet.time_base = time_base
             packet.pts, packet.dts, packet.duration = timing.pts, next(decoded), timing.duration
@@ -582,7 +582,7 @@ def _append(
 
 
 class Count(NamedTuple):
-    """Of the packets of a stream that hold something; its kind by libav's name."""
+    """The packets of a stream that are not empty; the kind is libav's name of the media type."""
 
     kind: str
     packets: int
@@ -594,18 +594,18 @@ def count_packets(path: Path, cut: Cut = WHOLE) -> list[Count]:
 
     Args:
         path: the file.
-        cut: the part of it that counts; packets without a timestamp do in any case.
+        cut: the part in which packets count; packets without a timestamp always count.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     with open_clip(path) as container:
         counts = [Count(stream.type, 0, 0) for stream in container.streams]
-        # Between two lines of mov_text stands an empty one, which is a length of two bytes.
+        # mov_text has an empty packet between two subtitles: a length of two bytes.
         least = [2 if _codec_of(stream) == "mov_text" else 0 for stream in container.streams]
         for packet in packets_of(container):
             time_base = fraction_of(packet.time_base)
-            wanted = packet.pts is None or time_base is None or cut.holds(packet.pts * time_base)
+            wanted = packet.pts is None or time_base is None or cut.contains(packet.pts * time_base)
             if wanted and packet.size > least[packet.stream_index]:
                 kind, packets, num_bytes = counts[packet.stream_index]
                 counts[packet.stream_index] = Count(kind, packets + 1, num_bytes + packet.size)
@@ -619,40 +619,40 @@ def _codec_of(stream: Stream) -> str:
 def check_assembled(
     target: Path, clip: ClipInfo, streams: Sequence[StreamPlan], *, num_frames: int, cut: Cut = WHOLE
 ) -> list[str]:
-    """Count what is in an assembled file against what was to be in it.
+    """Compare the packets in an assembled file with those expected.
 
     Args:
         target: the file.
         clip: the source.
-        streams: what was to become of its other streams.
+        streams: the plans for the source's other streams.
         num_frames: packets of the new video.
         cut: the part of the source that the new video shows.
 
     Returns:
-        what is missing of the other streams, or too much, in words.
+        One text for each other stream with missing or extra packets.
 
     Raises:
-        OutputError: the video is not whole.
+        OutputError: the video is incomplete.
     """
     kept = [plan for plan in streams if plan.is_read and plan.stream.is_timed]
     video, *others = count_packets(target) or [Count("none", 0, 0)]
     if video.packets != num_frames:
-        raise OutputError(f"ffmpeg left {target.name} with {video.packets} of {num_frames} frames, and no word of it.")
+        raise OutputError(f"ffmpeg wrote {video.packets} of {num_frames} frames to {target.name} without an error.")
     wanted = count_packets(clip.path, cut) if kept else []
     lost, slack = [], int(cut != WHOLE)
     for number, plan in enumerate(kept):
         want, kind = wanted[plan.stream.index], plan.stream.kind
         places = [place for place, count in enumerate(others) if count.kind == kind]
         if not want.packets and len(places) < sum(later.stream.kind == kind for later in kept[number:]):
-            continue  # where a part has nothing of a stream, some formats leave it out
+            continue  # some formats omit a stream that has no packets in the part
         got = others.pop(places[0]) if places else Count(kind, 0, 0)
-        if not _arrived(plan, want, got, slack):
+        if not _is_complete(plan, want, got, slack):
             lost.append(f"{plan.stream} arrived with {got.packets} of {want.packets} packets")
     return lost
 
 
-def _arrived(plan: StreamPlan, want: Count, got: Count, slack: int) -> bool:
-    """Whether a stream is whole. Packets at the ends of a part are a matter of rounding."""
+def _is_complete(plan: StreamPlan, want: Count, got: Count, slack: int) -> bool:
+    """Whether a stream is complete, but for ``slack`` packets at the ends of a part, which depend on rounding."""
     if plan.stream.kind == "subtitle":
         return got.packets >= want.packets - slack
     if plan.action == "convert":
@@ -662,14 +662,14 @@ def _arrived(plan: StreamPlan, want: Count, got: Count, slack: int) -> bool:
 
 
 def cues_overlap(path: Path, index: int) -> bool:
-    """Whether a line of subtitles begins before the one before it has ended; reads the whole file.
+    """Whether a subtitle begins before the previous one has ended; reads the whole file.
 
     Args:
         path: the file.
-        index: number of the stream.
+        index: index of the stream.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     with open_clip(path) as container:
         end = None
@@ -683,36 +683,37 @@ def cues_overlap(path: Path, index: int) -> bool:
 
 
 IGNORED_METADATA = frozenset({*BRANDS, "encoder", "duration", "vendor_id", "handler_name"})
-"""Metadata that describe the file as it was, and are no loss."""
+"""Metadata that describes the source file itself; its absence is not reported."""
 
 
 def missing_metadata(target: Path, clip: ClipInfo, streams: Sequence[StreamPlan], container: Container) -> list[str]:
-    """Look for what the source says of itself in a file that was assembled from it.
+    """Return the metadata of the source that an assembled file lacks.
 
     Args:
-        target: the file; the beginning will do.
+        target: the file; its beginning is enough.
         clip: the source.
-        streams: what became of its other streams.
+        streams: the plans for the source's other streams.
         container: the target's format.
 
     Returns:
-        what is not there, in words; nothing where the file is no whole one.
+        One text for each loss; none where the file cannot be read.
     """
     try:
         with open_clip(target) as assembled:
             of_streams = [{key.lower() for key in stream.metadata} for stream in assembled.streams]
-            told = {readable(key).lower() for key in assembled.metadata}.union(*of_streams)
+            written = {readable(key).lower() for key in assembled.metadata}.union(*of_streams)
     except InputError:
         return []
     wanted = [key for key in clip.metadata if key.lower() not in IGNORED_METADATA and not key.startswith("_")]
-    keys = [key for key in wanted if key.lower() not in told]
+    keys = [key for key in wanted if key.lower() not in written]
     missing = [f"the metadata {', '.join(keys)}"] if keys else []
     if clip.num_chapters and not container.chapters:
         missing.append("its chapters")
     read = [plan.stream for plan in streams if plan.is_read]
     if len(of_streams) > len(read):
-        titled = [(stream, told) for stream, told in zip(read, of_streams[1:], strict=False) if stream.title]
-        missing += [f"the title of {stream}" for stream, told in titled if not told & {"title", "name", "handler_name"}]
-        spoken = [stream for stream, told in zip(read, of_streams[1:], strict=False) if "language" not in told]
-        missing += [f"the language of {stream}" for stream in spoken if stream.language not in (None, "und")]
+        pairs = list(zip(read, of_streams[1:], strict=False))
+        titled = [(stream, found) for stream, found in pairs if stream.title]
+        missing += [f"the title of {stream}" for stream, keys in titled if not {"title", "name", "handler_name"} & keys]
+        unspoken = [stream for stream, found in pairs if "language" not in found]
+        missing += [f"the language of {stream}" for stream in unspoken if stream.language not in (None, "und")]
     return missing

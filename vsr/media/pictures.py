@@ -1,4 +1,4 @@
-"""Pictures as a clip: one, a sequence of them, in and out, or an animated WebP, which libav does not decode."""
+"""Picture files as clips: file names and patterns, sequences in and out, and animated WebP."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from vsr.media.formats import Timing
 from vsr.media.reader import Frame
 
 PATTERN = re.compile(r"%(0?\d{1,2})?d")
-"""Where a name has its number: ``frames/%06d.png``."""
+"""The place of the number in a pattern such as ``frames/%06d.png``."""
 
 
 def is_picture_name(path: Path) -> bool:
-    """Whether a name ends like that of a still picture."""
+    """Whether a name has the suffix of a still picture."""
     return path.suffix.lower() in STILL_ENDINGS
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a name stands for many pictures."""
+    """Whether a name is a pattern with a number."""
     return PATTERN.search(path.name) is not None
 
 
 def pictures_of(source: Path) -> list[Path] | None:
-    """The pictures that a name stands for, in their order: a folder, or a pattern; None: it is the name of one file.
+    """Return the pictures of a folder or a pattern, in order; None where ``source`` names a single file.
 
-    A pattern is one of the shell's, such as ``frames/*.png``, or has a number, such as ``frames/%04d.png``: it stands
-    for the files whose numbers are written so. A file of just that name comes first. Hidden files are passed over.
+    A pattern is a glob, such as ``frames/*.png``, or has a number, such as ``frames/%04d.png``, which matches numbers
+    formatted like that. An existing file with the name of the pattern is preferred. Hidden files are skipped.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no pictures.
     """
     if source.is_dir():
         if not (found := find_pictures(source)):
@@ -54,19 +54,19 @@ def pictures_of(source: Path) -> list[Path] | None:
 
 
 def names_many_files(source: Path) -> bool:
-    """Whether a name is a pattern of inputs, and not that of a file."""
+    """Whether a name is a pattern and not an existing file."""
     return not source.exists() and (glob.has_magic(str(source)) or is_pattern(source))
 
 
 def files_named(pattern: Path, *, recursive: bool = False) -> list[Path]:
-    """The files that a pattern stands for, as ``pictures_of`` says.
+    """Return the files that match a pattern (see ``pictures_of``), in order.
 
     Args:
-        pattern: one of the shell's, or a name with a number.
-        recursive: let ``**`` stand for folders within folders.
+        pattern: a glob, or a name with a number.
+        recursive: let ``**`` match nested folders.
 
     Raises:
-        InputError: there are none.
+        InputError: no file matches.
     """
     if is_pattern(pattern) and not glob.has_magic(pattern.name):
         numbers = {path: int(match[1]) for path, match in _with_numbers(pattern)}
@@ -74,14 +74,14 @@ def files_named(pattern: Path, *, recursive: bool = False) -> list[Path]:
     else:
         found = sorted(map(Path, glob.glob(str(pattern), recursive=recursive)), key=natural_order)
     if not found:
-        raise InputError(f"no file is called {pattern}.")
+        raise InputError(f"no file matches {pattern}.")
     return found
 
 
 def missing_numbers(pictures: Sequence[Path]) -> str:
-    """What numbers are left out, where names differ in one number alone; in words, empty where none are.
+    """Describe gaps in the numbers of pictures whose names differ only in one number; empty where there are none.
 
-    Steps of more than one are none left out, if all are multiples of the same.
+    Numbers in equal steps of more than one have no gaps.
     """
     split = [re.split(r"(\d+)", path.name) for path in pictures]
     places = {place for parts in split for place, (part, first) in enumerate(zip(parts, split[0], strict=False))
@@ -100,9 +100,9 @@ def missing_numbers(pictures: Sequence[Path]) -> str:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """The still pictures of a folder, not of those in it, by their names, numbers in them as numbers.
+    """Return the still pictures of a folder, without subfolders, in the natural order of their names.
 
-    Hidden files are passed over, as those that macOS puts beside others.
+    Hidden files are skipped, such as those that macOS creates.
     """
     try:
         found = [path for path in folder.iterdir()
@@ -113,7 +113,7 @@ def find_pictures(folder: Path) -> list[Path]:
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:
-    """A key that sorts ``frame2`` before ``frame10``."""
+    """Return a key that sorts ``frame2`` before ``frame10``."""
     parts = re.findall(r"\d+|\D+", path.name)
     return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
 
@@ -121,13 +121,13 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
 def probe_pictures(
     pictures: Sequence[Path], source: Path, *, fps: Fraction = Fraction(25), max_pixels: int = MAX_PIXELS
 ) -> ClipInfo:
-    """What a sequence of pictures is as a clip; the first one decides its size and depth.
+    """Return the clip of a sequence of pictures, with the size and depth of the first one.
 
     Args:
-        pictures: the files, in their order; at least one.
-        source: what messages call them.
-        fps: frames a second.
-        max_pixels: as ``read_still``.
+        pictures: the files in order; at least one.
+        source: the name of the sequence in messages.
+        fps: frames per second.
+        max_pixels: as for ``read_still``.
 
     Raises:
         InputError: the first picture cannot be read.
@@ -154,7 +154,7 @@ def probe_pictures(
 def read_pictures(
     clip: ClipInfo, *, start: int | None = None, end: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> Generator[Frame, None, None]:
-    """The pictures as frames, in the layout of the clip's pixel format; picture n is shown at tick n.
+    """Read the pictures as frames, in the layout of the clip's pixel format; picture n has timestamp n.
 
     Raises:
         InputError: a picture cannot be read, or differs in size, depth, colour or alpha from the first.
@@ -166,20 +166,20 @@ def read_pictures(
         if (still.width, still.height) != (video.width, video.height):
             raise InputError(
                 f"{path} is {still.width}x{still.height}, the first picture {video.width}x{video.height}: "
-                "pictures of one sequence have one size."
+                "all pictures of a sequence must have the same size."
             )
-        yield Frame(_as(video.pix_fmt, still, path), number, 1)
+        yield Frame(_convert_planes(still, video.pix_fmt, path), number, 1)
 
 
-def _as(pix_fmt: str, still: Still, path: Path) -> tuple[np.ndarray, ...]:
-    """Planes in the pixel format of the sequence: pictures of less find a place in it, those of more do not."""
+def _convert_planes(still: Still, pix_fmt: str, path: Path) -> tuple[np.ndarray, ...]:
+    """Convert a picture to the pixel format of the sequence; refuse one with more bits, colour or alpha."""
     planes = list(still.planes)
     alpha = planes.pop() if still.has_alpha else None
     deep = pix_fmt.endswith("16le")
     if (still.bit_depth == 16 and not deep) or (alpha is not None and "a" not in pix_fmt.removeprefix("gra")):
-        raise InputError(f"{path} has more bits or an alpha channel, unlike the first picture; sort them apart.")
+        raise InputError(f"{path} has more bits or an alpha channel, unlike the first picture; process it separately.")
     if pix_fmt.startswith("gray") and not still.is_grey:
-        raise InputError(f"{path} has colours, unlike the first picture; sort them apart.")
+        raise InputError(f"{path} has colours, unlike the first picture; process it separately.")
     if pix_fmt.startswith("gb") and still.is_grey:
         planes = planes * 3
     if pix_fmt.startswith("gbrap"):
@@ -188,10 +188,10 @@ def _as(pix_fmt: str, still: Still, path: Path) -> tuple[np.ndarray, ...]:
 
 
 def picture_format(source: PixelLayout, target: Path) -> str:
-    """The pixel format in which a picture file holds frames best, by libav's name.
+    """Return libav's name of the pixel format in which a picture file stores frames best.
 
     Raises:
-        UsageError: no known ending.
+        UsageError: the suffix is unknown.
     """
     if not is_picture_name(target):
         raise UsageError(f"cannot write {target}: pictures end in {', '.join(sorted(STILL_ENDINGS))}.")
@@ -201,32 +201,32 @@ def picture_format(source: PixelLayout, target: Path) -> str:
 
 
 class PictureWriter:
-    """Writes frames as pictures into a folder, from where they can be moved to their names.
+    """Write frames as pictures into a folder, from which they can be moved to their final names.
 
     Args:
-        folder: where they lie until they are complete; ``written_pictures`` finds them there.
-        target: the name that they are to have, or the pattern of their names.
-        layout: of the planes that are written, as ``picture_format`` says.
-        icc: a colour profile to write into each.
+        folder: the temporary folder; ``written_pictures`` returns the files in it.
+        target: the final name, or the pattern of the names.
+        layout: the layout of the planes, for the format of ``picture_format``.
+        icc: a colour profile to write into each picture.
     """
 
     def __init__(self, folder: Path, target: Path, layout: PixelLayout, icc: bytes | None) -> None:
         self._folder, self._target, self._layout, self._icc = folder, target, layout, icc
         self.packets: list[Timing] = []
-        """When each is shown, and for how long."""
+        """The times of the pictures that were written."""
 
     def write(self, frame: Frame) -> None:
         """Write one frame.
 
         Raises:
-            UsageError: a second frame, and one name for all.
+            UsageError: this is the second frame, and the target is not a pattern.
             OutputError: the file cannot be written.
         """
         layout = self._layout
         number = len(self.packets) + 1
         if number > 1 and not is_pattern(self._target):
-            raise one_name_for_many(self._target)
-        path = _unpublished(self._folder, self._target, number)
+            raise single_name_error(self._target)
+        path = _temporary_path(self._folder, self._target, number)
         still = Still(frame.planes, layout.kind == "grey", layout.alpha, 16 if layout.bit_depth > 8 else 8, self._icc)
         write_still(path, still)
         self.packets.append(Timing(frame.pts, frame.duration))
@@ -237,27 +237,27 @@ class PictureWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing stays open."""
+        """Do nothing, since no file stays open."""
 
 
-def _unpublished(folder: Path, target: Path, number: int) -> Path:
+def _temporary_path(folder: Path, target: Path, number: int) -> Path:
     return folder / f"{number:08}{target.suffix}"
 
 
 def written_pictures(folder: Path, target: Path, count: int) -> list[Path]:
-    """The first files that a ``PictureWriter`` wrote."""
-    return [_unpublished(folder, target, number) for number in range(1, count + 1)]
+    """Return the first ``count`` files that a ``PictureWriter`` wrote."""
+    return [_temporary_path(folder, target, number) for number in range(1, count + 1)]
 
 
-def one_name_for_many(target: Path) -> UsageError:
-    """What to say where there are several frames, but no pattern."""
+def single_name_error(target: Path) -> UsageError:
+    """Return the error for several frames with a single output name."""
     return UsageError(
         f"{target} is one picture, and there are more frames; name a pattern such as %06d{target.suffix}."
     )
 
 
 def numbered(target: Path, number: int) -> Path:
-    """``frames/%06d.png`` and 7 -> ``frames/000007.png``; a name without a pattern stays."""
+    """Put a number into a pattern: ``frames/%06d.png`` and 7 give ``frames/000007.png``."""
     found = PATTERN.search(target.name)
     if found is None:
         return target
@@ -265,14 +265,14 @@ def numbered(target: Path, number: int) -> Path:
 
 
 def existing(target: Path) -> Iterable[Path]:
-    """Files that a name stands for already, or those that a pattern's numbers do."""
+    """Return the existing files that a name or a pattern matches."""
     if not is_pattern(target):
         return [path for path in [target] if path.exists()]
     return (path for path, _ in _with_numbers(target))
 
 
 def _with_numbers(pattern: Path) -> Iterator[tuple[Path, re.Match[str]]]:
-    """The files that have digits where a pattern has its number, and the match whose group they are."""
+    """Yield the files with digits at the place of the pattern's number, each with the match whose group 1 they are."""
     found = PATTERN.search(pattern.name)
     assert found is not None
     name = re.compile(re.escape(pattern.name[: found.start()]) + r"(\d+)" + re.escape(pattern.name[found.end() :]))
@@ -282,22 +282,22 @@ def _with_numbers(pattern: Path) -> Iterator[tuple[Path, re.Match[str]]]:
 
 
 ANIMATION_FORMAT = "webp-animation"
-"""What such a clip says of its format."""
+"""``ClipInfo.format`` of an animated WebP."""
 
 MILLISECONDS = Fraction(1, 1000)
 
 
 def probe_animation(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
-    """What an animated WebP holds.
+    """Return the clip of an animated WebP.
 
     Raises:
-        InputError: it cannot be read, or is too large.
+        InputError: the file cannot be read, or is too large.
     """
-    with _opened(path) as image:
+    with _open_animation(path) as image:
         if image.width * image.height > max_pixels:
             raise InputError(
-                f"{path} says that its frames are {image.width}x{image.height}, more than {max_pixels} pixels; "
-                "--max-pixels lifts the limit."
+                f"{path} has frames of {image.width}x{image.height}, more than {max_pixels} pixels; "
+                "--max-pixels raises the limit."
             )
         video = VideoInfo(
             index=0, codec="webp", width=image.width, height=image.height, pix_fmt="gbrap", time_base=MILLISECONDS,
@@ -308,12 +308,12 @@ def probe_animation(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
 
 
 def read_animation(clip: ClipInfo, *, start: int | None = None, end: int | None = None) -> Generator[Frame, None, None]:
-    """The frames, as planes of gbrap at the times that the file states, in milliseconds.
+    """Read the frames as gbrap planes, with the timestamps of the file in milliseconds.
 
     Raises:
         InputError: the file is damaged.
     """
-    with _opened(clip.path) as image:
+    with _open_animation(clip.path) as image:
         pts = 0
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
@@ -327,7 +327,7 @@ def read_animation(clip: ClipInfo, *, start: int | None = None, end: int | None 
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+def _open_animation(path: Path) -> Iterator[ImageFile.ImageFile]:
     try:
         with Image.open(path, formats=["WEBP"]) as image:
             yield image

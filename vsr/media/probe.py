@@ -1,4 +1,4 @@
-"""What a clip holds: read from its headers and its first frame, or from all its packets, without decoding."""
+"""Open clips, read their streams from the headers and the first frame, and index packets without decoding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vsr.errors import InputError, is_out_of_memory
-from vsr.files import MAX_PIXELS, files_only, has_room
+from vsr.files import MAX_PIXELS, files_only, has_memory_for
 from vsr.media.clip import CENTRE, UNSPECIFIED, ClipInfo, ColourTags, StreamInfo, VideoInfo
 from vsr.media.formats import LightLevels, MasteringDisplay
 from vsr.media.libav import (
@@ -42,37 +42,37 @@ from vsr.signals import shielded
 logger = logging.getLogger(__name__)
 
 LISTS = frozenset({"hls", "dash", "concat", "sdp", "rtsp", "rtp", "imf", "lrtp", "image2", "ffmetadata", "tedcaptions"})
-"""libav's formats that name other files or places, or are none of video."""
+"""Formats of libav that refer to other files or addresses, or are not video."""
 
 CENTRED_CHROMA = frozenset({"mpeg1video", "mjpeg", "h263", "h263p", "h261", "flv1"})
-"""MPEG-1 and its kin lay chroma between the luma columns, everything later beside the left one."""
+"""Codecs such as MPEG-1 that place chroma between the luma columns; later ones place it on the left column."""
 
 INTERLACED = (2, 3, 4, 5)
-"""libav's field orders that are not progressive or unknown."""
+"""libav's field orders of interlaced video."""
 
 PANSCAN_POSITIONS = slice(12, 24)
-"""The bytes of libav's ``AVPanScan`` that say how far the window lies from the middle."""
+"""The bytes of libav's ``AVPanScan`` with the offset of the window from the centre."""
 
 WITHOUT_PTS = frozenset({"avi"})
-"""Containers whose presentation timestamps are libav's guesses."""
+"""Containers without presentation timestamps, for which libav guesses them."""
 
-ENCRYPTED = "{} is encrypted: without the key no frame of it can be decoded; take a copy that is not."
+ENCRYPTED = "{} is encrypted: without the key no frame of it can be decoded; use an unencrypted copy."
 
 ONLY_HEADER = "{} is a header without a frame, such as the first part of a stream in segments."
 
 MAX_PROBE_PACKETS = 100
-"""Packets that are searched for a first frame."""
+"""The most packets to decode in search of a first frame."""
 
 DOLBY_VISION_TAGS = frozenset({"dvh1", "dvhe", "dva1", "dvav", "dav1"})
-"""Codec tags of MP4 that stand for a video with a record of Dolby Vision."""
+"""Codec tags of MP4 for Dolby Vision."""
 
 
 @contextmanager
 def open_clip(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[InputContainer]:
-    """Open a file with libav, and nothing that the file may name: libav gets the open file and no protocol.
+    """Open a file with libav, but no other file that it may refer to: libav gets the open file and no protocol.
 
     Raises:
-        InputError: the file is missing, unreadable or of no format that libav knows.
+        InputError: the file is missing, unreadable or of a format that libav does not know.
     """
     try:
         if path.is_dir():
@@ -87,9 +87,9 @@ def open_clip(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[InputContain
 
 
 def packets_of(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
-    """The packets of some streams, or of all; they end where the file can be read no further.
+    """Yield the packets of some streams, or of all, up to where the file can be read.
 
-    Whoever decodes them learns what is missing.
+    A file that ends early is not an error here; ``read_frames`` reports what is missing.
     """
     packets = container.demux(*streams)
     while True:
@@ -106,14 +106,14 @@ def packets_of(container: InputContainer, *streams: Stream) -> Iterator[Packet[A
 
 
 class _File(FileIO):
-    """A file to read, at any position that a damaged header names.
+    """A file for libav that keeps errors instead of raising them, such as those of positions in a damaged header.
 
-    libav goes on after an error, but PyAV prints a traceback of it: the error is kept, and the file ends there.
+    libav continues after an error, but PyAV would print a traceback: the error is stored, and the file ends there.
     """
 
     error: OSError | None = None
 
-    @shielded  # for libav calls it, and PyAV loses what is raised here but an Exception
+    @shielded  # libav calls it, and PyAV loses a BaseException raised here
     def read(self, size: int | None = -1, /) -> bytes:
         try:
             return super().read(size) or b""
@@ -139,54 +139,54 @@ def _open_container(file: _File, path: Path, max_pixels: int) -> InputContainer:
     except (LibavError, OSError, ValueError) as exc:
         if is_out_of_memory(exc):
             raise
-        reason = _known_by_its_beginning(path) or (
+        reason = _recognise_by_signature(path) or (
             f"{path} is not a video that can be read: {getattr(exc, 'strerror', None) or exc}."
         )
         raise InputError(reason) from exc
     if lists := LISTS & set(container.format.name.split(",")):
         container.close()
         reason = f"{path} is a list of other files ({', '.join(lists)}); name the files themselves."
-        raise InputError(_known_by_its_beginning(path) or reason)
+        raise InputError(_recognise_by_signature(path) or reason)
     return container
 
 
-BEGINNINGS = {
+SIGNATURES = {
     b"\x8aMNG\r\n\x1a\n": "is an MNG animation, which libav cannot decode; make an APNG or pictures of it.",
     b"#EXTM3U": "is a list of other files (hls); name the files themselves.",
-    b"<?xml": "is a text in XML, such as a list of other files; name the files themselves.",
+    b"<?xml": "is an XML text, such as a list of other files; name the files themselves.",
 }
-"""What files that libav refuses, or takes for something else, begin with."""
+"""First bytes of files that libav refuses or mistakes for another format."""
 
 SEGMENT_BOXES = (b"styp", b"moof", b"sidx", b"emsg", b"prft")
-"""What a media segment of MP4 begins with (ISO/IEC 14496-12), behind a length."""
+"""Types of the first box of an MP4 media segment (ISO/IEC 14496-12), after its length."""
 
 
-def _known_by_its_beginning(path: Path) -> str:
-    """What a file is that cannot be opened, in a sentence; empty where nothing tells."""
+def _recognise_by_signature(path: Path) -> str:
+    """Describe a file that cannot be opened, in a sentence; empty where its first bytes are unknown."""
     with open(path, "rb", opener=files_only) as file:
         head = file.read(64)
     if head[4:8] in SEGMENT_BOXES:
         return f"{path} is a segment of a stream without its header; join it to its initialisation segment."
-    return next((f"{path} {words}" for start, words in BEGINNINGS.items() if head.lstrip().startswith(start)), "")
+    return next((f"{path} {text}" for start, text in SIGNATURES.items() if head.lstrip().startswith(start)), "")
 
 
 def probe(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
-    """Read what a clip holds.
+    """Read the streams and metadata of a clip.
 
     Args:
         path: the file.
-        max_pixels: of a frame; larger ones are refused by the header, before any memory is taken for them.
+        max_pixels: the most pixels of a frame; larger ones are refused by the header, before memory is allocated.
 
     Raises:
-        InputError: the file cannot be read, has no video stream, or too large a frame.
+        InputError: the file cannot be read, has no video stream, or its frames are too large.
     """
     with open_clip(path, max_pixels) as container:
         stream = choose_video(container, path)
         video = _video_info(stream, container.duration)
         if video.width * video.height > max_pixels:
             raise InputError(
-                f"{path} says that its frames are {video.width}x{video.height}, more than {max_pixels} pixels; "
-                "--max-pixels lifts the limit."
+                f"{path} has frames of {video.width}x{video.height}, more than {max_pixels} pixels; "
+                "--max-pixels raises the limit."
             )
         chapters = len(container.chapters())
         others = tuple(_stream_info(other, chapters) for other in container.streams if other.index != video.index)
@@ -198,10 +198,10 @@ def probe(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
 
 
 def choose_video(container: InputContainer, path: Path) -> VideoStream:
-    """The stream that libav's ``best`` picks; cover art is not one.
+    """Return the video stream that libav considers best, ignoring cover art.
 
     Raises:
-        InputError: no video stream, or one without a size or a decoder.
+        InputError: there is no video stream, or it has no size or no decoder.
     """
     candidates = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not candidates:
@@ -212,10 +212,10 @@ def choose_video(container: InputContainer, path: Path) -> VideoStream:
     context = cast("VideoCodecContext | None", chosen.codec_context)  # None where libav has no decoder
     if context is None:
         raise InputError(f"the video of {path} is of a format that this build of libav cannot decode.")
-    # Not pix_fmt, by which PyAV 17 crashes where there is none.
+    # Not pix_fmt: PyAV 17 crashes where there is none.
     if not context.width or not context.height or context.format is None:
-        _first_frame(container, chosen, path)  # which may say why
-        raise InputError(f"{path} is damaged: its video stream does not say how large its frames are.")
+        _first_frame(container, chosen, path)  # raises an error with the reason, if known
+        raise InputError(f"{path} is damaged: its video stream does not state the size of its frames.")
     return chosen
 
 
@@ -257,26 +257,26 @@ def _stream_info(stream: Stream, num_chapters: int) -> StreamInfo:
     context = stream.codec_context
     damaged = isinstance(context, AudioCodecContext) and not context.sample_rate
     codec = context.codec.canonical_name if context is not None and not damaged else ""
-    said = {key: readable(value) for key, value in stream.metadata.items()}
+    metadata = {key: readable(value) for key, value in stream.metadata.items()}
     time_base = fraction_of(stream.time_base)
     return StreamInfo(
-        stream.index, stream.type, codec, said.get("language"), said.get("mimetype"),
-        said.get("title") or said.get("name"), bool(stream.disposition & Disposition.attached_pic),
+        stream.index, stream.type, codec, metadata.get("language"), metadata.get("mimetype"),
+        metadata.get("title") or metadata.get("name"), bool(stream.disposition & Disposition.attached_pic),
         (context.sample_rate or None) if isinstance(context, AudioCodecContext) else None,
         stream.start_time * time_base if stream.start_time is not None and time_base else None,
-        _carried_by(stream, said, num_chapters),
+        _content_of(stream, metadata, num_chapters),
     )  # fmt: skip
 
 
-def _carried_by(stream: Stream, said: dict[str, str], num_chapters: int) -> Literal["", "timecode", "chapters"]:
-    if stream.type == "data" and "timecode" in said:
+def _content_of(stream: Stream, metadata: dict[str, str], num_chapters: int) -> Literal["", "timecode", "chapters"]:
+    if stream.type == "data" and "timecode" in metadata:
         return "timecode"
-    # A track of text, of which libav tells no more.
+    # A text track of chapters has no other mark in libav.
     return "chapters" if stream.type == "data" and num_chapters and stream.frames == num_chapters else ""
 
 
 def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> VideoFrame | None:
-    """A frame from the beginning of a stream; None where that is damaged.
+    """Return a frame from the beginning of a stream; None where that is damaged.
 
     Raises:
         InputError: the stream is encrypted, or has no packet.
@@ -293,7 +293,7 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
             for frame in packet.decode():
                 return frame
         except (LibavError, OSError) as exc:
-            if is_out_of_memory(exc) and not has_room(stream.codec_context.width, stream.codec_context.height):
+            if is_out_of_memory(exc) and not has_memory_for(stream.codec_context.width, stream.codec_context.height):
                 raise
             logger.debug("%s: %s", container.name, exc)
         if number >= MAX_PROBE_PACKETS:
@@ -304,10 +304,10 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
 
 
 def _with_frame(video: VideoInfo, frame: VideoFrame) -> VideoInfo:
-    """What the headers did not say, or said otherwise, and the first frame does."""
+    """Add what the first frame states to the information from the headers; the frame takes precedence."""
     entries = side_data_of(frame)
     if not any(entries.get("PANSCAN", b"")[PANSCAN_POSITIONS]):
-        entries.pop("PANSCAN", None)  # the whole picture, as most MPEG-2 says
+        entries.pop("PANSCAN", None)  # no offset: the whole picture, as in most MPEG-2
     matrix, display, light = (
         entries.get(name) for name in ("DISPLAYMATRIX", "MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
     )
@@ -333,22 +333,22 @@ def _with_frame(video: VideoInfo, frame: VideoFrame) -> VideoInfo:
 
 
 H264_IDR = 5
-"""The type of a slice across which nothing looks back; other keyframes of H.264 may only begin a gradual refresh."""
+"""The type of a slice at which decoding can begin; other H.264 keyframes may only begin a gradual refresh."""
 
 Timestamps = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class PacketIndex:
-    """What the packets of a video stream tell.
+    """An index of the packets of a video stream.
 
     Attributes:
-        timestamps: of the frames in ticks, sorted; empty where they cannot be told from the packets.
-        keyframes: of the frames at which decoding can begin, sorted: all that is shown from there on comes out as in a
-            run from the beginning.
-        num_frames: how many frames there are; of a video without timestamps, how many packets.
-        num_bytes: of the packets in all.
-        digest: of every packet.
+        timestamps: sorted timestamps of the frames, in ticks; empty where the packets do not determine them.
+        keyframes: sorted timestamps of the frames at which decoding can begin: all frames from there on are decoded as
+            in a run from the beginning.
+        num_frames: number of frames; of packets for a video without timestamps.
+        num_bytes: total size of the packets.
+        digest: digest of all packets.
     """
 
     timestamps: Timestamps
@@ -358,18 +358,18 @@ class PacketIndex:
     digest: str
 
     def between(self, start: int | None, end: int | None) -> Timestamps:
-        """The timestamps from ``start`` on and before ``end``."""
+        """Return the timestamps from ``start`` up to but excluding ``end``."""
         bounds = [None if at is None else int(np.searchsorted(self.timestamps, at)) for at in (start, end)]
         return self.timestamps[slice(*bounds)]
 
     def entry(self, timestamp: int) -> int:
-        """The last keyframe at or before a timestamp; where there is none, the beginning."""
+        """Return the last keyframe at or before a timestamp; the first timestamp where there is none."""
         place = int(np.searchsorted(self.keyframes, timestamp, side="right"))
         return int(self.keyframes[place - 1] if place else self.timestamps[0])
 
 
 def index_packets(path: Path, video: VideoInfo, *, max_pixels: int = MAX_PIXELS) -> PacketIndex:
-    """Read every packet of a stream once; takes what reading the file takes.
+    """Read every packet of a stream once; this takes as long as reading the file.
 
     Raises:
         InputError: the file cannot be read.
@@ -381,7 +381,7 @@ def index_packets(path: Path, video: VideoInfo, *, max_pixels: int = MAX_PIXELS)
     with open_clip(path, max_pixels) as container:
         stream = container.streams[video.index]
         assert isinstance(stream, VideoStream)
-        told = container.format.name not in WITHOUT_PTS
+        has_pts = container.format.name not in WITHOUT_PTS
         for packet in packets_of(container, stream):
             if not packet.size:
                 continue
@@ -391,24 +391,24 @@ def index_packets(path: Path, video: VideoInfo, *, max_pixels: int = MAX_PIXELS)
                 continue
             num_frames += 1
             if packet.pts is None:
-                told = False
+                has_pts = False
                 continue
             stamps.append(packet.pts)
             if packet.is_keyframe and (video.codec != "h264" or H264_IDR in _nal_types(packet, stream)):
                 keyframes.append(packet.pts)
     timestamps = np.sort(np.array(stamps, np.int64))
-    if not told or (np.diff(timestamps) <= 0).any():
+    if not has_pts or (np.diff(timestamps) <= 0).any():
         timestamps = np.array([], np.int64)
     return PacketIndex(timestamps, np.unique(np.array(keyframes, np.int64)), num_frames, num_bytes, digest.hexdigest())
 
 
 def _is_hidden(packet: Packet[Any], codec: str) -> bool:
-    """Whether a packet holds only a frame to refer to; in VP8 that is a packet of its own (RFC 6386, 9.1)."""
+    """Whether a packet contains only a hidden reference frame; VP8 has separate packets for these (RFC 6386, 9.1)."""
     return codec == "vp8" and not memoryview(packet)[0] >> 4 & 1
 
 
 def _nal_types(packet: Packet[Any], stream: VideoStream) -> Iterator[int]:
-    """The types of the units in a packet of H.264 (ISO/IEC 14496-15 where lengths stand before them, else Annex B)."""
+    """Yield the NAL unit types of an H.264 packet (ISO/IEC 14496-15 with length prefixes, else Annex B)."""
     data, extradata = bytes(packet), stream.codec_context.extradata or b""
     if extradata[:1] == b"\1" and len(extradata) > 4:
         size, at = (extradata[4] & 3) + 1, 0

@@ -1,4 +1,4 @@
-"""A clip -> its frames, as progressive planes with exact timestamps."""
+"""Read the frames of a clip: decoding, timestamps, damage and deinterlacing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from vsr.errors import InputError, is_out_of_memory
-from vsr.files import MAX_PIXELS, has_room
+from vsr.files import MAX_PIXELS, has_memory_for
 from vsr.imaging.colour import PixelLayout
 from vsr.imaging.motion import Motion
 from vsr.media.clip import Plane, VideoInfo, layout_of, nearest_format, planes_of
@@ -32,15 +32,14 @@ WITH_EXTRAS = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vc1", "av1
 """Codecs whose frames can carry captions or the arrangement of a stereoscopic picture."""
 
 SHORT_FRAMES = Fraction(3, 2)
-"""A video that ends more frames than this before its header says has lost its end. Of whole clips none came to more
-than half a frame."""
+"""Frames: a video that ends more than this before the end in its header is truncated. Complete clips differed by at
+most half a frame."""
 
 SHORT_SECONDS = Fraction(1, 3)
-"""How long a frame lasts where nothing tells."""
-
+"""Assumed duration of a frame where it is unknown."""
 
 SEEK_BACK_SECONDS = (0, 2, 10, 60)
-"""How far before the first frame wanted a keyframe is looked for, one after the other; then from the beginning."""
+"""Distances before the first requested frame at which to seek, tried in order; then it starts at the beginning."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,12 @@ class Frame:
     """A frame on its way from the decoder to the encoder.
 
     Attributes:
-        planes: the code values, as the layout of the reader says.
+        planes: the code values, in the layout of ``decoded_format``.
         pts: presentation timestamp in ticks of the stream's time base.
-        duration: in the same ticks; 0 where the source does not say.
+        duration: duration in the same ticks; 0 where unknown.
         extras: a frame of a few pixels with the side data of the source's: captions, the arrangement of a stereoscopic
-            picture. None where it has none that an encoder could write.
-        motion: to the frame from the last that differed from it; None: it is not known, or the frame equals that.
+            picture; None where it has none that an encoder could write.
+        motion: motion from the last frame that differed; None where unknown, or where the frame equals that one.
     """
 
     planes: tuple[Plane, ...]
@@ -70,14 +69,14 @@ class Frame:
 
 @dataclass
 class Damage:
-    """What was wrong with a clip, counted while it is read.
+    """Damage of a clip, counted while it is read.
 
     Attributes:
-        undecodable: packets of which nothing could be decoded.
-        concealed: frames of which libav says that parts are missing or made up.
-        missing_seconds: by how much the video ends before its header says.
-        resized: frames that had another size than the first, and were brought to that. This is no damage, and does not
-            count in ``bool(damage)``.
+        undecodable: packets that could not be decoded.
+        concealed: frames with missing or concealed parts, according to libav.
+        missing_seconds: seconds by which the video ends before the end in its header.
+        resized: frames that were resized to the size of the first. This is not damage and does not count in
+            ``bool(damage)``.
     """
 
     undecodable: int = 0
@@ -89,19 +88,19 @@ class Damage:
         return bool(self.undecodable or self.concealed or self.missing_seconds)
 
     def __str__(self) -> str:
-        said = [
+        entries = [
             (self.undecodable, f"packets that could not be decoded: {self.undecodable}"),
             (self.concealed, f"frames with damaged parts: {self.concealed}"),
             (self.missing_seconds, f"missing at the end: {self.missing_seconds:.2f} s"),
         ]
-        return "; ".join(words for count, words in said if count)
+        return "; ".join(text for count, text in entries if count)
 
 
 def decoded_format(video: VideoInfo) -> tuple[str, PixelLayout]:
-    """The pixel format and layout in which ``read_frames`` delivers a stream.
+    """Return the pixel format and layout in which ``read_frames`` yields a stream.
 
     Raises:
-        InputError: no planar format comes near the stream's own.
+        InputError: the stream's pixel format cannot be converted to planes.
     """
     pix_fmt = nearest_format(video.pix_fmt)
     layout = layout_of(pix_fmt) if pix_fmt else None
@@ -122,26 +121,24 @@ def read_frames(
     damage: Damage | None = None,
     damage_start: int | None = None,
 ) -> Generator[Frame, None, None]:
-    """The frames of a stream in the order of presentation, the decoder drained at the end.
+    """Yield the frames of a stream in the order of presentation, draining the decoder at the end.
 
-    All have the size of the stream's first frame; others are resized to it.
+    Frames of another size than the stream's first frame are resized to it. Frames without a usable timestamp are
+    counted in a warning.
 
     Args:
         path: the file.
-        video: the stream, as ``probe`` tells of it.
-        start: the first timestamp wanted, in ticks of the stream; None begins with the first frame.
-        end: the first timestamp no longer wanted; None goes on to the end.
+        video: the stream, as returned by ``probe``.
+        start: the first timestamp to yield, in ticks of the stream; None begins with the first frame.
+        end: the timestamp at which to stop, which is not yielded; None continues to the end.
         entry: the timestamp of the keyframe from which to decode; None: the last one at or before ``start``.
-        deinterlace: ``auto`` makes frames that are flagged as two fields into one progressive frame each, ``yes`` all.
-        max_pixels: as ``probe``.
-        damage: where to count what is wrong; it is complete once the last frame has been taken. Without it a warning
-            says what was wrong.
-        damage_start: the first timestamp from which on it counts; None: from ``start``.
-
-    Frames without a usable timestamp are counted in a warning.
+        deinterlace: ``auto`` converts each interlaced frame to one progressive frame, ``yes`` every frame.
+        max_pixels: as for ``probe``.
+        damage: counts the damage; complete after the last frame. Without it the damage is reported in a warning.
+        damage_start: the first timestamp from which damage counts; None: from ``start``.
 
     Raises:
-        InputError: not one frame of the whole can be decoded.
+        InputError: no frame of the whole stream can be decoded.
     """
     pix_fmt, layout = decoded_format(video)
     frames, counted = 0, Damage() if damage is None else damage
@@ -158,7 +155,7 @@ def read_frames(
             pts = clock.time_of(raw, following)
             frames += 1
             if start is not None and pts < start:
-                clock.retimed = 0  # told of where they belong
+                clock.retimed = 0  # reported for the range that they are in
                 continue
             if end is not None and pts >= end:
                 break
@@ -173,7 +170,7 @@ def read_frames(
                 plain = plain.reformat(format=pix_fmt)
             yield Frame(planes_of(plain, layout), pts, raw.duration or 0, extras)
         else:
-            counted.missing_seconds = _missing(packets, video, container, clock) if frames else 0.0
+            counted.missing_seconds = _missing_seconds(packets, video, container, clock) if frames else 0.0
     if not frames and start is None and end is None:
         raise InputError(f"{path} is damaged: not one frame of its video can be decoded.")
     if damage is None and counted:
@@ -185,7 +182,11 @@ def read_frames(
 
 
 class _Packets:
-    """The packets of a stream, from a keyframe at or before ``start``; how far the packets of all streams reach."""
+    """Iterate over the packets of a stream, from a keyframe at or before ``start``.
+
+    Attributes:
+        latest: the end of the latest packet of any stream so far, in seconds.
+    """
 
     def __init__(self, container: InputContainer, stream: VideoStream, start: int | None) -> None:
         self._container, self._stream, self._start = container, stream, start
@@ -194,14 +195,14 @@ class _Packets:
     def __iter__(self) -> Iterator[Packet[Any]]:
         begins = self._stream.start_time  # None in raw streams, which have no timestamps to seek by
         if self._start is None or begins is None or self._start <= begins:
-            yield from self._following()
+            yield from self._demux()
             return
         time_base = fraction_of(self._stream.time_base)
         assert time_base is not None
         for back in SEEK_BACK_SECONDS:
             target = self._start - round(back / time_base)
             packets = self._from(target)
-            # Where a container has no index, a seek may end between two keyframes, or behind the one that is wanted.
+            # In a container without an index, a seek may end between two keyframes or after the requested one.
             keyframe = next((packet for packet in packets if packet.is_keyframe and packet.pts is not None), None)
             if keyframe is not None and keyframe.pts is not None and keyframe.pts <= self._start:
                 yield keyframe
@@ -210,7 +211,7 @@ class _Packets:
         yield from self._from(None)
 
     def _from(self, timestamp: int | None) -> Iterator[Packet[Any]]:
-        """The packets behind a timestamp, or all of them."""
+        """Yield the packets after seeking to a timestamp, or all packets."""
         try:
             if timestamp is None:
                 self._container.seek(0, any_frame=True)
@@ -219,9 +220,9 @@ class _Packets:
         except (LibavError, OSError) as exc:
             logger.debug("%s cannot seek: %s", self._container.name, exc)
         self._stream.codec_context.flush_buffers()
-        yield from self._following()
+        yield from self._demux()
 
-    def _following(self) -> Iterator[Packet[Any]]:
+    def _demux(self) -> Iterator[Packet[Any]]:
         for packet in self._container.demux():
             if packet.pts is not None and packet.time_base:
                 self.latest = max(self.latest, (packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -230,14 +231,14 @@ class _Packets:
 
 
 def resized_message(path: Path, video: VideoInfo, count: int) -> str:
-    """Say that a clip changes its size half-way, and what became of it."""
+    """Return the warning that a clip changes its frame size and frames were resized."""
     return f"{path} changes its size: {count} frames were resized to the {video.width}x{video.height} of the first."
 
 
-def _missing(packets: _Packets, video: VideoInfo, container: InputContainer, clock: _Clock) -> float:
-    """Seconds by which a video ends before its header says; 0 where that says nothing, or nearly what is there.
+def _missing_seconds(packets: _Packets, video: VideoInfo, container: InputContainer, clock: _Clock) -> float:
+    """Return the seconds by which a video ends before the end in its header; 0 where that is unknown or close.
 
-    Some muxers count a duration from the first frame, others from zero: the earlier of the two ends is believed.
+    Some muxers count a duration from the first frame, others from zero: the earlier of the two ends is used.
     """
     if video.duration is not None:
         begins = min(container.streams[video.index].start_time or 0, 0)
@@ -253,39 +254,40 @@ def _missing(packets: _Packets, video: VideoInfo, container: InputContainer, clo
 def _decode(
     packets: _Packets, stream: VideoStream, damage: Damage, start: int | None, end: int | None
 ) -> Iterator[VideoFrame]:
-    # Not several frames at a time: such a decoder may tell of a damaged packet only while it is drained, where PyAV
-    # then drops all frames that follow, up to one for each core. A network is slower than one core decodes.
+    # No frame threads: such a decoder may report a damaged packet only while it is drained, when PyAV drops all
+    # following frames, up to one per core. Decoding on one core is faster than a network.
     stream.thread_type = "SLICE"
     crop_exactly(stream.codec_context)
-    if stream.codec_context.name == "h264":  # else no damage is concealed where several threads decode
+    if stream.codec_context.name == "h264":  # else it conceals no damage with several threads
         stream.codec_context.options = {"enable_er": "1"}
-    # A demuxer that fails half-way sends no packet that drains the decoder: None does.
-    waiting = chain(packets, [None])
+    # A demuxer that fails sends no packet that drains the decoder: None does.
+    remaining = chain(packets, [None])
     packet: Packet[Any] | None = None
     while True:
         try:
-            packet = next(waiting)
+            packet = next(remaining)
             decoded = stream.decode(packet)
         except (StopIteration, EOFError):  # drained already
             return
         except (LibavError, OSError) as exc:
             context = stream.codec_context
-            if is_out_of_memory(exc) and not has_room(context.width, context.height):
+            if is_out_of_memory(exc) and not has_memory_for(context.width, context.height):
                 raise
             logger.debug("%s: %s", stream, exc)
-            damage.undecodable += _lies_within(packet, start, end)
+            damage.undecodable += _is_within(packet, start, end)
             continue
         yield from decoded
 
 
-def _lies_within(packet: Packet[Any] | None, start: int | None, end: int | None) -> bool:
-    """Whether a packet's frame is wanted; where nobody can tell, it is."""
+def _is_within(packet: Packet[Any] | None, start: int | None, end: int | None) -> bool:
+    """Whether a packet's frame is in the range; a packet without a timestamp is."""
     if packet is None or packet.pts is None:
         return True
     return (start is None or packet.pts >= start) and (end is None or packet.pts < end)
 
 
 def _with_following(frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, VideoFrame | None]]:
+    """Yield each frame with the one after it; None after the last."""
     held: VideoFrame | None = None
     for frame in frames:
         if held is not None:
@@ -296,13 +298,13 @@ def _with_following(frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, 
 
 
 class _Clock:
-    """Gives each frame a timestamp that lies after the last: its own where it can, else the next free one.
+    """Assign increasing timestamps: the frame's own where possible, else the next free one.
 
-    A single wrong timestamp moves no other frame: one beyond the frame that follows is believed only where the last
-    frame ended.
+    A single wrong timestamp moves no other frame: a timestamp after that of the following frame is trusted only where
+    the last frame ended.
 
-    Decoding timestamps come out of the decoder in the order of presentation. They are the better ones in a container
-    that has no others, and wherever they run backwards less often than those for presentation.
+    The decoder returns decoding timestamps in the order of presentation. They are preferred in containers without
+    presentation timestamps, and wherever they run backwards less often.
     """
 
     def __init__(self, video: VideoInfo, container_format: str) -> None:
@@ -319,28 +321,28 @@ class _Clock:
 
     @property
     def end(self) -> int:
-        """Where the last frame ends, in ticks."""
+        """The end of the last frame, in ticks."""
         return self._next
 
     @property
     def frame_seconds(self) -> Fraction:
-        """How long a frame lasts: by the header, which some fill with their clock's rate, or on average."""
+        """The duration of a frame: the larger of the header's, which may be that of the clock, and the average."""
         stated, average = self._step * self._time_base, Fraction(0)
         if self._count > 1 and self._first is not None and self._last is not None:
             average = Fraction(self._last - self._first, self._count - 1) * self._time_base
         return max(stated, average) or SHORT_SECONDS
 
     def time_of(self, frame: VideoFrame, following: VideoFrame | None) -> int:
-        """The timestamp of the next frame in the order of presentation, in ticks."""
+        """Return the timestamp of the next frame in the order of presentation, in ticks."""
         stamps = {name: stamp for name in self._order if (stamp := getattr(frame, name)) is not None}
         for name, stamp in stamps.items():
             self._backwards[name] += stamp <= self._seen.get(name, stamp - 1)
             self._seen[name] = stamp
-        trusted = min(stamps, key=self._backwards.__getitem__, default=None)  # the first of equals
+        trusted = min(stamps, key=self._backwards.__getitem__, default=None)  # the first where equal
         time = None if trusted is None else stamps[trusted]
         after = None if trusted is None or following is None else getattr(following, trusted)
         if after is not None and self._last is not None and after <= self._last:
-            after = None  # it runs backwards itself, and says nothing
+            after = None  # it runs backwards itself and is of no use
         if time is None or (self._last is not None and time <= self._last) or self._runs_ahead(time, after):
             time = self._free_before(after)
             self.retimed += 1
@@ -350,13 +352,14 @@ class _Clock:
         return time
 
     def _runs_ahead(self, time: int, after: int | None) -> bool:
-        """Whether a frame lies beyond the one that follows, and is the one of the two that is out of place."""
+        """Whether a frame's timestamp is after that of the following frame, and is the wrong one of the two."""
         if after is None or after > time:
             return False
         expected = self._last is not None and abs(time - self._next) <= self._step // 2
         return not expected and after < time
 
     def _free_before(self, after: int | None) -> int:
+        """Return the next free timestamp, before that of the following frame where possible."""
         time = self._next if after is None else min(self._next, after - 1)
         if self._last is None:
             return time if after is None else after - (self._step or 1)
@@ -364,11 +367,11 @@ class _Clock:
 
 
 class Deinterlacer:
-    """Fields -> frames, by libav's bwdif (the BBC's W3FDIF with the edges of YADIF): one for each, at its own time.
+    """Deinterlace with libav's bwdif (the BBC's W3FDIF with the edges of YADIF): one frame per frame, at its own time.
 
     Args:
-        stream: where the frames come from.
-        all_frames: take each for interlaced, not only those that are flagged so.
+        stream: the stream of the frames.
+        all_frames: treat every frame as interlaced, not only flagged ones.
     """
 
     def __init__(self, stream: VideoStream, *, all_frames: bool = False) -> None:
@@ -380,9 +383,9 @@ class Deinterlacer:
         self._shape = (0, 0, "")
 
     def apply(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
-        """As many frames as come in; progressive ones are unchanged."""
+        """Yield one frame for each input frame; progressive ones are unchanged."""
         for frame in frames:
-            if self._graph is not None and self._shape != _shape(frame):  # which the filter does not take half-way
+            if self._graph is not None and self._shape != _shape(frame):  # which the filter cannot change
                 yield from self._drain()
             if self._graph is None and (self._all or frame.interlaced_frame):
                 self._graph = self._build(frame)
@@ -421,7 +424,7 @@ class Deinterlacer:
             except (av.BlockingIOError, EOFError):
                 return
             assert isinstance(frame, VideoFrame)
-            # The filter's clock ticks twice as fast, for the frames of two fields that are not asked for.
+            # The filter doubles the clock rate, for a mode with one frame per field.
             if frame.pts is not None and (time_base := fraction_of(frame.time_base)):
                 ticks = time_base / self._time_base
                 frame.pts, frame.duration = round(frame.pts * ticks), round((frame.duration or 0) * ticks)

@@ -1,4 +1,4 @@
-"""Planes with timestamps -> a file with one encoded video stream."""
+"""Encode frames to a file with one video stream; choose encoders and pixel formats; correct GIFs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
 from vsr.errors import OutputError, UsageError, VsrError, is_out_of_memory
-from vsr.files import has_room
+from vsr.files import has_memory_for
 from vsr.media.clip import ColourTags, frame_of, has_alpha, planes_like
 from vsr.media.ffmpeg import encoder_options
 from vsr.media.formats import CODECS, CONTAINERS, Codec, LightLevels, MasteringDisplay, Timing, decoding_times, holds
@@ -31,22 +31,22 @@ from vsr.media.reader import Frame
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFormat:
-    """What an encoder has to know before the first frame.
+    """The settings of an encoder that are needed before the first frame.
 
     Attributes:
         width: columns.
         height: rows.
-        pix_fmt: libav's pixel format that the encoder takes.
-        shift: ticks that are added to each timestamp, since MP4 hides what lies before zero.
-        planes: the pixel format of the planes that are written, which ``pix_fmt`` holds without loss; None: the same.
-        time_base: seconds for each tick of a timestamp.
-        rate: frames a second on average, for rate control; None where unknown.
-        sample_aspect_ratio: width over height of a pixel; None leaves it unstated.
+        pix_fmt: libav's pixel format for the encoder.
+        shift: ticks added to each timestamp, since MP4 hides frames before zero.
+        planes: the pixel format of the planes that are written, which ``pix_fmt`` stores without loss; None: the same.
+        time_base: seconds per tick of a timestamp.
+        rate: average frames per second, for rate control; None where unknown.
+        sample_aspect_ratio: width over height of a pixel; None leaves it unspecified.
         tags: the colour description to write.
-        display_matrix: the container's transformation for display, None for none.
-        mastering_display: of HDR10, None leaves it unstated.
-        light_levels: of HDR10, None leaves them unstated.
-        threads: of the encoder, whose bits depend on their number with some; 0: as many as there are cores.
+        display_matrix: the container's transformation for display; None for none.
+        mastering_display: HDR10's mastering display; None leaves it unspecified.
+        light_levels: HDR10's light levels; None leaves them unspecified.
+        threads: threads of the encoder, on which the output of some depends; 0: as many as there are cores.
     """
 
     width: int
@@ -65,11 +65,11 @@ class VideoFormat:
 
 
 def check_encoder(codec: Codec, options: dict[str, str], video: VideoFormat) -> None:
-    """Open an encoder and close it again, so that what it refuses is known before any frame is computed.
+    """Open an encoder and close it again, so that errors in its settings are found before any frame is computed.
 
     Raises:
-        UsageError: it has no such option, or makes what cannot be written.
-        OutputError: it refuses the format or the value of an option.
+        UsageError: the encoder has no such option, or no container for its format is supported.
+        OutputError: the encoder refuses the format or the value of an option.
     """
     encoded_suffix(codec)
     context = CodecContext.create(codec.encoder, "w")
@@ -88,7 +88,7 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
     context.colorspace = video.tags.matrix
     context.color_primaries = video.tags.primaries
     context.color_trc = video.tags.transfer
-    # libav's own default of slices would cost x264 compression, and it shares them badly.
+    # libav's default, slice threads, reduces the compression of x264 and uses the cores badly.
     context.thread_count, context.thread_type = video.threads, "FRAME"
     context.options = _encoder_options(codec, options, video)
     for name, value in codec.environment.items():
@@ -96,55 +96,55 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
     try:
         context.open()
     except (LibavError, ValueError) as exc:
-        if is_out_of_memory(exc) or (isinstance(exc, ExternalError) and not has_room(video.width, video.height)):
+        if is_out_of_memory(exc) or (isinstance(exc, ExternalError) and not has_memory_for(video.width, video.height)):
             raise MemoryError(f"{codec.encoder}: {exc}") from exc
         raise OutputError(
             f"the encoder {codec.encoder} refuses {video.width}x{video.height} {video.pix_fmt} "
             f"with {options or 'its defaults'}: {getattr(exc, 'strerror', None) or exc}."
         ) from exc
-    if unknown := set(context.options):  # what nobody took
+    if unknown := set(context.options):  # options that were not used
         known = ", ".join(sorted(encoder_options(codec.encoder))) or "those that ffmpeg lists"
-        raise UsageError(f"the encoder {codec.encoder} has no option {', '.join(sorted(unknown))}: take {known}.")
+        raise UsageError(f"the encoder {codec.encoder} has no option {', '.join(sorted(unknown))}: use {known}.")
 
 
 CPU_AVX_512F = 13
-"""OpenCV's number of a feature of processors."""
+"""OpenCV's number for the processor feature AVX-512F."""
 
 X264_REPRODUCIBLE = "asm=AVX2"
-"""With AVX-512, x264's macroblock tree reads memory that nobody wrote (seen with build 165 at widths of 704, 720, 864
-and 1440): the same frames gave other bits from run to run. AVX2 costs nothing that could be measured."""
+"""With AVX-512, x264's macroblock tree reads uninitialised memory (seen with build 165 at widths of 704, 720, 864 and
+1440): the same frames gave other bits from run to run. AVX2 had no measurable cost."""
 
 
 def _encoder_options(codec: Codec, options: dict[str, str], video: VideoFormat) -> dict[str, str]:
-    """The user's options over the codec's, with what libav takes in no other way."""
+    """Return the codec's options overridden by the user's, with settings that libav accepts only as options."""
     merged = {**codec.defaults, **options}
     if video.tags.chroma_location:
         merged.setdefault("chroma_sample_location", str(video.tags.chroma_location))
     if codec.hdr is not None:
         light = codec.hdr.parameters(video.mastering_display, video.light_levels)
-        _pass_on(merged, codec.hdr.option, [codec.parameters, light])
+        _prepend_parameters(merged, codec.hdr.option, [codec.parameters, light])
     if codec.encoder in ("libx264", "libx264rgb") and cv2.checkHardwareSupport(CPU_AVX_512F):
-        _pass_on(merged, "x264-params", [X264_REPRODUCIBLE])
+        _prepend_parameters(merged, "x264-params", [X264_REPRODUCIBLE])
     return merged
 
 
-def _pass_on(options: dict[str, str], name: str, parameters: list[str]) -> None:
-    """Put parameters of an encoder's library before those that are there: of two that clash the last counts."""
+def _prepend_parameters(options: dict[str, str], name: str, parameters: list[str]) -> None:
+    """Put parameters for an encoder's library before those in an option: the last of two that conflict is used."""
     if joined := ":".join(filter(None, [*parameters, options.get(name, "")])):
         options[name] = joined
 
 
 class Encoder:
-    """Writes one video stream to a file, every timestamp as given.
+    """Write one video stream to a file, with exact timestamps.
 
-    The file is MP4 or its kin, whose clock is the stream's own time base: presentation timestamps are exact. Use as a
-    context manager: leaving it drains the encoder; leaving it by an exception only closes the file.
+    The file is MP4 or QuickTime, whose clock is the stream's own time base. Use as a context manager: the exit drains
+    the encoder; an exit with an exception only closes the file.
 
     Args:
-        path: the file to write, with the ending of ``encoded_suffix``; the caller owns its name and its removal.
-        codec: what to encode with.
-        options: libav options by name, over the codec's defaults.
-        video: what the frames are like.
+        path: the file to write, with the suffix of ``encoded_suffix``; the caller names and removes it.
+        codec: the codec.
+        options: libav options by name, which override the codec's defaults.
+        video: the format of the video.
 
     Raises:
         UsageError: the encoder has no such option.
@@ -156,10 +156,10 @@ class Encoder:
         self._durations: dict[int, int] = {}
         self.num_frames = 0
         self.packets: list[Timing] = []
-        """What was written, in the order of decoding."""
+        """The times of the packets that were written, in the order of decoding."""
         muxer = CONTAINERS[encoded_suffix(codec)].muxer
         try:
-            # Opened here: libav would open it with the first packet, and leave it open where the header does not fit.
+            # Opened here: libav would open it with the first packet, and leave it open where writing the header fails.
             self._file = open(path, "wb")  # noqa: SIM115 - closed in __exit__
         except OSError as exc:
             raise OutputError(f"cannot write {path}: {exc.strerror}.") from exc
@@ -177,10 +177,13 @@ class Encoder:
             raise
 
     def write(self, frame: Frame) -> None:
-        """Encode one frame, whose planes lie in the format's layout and whose timestamp is greater than the last.
+        """Encode one frame.
+
+        Args:
+            frame: planes in the format's layout, and a timestamp greater than the last.
 
         Raises:
-            OutputError: the encoder or the disk refuses.
+            OutputError: encoding or writing failed.
         """
         raw = frame_of(frame.planes, self._video.planes or self._video.pix_fmt, frame.extras)
         if raw.format.name != self._video.pix_fmt:
@@ -196,7 +199,7 @@ class Encoder:
         try:
             encoded = list(self._stream.encode(frame))
             if frame is None and not self.packets:
-                # All come at the end. Of one or two frames x265 takes decoding timestamps from memory nobody wrote.
+                # All packets come at the end. For one or two frames x265 returns uninitialised decoding timestamps.
                 stamps = decoding_times([packet.pts for packet in encoded if packet.pts is not None])
                 for packet, stamp in zip(encoded, stamps, strict=True):
                     packet.dts = stamp
@@ -207,13 +210,13 @@ class Encoder:
                 self._container.mux(packet)
         except (LibavError, OSError) as exc:
             if is_out_of_memory(exc) or (
-                isinstance(exc, ExternalError) and not has_room(self._video.width, self._video.height)
+                isinstance(exc, ExternalError) and not has_memory_for(self._video.width, self._video.height)
             ):
                 raise MemoryError(f"{self._stream.codec_context.name}: {exc}") from exc
             raise OutputError(f"encoding failed after {self.num_frames} frames: {exc.strerror}.") from exc
 
     def _restore_duration(self, packet: Packet[Any]) -> None:
-        # Encoders forget the durations; the last frame's is lost for good without it.
+        # Encoders drop the durations; that of the last frame cannot be derived from the timestamps.
         if packet.pts is not None and packet.pts in self._durations:
             packet.duration = self._durations.pop(packet.pts)
 
@@ -241,35 +244,35 @@ class Encoder:
 
 
 def muxer_options(video: VideoFormat) -> dict[str, str]:
-    """What MP4 and QuickTime need so that no timestamp is rounded."""
+    """Return the muxer options with which MP4 and QuickTime round no timestamp."""
     ticks = str(video.time_base.denominator)
     return {"video_track_timescale": ticks, "movie_timescale": ticks}
 
 
 def encoded_suffix(codec: Codec) -> str:
-    """The ending of an encoder's file: of the two containers whose clock is the stream's own, one that holds the codec.
+    """Return the suffix of an encoder's file: MP4, else QuickTime, whichever can contain the codec.
 
     Raises:
-        UsageError: neither does.
+        UsageError: neither can contain it.
     """
     for suffix in (".mp4", ".mov"):
         if holds(CONTAINERS[suffix], format_of(codec)):
             return suffix
-    raise UsageError(f"vsr cannot write {format_of(codec)}, which neither MP4 nor QuickTime holds; take another codec.")
+    raise UsageError(f"vsr cannot write {format_of(codec)}, which neither MP4 nor QuickTime holds; use another codec.")
 
 
 CAPTIONS_OPTION = "a53cc"
-"""libav's, of encoders that write closed captions into the video."""
+"""libav's option of encoders that write closed captions into the video."""
 
 UNCODED = frozenset({"rawvideo", "wrapped_avframe"})
-"""Encoders of libav's that encode nothing, and that few containers hold."""
+"""libav encoders that do not encode, whose output few containers support."""
 
 
 def codec_named(name: str) -> Codec:
-    """An entry of ``CODECS``, or any video encoder of this build of libav.
+    """Return an entry of ``CODECS``, or a codec for any video encoder of this build of libav.
 
     Raises:
-        UsageError: neither, or an entry whose encoder this build lacks.
+        UsageError: the name is neither, or this build lacks the encoder.
     """
     codec = CODECS.get(name) or _plain(name)
     try:
@@ -277,84 +280,85 @@ def codec_named(name: str) -> Codec:
             return codec
     except UnknownCodecError:
         pass
-    there = [key for key, entry in CODECS.items() if entry.encoder in codecs_available]
+    available = [key for key, entry in CODECS.items() if entry.encoder in codecs_available]
     raise UsageError(
-        f"this build of libav has no video encoder {codec.encoder!r}: take {', '.join(there)}, or an encoder's name."
+        f"this build of libav has no video encoder {codec.encoder!r}: use {', '.join(available)}, or an encoder's name."
     )
 
 
 def _plain(name: str) -> Codec:
-    """An encoder of which nothing is known but that it may take captions."""
+    """Return a codec without known options, except for captions where the encoder has the option."""
     if CAPTIONS_OPTION in encoder_options(name):
         return Codec(name, defaults={CAPTIONS_OPTION: "1"}, side_data=frozenset({"A53_CC"}))
     return Codec(name)
 
 
 def format_of(codec: Codec) -> str:
-    """libav's name of the format that an encoder makes: ``vp9`` for ``libvpx-vp9``."""
+    """Return libav's name of the format that an encoder produces: ``vp9`` for ``libvpx-vp9``."""
     return LibavCodec(codec.encoder, "w").canonical_name
 
 
-def encoded_format(codec: Codec, pix_fmt: str, *, asked: str | None = None) -> tuple[str, str]:
-    """The pixel format in which an encoder takes frames that were decoded as ``pix_fmt``: the one that loses least.
+def encoded_format(codec: Codec, pix_fmt: str, *, requested: str | None = None) -> tuple[str, str]:
+    """Return the encoder's pixel format that loses least of frames decoded as ``pix_fmt``.
 
     Args:
-        codec: the encoder.
+        codec: the codec.
         pix_fmt: libav's format of the decoded planes.
-        asked: what the user wants instead.
+        requested: a format that the user wants instead.
 
     Returns:
-        the encoder's format, and the planes that it is made of without loss: itself, unless it is not planes.
+        The encoder's format, and the planar format that converts to it without loss: itself where it is planar.
 
     Raises:
-        UsageError: the encoder takes no such format, or none that vsr can write.
+        UsageError: the encoder does not accept the requested format, or none that vsr can write.
     """
-    taken = [choice.name for choice in LibavCodec(codec.encoder, "w").video_formats or []] or [pix_fmt]
-    if asked is not None and asked not in taken:
-        raise UsageError(f"the encoder {codec.encoder} takes no {asked}: take {', '.join(sorted(taken))}.")
-    if asked is not None and has_alpha(asked) and codec in CODECS.values() and not codec.alpha:
-        raise UsageError(f"{codec.encoder} writes no alpha that players find: take prores or ffv1, or another format.")
+    accepted = [choice.name for choice in LibavCodec(codec.encoder, "w").video_formats or []] or [pix_fmt]
+    if requested is not None and requested not in accepted:
+        formats = ", ".join(sorted(accepted))
+        raise UsageError(f"the encoder {codec.encoder} does not accept {requested}: use {formats}.")
+    if requested is not None and has_alpha(requested) and codec in CODECS.values() and not codec.alpha:
+        raise UsageError(f"{codec.encoder} writes no alpha that players show: use prores or ffv1, or another format.")
     usable = {
         choice: planes
-        for choice in ([asked] if asked is not None else taken)
-        if (planes := planes_like(choice)) is not None and (codec.alpha or asked or not has_alpha(choice))
+        for choice in ([requested] if requested is not None else accepted)
+        if (planes := planes_like(choice)) is not None and (codec.alpha or requested or not has_alpha(choice))
     }
     source = pix_fmt.replace("yuvj", "yuv")
     if source.startswith("gray") and source not in usable:
-        source = source.replace("gray", "yuv420p")  # not RGB, which loses nothing either, but plays in few places
+        source = source.replace("gray", "yuv420p")  # not RGB, which is lossless too but few players support
     found, _ = find_best_pix_fmt_of_list(tuple(usable), source, has_alpha(source)) if usable else (None, None)
     if found is None:
-        raise UsageError(f"the encoder {codec.encoder} takes no {asked or 'format'} that vsr can write.")
+        raise UsageError(f"the encoder {codec.encoder} accepts no {requested or 'format'} that vsr can write.")
     return found.name, usable[found.name]
 
 
 EXTENSION, CONTROL, END = 0x21, 0xF9, 0x3B
-"""Of GIF89a: what blocks begin with."""
+"""First bytes of GIF89a blocks."""
 
 DISPOSAL, CLEAR, TRANSPARENT = 0x1C, 2 << 2, 0x01
-"""Flags of a graphic control: what becomes of a frame when its time is over, that it is cleared, and that one of the
-colours is transparent."""
+"""Bits of a graphic control extension: the mask of the disposal method, the method that clears the frame, and the flag
+of a transparent colour."""
 
 PALETTE = 0x80
-"""Flag of a picture, and of the whole: a palette follows."""
+"""Flag of an image or of the whole file: a palette follows."""
 
 LAST_COLOUR = 255
-"""Of the palette that all frames share; what the filter palettegen keeps for transparent pixels."""
+"""Index in the shared palette that the filter palettegen reserves for transparent pixels."""
 
 
 def clear_between_frames(path: Path) -> None:
     """Clear every frame of a GIF before the next is drawn, if any frame is cleared.
 
-    The encoder clears those alone in which it finds a transparent pixel: what an opaque one showed would stay under the
-    transparent pixels of the next. Nor does it say of opaque ones which colour is transparent, without which Pillow and
-    libav clear to the colour of the background.
+    The encoder clears only frames with a transparent pixel: an opaque frame would stay visible under the transparent
+    pixels of the next. It also sets no transparent colour for opaque frames, without which Pillow and libav clear to
+    the background colour.
 
     Args:
-        path: a GIF whose frames are all as large as the whole, and whose shared palette is one of palettegen's; it is
-            changed in place.
+        path: a GIF whose frames all have its full size, and whose shared palette comes from palettegen; it is changed
+            in place.
 
     Raises:
-        OSError: it cannot be read or written.
+        OSError: the file cannot be read or written.
     """
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as content:
         frames = list(_frames(content))
@@ -368,13 +372,13 @@ def clear_between_frames(path: Path) -> None:
 
 
 def _frames(content: mmap.mmap) -> Iterator[tuple[int, int]]:
-    """Where the flags of each frame's graphic control and of its picture stand."""
+    """Yield the offsets of the flags of each frame's graphic control and of its image."""
     control, at = 0, 13 + _palette_bytes(content[10])
     while content[at] != END:
         if content[at] == EXTENSION:
             control = at + 3 if content[at + 1] == CONTROL else control
             at = _after_sub_blocks(content, at + 2)
-        else:  # a picture: its place, its flags, perhaps a palette, and the size of the first code
+        else:  # an image: position, size, flags, perhaps a palette, and the size of the first code
             yield control, at + 9
             at = _after_sub_blocks(content, at + 11 + _palette_bytes(content[at + 9]))
 

@@ -39,8 +39,8 @@ from vsr.media.pictures import (
     is_pattern,
     is_picture_name,
     numbered,
-    one_name_for_many,
     picture_format,
+    single_name_error,
     written_pictures,
 )
 from vsr.media.reader import Frame, decoded_format
@@ -337,7 +337,7 @@ class PictureOutput:
             for path in written_pictures(folder, self._target, done.frames)
         ]
         if len(pictures) > 1 and not is_pattern(self._target):
-            raise one_name_for_many(self._target)
+            raise single_name_error(self._target)
         targets = [numbered(self._target, number) for number in range(1, len(pictures) + 1)]
         own = {} if publication.begun is None else dict(zip(targets, (digest for _, digest in pictures), strict=True))
         there = list(existing(self._target))

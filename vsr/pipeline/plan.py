@@ -168,7 +168,7 @@ def plan_video(
     """
     video = clip.video
     decoded, source_layout = decoded_format(video)
-    encoded, planes = (planes, planes) if planes else encoded_format(codec, decoded, asked=options.pix_fmt)
+    encoded, planes = (planes, planes) if planes else encoded_format(codec, decoded, requested=options.pix_fmt)
     target_layout = layout_of(planes)
     assert target_layout is not None
     _name_what_is_lost(clip, source_layout, encoded, target_layout, kept)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vsr.errors import CheckpointError, OutputError, UsageError, in_words, is_out_of_memory, shortened
+from vsr.errors import CheckpointError, OutputError, UsageError, is_out_of_memory, option_text, shortened
 from vsr.files import lock_file, publish
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.generator import Generator
@@ -450,9 +450,9 @@ def _differences(state: Mapping[str, Any], recipe: Recipe, seed: int, fingerprin
     wanted, recorded = _flat(asdict(recipe)), _flat(asdict(DEFAULTS)) | _flat(state["recipe"])
     for name in sorted(wanted.keys() | recorded.keys()):
         if name not in MAY_CHANGE and wanted.get(name) != recorded.get(name):
-            yield f"{shortened(name)} was {in_words(recorded.get(name))} and is now {in_words(wanted.get(name))}"
+            yield f"{shortened(name)} was {option_text(recorded.get(name))} and is now {option_text(wanted.get(name))}"
     if seed != state["seed"]:
-        yield f"the seed was {in_words(state['seed'])} and is now {seed}"
+        yield f"the seed was {option_text(state['seed'])} and is now {seed}"
     if fingerprint != state["pictures"]:
         yield "the pictures are others"
 
