@@ -246,7 +246,7 @@ def test_a_failed_assembly_keeps_what_was_computed(
     folder = tmp_path / "out.mp4.vsr-job"
     with monkeypatch.context() as context:
         context.setattr("vsr.pipeline.outputs.assemble", fails)
-        with pytest.raises(FFmpegError, match=f"no such luck. 8 frames are kept in {folder}; run again to go on"):
+        with pytest.raises(FFmpegError, match=f"no such luck. 8 frames are kept in {folder}; run again to resume"):
             vsr.upscale(make_clip(), tmp_path / "out.mp4", model="bicubic")
     assert not (tmp_path / "out.mp4").exists()
     assert vsr.upscale(tmp_path / "clip.mp4", tmp_path / "out.mp4", model="bicubic").resumed == 8

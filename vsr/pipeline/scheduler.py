@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 from vsr.errors import VsrError
 from vsr.inference.engine import Engine
-from vsr.pipeline.journal import WHERE_KINDS_MEET
+from vsr.pipeline.journal import DEVICE_DIFFERENCE
 from vsr.pipeline.segment import ClipJob, EngineCache, EngineSpec, upscale_segments
 from vsr.pipeline.segments import FinishedSegment, Segment
 
@@ -226,4 +226,4 @@ class Work(Generic[Worker]):
 def warn_of_different(kinds: Iterable[str]) -> None:
     """Say that the parts of a clip do not all come from one kind of device, where it is so."""
     if len(different := sorted(set(kinds))) > 1:
-        logger.warning("%s share the work: %s.", " and ".join(different), WHERE_KINDS_MEET)
+        logger.warning("%s share the work: %s.", " and ".join(different), DEVICE_DIFFERENCE)
