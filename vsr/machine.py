@@ -35,7 +35,7 @@ from vsr.media.reader import Frame
 from vsr.networks.weights import load_network
 from vsr.pipeline.job import ClipPlan, plan_clip
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.outputs import ClipOutput, FrameContext
+from vsr.pipeline.outputs import ClipOutput, FrameWriter
 from vsr.pipeline.segment import Timer, untimed, upscale_segments
 
 LEAST_FRAMES, MOST_FRAMES = 6, 2000
@@ -272,9 +272,9 @@ def _test_clip(folder: Path, width: int, height: int, frames: int) -> Path:
 class _WithoutEncoder(ClipOutput):
     """Planned as H.264 is, but keeps no frame."""
 
-    def writer(self, folder: Path, threads: int) -> FrameContext:
+    def writer(self, folder: Path, threads: int) -> FrameWriter:
         """As ``Output``."""
-        return cast(FrameContext, _Discard())
+        return cast(FrameWriter, _Discard())
 
 
 class _Discard(nullcontext[None]):

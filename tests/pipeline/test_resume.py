@@ -528,7 +528,7 @@ def test_a_picture_that_another_put_there_is_not_replaced(
         there = tmp_path / f"{number:02}.png"
         there.write_bytes(b"precious")
         with pytest.raises(
-            OutputError, match=rf"{there.name} exists by now; --overwrite replaces it\. 48 frames are kept"
+            OutputError, match=rf"{there.name} exists now; --overwrite replaces it\. 48 frames are kept"
         ):
             vsr.upscale(clip, target, model="identity")
         assert there.read_bytes() == b"precious"
