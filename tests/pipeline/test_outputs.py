@@ -288,7 +288,7 @@ def test_pictures_that_appear_in_the_meantime_are_not_replaced(make_clip: MakeCl
 def test_a_header_that_counts_too_few_frames(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vsr.pipeline.outputs._one_frame", lambda clip: True)
+    monkeypatch.setattr("vsr.pipeline.outputs._has_one_frame", lambda clip: True)
     with pytest.raises(UsageError, match=r"one\.png is one picture, and there are more frames; name a pattern"):
         vsr.upscale(make_clip(), tmp_path / "one.png", model="identity")
     assert not (tmp_path / "one.png").exists()

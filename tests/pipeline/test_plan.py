@@ -131,7 +131,7 @@ def test_what_is_resized_is_not_padded() -> None:
 def test_sizes_that_cannot_be_reached() -> None:
     clip = ClipInfo(Path("a.mp4"), PLAIN, ())
     with pytest.raises(
-        UsageError, match=r"^a\.mp4 would have to grow 4\.5 times; tiny reaches 4\. Take a smaller size"
+        UsageError, match=r"^a\.mp4 would have to grow 4\.5 times; tiny reaches 4\. Choose a smaller size"
     ):
         plan_video(clip, CODECS["h264"], UpscaleOptions(model="tiny", height=810), 4)
     with pytest.raises(UsageError, match=r"^a\.mp4 would become 62x36; libx265 needs 64 columns\.$"):

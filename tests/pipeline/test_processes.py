@@ -149,8 +149,10 @@ def test_a_segment_that_ends_every_worker_ends_the_job(
     assert content(target) == content(vsr.upscale(clip, tmp_path / "alone.mp4", **ASKED).target)
 
 
+def test_a_workers_write_error_ends_the_job(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its decoder waits for a third segment until the first is written, which never happens."""
-    """Its decoder has requested a third segment and gets no answer before the first is written, which never happens."""
     target, options, hung = tmp_path / "out.mp4", UpscaleOptions(**ASKED, jobs=1), threading.Event()
 
     monkeypatch.setattr(scheduler, "MAX_ATTEMPTS", 1)  # so that one that hangs ends the job when it is killed

@@ -190,7 +190,7 @@ def test_another_version_is_refused(
     before = state(target)
     monkeypatch.setattr(module, "99.1")
     with pytest.raises(
-        OutputError, match=r"the version of \w+ was \S+ and is now 99\.1\. With what it was begun with,"
+        OutputError, match=r"the version of \w+ was \S+ and is now 99\.1\. Once that is restored,"
     ):
         vsr.upscale(clip, target, **ASKED)
     assert state(target) == before
@@ -559,7 +559,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], AbstractCon
 
         with monkeypatch.context() as context:
             context.setattr(JobFolder, method, killed)
-            context.setattr(JobFolder, "leave", lambda self: None)
+            context.setattr(JobFolder, "keep_finished", lambda self: None)
             with pytest.raises(Killed):
                 yield
 
@@ -597,7 +597,7 @@ def test_what_another_put_in_the_place_of_a_published_output_is_refused(
         there = tmp_path / (name if name == "out.mp4" else "07.png")
         there.unlink()
         there.write_bytes(b"precious")
-        with pytest.raises(OutputError, match=r"exists (already|by now); --overwrite replaces it"):
+        with pytest.raises(OutputError, match=r"exists (already|now); --overwrite replaces it"):
             vsr.upscale(clip, target, model="identity")
         assert there.read_bytes() == b"precious"
         vsr.upscale(clip, target, model="identity", overwrite=True, resume=False)
@@ -638,7 +638,7 @@ def test_a_damaged_segment_alone_is_computed_again(
     summary = vsr.upscale(clip, target, **ASKED)
     assert summary.resumed == 9 * (len(left) - 1) and sum(computed) == 48 - summary.resumed
     (message,) = caplog.messages
-    assert f"{left[0]} is damaged: {video.name} is " in message and "Its 9 frames are computed again." in message
+    assert f"{left[0]} is damaged: {video.name} has changed. Its 9 frames are computed again." in message
     assert content(target) == content(vsr.upscale(clip, tmp_path / "whole.mp4", **ASKED).target)
 
 
