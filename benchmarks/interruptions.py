@@ -268,7 +268,7 @@ def damaged(start: Callable[[str], Job], reference: Job, count: int, seed: int) 
         victims = [*sorted(job.folder.glob("[0-9]*/*")), job.folder / "manifest.json"]
         victim, how = draw.choice(victims), draw.choice(("flipped", "cut", "deleted"))
         _damage(victim, how, draw)
-        job.look()
+        job.read_manifest()
         if victim.parent != job.folder:
             job.spoiled.add(victim.parent.name)
             if victim.name == "record.json":  # another by now, or none

@@ -79,7 +79,7 @@ def test_missing_models_and_precisions_are_errors(tiny_weights: Path) -> None:
         measured(models=("nonsense",))
     with pytest.raises(UsageError, match="needs a calibration"):
         measured(models=(str(tiny_weights),), precisions=("int8",))
-    with pytest.raises(UsageError, match="nothing of that can be measured"):
+    with pytest.raises(UsageError, match="has no such engine or precision to measure"):
         measured(models=(str(tiny_weights),), engine="openvino", precisions=("fp16",))
 
 

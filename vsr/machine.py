@@ -1,4 +1,8 @@
-"""What vsr finds on this machine, how fast the network and the whole pipeline are here, and where the time goes."""
+"""Benchmarks and diagnosis of this machine.
+
+``bench`` measures the speed of the network and of the whole pipeline, and the time of each stage; ``peak_product`` is
+the matrix product that it compares with; ``diagnose`` lists devices, codecs and versions.
+"""
 
 from __future__ import annotations
 
@@ -35,50 +39,50 @@ from vsr.media.reader import Frame
 from vsr.networks.weights import load_network
 from vsr.pipeline.job import ClipPlan, plan_clip
 from vsr.pipeline.options import BenchOptions, UpscaleOptions
-from vsr.pipeline.outputs import ClipOutput, FrameContext
+from vsr.pipeline.outputs import ClipOutput, FrameWriter
 from vsr.pipeline.segment import Timer, untimed, upscale_segments
 
 LEAST_FRAMES, MOST_FRAMES = 6, 2000
-"""Of the clip that the pipeline is measured with."""
+"""Number of frames of the clip that the pipeline is measured with."""
 
 STAGES = ("decode", "upload", "to RGB", "network", "from RGB", "download", "encode", "waiting")
-"""In the order of the data. ``waiting`` is what the thread of the network waits for frames and for the encoder; decode
-and encode have threads of their own."""
+"""Stages in the order of the data. ``waiting`` is the time that the network's thread waits for frames and for the
+encoder; decode and encode have threads of their own."""
 
-APART = ("decode", "encode", "waiting")
-"""What does not wait for the device."""
+NOT_ON_DEVICE = ("decode", "encode", "waiting")
+"""Stages that do not wait for the device."""
 
 REPEATS = 5
-"""How often a bare frame and a matrix product are timed at least, before and after the pipeline."""
+"""How often the bare network and a matrix product are timed at least, before and after the pipeline."""
 
 BARE_SHARE = 0.2
-"""Of the time of a pipeline, what the bare network is timed for before it, and again after it."""
+"""Fraction of the pipeline's time for which the bare network is timed before it, and again after it."""
 
 ROUNDS = 2
-"""How often a pipeline runs, with the bare network before, between and behind. Figures are medians."""
+"""How often the pipeline runs, with the bare network before, between and after. Figures are medians."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured of one way to compute a model, for one size.
+    """The measured speed of a model with one engine, precision and size.
 
     Attributes:
-        model: its name.
+        model: the model's name.
         width: of the clip, in pixels.
         height: of the clip, in pixels.
-        engine: what ran the network, with its version.
-        precision: of the network.
-        device: where it ran.
-        network_fps: frames a second of the bare network.
-        share_of_peak: its operations over those of a large matrix product in the same precision, on the quickest engine
-            of the device, right after it; two for each multiply-add of the network as it was published, before the
-            rewrites. None where there is no such product.
-        pipeline_fps: frames a second from the file to the encoded file.
-        efficiency: those over the bare network's, right before and after.
-        milliseconds: of each of ``STAGES``, for a frame.
-        memory_bytes: the most that the pipeline held beyond what was there before, on CUDA with what was; None where
-            the system does not tell.
-        frames: of the clip.
+        engine: name and version of the engine.
+        precision: precision of the network.
+        device: the device.
+        network_fps: frames per second of the bare network.
+        share_of_peak: its operations per second over those of a large matrix product in the same precision, on the
+            fastest engine of the device, measured right after it; two per multiply-add of the network as published,
+            before the rewrites. None if there is no such product.
+        pipeline_fps: frames per second from the file to the encoded file.
+        efficiency: ``pipeline_fps`` over the speed of the bare network right before and after.
+        milliseconds: time per frame of each of ``STAGES``.
+        memory_bytes: peak memory of the pipeline; what was used before is not counted, except on CUDA. None if the
+            system does not report it.
+        frames: number of frames of the clip.
     """
 
     model: str
@@ -100,7 +104,7 @@ def bench(options: BenchOptions) -> Iterator[Speed]:
     """Measure each model, size, engine and precision, one after the other.
 
     Raises:
-        UsageError: an unknown model or device, or nothing that could be measured.
+        UsageError: an unknown model or device, or nothing can be measured.
     """
     device = choose_device(options.device)
     found = False
@@ -121,31 +125,31 @@ def bench(options: BenchOptions) -> Iterator[Speed]:
                     found = True
                     yield speed
     if not found:
-        raise UsageError(f"nothing of that can be measured on {device}: it has another engine, or other precisions.")
+        raise UsageError(f"{device} has no such engine or precision to measure; leave out --engine and --precision.")
 
 
 def _variants(options: BenchOptions, device: torch.device) -> list[tuple[RuntimeName, Precision]]:
-    """Engines and precisions that may be at hand."""
-    ways: list[tuple[RuntimeName, Precision]] = [("torch", "fp32"), ("torch", "fp16"), ("torch", "bf16")]
+    """Return engines and precisions that may be available."""
+    variants: list[tuple[RuntimeName, Precision]] = [("torch", "fp32"), ("torch", "fp16"), ("torch", "bf16")]
     if device.type == "cpu":
-        ways = [("torch", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8")]
+        variants = [("torch", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8")]
         if options.precisions:
-            ways += [("torch", "bf16"), ("torch", "fp16")]
-    if options.engine == "inductor":  # half a minute for each: only where it is asked for
-        ways = [("inductor", precision) for runtime, precision in ways if runtime == "torch"]
+            variants += [("torch", "bf16"), ("torch", "fp16")]
+    if options.engine == "inductor":  # takes half a minute each, so only on request
+        variants = [("inductor", precision) for runtime, precision in variants if runtime == "torch"]
     return [
         (runtime, precision)
-        for runtime, precision in ways
+        for runtime, precision in variants
         if options.engine in ("auto", runtime) and (not options.precisions or precision in options.precisions)
     ]
 
 
 class Stopwatch:
-    """Adds up the seconds of each stage.
+    """Sums up the seconds of each stage.
 
     Args:
-        device: what CUDA computes is waited for at the end of the stages between upload and download, since it only
-            begins with the call; this takes away what they win by overlapping.
+        device: on CUDA, the stages from upload to download end with a synchronisation, since calls are asynchronous;
+            this prevents the stages from overlapping.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -158,7 +162,7 @@ class Stopwatch:
         started = time.perf_counter()
         try:
             yield
-            if self._device.type == "cuda" and stage not in APART:
+            if self._device.type == "cuda" and stage not in NOT_ON_DEVICE:
                 torch.cuda.synchronize(self._device)
         finally:
             with self._lock:
@@ -166,44 +170,44 @@ class Stopwatch:
 
 
 class _Bench:
-    """One way, one size."""
+    """The benchmark of one engine, precision and size."""
 
     def __init__(self, width: int, height: int, upscale: UpscaleOptions, options: BenchOptions, folder: Path) -> None:
         self._width, self._height = width, height
         self._upscale, self._options, self._folder = upscale, options, folder
 
     def measure(self) -> Speed:
-        """The bare network, the pipeline, the bare network, and so on: what drifts, drifts for both."""
+        """Measure the bare network and the pipeline alternately, so that drifts affect both."""
         plan = self._plan(LEAST_FRAMES)
         engine, seconds = plan.engine, self._options.seconds
         lr = torch.rand(1, 3, self._height, self._width, device=engine.device).repeat(plan.job.batch_size, 1, 1, 1)
         product = peak_product(engine.device, engine.precision)
         operations = operations_per_pixel(load_network(plan.job.engine.model)) * self._width * self._height
 
-        def bare() -> tuple[float, float | None]:
-            """Frames a second, and the share of the peak."""
+        def measure_network() -> tuple[float, float | None]:
+            """Return frames per second, and the share of the peak."""
             fps = len(lr) / _mean_seconds_of(lambda: _synchronised(engine, lr), BARE_SHARE * seconds)
             if product is None:
                 return fps, None
             return fps, fps * operations * _mean_seconds_of(product.multiply) / product.operations
 
-        alone = [bare()]
-        frames = min(MOST_FRAMES, max(LEAST_FRAMES, ceil(seconds * alone[0][0])))
+        speeds = [measure_network()]
+        frames = min(MOST_FRAMES, max(LEAST_FRAMES, ceil(seconds * speeds[0][0])))
         longer = self._plan(frames)
         plan = replace(longer, engine=engine, job=replace(longer.job, batch_size=plan.job.batch_size))
         stages, pipeline, memory = Stopwatch(engine.device), [], 0
         for _ in range(ROUNDS):
             _, cost = measure_cost(lambda: self._run(plan, stages), engine.device)
             whole, memory = cost.seconds, max(memory, cost.memory_bytes or 0)
-            if engine.device.type == "cuda":  # where the stopwatch costs what it measures, and kernels are recorded
+            if engine.device.type == "cuda":  # the stopwatch slows it down, and kernels are recorded by now
                 whole = seconds_of(lambda: self._run(plan, untimed))
                 memory = torch.cuda.max_memory_reserved(engine.device)
             pipeline.append(frames / whole)
-            alone.append(bare())
-        between = [(before[0] + behind[0]) / 2 for before, behind in zip(alone, alone[1:], strict=False)]
+            speeds.append(measure_network())
+        between = [(before[0] + after[0]) / 2 for before, after in zip(speeds, speeds[1:], strict=False)]
         return Speed(
             plan.job.engine.model, self._width, self._height, engine.version, engine.precision, str(engine.device),
-            median(fps for fps, _ in alone), _median_or_none([share for _, share in alone]), median(pipeline),
+            median(fps for fps, _ in speeds), _median_or_none([share for _, share in speeds]), median(pipeline),
             median(whole / bare_fps for whole, bare_fps in zip(pipeline, between, strict=True)),
             {stage: 1000 * stages.seconds[stage] / frames / ROUNDS for stage in STAGES}, memory or None, frames,
         )  # fmt: skip
@@ -222,7 +226,7 @@ class _Bench:
 
 
 def _test_clip(folder: Path, width: int, height: int, frames: int) -> Path:
-    """A clip of moving shapes, H.264, 25 frames a second."""
+    """Return a clip of moving shapes, H.264, 25 frames per second; it is made if it is missing."""
     path = folder / f"{width}x{height}-{frames}.mkv"
     if not path.exists():
         shapes = ffmpeg.input(f"testsrc2=size={width}x{height}:rate=25", f="lavfi")
@@ -232,18 +236,18 @@ def _test_clip(folder: Path, width: int, height: int, frames: int) -> Path:
 
 
 class _WithoutEncoder(ClipOutput):
-    """Planned as H.264 is, but keeps no frame."""
+    """An output that is planned as H.264, but keeps no frames."""
 
-    def writer(self, folder: Path, threads: int) -> FrameContext:
+    def writer(self, folder: Path, threads: int) -> FrameWriter:
         """As ``Output``."""
-        return cast(FrameContext, _Discard())
+        return cast(FrameWriter, _Discard())
 
 
 class _Discard(nullcontext[None]):
     packets: tuple[Timing, ...] = ()
 
     def write(self, frame: Frame) -> None:
-        """Forget a frame."""
+        """Discard a frame."""
 
 
 def _synchronised(engine: Engine, lr: torch.Tensor) -> None:
@@ -258,7 +262,7 @@ def _median_or_none(values: list[float | None]) -> float | None:
 
 
 def _mean_seconds_of(work: Callable[[], object], least: float = 0) -> float:
-    """The mean duration of some runs that take ``least`` seconds together, after one to warm up."""
+    """Return the mean duration of runs that take ``least`` seconds together, after one to warm up."""
     work()
     durations: list[float] = []
     while len(durations) < REPEATS or sum(durations) < least:
@@ -267,7 +271,7 @@ def _mean_seconds_of(work: Callable[[], object], least: float = 0) -> float:
 
 
 SIZES = {"cuda": 8192, "cpu": 4096}
-"""Rows and columns of the matrices, by kind of device."""
+"""Rows and columns of the matrices, by type of device."""
 
 OTHER_SIZE = 2048
 
@@ -276,8 +280,8 @@ class Product(NamedTuple):
     """A product of two square matrices.
 
     Attributes:
-        multiply: does it once, and waits for its end.
-        operations: in floating point, that it takes: two for each multiply-add.
+        multiply: computes it once, and waits for the result.
+        operations: floating-point operations: two per multiply-add.
     """
 
     multiply: Callable[[], object]
@@ -285,7 +289,7 @@ class Product(NamedTuple):
 
 
 def peak_product(device: torch.device, precision: Precision) -> Product | None:
-    """The product by the engine that is quickest at it there; None: there is none in that precision."""
+    """Return the product by the fastest engine of the device; None if no engine has that precision."""
     size = SIZES.get(device.type, OTHER_SIZE)
     candidates: list[Callable[[], object]] = []
     if device.type == "cpu" and precision != "fp16":
@@ -295,13 +299,13 @@ def peak_product(device: torch.device, precision: Precision) -> Product | None:
             if openvino_backend.supports(precision):
                 candidates.append(openvino_backend.matrix_product(precision, size))
     if precision in DTYPES:
-        candidates.append(_by_torch(device, DTYPES[precision], size))
+        candidates.append(_torch_product(device, DTYPES[precision], size))
     for multiply in candidates:
-        multiply()  # what is done once is no measure
+        multiply()  # warm up
     return Product(min(candidates, key=seconds_of), 2 * size**3) if candidates else None
 
 
-def _by_torch(device: torch.device, dtype: torch.dtype, size: int) -> Callable[[], object]:
+def _torch_product(device: torch.device, dtype: torch.dtype, size: int) -> Callable[[], object]:
     left, right = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
 
     def multiply() -> None:
@@ -319,24 +323,24 @@ PACKAGES = (
     "torch", "torchvision", "openvino", "av", "imageio-ffmpeg", "ffmpeg-python", "opencv-python-headless", "numpy",
     "pillow", "safetensors", "lightning-fabric", "torchmetrics", "click", "tqdm", "ray", "tensorboard",
 )  # fmt: skip
-"""Whose versions are told: what the plain install brings, then what the extras do."""
+"""Packages whose versions are listed: those of the plain install, then those of the extras."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What there is.
+    """The state of this installation and machine.
 
     Attributes:
         vsr: version.
         python: version and implementation.
         system: name and version, processor, cores, free memory.
-        ffmpeg: the program that assembles files, or why there is none.
+        ffmpeg: the ffmpeg program, or why there is none.
         libav: versions of the libraries in PyAV that decode and encode.
-        devices: what torch sees, in words.
-        takes: the device that ``--device auto`` takes.
-        precisions: that the CPU computes in, by OpenVINO.
-        codecs: of ``vsr upscale --codec``, and whether this build of libav has the encoder.
-        packages: versions by name; None of those that are not installed.
+        devices: the devices that torch sees, as text.
+        takes: the device that ``--device auto`` uses.
+        precisions: precisions of OpenVINO on this CPU.
+        codecs: codecs of ``vsr upscale --codec``, and whether this build of libav has the encoder.
+        packages: versions by name; None for packages that are not installed.
     """
 
     vsr: str
@@ -352,7 +356,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at everything that a report of a fault should tell; fails at nothing that is missing."""
+    """Collect what a bug report should contain; missing parts raise no error."""
     return Diagnosis(
         vsr=vsr.__version__,
         python=f"{platform.python_version()} ({platform.python_implementation()})",
@@ -383,7 +387,7 @@ def _devices() -> list[str]:
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
     if not torch.cuda.is_available():
         found = ["mps"] if torch.backends.mps.is_available() else []
-        return [*found, f"cpu (this torch is built for {build}, and sees no GPU of that kind)"]
+        return [*found, f"cpu (this torch is built for {build}, and sees no such GPU)"]
     properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     gpus = [f"cuda:{number} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for number, gpu in enumerate(properties)]
     return [*gpus, f"cpu (torch is built for {build})"]
@@ -393,7 +397,7 @@ def _precisions() -> list[str]:
     try:
         from vsr.inference.openvino_backend import HINTS, supports
     except ImportError as exc:
-        return [f"fp32 by torch alone, since OpenVINO cannot be used: {exc}"]
+        return [f"fp32 by torch only, since OpenVINO cannot be used: {exc}"]
     return [precision for precision in HINTS if supports(precision)]
 
 

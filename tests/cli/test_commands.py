@@ -245,7 +245,7 @@ def write_sound(path: Path) -> None:
             2,
             ["the end must lie behind the start, got 60 to 60"],
         ),
-        (["--model", "bicubic", "--start", "1:00"], 1, ["clip.mp4 has no frame in the part that was asked for"]),
+        (["--model", "bicubic", "--start", "1:00"], 1, ["clip.mp4 has no frame in the requested part"]),
         (["--model", "bicubic", "--size", "64"], 2, ["'--size': '64' is no size: write 1920x1080."]),
         (["--model", "bicubic", "--size", "64x"], 2, ["'--size': '64x' is no size"]),
         (["--model", "bicubic", "--size", "64x0"], 2, ["sizes must be at least 1 pixel, got (64, 0)"]),
@@ -282,7 +282,7 @@ def test_outputs_that_cannot_be(make_clip: MakeClip, tmp_path: Path) -> None:
         (tmp_path, 1, "clip.mp4 is one of the inputs"),
         (tmp_path / "no" / "out.mp4", 1, "does not exist; create it first"),
         (tmp_path / "out", 2, "its name must end in .mp4"),
-        (tmp_path / ("x" * 300 + ".mp4"), 2, "is too long for this system; take a shorter one"),
+        (tmp_path / ("x" * 300 + ".mp4"), 2, "is too long for this system; choose a shorter one"),
         (tmp_path / "o\udcff.mp4", 2, "is not valid UTF-8"),
         (Path("/proc/out.mp4"), 1, "cannot write to the folder /proc"),
     ]:

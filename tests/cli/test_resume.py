@@ -83,7 +83,7 @@ def test_a_clip(
     assert (tmp_path / "out.mp4").read_bytes() == Path("whole.mp4").read_bytes()
     result = invoke("resume", "../out.mp4")
     assert (result.exit_code, result.stderr) == (
-        2, "vsr: nothing waits to be resumed for ../out.mp4: its job is done, or nothing of it was finished.\n",
+        2, "vsr: there is nothing to resume for ../out.mp4: its job is done, or no segment of it was finished.\n",
     )  # fmt: skip
 
 

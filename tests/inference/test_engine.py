@@ -226,7 +226,7 @@ def test_what_overflows_half_precision_is_done_again_in_float32(caplog: pytest.L
     with caplog.at_level(logging.WARNING, logger="vsr"):
         sr = engine(lr)
     torch.testing.assert_close(sr, lr, rtol=0, atol=1e-3)
-    assert "done again in float32" in caplog.text and engine.overflowed == 1
+    assert "computed again in float32" in caplog.text and engine.overflowed == 1
 
 
 def test_the_tile_grid_of_a_size_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +339,7 @@ def test_out_of_memory_halves_the_tile_and_does_the_frame_again(
     sr = engine(lr)
     torch.testing.assert_close(sr, functional.interpolate(lr, scale_factor=2), rtol=0, atol=1e-6)
     assert [record.getMessage() for record in warnings.records] == [
-        f"out of memory on cpu: going on with tiles of {size} pixels" for size in tried
+        f"out of memory on cpu: continuing with tiles of {size} pixels" for size in tried
     ]
     # What did not fit is not tried again with the next frame.
     network.seen.clear()

@@ -209,7 +209,7 @@ def test_recorded_kernels_beside_a_partial_batch_fit_into_the_memory(monkeypatch
     free = 2 << 30
     monkeypatch.setattr("vsr.inference.engine.free_memory", lambda device: free)
     engine = Engine(Generator(scale=4, blocks=2, channels=64).eval(), device="cuda", precision="fp16")
-    edge = math.isqrt(engine._fitting_pixels() // 4)
+    edge = math.isqrt(engine._max_pixels() // 4)
     assert engine.batch_size(edge, edge) == 4 and engine.tile_for(4, edge, edge) == edge
     engine.record()
     lr = torch.rand(4, 3, edge, edge, device="cuda")

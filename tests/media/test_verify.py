@@ -53,7 +53,7 @@ def tagged(ffmpeg: Ffmpeg, source: Path, name: str, **metadata: str) -> Path:
         (
             "out.avi",
             [
-                "out.avi: an AVI has one frame rate; frames at other times come at the next tick.",
+                "out.avi: an AVI has one frame rate; other timestamps move to the next tick.",
                 "in.mkv: the metadata MOOD cannot be kept in avi.",
                 "in.mkv: the language of stream 1, aac audio (fra) cannot be kept in avi.",
             ],
@@ -204,7 +204,7 @@ def test_a_late_picture_is_reported_for_an_avi(
     source, clip = make_clip("source.mkv", pts=range(0, 20 * 512, 512), audio=["aac"]), tmp_path / "in.mkv"
     ffmpeg("-i", source, "-itsoffset", "0.4", "-i", source, "-map", "1:v", "-map", "0:a", "-c", "copy", clip)
     upscaled(clip, "out.avi")
-    assert "in.mkv: its picture begins 0.40 s after its sound, and so much too early in an AVI" in caplog.text
+    assert "in.mkv: its video begins 0.40 s after its audio, which an AVI cannot store" in caplog.text
 
 
 @pytest.mark.parametrize("offset", [1.4, 1000, 95000])

@@ -222,9 +222,9 @@ def test_a_layer_beyond_the_end_of_a_file(layout: str) -> None:
     with pytest.raises(WeightsError) as caught:
         ContentFeatures("vgg19", "conv5_4", weights)
     assert str(caught.value) == (
-        "the weights of vgg19 end at conv2_2, before conv5_4: take a layer up to conv2_2 with "
+        "the weights of vgg19 end at conv2_2, before conv5_4: use a layer up to conv2_2 with "
         "--adversarial-content-layer (or --pretrain-), "
-        "or a file that reaches further with --content-weights."
+        "or a file with more layers with --content-weights."
     )
 
 

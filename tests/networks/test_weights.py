@@ -157,7 +157,7 @@ def test_a_discriminator_for_other_crops(tmp_path: Path, caplog: pytest.LogCaptu
     other = discriminator(crop_size=64)
     head = other.head[1].weight.clone()
     assert load_discriminator(path, other) is other
-    assert "head.1.weight, head.1.bias start anew" in caplog.text
+    assert "head.1.weight, head.1.bias keep their initial weights" in caplog.text
     assert torch.equal(other.head[1].weight, head)
     assert torch.equal(other.features[0].weight, load_discriminator(path).features[0].weight)
     with pytest.raises(WeightsError, match=r"of another network: \d+ tensors differ, features\.0\."):

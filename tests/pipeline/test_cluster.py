@@ -1,4 +1,4 @@
-"""Segments on a Ray cluster: the same output as without one, and files that travel to nodes that do not see them."""
+"""Segments on a Ray cluster: the same output as without one, and files that are sent to nodes that lack them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_cluster_changes_no_byte_and_leaves_nothing(
     monkeypatch.setattr(cluster, "fingerprint", lambda path: "another")
     monkeypatch.setattr(cluster, "CHUNK_BYTES", clip.stat().st_size // 3)
     on_the_cluster = {"cluster": two_nodes.address, **CHOSEN, "device": torch.device("cpu")}
-    before = set(Path(tempfile.gettempdir()).glob(f"{cluster.PREFIX}*"))
+    before = set(Path(tempfile.gettempdir()).glob(f"{cluster.FOLDER_PREFIX}*"))
     there = vsr.upscale(clip, tmp_path / "there.mp4", **on_the_cluster)
     assert there.segments == here.segments > 1
     assert there.target.read_bytes() == here.target.read_bytes()
@@ -74,18 +74,18 @@ def test_a_cluster_changes_no_byte_and_leaves_nothing(
     assert in_order_there.target.read_bytes() == in_order_here.target.read_bytes()
     assert not ray.is_initialized()
 
-    # It is left at once, whatever its nodes are at.
+    # It is left at once, while its nodes are busy.
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         vsr.upscale(clip, tmp_path / "again.mp4", progress=interrupt, **on_the_cluster)
     assert not ray.is_initialized()
-    assert set(Path(tempfile.gettempdir()).glob(f"{cluster.PREFIX}*")) == before
+    assert set(Path(tempfile.gettempdir()).glob(f"{cluster.FOLDER_PREFIX}*")) == before
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:99999"])
-def test_an_address_without_a_cluster(make_clip: MakeClip, tmp_path: Path, address: str) -> None:
+def test_an_address_without_a_cluster_is_an_error(make_clip: MakeClip, tmp_path: Path, address: str) -> None:
     with pytest.raises(VsrError, match=f"no Ray cluster at {address}: .* `ray start --head`"):
         vsr.upscale(make_clip(), tmp_path / "out.mp4", cluster=address, **CHOSEN)
 
@@ -99,30 +99,30 @@ def test_an_address_without_a_cluster(make_clip: MakeClip, tmp_path: Path, addre
         ("auto", 0, (2, {"num_cpus": 4})),
     ],
 )
-def test_what_an_actor_gets(
+def test_an_actor_gets_a_gpu_or_the_cpus_of_a_node(
     device: str, gpus: int, expected: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": gpus / 2}}] * 2
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    assert Cluster(UpscaleOptions(cluster="auto", device=device))._shares() == expected
+    assert Cluster(UpscaleOptions(cluster="auto", device=device))._plan_actors() == expected
 
 
-def test_a_cluster_without_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_the_cluster_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
-    with pytest.raises(UsageError, match="the cluster has no device for --device cuda; --device auto takes"):
-        Cluster(UpscaleOptions(cluster="auto", device="cuda"))._shares()
+    with pytest.raises(UsageError, match="the cluster has no device for --device cuda; --device auto uses"):
+        Cluster(UpscaleOptions(cluster="auto", device="cuda"))._plan_actors()
 
 
 @pytest.mark.parametrize("other", [{"torch": "2.0.1"}, {"vsr": "0.1.0 (a different digest)"}, {"PyAV": None}])
 def test_a_node_of_another_version_is_refused_by_its_name(other: dict[str, str | None]) -> None:
     ours = cluster.versions_on("cpu")
-    theirs = {name: told for name, told in (ours | other).items() if told is not None}
+    theirs = {name: version for name, version in (ours | other).items() if version is not None}
     (name,) = other
     with pytest.raises(VsrError) as caught:
-        cluster._check(NodeInfo("n7", "a CPU", theirs, "", ()), ours, "")
+        cluster._check_node(NodeInfo("n7", "a CPU", theirs, "", ()), ours, "")
     said = f"the node n7 has {name} {theirs.get(name, 'none')}, and this machine {name} {ours[name]}: install the same"
     assert str(caught.value) == f"{said} there."
-    cluster._check(NodeInfo("n7", "a CPU", ours, "", ()), ours, "")
+    cluster._check_node(NodeInfo("n7", "a CPU", ours, "", ()), ours, "")
 
 
 @pytest.mark.parametrize(
@@ -138,21 +138,21 @@ def test_a_node_without_this_vsr_is_refused_by_its_address(said: str, monkeypatc
         raise ray.exceptions.RayError(said)
 
     monkeypatch.setattr(ray, "get", fail)
-    with pytest.raises(VsrError, match=rf"^the node 192\.0\.2\.2 has no vsr {vsr.__version__} as this machine has; "):
+    with pytest.raises(VsrError, match=rf"^the node 192\.0\.2\.2 lacks vsr {vsr.__version__}, which runs here; "):
         Cluster(UpscaleOptions(cluster="auto")).answer(None)
 
 
 def test_a_node_of_other_weights_is_refused_by_its_name() -> None:
-    with pytest.raises(VsrError, match=r"^the node n7 has other weights of that model: install the same vsr there\.$"):
-        cluster._check(NodeInfo("n7", "a CPU", {}, "theirs", ()), {}, "ours")
+    with pytest.raises(VsrError, match=r"^the node n7 has other weights for that model: install the same vsr there\.$"):
+        cluster._check_node(NodeInfo("n7", "a CPU", {}, "theirs", ()), {}, "ours")
 
 
-def test_builds_of_one_version_are_one_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builds_of_one_version_count_as_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.14.1+cu130")
     assert cluster.versions_on("cuda")["torch"] == "2.14.1"
 
 
-def test_devices_of_several_kinds_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_devices_of_several_kinds_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     joined = Cluster(UpscaleOptions(cluster="auto"))
     spec = EngineSpec("bicubic", 2, "cpu", "auto", "auto", None, 1)
     for kind in ("a GPU", "a GPU", "another GPU", "a GPU", "a third"):
@@ -162,8 +162,8 @@ def test_devices_of_several_kinds_are_said_once(caplog: pytest.LogCaptureFixture
     ]
 
 
-class Here:
-    """An actor's handle in this process: each call is done at once."""
+class LocalHandle:
+    """An actor's handle in this process: each call is executed at once."""
 
     def __init__(self, actor: SegmentActor) -> None:
         self._actor = actor
@@ -182,7 +182,7 @@ def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmentAc
     assert not list((tmp_path / "node").iterdir())
 
 
-def test_what_a_node_does_not_see_travels_in_pieces(
+def test_a_file_that_a_node_lacks_is_sent_in_chunks(
     actor: SegmentActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CHUNK_BYTES", 1000)
@@ -197,21 +197,21 @@ def test_what_a_node_does_not_see_travels_in_pieces(
     assert lacking == [str(tmp_path / "unseen"), str(tmp_path / "empty")]
     for path in map(Path, lacking):
         path.with_name(f"{path.name}-here").rename(path)
-    assert len([*cluster._pieces(Here(actor), lacking)]) == 5 + 1 + 2, "none of more than a thousand bytes"
+    assert len([*cluster._send_files(LocalHandle(actor), lacking)]) == 5 + 1 + 2, "none of more than a thousand bytes"
     assert actor.describe_node(files, ()).lacking == ()
     for path, content in contents.items():
-        assert actor._here(path).read_bytes() == content
-        assert (actor._here(path) == path) == (path.name == "seen")
-        assert actor._here(path).name == path.name, "a generator finds its partner by its name"
-    assert actor._here(Path(lacking[0])).parent == actor._here(Path(lacking[1])).parent
+        assert actor._local_path(path).read_bytes() == content
+        assert (actor._local_path(path) == path) == (path.name == "seen")
+        assert actor._local_path(path).name == path.name, "a generator finds its partner by its name"
+    assert actor._local_path(Path(lacking[0])).parent == actor._local_path(Path(lacking[1])).parent
 
-    # Another clip: of what has travelled for this one, nothing stays.
-    copy = actor._here(tmp_path / "unseen")
+    # Another clip: the files that were sent for this one are removed.
+    copy = actor._local_path(tmp_path / "unseen")
     actor.describe_node({}, ())
-    assert not copy.exists() and actor._here(tmp_path / "unseen") == tmp_path / "unseen"
+    assert not copy.exists() and actor._local_path(tmp_path / "unseen") == tmp_path / "unseen"
 
 
-def test_another_file_of_the_same_name_and_size_travels(actor: SegmentActor, tmp_path: Path) -> None:
+def test_a_different_file_of_the_same_name_and_size_is_sent(actor: SegmentActor, tmp_path: Path) -> None:
     path = tmp_path / "clip.avi"
     path.write_bytes(b"theirs")
     theirs = fingerprint(path)
@@ -233,31 +233,31 @@ def test_large_files_are_compared_from_end_to_end(tmp_path: Path) -> None:
     assert len(seen) == 3
 
 
-def test_a_copy_that_is_not_what_was_sent_is_refused(actor: SegmentActor, tmp_path: Path) -> None:
+def test_a_copy_that_differs_from_the_file_is_refused(actor: SegmentActor, tmp_path: Path) -> None:
     actor.describe_node({"/film.mp4": "of the driver"}, ())
     actor.receive("/film.mp4", b"damaged")
     with pytest.raises(VsrError, match=r"^/film\.mp4 was damaged on its way to the node .*; run again\.$"):
-        actor.received("/film.mp4", "the digest of what was sent")
+        actor.finish_receiving("/film.mp4", "the digest of what was sent")
 
 
-def test_a_copy_that_was_broken_off_begins_anew(actor: SegmentActor, tmp_path: Path) -> None:
+def test_an_interrupted_copy_starts_over(actor: SegmentActor, tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(b"all of it")
     files = {str(path): "of the driver"}
     actor.describe_node(files, ())
     actor.receive(str(path), b"all")
     actor.describe_node(files, ())
-    for _ in cluster._pieces(Here(actor), [str(path)]):
+    for _ in cluster._send_files(LocalHandle(actor), [str(path)]):
         pass
-    assert actor._here(path).read_bytes() == b"all of it"
+    assert actor._local_path(path).read_bytes() == b"all of it"
 
 
-def test_a_folder_does_not_travel(actor: SegmentActor, tmp_path: Path) -> None:
-    with pytest.raises(VsrError, match="does not see .*; put it on a filesystem that all share"):
-        next(cluster._pieces(Here(actor), [str(tmp_path)]))
+def test_a_folder_that_a_node_cannot_read_is_an_error(actor: SegmentActor, tmp_path: Path) -> None:
+    with pytest.raises(VsrError, match="cannot read .*; put it on a filesystem that all nodes share"):
+        next(cluster._send_files(LocalHandle(actor), [str(tmp_path)]))
 
 
-def test_what_killed_actors_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_of_killed_actors_are_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     alive, killed = cluster._NodeFolder(), cluster._NodeFolder()
     (killed.path / "film.mp4").write_bytes(b"large")
@@ -267,14 +267,14 @@ def test_what_killed_actors_left_is_removed_by_the_next(tmp_path: Path, monkeypa
     alive.remove()
 
 
-def test_own_weights_and_their_partner_travel_together(tmp_path: Path, tiny_weights: Path) -> None:
+def test_own_weights_and_their_partner_are_sent_together(tmp_path: Path, tiny_weights: Path) -> None:
     own, partner = tmp_path / "generator.safetensors", tmp_path / "pretrain.safetensors"
     for path in (own, partner):
         shutil.copy(tiny_weights, path)
-    spec = cluster._portable(EngineSpec(os.path.relpath(own), None, "auto", "auto", "auto", None, 0.5), "cuda")
+    spec = cluster._portable_spec(EngineSpec(os.path.relpath(own), None, "auto", "auto", "auto", None, 0.5), "cuda")
     assert (spec.model, spec.device) == (str(own), "cuda")
     assert cluster._own_weights(spec) == [str(own), str(partner)] and cluster._shipped_weights(spec) == ()
-    assert cluster._to_send(NodeInfo("n7", "a GPU", {}, "", ("/film.mp4", str(partner))), spec) == [
+    assert cluster._files_to_send(NodeInfo("n7", "a GPU", {}, "", ("/film.mp4", str(partner))), spec) == [
         "/film.mp4", str(own), str(partner),
     ]  # fmt: skip
     assert cluster._shipped_weights(EngineSpec("srgan-x4", None, "auto", "auto", "auto", None, 0.5)) == (

@@ -85,7 +85,7 @@ def test_two_inputs_of_one_name(clips: Path) -> None:
 
 def test_nothing_to_do(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no videos and no pictures; --recursive looks into its folders"):
+    with pytest.raises(InputError, match="holds no videos and no pictures; --recursive includes subfolders"):
         pair_inputs([tmp_path / "empty"], Path("out"))
     with pytest.raises(InputError, match="holds no videos and no pictures.$"):
         pair_inputs([tmp_path / "empty"], Path("out"), recursive=True)

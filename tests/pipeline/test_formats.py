@@ -277,7 +277,7 @@ def test_closed_captions_are_kept_or_it_is_said(
     assert len(set(captions)) == 12
     target = vsr.upscale(clip, tmp_path / "out.mkv", model="bicubic", scale=2, codec=codec).target
     assert captions_of(target) == (captions if kept else [])
-    said = "in.ts: closed captions inside of the video cannot be kept." in caplog.text
+    said = "in.ts: closed captions inside the video cannot be kept." in caplog.text
     assert said is not kept
 
 

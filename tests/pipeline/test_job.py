@@ -177,7 +177,7 @@ def test_requests_that_cannot_be(make_clip: MakeClip, tiny_weights: Path, tmp_pa
     with pytest.raises(UnknownModelError, match="there is no model 'nope'"):
         vsr.upscale(clip, tmp_path / "out.mp4", model="nope")
     with pytest.raises(
-        UsageError, match=r"would have to grow 4.5 times; .*tiny-x4.safetensors reaches 4. Take a smaller"
+        UsageError, match=r"would have to grow 4.5 times; .*tiny-x4.safetensors reaches 4. Choose a smaller"
     ):
         vsr.upscale(clip, tmp_path / "out.mp4", model=str(tiny_weights), scale=4.5)
     assert not (tmp_path / "out.mp4").exists()
@@ -246,7 +246,7 @@ def test_a_failed_assembly_keeps_what_was_computed(
     folder = tmp_path / "out.mp4.vsr-job"
     with monkeypatch.context() as context:
         context.setattr("vsr.pipeline.outputs.assemble", fails)
-        with pytest.raises(FFmpegError, match=f"no such luck. 8 frames are kept in {folder}; run again to go on"):
+        with pytest.raises(FFmpegError, match=f"no such luck. 8 frames are kept in {folder}; run again to resume"):
             vsr.upscale(make_clip(), tmp_path / "out.mp4", model="bicubic")
     assert not (tmp_path / "out.mp4").exists()
     assert vsr.upscale(tmp_path / "clip.mp4", tmp_path / "out.mp4", model="bicubic").resumed == 8

@@ -252,7 +252,7 @@ def test_the_same_settings_go_on(target: Path) -> None:
     (left / "assembly" / "video.mp4").write_bytes(b"half joined")
     before = {path: path.stat().st_mtime_ns for path in left.glob("0*/*")}
     with job_folder(target) as folder:
-        assert folder.earlier() == SETTINGS
+        assert folder.earlier_settings() == SETTINGS
         folder.adopt(manifest_of(dict(SETTINGS)))
         assert set(folder.finished) == {0, 2}
         assert folder.finished[0] == replace(DONE, files={"video.mp4": digest_of(left / "000000" / "video.mp4")})
@@ -265,10 +265,13 @@ def test_the_same_settings_go_on(target: Path) -> None:
     [
         ({"its options": "crf=20"}, "its options were crf=18 and are now crf=20. `vsr resume /film/out.mp4`, or"),
         ({"the size": "96x64"}, "the size was not set and is now 96x64. `vsr resume /film/out.mp4`, or"),
-        ({"the colours": "Colours(a)", "the model": "b"}, "begun otherwise: the model was a and is now b. `vsr resume"),
-        ({"the colours": "Colours(a)"}, "begun otherwise: the colours are not the same. `vsr resume"),
-        ({"the source": "4f"}, "begun otherwise: the source is not the same. With what it was begun with, the same"),
-        ({"the version of vsr": "3"}, "the version of vsr was not set and is now 3. With what it was begun with, the"),
+        (
+            {"the colours": "Colours(a)", "the model": "b"},
+            "begun with other settings: the model was a and is now b. `vsr resume",
+        ),
+        ({"the colours": "Colours(a)"}, "begun with other settings: the colours are not the same. `vsr resume"),
+        ({"the source": "4f"}, "begun with other settings: the source is not the same. Once that is restored, the"),
+        ({"the version of vsr": "3"}, "the version of vsr was not set and is now 3. Once that is restored, the"),
     ],
 )
 def test_other_settings_are_refused_and_said_to_differ(changed: dict[str, object], said: str, target: Path) -> None:
@@ -280,7 +283,7 @@ def test_other_settings_are_refused_and_said_to_differ(changed: dict[str, object
     ):
         folder.adopt(manifest_of(SETTINGS | changed))
     assert said in str(caught.value)
-    assert str(caught.value).endswith(f"goes on from the 6 frames in {left}; --no-resume begins anew.")
+    assert str(caught.value).endswith(f"resumes from the 6 frames in {left}; --no-resume starts over.")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with job_folder(target) as folder:
         folder.clear()
@@ -294,7 +297,7 @@ def test_nothing_differs_where_nothing_was_done(target: Path) -> None:
     (path / MANIFEST).write_bytes(manifest_of({"the model": "b"}).to_json())
     with job_folder(target) as folder:
         folder.adopt(manifest_of(SETTINGS))
-        assert folder.earlier() == SETTINGS
+        assert folder.earlier_settings() == SETTINGS
 
 
 def damage_of(manifest: bytes, kind: str) -> bytes:
@@ -381,7 +384,7 @@ def test_a_link_is_left_alone(target: Path) -> None:
     (treasure / MANIFEST).write_bytes(manifest_of(SETTINGS).to_json())
     job_folder_of(target).symlink_to(treasure)
     for look in (lambda: read_job(target), lambda: job_folder(target).__enter__()):
-        with pytest.raises(OutputError, match=r"is not a folder of vsr's; move it away"):
+        with pytest.raises(OutputError, match=r"is not a job folder of vsr; move it away"):
             look()
     assert listed(treasure) == {MANIFEST} and job_folder_of(target).is_symlink()
 
@@ -432,7 +435,7 @@ def test_names_as_long_as_they_may_be(tmp_path: Path) -> None:
 
 
 def test_a_job_waits_under_the_name_of_its_output(target: Path) -> None:
-    with pytest.raises(UsageError, match=r"nothing waits to be resumed for .*out\.mp4"):
+    with pytest.raises(UsageError, match=r"there is nothing to resume for .*out\.mp4"):
         resumable_job(target)
     leave_behind(target, 0)
     assert resumable_job(target).command == Command(("/film/in.mp4",), str(target))
@@ -447,7 +450,7 @@ def test_a_command_waits_in_its_folder(tmp_path: Path) -> None:
         folder.adopt(manifest_of(SETTINGS, "/film/another.mp4"))
         finish(folder, 0)
         raise Stop
-    with pytest.raises(UsageError, match=r"several jobs wait in .*out; resume them one by one: .*out\.mp4, .*another"):
+    with pytest.raises(UsageError, match=r"out has several jobs; resume them one by one: .*out\.mp4, .*another"):
         resumable_job(tmp_path / "out")
 
 
@@ -510,7 +513,7 @@ def test_where_no_folder_can_be(target: Path) -> None:
     with pytest.raises(OutputError, match=r"cannot write to the folder .*nowhere: No such file or directory\.$"):
         job_folder(target.parent / "nowhere" / "out.mp4").__enter__()
     job_folder_of(target).write_bytes(b"")
-    with pytest.raises(OutputError, match=r"is not a folder of vsr's"):
+    with pytest.raises(OutputError, match=r"is not a job folder of vsr"):
         job_folder(target).__enter__()
 
 

@@ -64,7 +64,7 @@ def test_an_avi_of_ours_is_not_damaged(make_clip: MakeClip, tmp_path: Path) -> N
 def test_irregular_times_in_avi(make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clip = make_clip(pts=[0, 40, 120, 130, 300], time_base=Fraction(1, 1000))
     target = vsr.upscale(clip, tmp_path / "out.avi", model="identity").target
-    assert "an AVI has one frame rate; frames at other times come at the next tick." in caplog.text
+    assert "an AVI has one frame rate; other timestamps move to the next tick." in caplog.text
     video = probe(target).video
     times = [float(frame.pts * video.time_base) for frame in read_frames(target, video)]
     assert times == pytest.approx([0, 0.04, 0.12, 0.13, 0.3], abs=2 / float(video.average_rate or 1))
@@ -276,7 +276,7 @@ def test_an_output_that_appears_in_the_meantime_costs_nothing(make_clip: MakeCli
 
 def test_pictures_that_appear_in_the_meantime_are_not_replaced(make_clip: MakeClip, tmp_path: Path) -> None:
     third = tmp_path / "f3.png"
-    with pytest.raises(OutputError, match=r"f3\.png exists by now; --overwrite replaces it\. 8 frames are kept"):
+    with pytest.raises(OutputError, match=r"f3\.png exists now; --overwrite replaces it\. 8 frames are kept"):
         vsr.upscale(make_clip(), tmp_path / "f%d.png", model="identity", progress=lambda _: third.touch())
     assert [path.name for path in tmp_path.glob("*.png")] == ["f3.png"]
     assert third.stat().st_size == 0
@@ -288,7 +288,7 @@ def test_pictures_that_appear_in_the_meantime_are_not_replaced(make_clip: MakeCl
 def test_a_header_that_counts_too_few_frames(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vsr.pipeline.outputs._one_frame", lambda clip: True)
+    monkeypatch.setattr("vsr.pipeline.outputs._has_one_frame", lambda clip: True)
     with pytest.raises(UsageError, match=r"one\.png is one picture, and there are more frames; name a pattern"):
         vsr.upscale(make_clip(), tmp_path / "one.png", model="identity")
     assert not (tmp_path / "one.png").exists()

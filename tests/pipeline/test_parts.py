@@ -128,7 +128,7 @@ def test_a_part_where_sound_has_not_begun(offset_clip: Callable[..., Path], tmp_
 
 def test_no_frame_in_the_part(offset_clip: Callable[..., Path], tmp_path: Path) -> None:
     clip = offset_clip(".mp4", "0")
-    with pytest.raises(InputError, match=r"in\.mp4 has no frame in the part that was asked for\.$"):
+    with pytest.raises(InputError, match=r"in\.mp4 has no frame in the requested part\.$"):
         vsr.upscale(clip, tmp_path / "out.mp4", model="identity", start=Fraction(100))
     assert not (tmp_path / "out.mp4").exists()
 

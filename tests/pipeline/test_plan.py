@@ -131,7 +131,7 @@ def test_what_is_resized_is_not_padded() -> None:
 def test_sizes_that_cannot_be_reached() -> None:
     clip = ClipInfo(Path("a.mp4"), PLAIN, ())
     with pytest.raises(
-        UsageError, match=r"^a\.mp4 would have to grow 4\.5 times; tiny reaches 4\. Take a smaller size"
+        UsageError, match=r"^a\.mp4 would have to grow 4\.5 times; tiny reaches 4\. Choose a smaller size"
     ):
         plan_video(clip, CODECS["h264"], UpscaleOptions(model="tiny", height=810), 4)
     with pytest.raises(UsageError, match=r"^a\.mp4 would become 62x36; libx265 needs 64 columns\.$"):
@@ -181,7 +181,7 @@ def test_colour(pix_fmt: str, tags: ColourTags, codec: str, written: ColourTags,
         ("yuv420p", "h264", ("DYNAMIC_HDR_PLUS",), ["a.mp4: HDR10+ metadata cannot be kept."]),
         ("yuv420p", "h264", ("ICC_PROFILE",), ["a.mp4: the colour profile (ICC) cannot be kept."]),
         ("yuv420p", "h264", ("PANSCAN",), ["a.mp4: pan and scan windows cannot be kept."]),
-        ("yuv420p", "h264", ("S12M_TIMECODE",), ["a.mp4: the time code inside of the video cannot be kept."]),
+        ("yuv420p", "h264", ("S12M_TIMECODE",), ["a.mp4: the time code inside the video cannot be kept."]),
         ("yuv420p", "h264", ("SEI_UNREGISTERED", "MOTION_VECTORS"), []),
         ("yuv420p", "h264", (), []),
     ],

@@ -100,7 +100,7 @@ def test_one_pair_of_workers_for_several_clips(
             ("vsr.media.reader", "WARNING", f"{twice}: 1 frames had no usable timestamp and got the next free one.")
         ]
 
-        # A worker that dies is replaced, and what it was at is done again.
+        # A worker that dies is replaced, and its segments are computed again.
         caplog.clear()
         counts: list[int] = []
         kill = kill_one_when(lambda: True, executor)
@@ -110,15 +110,15 @@ def test_one_pair_of_workers_for_several_clips(
             kill(at)
 
         with caplog.at_level(logging.WARNING):
-            bereft = upscale_clip(clip, tmp_path / "bereft.mp4", options, progress, executor)
+            recovered = upscale_clip(clip, tmp_path / "recovered.mp4", options, progress, executor)
         messages = [record.getMessage() for record in caplog.records]
         assert len(messages) == 1
-        assert messages[0].startswith("a worker ended with signal 9; segments that are done again: ")
+        assert messages[0].startswith("a worker ended with signal 9; segments to compute again: ")
         assert counts[-1] == max(counts) == 120, "frames that were lost do not count"
-        assert bereft.target.read_bytes() == alone.target.read_bytes()
+        assert recovered.target.read_bytes() == alone.target.read_bytes()
         assert len({process.pid for process in multiprocessing.active_children()} & workers) == 1
 
-        # An error is raised here as what it is, and ends them; the next clip gets others.
+        # An error is raised here with its type, and ends the workers; the next clip gets others.
         pictures = tmp_path / "pictures"
         pictures.mkdir()
         for number, size in enumerate([(48, 32), (64, 48)]):
@@ -149,8 +149,10 @@ def test_a_segment_that_ends_every_worker_ends_the_job(
     assert content(target) == content(vsr.upscale(clip, tmp_path / "alone.mp4", **ASKED).target)
 
 
-def test_a_disk_that_fails_a_worker(make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its decoder has asked for a third segment and hears nothing before the first is written, which never happens."""
+def test_a_workers_write_error_ends_the_job(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its decoder waits for a third segment until the first is written, which never happens."""
     target, options, hung = tmp_path / "out.mp4", UpscaleOptions(**ASKED, jobs=1), threading.Event()
 
     monkeypatch.setattr(scheduler, "MAX_ATTEMPTS", 1)  # so that one that hangs ends the job when it is killed
@@ -178,10 +180,10 @@ def test_a_disk_that_fails_a_worker(make_clip: MakeClip, tmp_path: Path, monkeyp
     assert not hung.is_set()
 
 
-def test_workers_that_cannot_even_begin(
+def test_workers_that_die_at_their_start_end_the_job(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As where the system kills each of them at once."""
+    """As if the system killed each of them at once."""
     starts, start = [], processes._Worker.start
 
     def counted(self: object) -> None:
@@ -191,7 +193,7 @@ def test_workers_that_cannot_even_begin(
         start(self)  # type: ignore[arg-type]
 
     monkeypatch.setattr(processes._Worker, "start", counted)
-    monkeypatch.setattr(processes, "_serve", os._exit)  # which takes no such arguments
+    monkeypatch.setattr(processes, "_serve", os._exit)  # fails, since it accepts other arguments
     with pytest.raises(VsrError, match="workers ended with code 1, 3 times"):
         vsr.upscale(make_clip(**LONG), tmp_path / "out.mp4", jobs=2, **ASKED)
 
@@ -209,7 +211,7 @@ print("done", __name__)
 
 @pytest.mark.parametrize("how", ["a file", "standard input"])
 def test_a_script_without_a_guard_runs_once(how: str, make_clip: MakeClip, tmp_path: Path) -> None:
-    """What multiprocessing starts would run it again, and die of it."""
+    """A process of multiprocessing would run it again, and fail."""
     make_clip("in.mp4", **LONG)
     (tmp_path / "script.py").write_text(UNGUARDED)
     ended = subprocess.run(
@@ -220,27 +222,27 @@ def test_a_script_without_a_guard_runs_once(how: str, make_clip: MakeClip, tmp_p
     assert len(content(tmp_path / "out.mp4")) == 120
 
 
-class Told:
-    """A report, and a worker's connection."""
+class StubListener:
+    """A listener that notes tile sizes, with a worker's message."""
 
-    def __init__(self, *words: object) -> None:
-        self.words, self.tiles = list(words), list[int]()
+    def __init__(self, *message: object) -> None:
+        self.message, self.tiles = list(message), list[int]()
 
     def smaller_tile(self, tile_size: int) -> None:
         self.tiles.append(tile_size)
 
 
-def test_a_worker_whose_memory_runs_out_says_to_which_tile(make_clip: MakeClip, tmp_path: Path) -> None:
-    clip, told = make_clip(), Told("tile", [24])
+def test_a_worker_whose_memory_runs_out_reports_its_smaller_tile(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip, listener = make_clip(), StubListener("tile", [24])
     options = UpscaleOptions(**ASKED)
     opened = open_source(clip, options)
     job = plan_clip(opened, output_for(opened, tmp_path / "out.mp4", options), options, {}).job
-    work = Work(Processes(options), job, [], told)  # type: ignore[arg-type]
-    processes.pass_on(processes._Worker("cpu", 1), *told.words, work)
-    assert told.tiles == [24] and work._job.engine.tile_size == 24
+    work = Work(Processes(options), job, [], listener)  # type: ignore[arg-type]
+    processes.handle_message(processes._Worker("cpu", 1), *listener.message, work)
+    assert listener.tiles == [24] and work._job.engine.tile_size == 24
 
 
-def test_devices_of_several_kinds_are_said_once(
+def test_devices_of_several_kinds_are_warned_of_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(processes, "choose_device", lambda name: name)

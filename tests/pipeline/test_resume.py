@@ -173,7 +173,7 @@ def test_what_changes_a_pixel_is_refused(change: str, make_clip: MakeClip, tmp_p
         vsr.upscale(clip, target, **{**ASKED, **options})
     message = str(caught.value)
     assert re.search(said, message), message
-    assert f"`vsr resume {target}`" in message and "--no-resume begins anew" in message
+    assert f"`vsr resume {target}`" in message and "--no-resume starts over" in message
     assert not re.search(r"\w\(|None|Fraction|\{", message), "no repr of Python's"
     assert state(target) == before
     summary = vsr.upscale(clip, target, resume=False, **{**ASKED, **options})
@@ -190,7 +190,7 @@ def test_another_version_is_refused(
     before = state(target)
     monkeypatch.setattr(module, "99.1")
     with pytest.raises(
-        OutputError, match=r"the version of \w+ was \S+ and is now 99\.1\. With what it was begun with,"
+        OutputError, match=r"the version of \w+ was \S+ and is now 99\.1\. Once that is restored,"
     ):
         vsr.upscale(clip, target, **ASKED)
     assert state(target) == before
@@ -225,7 +225,7 @@ def test_another_source_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
     interrupt(clip, target)
     make_clip(**LONG, options={"crf": "35"})
-    with pytest.raises(OutputError, match="begun otherwise: the source is not the same. With what it was begun with"):
+    with pytest.raises(OutputError, match="with other settings: the source is not the same. Once that is restored"):
         vsr.upscale(clip, target, **ASKED)
     summary = vsr.upscale(clip, target, resume=False, **ASKED)
     assert summary.resumed == 0
@@ -289,7 +289,7 @@ def test_another_kind_of_device_goes_on_and_says_so(
             interrupt(clip, target, number + 1)
         else:
             assert vsr.upscale(clip, target, **ASKED).resumed
-        said = f"{target}: begun on an old GPU, goes on on a new GPU: where they meet, pixels may differ by a code"
+        said = f"{target}: begun on an old GPU, continued on a new GPU: where they meet, pixels may differ by a code"
         said += " value."
         assert [record.getMessage() for record in caplog.records] == ([said] if kind == "a new GPU" else [])
 
@@ -330,7 +330,7 @@ def test_a_tile_that_was_halved_is_kept(
 def test_another_tile_is_another_job_whatever_it_was_halved_to(make_clip: MakeClip, tmp_path: Path) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
     interrupt(clip, target, 1, tile_size=48)
-    with pytest.raises(OutputError, match=r"begun otherwise: the tile size was 0 and is now 24\. `vsr resume"):
+    with pytest.raises(OutputError, match=r"with other settings: the tile size was 0 and is now 24\. `vsr resume"):
         vsr.upscale(clip, target, tile_size=24, **ASKED)
 
 
@@ -411,7 +411,7 @@ def test_a_failed_assembly_costs_only_the_assembly(
         with pytest.raises(FFmpegError) as caught:
             vsr.upscale(clip, target, **ASKED)
     assert str(caught.value) == (
-        f"ffmpeg failed with code 1: no such luck. 48 frames are kept in {folder}; run again to go on."
+        f"ffmpeg failed with code 1: no such luck. 48 frames are kept in {folder}; run again to resume."
     )
     assert len(segments_in(target)) == 5 and not list(folder.glob("video*"))
     computed.clear()
@@ -433,7 +433,7 @@ def test_an_error_says_what_is_kept(make_clip: MakeClip, tmp_path: Path) -> None
 
     with pytest.raises(
         OutputError,
-        match=r"^the cat is on the keyboard\. 9 frames are kept in .*\.vsr-job; run again to go on\.$",
+        match=r"^the cat is on the keyboard\. 9 frames are kept in .*\.vsr-job; run again to resume\.$",
     ):
         vsr.upscale(clip, target, progress=progress, **ASKED)
     assert vsr.upscale(clip, target, **ASKED).resumed == 9
@@ -528,7 +528,7 @@ def test_a_picture_that_another_put_there_is_not_replaced(
         there = tmp_path / f"{number:02}.png"
         there.write_bytes(b"precious")
         with pytest.raises(
-            OutputError, match=rf"{there.name} exists by now; --overwrite replaces it\. 48 frames are kept"
+            OutputError, match=rf"{there.name} exists now; --overwrite replaces it\. 48 frames are kept"
         ):
             vsr.upscale(clip, target, model="identity")
         assert there.read_bytes() == b"precious"
@@ -559,7 +559,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], AbstractCon
 
         with monkeypatch.context() as context:
             context.setattr(JobFolder, method, killed)
-            context.setattr(JobFolder, "leave", lambda self: None)
+            context.setattr(JobFolder, "keep_finished", lambda self: None)
             with pytest.raises(Killed):
                 yield
 
@@ -597,7 +597,7 @@ def test_what_another_put_in_the_place_of_a_published_output_is_refused(
         there = tmp_path / (name if name == "out.mp4" else "07.png")
         there.unlink()
         there.write_bytes(b"precious")
-        with pytest.raises(OutputError, match=r"exists (already|by now); --overwrite replaces it"):
+        with pytest.raises(OutputError, match=r"exists (already|now); --overwrite replaces it"):
             vsr.upscale(clip, target, model="identity")
         assert there.read_bytes() == b"precious"
         vsr.upscale(clip, target, model="identity", overwrite=True, resume=False)
@@ -638,7 +638,7 @@ def test_a_damaged_segment_alone_is_computed_again(
     summary = vsr.upscale(clip, target, **ASKED)
     assert summary.resumed == 9 * (len(left) - 1) and sum(computed) == 48 - summary.resumed
     (message,) = caplog.messages
-    assert f"{left[0]} is damaged: {video.name} is " in message and "Its 9 frames are computed again." in message
+    assert f"{left[0]} is damaged: {video.name} has changed. Its 9 frames are computed again." in message
     assert content(target) == content(vsr.upscale(clip, tmp_path / "whole.mp4", **ASKED).target)
 
 
@@ -664,8 +664,8 @@ def test_a_source_that_changes_ends_the_job(how: str, make_clip: MakeClip, tmp_p
     with pytest.raises(InputError) as caught:
         vsr.upscale(clip, target, progress=progress, **ASKED)
     assert str(caught.value) == (
-        f"{clip} was changed while it was being upscaled, and the output would mix both: put the old one back to go on "
-        "from what is finished, or begin anew with --no-resume."
+        f"{clip} was changed while it was being upscaled, and the output would mix both: "
+        "restore the old one to resume, or start over with --no-resume."
     )
     assert segments_in(target) == ["000000"] and not target.exists()
     shutil.copy2(copy, clip)

@@ -1,4 +1,4 @@
-"""A batch of LR frames -> SR frames. Knows no files but weights files."""
+"""Upscale batches of LR frames. The only files that it reads are weights files."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -11,4 +11,4 @@ if TYPE_CHECKING:
     DeviceName = str | torch.device
 else:
     DeviceName = str
-"""The type of options that name a device: what they are given is turned into text, so that they import no torch."""
+"""The type of options that name a device; they convert it to text, so that they need not import torch."""

@@ -1,4 +1,4 @@
-"""Which device to compute on, how much memory it has, and what a piece of work costs there."""
+"""Devices: choose one, find its kind and its free memory, and measure the time and memory of work on it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ FEATURES = (
     "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",  # x86
     "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2",  # Arm
 )  # fmt: skip
-"""Of processors: those that decide in which order, and how exactly, products are summed up."""
+"""Features of processors that affect the order and the precision in which products are summed."""
 
 NO_LIMIT = 1 << 62
-"""Bytes. Version 1 says 2**63 rounded down to pages where there is no limit."""
+"""Bytes. Without a limit, version 1 reports 2**63 rounded down to pages."""
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """Find a device of torch's; ``auto`` is CUDA where there is one, then MPS, then the CPU.
+    """Return the torch device of a name; ``auto`` is CUDA if available, then MPS, then the CPU.
 
     Args:
-        device: its name, or what torch calls a device.
+        device: a name or a device.
 
     Raises:
         UsageError: the machine has no such device.
@@ -53,17 +53,17 @@ def choose_device(device: str | torch.device) -> torch.device:
         return torch.device(next(kind for kind in count if count[kind]))
     kind, colon, number = name.partition(":")
     if kind not in count or (colon and not (number.isascii() and number.isdigit())):
-        raise UsageError(f"no device is called {name!r}: take auto, cpu, cuda, cuda:N or mps.")
+        raise UsageError(f"no device is called {name!r}: use auto, cpu, cuda, cuda:N or mps.")
     if int(number or 0) >= count[kind]:
-        raise UsageError(f"torch sees no device {name!r} on this machine; --device auto takes what is there.")
+        raise UsageError(f"torch sees no device {name!r} on this machine; --device auto uses what is available.")
     return torch.device(kind, int(number)) if colon else torch.device(kind)
 
 
 def kind_of(device: torch.device) -> str:
-    """Name the kind of a device: those of one kind compute the same bits.
+    """Return the kind of a device; devices of one kind compute the same bits.
 
     Returns:
-        the GPU's model, or what a CPU has of ``FEATURES``.
+        the GPU's model, or the ``FEATURES`` that a CPU has.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -83,13 +83,13 @@ def _features_of_processor() -> set[str]:
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Tell whether a CUDA device computes in bf16 itself; older ones emulate it, slower than float32."""
+    """Whether a CUDA device computes in bf16 natively; older ones emulate it, slower than float32."""
     with torch.cuda.device(device):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be allocated on a device."""
+    """Return the bytes that can be allocated on a device."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -99,30 +99,31 @@ def free_memory(device: torch.device) -> int:
 
 
 def available_memory() -> int:
-    """Bytes of main memory to be had without swapping; where the system does not tell, half of all, or 4 GiB.
+    """Return the bytes of main memory that are available without swapping.
 
-    Inside a container it is what the container may still take. Files that the system keeps in memory count as free.
+    Inside a container, its limit counts. Files that the system keeps in memory count as free. If the system does not
+    report it, half of the memory, or 4 GiB.
     """
     return int(min(_system_memory(), _container_memory()))
 
 
 def _container_memory(membership: Path = MEMBERSHIP, root: Path = GROUPS) -> float:
-    """What the control groups of this process leave of their memory: the least of them all; infinite without a limit.
+    """Return the least free memory among the control groups of this process, in bytes; infinite without a limit.
 
     Args:
         membership: the file that names the groups of this process, as in cgroups(7).
         root: where the groups are mounted.
     """
     folders = _groups(membership, root)
-    return min((_left_in(folder, files) for folder, files in folders), default=math.inf)
+    return min((_free_in_group(folder, files) for folder, files in folders), default=math.inf)
 
 
 class _GroupFiles(NamedTuple):
-    """How a version of control groups calls what it tells of memory."""
+    """Names of the files about memory, in a version of control groups."""
 
     limit: str
     used: str
-    cache: str  # of memory.stat: read from files and not lately used, given up before memory runs out
+    cache: str  # entry of memory.stat: file cache not recently used, which is freed before memory runs out
 
 
 _VERSION_1 = _GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -130,9 +131,9 @@ _VERSION_2 = _GroupFiles("memory.max", "memory.current", "inactive_file")
 
 
 def _groups(membership: Path, root: Path) -> Iterator[tuple[Path, _GroupFiles]]:
-    """The folders of this process's groups that count memory, each with those that it lies in.
+    """Yield the folders of this process's groups that limit memory, and of the groups that contain them.
 
-    Where a container sees its own group as the root, the path that it is told may lead nowhere: the root is taken.
+    If a container sees its own group as the root, the path of its group may not exist: the root is used.
     """
     try:
         entries = [line.split(":", 2) for line in membership.read_text(errors="surrogateescape").splitlines()]
@@ -146,7 +147,7 @@ def _groups(membership: Path, root: Path) -> Iterator[tuple[Path, _GroupFiles]]:
             yield top.joinpath(*parts[:depth]), files
 
 
-def _left_in(group: Path, files: _GroupFiles) -> float:
+def _free_in_group(group: Path, files: _GroupFiles) -> float:
     try:
         limit, used = (int((group / name).read_text()) for name in (files.limit, files.used))
     except (OSError, ValueError):  # no such file, or "max"
@@ -162,7 +163,7 @@ def _left_in(group: Path, files: _GroupFiles) -> float:
 
 
 def free_swap() -> int:
-    """Bytes that the system can move out of main memory; 0 where it does not tell."""
+    """Return the bytes of free swap space; 0 if the system does not report it."""
     try:
         return _meminfo("SwapFree")
     except (OSError, KeyError, ValueError):
@@ -194,12 +195,12 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one call.
+    """The cost of one call.
 
     Attributes:
-        seconds: by the wall clock.
-        memory_bytes: the most that the call held beyond what was there before it, see :func:`memory_measure`; None
-            where the system does not tell.
+        seconds: wall time.
+        memory_bytes: peak memory less the memory before the call, see :func:`memory_measure`; None if the system does
+            not report it.
     """
 
     seconds: float
@@ -207,7 +208,7 @@ class Cost:
 
 
 def memory_measure(device: torch.device) -> str:
-    """What is measured as memory on a device, in words."""
+    """Describe what is measured as memory on a device."""
     if device.type == "cuda":
         return "growth of torch.cuda.max_memory_allocated while one picture is upscaled, weights not counted"
     if device.type == "cpu":
@@ -216,7 +217,7 @@ def memory_measure(device: torch.device) -> str:
 
 
 def measure_cost(work: Callable[[], Result], device: torch.device) -> tuple[Result, Cost]:
-    """Do a piece of work that ends on the CPU, so that nothing of it is left in a queue of the device."""
+    """Call ``work`` and measure it. It must return after the device has finished, with a result on the CPU, say."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -233,12 +234,12 @@ def measure_cost(work: Callable[[], Result], device: torch.device) -> tuple[Resu
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Of one call, by the wall clock."""
+    """Return the wall time of one call."""
     return _timed(work)[1]
 
 
 def operations_per_pixel(network: nn.Module) -> float:
-    """Floating-point operations for an LR pixel: two for each multiply-add of each convolution.
+    """Return the floating-point operations per LR pixel: two for each multiply-add of each convolution.
 
     Args:
         network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), or a recurrent one, on the CPU.
@@ -266,8 +267,8 @@ def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
 
 
 def _reset_peak() -> int | None:
-    """Start a new high-water mark of the resident memory, and say where it stands; None where that cannot be done."""
-    # What was freed but is kept for later would hide what the next call takes.
+    """Reset the peak of the resident memory, and return its current size; None if that is not possible."""
+    # Freed memory that the allocator keeps would hide what the next call allocates.
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:

@@ -1,9 +1,11 @@
-"""The engine: a network on a device, batches and tiles that fit into its memory, a clip's frames in their order.
+"""The engine: run a network on a device, in batches and tiles that fit into its memory.
 
-The result of a network near the edge of a tile is spoilt by the padding there. Neighbouring tiles therefore share
-``overlap`` pixels: the outer quarter of the share, nearest to each tile's edge, is thrown away, and the middle half is
-blended linearly. All tiles of a frame have one size, and the grid depends on the frame's size alone, so that it does
-not flicker from frame to frame.
+``Engine`` upscales batches, ``load_model`` builds one, ``FrameSequence`` upscales the frames of a clip in order, and
+``upscale_tiled`` and ``step_tiled`` work in tiles.
+
+Padding affects the result near the edge of a tile. Neighbouring tiles therefore share ``overlap`` pixels: the outer
+quarter of the overlap, nearest to each tile's edge, is discarded, and the middle half is blended linearly. All tiles of
+a frame have one size, and the grid depends only on the frame's size, so that it does not flicker from frame to frame.
 """
 
 from __future__ import annotations
@@ -43,35 +45,35 @@ OVERLAP = 16
 more than one code value from the untiled one."""
 
 MIN_TILE_STEP = 16
-"""LR pixels that a tile must add to its overlap at least; smaller ones compute little but overlap."""
+"""LR pixels that a tile must add to its overlap at least; smaller tiles would consist mostly of overlap."""
 
 MEMORY_SHARE = 0.5
-"""Of the free memory, what a batch of tiles may take. The rest is for frames on their way."""
+"""Fraction of the free memory that a batch of tiles may use. The rest is for frames in flight."""
 
 MAX_CPU_MEMORY = 2 << 30
-"""Bytes that a batch of tiles may take on the CPU, so that a large frame leaves a small machine its memory: in float32
-the paper's generator finds room for 496 x 496 pixels."""
+"""Bytes that a batch of tiles may use on the CPU, so that a large frame does not fill the memory of a small machine: in
+float32 they are enough for 496 x 496 pixels with the paper's generator."""
 
 OPERATIONS_A_SECOND = {"cpu": 2e11, "mps": 2e12, "cuda": 2e13}
-"""Of a device of each type, about."""
+"""Approximate speed of a device of each type."""
 
 
 class Engine:
     """A super-resolution network, ready to run.
 
     Args:
-        network: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W), or a recurrent one, which takes and gives a
-            state as well. Changed in place: it is rewritten for inference, weights are moved and converted.
+        network: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W), or a recurrent one, which accepts and returns a
+            state too. Changed in place: it is rewritten for inference, weights are moved and converted.
         device: ``auto`` (CUDA, then MPS, then CPU), or a device of torch's or its name.
         runtime: ``torch``, ``inductor``, ``openvino``, or ``auto``: OpenVINO on the CPU where it can, torch elsewhere.
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
         overlap: LR pixels that neighbouring tiles share.
-        calibration: what int8 needs.
+        calibration: needed for int8.
         sharing: how many engines, this one among them, share the device's memory.
 
     Raises:
-        UsageError: a device or a tile size that cannot be, or a precision that they do not have together.
+        UsageError: an unknown device, a tile size that is too small, or a precision that device and runtime lack.
     """
 
     def __init__(
@@ -89,17 +91,17 @@ class Engine:
         if tile_size and tile_size <= overlap:
             raise UsageError(f"tiles share {overlap} pixels, so a tile of {tile_size} is too small.")
         self.device = choose_device(device)
-        described = cast(Network, network)
-        self.scale: float = described.scale
+        description = cast(Network, network)
+        self.scale: float = description.scale
         self.overlap = overlap
         self._least_tile = overlap + MIN_TILE_STEP
         self._tile_size = tile_size
         self._sharing = sharing
-        self._clips = described.wants_unit_range
+        self._clips = description.wants_unit_range
         self.recurrent = network if isinstance(network, RecurrentGenerator) else None
-        """The network, where a frame's result depends on a state; then ``step`` is what runs it."""
+        """The network, if it is recurrent; ``step`` runs it."""
         self.has_weights = has_weights(network)
-        """Whether there is something learnt to compute."""
+        """Whether the network has parameters."""
         self._tiles: dict[tuple[int, int], int] = {}  # by height and width: the tile ...
         self._counts: dict[tuple[int, int], int] = {}  # ... and the largest batch that it was chosen for
         simplify(network.eval().requires_grad_(False))
@@ -112,15 +114,15 @@ class Engine:
         self.reset()
         self._digest = f"{weights} {calibration}" if self.precision == "int8" else weights
         self._exact: Engine | None = None
-        self._floats_per_pixel = described.peak_floats_per_pixel
+        self._floats_per_pixel = description.peak_floats_per_pixel
         self.overflowed = 0
-        """Frames that half precision could not hold, and that were done again in float32."""
+        """Number of frames that overflowed in half precision, and were computed again in float32."""
         self.on_smaller_tile: Callable[[int], None] = lambda tile_size: None
-        """Called where memory ran out, with the tile that it goes on with, in LR pixels."""
+        """Called if memory runs out, with the new tile size in LR pixels."""
 
     @property
     def runtime(self) -> str:
-        """What runs the network: ``torch``, ``inductor`` or ``openvino``."""
+        """The runtime's name: ``torch``, ``inductor`` or ``openvino``."""
         return self._runtime.name
 
     @property
@@ -130,18 +132,18 @@ class Engine:
 
     @property
     def kind(self) -> str:
-        """Of the device, as ``device.kind_of`` names it."""
+        """The kind of the device, as ``device.kind_of`` names it."""
         return kind_of(self.device)
 
     @property
     def version(self) -> str:
-        """The runtime's name and version, in words."""
+        """The runtime's name and version, as text."""
         return self._runtime.version
 
     @torch.inference_mode()
     def __call__(self, lr: Tensor) -> Tensor:
-        """Upscale a batch; on out-of-memory the tile is halved and the same batch done again, by kernels that are not
-        recorded if they were.
+        """Upscale a batch. If memory runs out, it is computed again without recorded kernels, then with half the tile
+        size.
 
         Args:
             lr: (N, 3, H, W) float RGB, nominally in [0, 1], on the engine's device.
@@ -161,8 +163,9 @@ class Engine:
 
     @torch.inference_mode()
     def run(self, lr: Tensor) -> Tensor:
-        """As a call, but that what half precision cannot hold is left as it came out. On CUDA it returns before
-        the device is done, unless frames are tiled. A recurrent network takes each frame for the first of a clip."""
+        """Upscale a batch as a call does, but keep values that overflowed in half precision. On CUDA it returns before
+        the device has finished, unless frames are tiled. A recurrent network treats each frame as the first of a clip.
+        """
         if self.recurrent is not None:
             return self.step(lr, self.recurrent.initial_state(lr))[0]
         runtime, scale, overlap = self._runtime, int(self.scale), self.overlap
@@ -171,15 +174,15 @@ class Engine:
         def tiled(tile_size: int) -> Tensor:
             return upscale_tiled(runtime, lr, scale=scale, tile_size=tile_size, overlap=overlap)
 
-        return self._fitting(lr, lambda: runtime(lr), tiled)
+        return self._run_fitting(lr, lambda: runtime(lr), tiled)
 
     @torch.inference_mode()
     def step(self, lr: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Run a step of a recurrent network; what half precision cannot hold is left as it came out.
+        """Run a step of a recurrent network; values that overflowed in half precision are kept.
 
         Args:
             lr: (N, 3, H, W) float RGB, nominally in [0, 1], on the engine's device.
-            state: (N, S, H, W) float32: the network's ``initial_state``, or what the step before has given.
+            state: (N, S, H, W) float32: the network's ``initial_state``, or the state from the step before.
 
         Returns:
             (N, 3, scale*H, scale*W) float32, not clipped, and the next state.
@@ -193,13 +196,13 @@ class Engine:
         def tiled(tile_size: int) -> tuple[Tensor, Tensor]:
             return step_tiled(runtime.step, lr, state, scale=scale, tile_size=tile_size, overlap=overlap)
 
-        return self._fitting(lr, lambda: runtime.step(lr, state), tiled)
+        return self._run_fitting(lr, lambda: runtime.step(lr, state), tiled)
 
     def _in_range(self, lr: Tensor) -> Tensor:
         return lr.clamp(0, 1) if self._clips else lr
 
-    def _fitting(self, lr: Tensor, whole: Callable[[], Result], tiled: Callable[[int], Result]) -> Result:
-        """Compute a batch whole, or in tiles where that is all that fits into memory."""
+    def _run_fitting(self, lr: Tensor, whole: Callable[[], Result], tiled: Callable[[int], Result]) -> Result:
+        """Compute a batch whole, or in tiles if it does not fit into memory."""
         count, _, height, width = lr.shape
         while True:
             tile_size = self.tile_for(count, height, width)
@@ -208,31 +211,31 @@ class Engine:
             except (RuntimeError, MemoryError) as exc:
                 if not is_out_of_memory(exc):
                     raise
-                failure = exc.with_traceback(None)  # which holds the activations
+                failure = exc.with_traceback(None)  # the traceback holds the activations
             if not self._runtime.release():
                 self._shrink_tile(min(tile_size, max(height, width)), height, width, failure)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def finite(self, sr: Tensor) -> Tensor:
-        """(N,) bool on the device: of which frames ``run`` could hold all values."""
+        """Return (N,) bool on the device: whether all values of a frame are finite; without half precision True."""
         if self.precision not in ("fp16", "bf16"):
             return torch.ones(len(sr), dtype=torch.bool, device=sr.device)
         return torch.isfinite(sr).flatten(1).all(1)
 
     @torch.inference_mode()
     def run_exactly(self, lr: Tensor) -> Tensor:
-        """As a call, in float32; for what half precision could not hold, which is counted here."""
+        """Upscale in float32 frames that overflowed in half precision, and count them."""
         return self._in_float32(len(lr)).run(lr)
 
     @torch.inference_mode()
     def step_exactly(self, lr: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``step``, in float32; for what half precision could not hold, which is counted here."""
+        """Run ``step`` in float32 for frames that overflowed in half precision, and count them."""
         return self._in_float32(len(lr)).step(lr, state)
 
     def _in_float32(self, frames: int) -> Engine:
         if self._exact is None:
-            logger.warning("half precision cannot hold all frames; such are done again in float32")
+            logger.warning("some frames overflow in half precision; they are computed again in float32")
             self._exact = Engine(
                 deepcopy(self._network), device=str(self.device), runtime="torch", precision="fp32",
                 tile_size=self._tile_size, overlap=self.overlap, sharing=self._sharing,
@@ -241,7 +244,7 @@ class Engine:
         return self._exact
 
     def record(self) -> None:
-        """Many frames of a size are to come: on CUDA their kernels are recorded, and launched at once."""
+        """Prepare for many frames of one size: on CUDA their kernels are recorded, and launched at once."""
         self._runtime.record()
 
     def _shrink_tile(self, tried: int, height: int, width: int, cause: RuntimeError | MemoryError) -> None:
@@ -249,22 +252,23 @@ class Engine:
             elsewhere = "" if self.device.type == "cpu" else " or --device cpu"
             raise OutOfMemoryError(
                 f"{self.device} has too little free memory for a tile of {tried} pixels, "
-                f"of frames of {width}x{height}; close what else uses it, or take --batch 1, fewer --jobs{elsewhere}."
+                f"of frames of {width}x{height}; free some of it, or use --batch 1, fewer --jobs{elsewhere}."
             ) from cause
         self._tiles[height, width] = smaller = max(tried // 2, self._least_tile)
-        logger.warning("out of memory on %s: going on with tiles of %d pixels", self.device, smaller)
+        logger.warning("out of memory on %s: continuing with tiles of %d pixels", self.device, smaller)
         self.on_smaller_tile(smaller)
 
     def upscale(self, lr: Codes) -> Codes:
-        """Upscale pictures; by a recurrent model frames in their order, after those of the calls before.
+        """Upscale pictures; with a recurrent model, the next frames of a clip in order.
 
-        ``reset`` begins another clip, and so does another size. A single picture stands for itself.
+        A clip continues from call to call; ``reset`` or another size begins a new one. A single picture (H, W, 3) is
+        upscaled by itself.
 
         Args:
             lr: uint8 RGB (N, H, W, 3) or (H, W, 3).
 
         Returns:
-            uint8 RGB of the same number of axes, scale times as high and wide.
+            uint8 RGB with the same number of axes, scale times as high and wide.
 
         Raises:
             ValueError: another dtype or shape.
@@ -280,7 +284,7 @@ class Engine:
         return sr if lr.ndim == 4 else sr[0]
 
     def reset(self) -> None:
-        """Forget the frames that a recurrent model has upscaled: the next is the first of another clip."""
+        """Begin a new clip: a recurrent model forgets the frames before."""
         self._clip = FrameSequence(self)
         self._before: tuple[Codes, Codes] | None = None
 
@@ -301,48 +305,48 @@ class Engine:
         return rgb_to_codes(self(self._from_codes(frames)))
 
     def _from_codes(self, frames: Codes) -> Tensor:
-        # A copy: torch warns of arrays that are read-only, as those of picture libraries often are.
+        # A copy, since torch warns of read-only arrays, which picture libraries often return.
         lr = torch.from_numpy(np.array(frames, order="C")).to(self.device).permute(0, 3, 1, 2)
         return lr.float() / 255
 
     def digest(self) -> str:
-        """Of the weights, as they are used, and of what int8 knows of them; without weights of the name and scale."""
+        """Return a digest of the network's name, scale and weights, and for int8 of the calibration."""
         return self._digest
 
     def batch_size(self, height: int, width: int) -> int:
-        """How many frames of a size to run at once: one on the CPU, where more win nothing; what fits elsewhere."""
+        """Return how many frames of a size to run at once: one on the CPU, where more gain nothing; else what fits."""
         if self.device.type == "cpu":
             return 1
-        return max(1, min(4, self._fitting_pixels() // (height * width)))
+        return max(1, min(4, self._max_pixels() // (height * width)))
 
     def tile_for(self, count: int, height: int, width: int) -> int:
-        """The largest edge of a tile for ``count`` frames of a size, in LR pixels.
+        """Return the largest edge of a tile for ``count`` frames of a size, in LR pixels.
 
-        Decided once, by the memory that is free then, so that the grid is the same in all of them.
+        It is decided once, by the free memory at that time, so that all frames have the same grid.
         """
         whole = max(height, width)
         if self.scale != int(self.scale):
             return whole  # tiles would not end on whole pixels
         if count > self._counts.get((height, width), 0):
             self._counts[height, width] = count
-            pixels = self._fitting_pixels() // count
+            pixels = self._max_pixels() // count
             fitting = whole if pixels >= height * width else max(self._least_tile, math.isqrt(pixels))
             self._tiles[height, width] = fitting if self._tile_size is None else self._tile_size or whole
         return self._tiles[height, width]
 
     def seconds_of(self, count: int, height: int, width: int) -> float:
-        """How long a batch of ``count`` frames of a size takes, by the wall clock."""
+        """Measure the wall time of a batch of ``count`` frames of a size, in seconds."""
         lr = torch.zeros(count, 3, height, width, device=self.device)
         started = time.perf_counter()
         self.run(lr).flatten()[0].item()  # waits for the device
         return time.perf_counter() - started
 
     def usual_seconds_of(self, height: int, width: int) -> float:
-        """How long a frame of a size takes on a device of this type, about: the same on all machines, at any time."""
+        """Estimate the seconds for a frame of a size on a device of this type; the same on all machines at any time."""
         return self._operations_per_pixel * height * width / OPERATIONS_A_SECOND[self.device.type]
 
-    def _fitting_pixels(self) -> int:
-        """How many LR pixels can be upscaled at once."""
+    def _max_pixels(self) -> int:
+        """Return how many LR pixels can be upscaled at once."""
         budget = int(MEMORY_SHARE * free_memory(self.device) / self._sharing)
         if self.device.type == "cpu":
             budget = min(budget, MAX_CPU_MEMORY)
@@ -373,18 +377,18 @@ def load_model(
 
     Args:
         model: name or path.
-        scale: what it has to scale by; None takes the model's own.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``, or a device of torch's.
+        scale: the required scale; None: the model's own.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``, or a torch device.
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere; fp32 is never TF32; int8 is for the CPU.
         tile_size: the largest edge of a tile in LR pixels; None: what fits; 0: never tile.
-        detail: of an adversarial model, from 0, faithful, to 1, sharp.
+        detail: amount of texture of an adversarial model, from 0 (faithful) to 1 (sharp).
         engine: ``torch``, ``inductor`` (torch.compile), ``openvino``, or ``auto``: OpenVINO on the CPU where it can,
             torch elsewhere.
         sharing: how many engines, this one among them, share the device's memory.
 
     Raises:
         UnknownModelError: no such model.
-        UsageError: the model lacks the scale, the device does not exist, or they have no such precision together.
+        UsageError: the model lacks the scale, or the device does not exist or lacks the precision.
         WeightsError: the file is damaged or of another kind.
     """
     network = load_network(model, scale=scale, detail=detail)
@@ -396,10 +400,10 @@ def load_model(
 
 
 class FrameSequence:
-    """Upscales frames one after the other, by what it knows of those before.
+    """Upscales the frames of a clip in order, with a state or a blend from the frames before.
 
     Args:
-        engine: what upscales.
+        engine: the engine.
         steadied: whether each result is blended with the one before, see ``vsr.imaging.motion``.
     """
 
@@ -408,17 +412,17 @@ class FrameSequence:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all frames: the next is taken for the first of a clip."""
+        """Begin a new clip: forget all frames."""
         self._state: Tensor | None = None
         self._last: Tensor | None = None
 
     @torch.inference_mode()
     def step(self, lr: Tensor, motions: Sequence[Motion | None]) -> Tensor:
-        """Upscale the next frames. One that equals the frame before is not given: its result is the same.
+        """Upscale the next frames. The caller leaves out frames that equal the one before: their result is the same.
 
         Args:
             lr: (N, 3, H, W) float RGB, nominally in [0, 1], on the engine's device.
-            motions: N, from the frame before each to it; None, or a cut, begins anew.
+            motions: N motions, from the frame before to each frame; None or a cut begins a new clip.
 
         Returns:
             (N, 3, scale*H, scale*W) float32 on the same device, not clipped.
@@ -439,8 +443,8 @@ class FrameSequence:
 
     def _on_device(self, motion: Motion | None) -> Tensor | None:
         network = self._engine.recurrent
-        wanted = self._steadied or (network is not None and network.aligned)
-        return motion_to_device(motion, self._engine.device) if wanted and motion is not None else None
+        needs_motion = self._steadied or (network is not None and network.aligned)
+        return motion_to_device(motion, self._engine.device) if needs_motion and motion is not None else None
 
     def _step(self, lr: Tensor, motion: Tensor | None) -> Tensor:
         engine, network, state = self._engine, self._engine.recurrent, self._state
@@ -450,26 +454,26 @@ class FrameSequence:
         elif network.aligned and motion is not None:
             flow, trust = motion[:, :2].permute(0, 2, 3, 1), motion[:, 2]
             state = move_state(state, flow, trust)
-        sr, following = engine.step(lr, state)
-        if not bool(engine.finite(sr).all() & engine.finite(following).all()):
-            sr, following = engine.step_exactly(lr, state)
-        self._state = following
+        sr, next_state = engine.step(lr, state)
+        if not bool(engine.finite(sr).all() & engine.finite(next_state).all()):
+            sr, next_state = engine.step_exactly(lr, state)
+        self._state = next_state
         return sr
 
 
 def tile_starts(length: int, tile_size: int, overlap: int) -> tuple[list[int], int]:
-    """Where tiles begin along one axis, and how long each is, so that they cover it with the least work.
+    """Place tiles along one axis so that they cover it with the least work.
 
     Args:
         length: pixels of the axis.
-        tile_size: pixels that a tile may have at most.
+        tile_size: the largest length of a tile.
         overlap: pixels that neighbours share at least; less than ``tile_size``.
 
     Returns:
-        the first pixel of each tile, and the length of all.
+        the first pixel of each tile, and the length of a tile.
 
     Raises:
-        ValueError: tiles that are not longer than their overlap.
+        ValueError: ``tile_size`` is not larger than ``overlap``.
     """
     if tile_size <= overlap:
         raise ValueError(f"tiles of {tile_size} pixels must be larger than their overlap of {overlap}")
@@ -481,7 +485,7 @@ def tile_starts(length: int, tile_size: int, overlap: int) -> tuple[list[int], i
 
 
 def blend_weights(starts: list[int], size: int, length: int, scale: int) -> Tensor:
-    """How much of each tile goes into each pixel of the result along one axis.
+    """Return the weight of each tile in each pixel of the result along one axis.
 
     Args:
         starts: first LR pixel of each tile.
@@ -490,7 +494,7 @@ def blend_weights(starts: list[int], size: int, length: int, scale: int) -> Tens
         scale: output size over input size.
 
     Returns:
-        (tiles, size * scale) float32; over all tiles the weights of a pixel sum to one.
+        (tiles, size * scale) float32; the weights of a pixel sum to one over all tiles.
     """
     position = torch.arange(size * scale, dtype=torch.float64) + 0.5
     weights = torch.ones(len(starts), size * scale, dtype=torch.float64)
@@ -514,7 +518,7 @@ def upscale_tiled(
     Args:
         network: (N, 3, h, w) -> (N, 3, scale*h, scale*w).
         lr: (N, 3, H, W).
-        scale: the network's.
+        scale: the network's scale.
         tile_size: the largest edge of a tile, in LR pixels.
         overlap: LR pixels that neighbouring tiles share at least.
 
@@ -534,23 +538,23 @@ def step_tiled(
         network: (N, 3, h, w) and (N, S, h, w) -> (N, 3, scale*h, scale*w) and (N, S, h, w).
         lr: (N, 3, H, W).
         state: (N, S, H, W).
-        scale: the network's.
+        scale: the network's scale.
         tile_size: the largest edge of a tile, in LR pixels.
         overlap: LR pixels that neighbouring tiles share at least.
 
     Returns:
         (N, 3, scale*H, scale*W) and (N, S, H, W), float32 on the device of ``lr``.
     """
-    sr, following = _tiled(network, (lr, state), (scale, 1), tile_size, overlap)
-    return sr, following
+    sr, next_state = _tiled(network, (lr, state), (scale, 1), tile_size, overlap)
+    return sr, next_state
 
 
 def _tiled(
-    network: Callable[..., tuple[Tensor, ...]], given: tuple[Tensor, ...], scales: tuple[int, ...], tile_size: int,
+    network: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], scales: tuple[int, ...], tile_size: int,
     overlap: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """What ``network`` makes of tensors of one size; its results have their channels, and are larger by scales."""
-    first = given[0]
+    """Run ``network`` tile by tile on tensors of one size; each result has the channels of its input, times a scale."""
+    first = inputs[0]
     height, width = first.shape[-2:]
     tops, rows = tile_starts(height, tile_size, overlap)
     lefts, columns = tile_starts(width, tile_size, overlap)
@@ -558,10 +562,10 @@ def _tiled(
     across = [blend_weights(lefts, columns, width, scale).to(first.device) for scale in scales]
     results = tuple(
         torch.zeros(len(first), each.shape[1], height * scale, width * scale, device=first.device)
-        for each, scale in zip(given, scales, strict=True)
+        for each, scale in zip(inputs, scales, strict=True)
     )
     for (i, top), (j, left) in product(enumerate(tops), enumerate(lefts)):
-        tiles = network(*(each[..., top : top + rows, left : left + columns] for each in given))
+        tiles = network(*(each[..., top : top + rows, left : left + columns] for each in inputs))
         for number, (tile, scale) in enumerate(zip(tiles, scales, strict=True)):
             target = results[number][
                 ..., top * scale : (top + rows) * scale, left * scale : (left + columns) * scale

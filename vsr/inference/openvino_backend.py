@@ -1,7 +1,8 @@
-"""A network run by OpenVINO on the CPU: rewritten, two to three times as fast as plain torch, in 8-bit integers ten.
+"""Run a network by OpenVINO on the CPU: two to three times as fast as plain torch, ten times in 8-bit integers.
 
-The network is traced by ``torch.fx`` and written down again in OpenVINO's operations: a kind of layer is one entry
-below. Imported where it is used, since importing OpenVINO takes a third of a second.
+The network is traced by ``torch.fx`` and translated to OpenVINO's operations: each kind of layer is an entry of
+``LAYERS``. ``calibrate`` measures what int8 needs. Imported where it is used, since importing OpenVINO takes a third of
+a second.
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ from vsr.networks.rewrites import simplify
 from vsr.networks.weights import Calibration
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""By precision, that of all but the 8-bit convolutions, in OpenVINO's words."""
+"""OpenVINO's name of the type of everything except the 8-bit convolutions, by precision."""
 
 BYTES_PER_FLOAT = {"fp32": 2.5, "bf16": 1.5, "int8": 1.5}
-"""By precision: it joins layers and gives their maps up early, so that it needs less than torch (measured from
-160x90 to 640x360)."""
+"""Memory by precision: OpenVINO fuses layers and frees their maps early, so that it needs less than torch (measured
+from 160x90 to 640x360)."""
 
 NO_BIAS = 1e-30
-"""Far below what float32 can tell from zero beside any value of a picture, and yet not zero."""
+"""Negligible in float32 beside any value of a picture, but not zero."""
 
 
 class UntranslatableError(Exception):
-    """A network has something that is not known here."""
+    """A network has an operation that cannot be translated."""
 
 
 class OpenVinoRuntime:
     """Runs a network on the CPU, for frames of any size.
 
     Args:
-        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), or a recurrent one that takes and gives a state as well; in
+        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), or a recurrent one, which accepts and returns a state too; in
             eval mode, float32, on the CPU.
         precision: a key of ``HINTS``.
-        calibration: for int8.
+        calibration: needed for int8.
 
     Raises:
-        UntranslatableError: the network has an operation that is not known here.
+        UntranslatableError: the network has an operation that cannot be translated.
     """
 
     name = "openvino"
@@ -62,42 +63,42 @@ class OpenVinoRuntime:
         self._request: openvino.InferRequest | None = _compiled(self._model, precision)
 
     def __call__(self, lr: Tensor) -> Tensor:
-        """(N, 3, H, W) float on the CPU -> (N, 3, scale*H, scale*W) float32."""
+        """Upscale (N, 3, H, W) float on the CPU -> (N, 3, scale*H, scale*W) float32."""
         return self._compute(lr)[0]
 
     def step(self, lr: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """A step of a recurrent network: as a call, and the next state, float32."""
+        """Run a step of a recurrent network: LR frames and a state -> SR frames and the next state, float32."""
         sr, following = self._compute(lr, state)
         return sr, following
 
-    def _compute(self, *given: Tensor) -> list[Tensor]:
-        arrays = [each.float().contiguous().numpy() for each in given]  # whose memory is read until the work is done
+    def _compute(self, *inputs: Tensor) -> list[Tensor]:
+        arrays = [each.float().contiguous().numpy() for each in inputs]  # keeps the memory that OpenVINO reads
         with self._lock:
             if self._request is None:
                 self._request = _compiled(self._model, self._precision)
             self._request.infer([openvino.Tensor(array, shared_memory=True) for array in arrays])
             results = [torch.from_numpy(tensor.data.copy()) for tensor in self._request.output_tensors]
-        if not results[0].numel():  # seen where memory ran out within, and no error was raised
-            raise MemoryError(f"OpenVINO has no result for {tuple(given[0].shape)}")
+        if not results[0].numel():  # happens if memory runs out inside, without an error
+            raise MemoryError(f"OpenVINO has no result for {tuple(inputs[0].shape)}")
         return results
 
     def record(self) -> None:
-        """Sizes do not matter here."""
+        """Do nothing: any size runs at full speed."""
 
     def release(self) -> bool:
-        """Compile anew for the next frame: what has failed keeps its memory, and asks for as much at any other size."""
+        """Compile again for the next frame: a failed request keeps its memory, and needs as much at any other size."""
         with self._lock:
             self._request = None
         return False
 
 
 def supports(precision: str) -> bool:
-    """Whether this CPU computes in a precision, and not only in its place in another."""
+    """Whether this CPU computes in a precision natively."""
     return precision != "bf16" or "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def matrix_product(precision: str, size: int) -> Callable[[], object]:
-    """The product of two square matrices of a size, ready to be done again and again."""
+    """Return a function that computes the product of two square matrices."""
     left, right = (np.random.default_rng(seed).random((size, size), np.float32) for seed in range(2))
     source = ops.parameter([size, size], np.float32)
     if precision == "int8":
@@ -111,12 +112,12 @@ def matrix_product(precision: str, size: int) -> Callable[[], object]:
 
 
 def _compiled(model: openvino.Model, precision: str) -> openvino.InferRequest:
-    # Not cached on disk: it takes 0.06 s, in int8 0.2 s, and OpenVINO's own cache trusts what has been damaged.
+    # Not cached on disk: it takes 0.06 s, in int8 0.2 s, and OpenVINO's cache does not notice damaged files.
     options = {
         "INFERENCE_PRECISION_HINT": HINTS[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
-        # Threads tied to cores would meet on the same ones when several processes share the machine.
+        # Pinned threads of several processes would share the same cores.
         "ENABLE_CPU_PINNING": False,
     }
     return _core().compile_model(model, "CPU", options).create_infer_request()
@@ -128,27 +129,27 @@ def _core() -> openvino.Core:
 
 
 class _Tracer(fx.Tracer):
-    """Looks into no layer that has an entry here."""
+    """Traces a network without tracing into layers that are in ``LAYERS``."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m) in LAYERS or super().is_leaf_module(m, module_qualified_name)
 
 
 def translate(network: nn.Module, calibration: Calibration | None = None) -> openvino.Model:
-    """A network in OpenVINO's operations, for float32 of any size.
+    """Translate a network to OpenVINO's operations, for float32 of any size.
 
     Args:
         network: in eval mode; of (N, 3, H, W), or recurrent: of that and a state, with two results.
-        calibration: of its convolutions, to be computed in 8 bits; None: all in floating point.
+        calibration: makes its convolutions compute in 8 bits; None: all in floating point.
 
     Raises:
-        UntranslatableError: it has an operation that is not known here.
+        UntranslatableError: it has an operation that cannot be translated.
     """
     try:
         return _translated(_Tracer().trace(network), network, calibration or Calibration({}))
     except UntranslatableError:
         raise
-    except Exception as exc:  # whatever a network's code makes of a tracer, or OpenVINO of its operations
+    except Exception as exc:  # a network's code can fail in any way under a tracer, and so can OpenVINO
         raise UntranslatableError(f"{type(exc).__name__}: {exc}") from exc
 
 
@@ -169,19 +170,19 @@ def _translated(graph: fx.Graph, network: nn.Module, calibration: Calibration) -
                 results[node] = ops.constant(operator.attrgetter(node.target)(network).numpy())
             case "call_module":
                 layer = network.get_submodule(node.target)
-                results[node] = _entry(LAYERS, type(layer), str(layer))(inputs[0], layer, ranges.get(node.target))
+                results[node] = _lookup(LAYERS, type(layer), str(layer))(inputs[0], layer, ranges.get(node.target))
             case "call_function" | "call_method":
-                results[node] = _entry(FUNCTIONS, node.target, str(node))(*inputs)
+                results[node] = _lookup(FUNCTIONS, node.target, str(node))(*inputs)
             case "output":
                 sr, *rest = inputs[0] if isinstance(inputs[0], (tuple, list)) else [inputs[0]]
-                sr = _shifted(sr, calibration.shift) if ranges else sr
+                sr = _subtract_shift(sr, calibration.shift) if ranges else sr
                 found = [ops.result(each) for each in (sr, *rest)]
                 return openvino.Model(found, sources, type(network).__name__)
     raise UntranslatableError("it has no result")
 
 
-def _shifted(sr: Any, shift: Sequence[float]) -> Any:
-    """A result less a value for each colour; before PixelShuffle where that comes last, which is quicker by far."""
+def _subtract_shift(sr: Any, shift: Sequence[float]) -> Any:
+    """Subtract a value for each colour from a result; before a last PixelShuffle, which is much faster."""
     shuffled = sr.get_type_name() == "DepthToSpace"
     factor = sr.get_attributes()["block_size"] if shuffled else 1
     values = np.repeat(np.array(shift, np.float32), factor**2).reshape(1, -1, 1, 1)
@@ -189,7 +190,7 @@ def _shifted(sr: Any, shift: Sequence[float]) -> Any:
     return ops.depth_to_space(shifted, "depth_first", factor) if shuffled else shifted
 
 
-def _entry(table: Mapping[Any, Callable[..., Any]], key: object, name: str) -> Callable[..., Any]:
+def _lookup(table: Mapping[Any, Callable[..., Any]], key: object, name: str) -> Callable[..., Any]:
     if key not in table:
         raise UntranslatableError(f"no translation of {name}")
     return table[key]
@@ -208,7 +209,7 @@ def _convolution(x: Any, layer: nn.Conv2d, measured: tuple[float, float] | None)
     padding = list(layer.padding)
     y = ops.convolution(x, kernel, list(layer.stride), padding, padding, list(layer.dilation))
     bias = np.zeros(len(weight), np.float32) if layer.bias is None else layer.bias.detach().numpy()
-    # A convolution in 8 bits without a bias, whose result is added to and used elsewhere too, came out as zeros.
+    # An 8-bit convolution without a bias returned zeros if its result was used in an addition and elsewhere too.
     bias = bias if bias.any() else np.full_like(bias, NO_BIAS)
     return ops.add(y, ops.constant(bias.reshape(1, -1, 1, 1)))
 
@@ -233,7 +234,7 @@ LAYERS: dict[type[nn.Module], Callable[..., Any]] = {
     Enlargement: _enlargement,
     nn.Identity: lambda x, layer, _: x,
 }
-"""By class: from the input, the layer, and what was measured of it, to its result."""
+"""Translations by class: from the input, the layer and its measured range to the result."""
 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
     operator.add: lambda x, y: ops.add(_value(x), _value(y)),
@@ -243,7 +244,7 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     "tanh": ops.tanh,
     torch.cat: lambda parts, axis: ops.concat(list(parts), axis),
 }
-"""By function, or by a method's name: from its arguments to its result."""
+"""Translations by function, or by a method's name: from the arguments to the result."""
 
 
 def _value(value: Any) -> Any:
@@ -256,35 +257,35 @@ LEVELS = 255
 GREATEST_WEIGHT = 127
 
 STILL_FRAMES = 4
-"""Steps on one frame, so that what a recurrent network hands on to the next is seen too."""
+"""Steps on one frame, so that the values of a recurrent network's state are measured too."""
 
 
 @torch.no_grad()
 def calibrate(network: nn.Module, pictures: Sequence[Tensor], tick: Callable[[], None] = lambda: None) -> Calibration:
-    """Look what the convolutions of a network are given, and how far 8 bits then move the mean of its result.
+    """Measure the range of the input of each convolution, and how far 8 bits then shift the mean of the result.
 
     Args:
-        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), or a recurrent one, in eval mode; left as it is.
-        pictures: (N, 3, H, W) each, such as the network is made for. A recurrent one sees each as a clip of
-            ``STILL_FRAMES`` equal frames, whose state changes from step to step all the same.
-        tick: called after each picture; each comes twice.
+        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), or a recurrent one, in eval mode; not changed.
+        pictures: typical input, (N, 3, H, W) each. A recurrent network gets each as a clip of ``STILL_FRAMES`` equal
+            frames; its state changes from step to step nevertheless.
+        tick: called after each picture; each is used twice.
 
     Raises:
-        ValueError: no picture.
+        ValueError: there is no picture.
     """
     if not pictures:
         raise ValueError("a calibration needs at least one picture")
     network = deepcopy(network)
     simplify(network)
     convolutions = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
-    ranges = dict.fromkeys(convolutions, (0.0, 0.0))  # zero, by which they pad, is always among the values
+    ranges = dict.fromkeys(convolutions, (0.0, 0.0))  # include zero, the value of the padding
 
-    def watch(name: str, lr: Tensor) -> None:
+    def observe(name: str, lr: Tensor) -> None:
         least, greatest = ranges[name]
         ranges[name] = (min(least, float(lr.min())), max(greatest, float(lr.max())))
 
     hooks = [
-        layer.register_forward_pre_hook(lambda _, lr, name=name: watch(name, lr[0]))
+        layer.register_forward_pre_hook(lambda _, lr, name=name: observe(name, lr[0]))
         for name, layer in convolutions.items()
     ]
     exact = _mean_of(network, pictures, tick)
@@ -300,12 +301,12 @@ def calibrate(network: nn.Module, pictures: Sequence[Tensor], tick: Callable[[],
 def _mean_of(network: nn.Module, pictures: Iterable[Tensor], tick: Callable[[], None]) -> Tensor:
     means = []
     for picture in pictures:
-        means.append(_last_of_still(network, picture).clamp(0, 1).mean((0, 2, 3)))
+        means.append(_last_result(network, picture).clamp(0, 1).mean((0, 2, 3)))
         tick()
     return torch.stack(means).mean(0)
 
 
-def _last_of_still(network: nn.Module, picture: Tensor) -> Tensor:
+def _last_result(network: nn.Module, picture: Tensor) -> Tensor:
     if not isinstance(network, RecurrentGenerator):
         return cast(Tensor, network(picture))
     sr, state = picture, network.initial_state(picture)
@@ -315,12 +316,12 @@ def _last_of_still(network: nn.Module, picture: Tensor) -> Tensor:
 
 
 def is_quantised(layer: nn.Conv2d) -> bool:
-    """Whether int8 is for a convolution: what takes the picture itself is a hundredth of the work and gets more."""
+    """Whether a convolution is computed in int8. The first is not: it is 1 % of the work, and needs more precision."""
     return layer.in_channels > 3
 
 
 def _quantise(layer: nn.Conv2d, measured: tuple[float, float]) -> None:
-    """What 8 bits make of a convolution, in floating point."""
+    """Simulate an 8-bit convolution in floating point, in place."""
     integers, unit = quantise_weights(layer.weight.numpy())
     layer.weight.copy_(torch.from_numpy(integers * unit))
     least, greatest = with_exact_zero(*measured)
@@ -330,8 +331,8 @@ def _quantise(layer: nn.Conv2d, measured: tuple[float, float]) -> None:
 
 
 def with_exact_zero(least: float, greatest: float) -> tuple[float, float]:
-    """The range next to this whose 256 levels hold zero itself, so that padding stays nothing."""
-    if least == greatest:  # nothing but zero was seen
+    """Return the nearest range whose 256 levels include exactly zero, so that padding stays zero."""
+    if least == greatest:  # all values were zero
         return 0.0, 1.0
     step = (greatest - least) / LEVELS
     below = round(-least / step)
@@ -339,18 +340,17 @@ def with_exact_zero(least: float, greatest: float) -> tuple[float, float]:
 
 
 def quantise_weights(weight: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Round a kernel so that the sum over the taps of each input channel survives.
+    """Round a kernel so that the sum over the taps of each input channel is kept.
 
-    Neighbouring inputs are nearly equal in a picture, so what counts is how much the taps weigh together: rounded one
-    by one, their errors add up to a change of brightness. Of the taps of a channel therefore so many are rounded the
-    other way, those nearest to a half first, that their sum is rounded, and not each alone. For SRResNet x4 on Set5
-    this takes the loss from 0.14 dB to 0.05.
+    Neighbouring pixels are nearly equal, so the sum of the taps matters most: rounded one by one, their errors add up
+    to a change of brightness. Therefore some taps of a channel are rounded the other way, those nearest to a half
+    first, until their sum is the rounded sum. For SRResNet x4 on Set5 this reduces the loss from 0.14 dB to 0.05.
 
     Args:
         weight: (O, C, k, k).
 
     Returns:
-        The integers, and (O, 1, 1, 1) the values of a unit.
+        The integers, and (O, 1, 1, 1) the value of one unit.
     """
     scale = np.maximum(np.abs(weight).max((1, 2, 3), keepdims=True), np.finfo(np.float32).tiny) / GREATEST_WEIGHT
     exact = (weight / scale).reshape(*weight.shape[:2], -1)

@@ -1,4 +1,7 @@
-"""A network run by torch; on CUDA by recorded kernels where many frames of a size come."""
+"""Run a network by torch, on CUDA with recorded kernels for many frames of one size, and transfer frames.
+
+``TorchRuntime`` and ``CudaRuntime`` run a network; ``DeviceTransfer`` moves frames to and from the device.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ from vsr.networks.rewrites import float32_products
 logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""By precision."""
+"""Torch's type for each precision."""
 
 MAX_RECORDED = 8
-"""Shapes that are recorded at once: batches that are full or not, of whole frames or tiles."""
+"""Number of shapes that are recorded at once: full and partial batches, of frames or tiles."""
 
 
 @contextmanager
 def exact_on_cuda() -> Iterator[None]:
-    """Have CUDA compute float32 in float32, by kernels that no race decides; what was set before is set again."""
+    """Make CUDA compute float32 in float32, without benchmarking kernels; restore the former settings afterwards."""
     cudnn = torch.backends.cudnn
     enabled, benchmark = cudnn.enabled, cudnn.benchmark
     cudnn.enabled, cudnn.benchmark = True, False
@@ -41,22 +44,21 @@ def exact_on_cuda() -> Iterator[None]:
 class TorchRuntime:
     """Runs a network on a device.
 
-    float32 is float32 on CUDA too, never TF32. Which kernel is taken is not decided by a race, so that two processes
-    take the same.
+    float32 is never TF32 on CUDA. Kernels are not chosen by a benchmark, so that two processes use the same ones.
 
     Args:
-        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), or a recurrent one that takes and gives a state as well; in
+        network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), or a recurrent one, which accepts and returns a state too; in
             eval mode; moved to the device and converted.
         device: where it runs.
         dtype: float32, float16 or bfloat16.
-        compiled: by torch.compile, which joins what stands between the convolutions. The first frame of each shape
-            waits half a minute for it; torch keeps what it has compiled, by network, shape, precision and version.
+        compiled: use torch.compile, which fuses the operations between convolutions. The first frame of each shape
+            takes half a minute more; torch caches the result by network, shape, precision and version.
     """
 
     def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, *, compiled: bool = False) -> None:
-        # Channels last is what the processors' convolutions compute in; what has no weights has none of these.
-        learnt = any(True for _ in network.parameters())
-        self._memory_format = torch.channels_last if learnt else torch.preserve_format
+        # Convolutions compute in channels last; a network without weights has none of them.
+        has_parameters = any(True for _ in network.parameters())
+        self._memory_format = torch.channels_last if has_parameters else torch.preserve_format
         self._device, self._dtype = device, dtype
         self.bytes_per_float = float(dtype.itemsize)
         self._network = network.to(device, dtype).to(memory_format=torch.channels_last)
@@ -67,23 +69,23 @@ class TorchRuntime:
         self.version = f"{self.name} of torch {torch.__version__}" if compiled else f"torch {torch.__version__}"
 
     def __call__(self, lr: Tensor) -> Tensor:
-        """(N, 3, H, W) float -> (N, 3, scale*H, scale*W) float32, both on the device."""
+        """Upscale (N, 3, H, W) float -> (N, 3, scale*H, scale*W) float32, both on the device."""
         return self._compute(lr)[0]
 
     def step(self, lr: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """A step of a recurrent network: as a call, and the next state, float32."""
+        """Run a step of a recurrent network: LR frames and a state -> SR frames and the next state, float32."""
         sr, following = self._compute(lr, state)
         return sr, following
 
-    def _compute(self, *given: Tensor) -> tuple[Tensor, ...]:
+    def _compute(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         with self._settings():
-            return self._run(*given)
+            return self._run(*inputs)
 
     def record(self) -> None:
-        """Nothing can be recorded here."""
+        """Do nothing: kernels are only recorded on CUDA."""
 
     def release(self) -> bool:
-        """Nothing is kept here."""
+        """Return False: no memory is kept."""
         return False
 
     def _settings(self) -> AbstractContextManager[None]:
@@ -91,14 +93,14 @@ class TorchRuntime:
             return nullcontext()
         return exact_on_cuda()
 
-    def _run(self, *given: Tensor) -> tuple[Tensor, ...]:
-        results = self._network(*(each.to(self._dtype, memory_format=self._memory_format) for each in given))
+    def _run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        results = self._network(*(each.to(self._dtype, memory_format=self._memory_format) for each in inputs))
         return tuple(each.float() for each in ((results,) if isinstance(results, Tensor) else results))
 
 
 @contextmanager
 def _same_stream_after() -> Iterator[None]:
-    """Compute on the stream of before again; a recording that fails may leave its own as the current one."""
+    """Restore the current stream; a recording that fails may leave its own as the current one."""
     computing = torch.cuda.current_stream()
     try:
         yield
@@ -107,93 +109,93 @@ def _same_stream_after() -> Iterator[None]:
 
 
 class _Recorded(NamedTuple):
-    """Kernels that were recorded once, and the tensors that they read and write."""
+    """Recorded kernels, and the tensors that they read and write."""
 
     graph: torch.cuda.CUDAGraph
-    given: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]
     results: tuple[Tensor, ...]
 
 
 class CudaRuntime(TorchRuntime):
-    """Runs a network on CUDA, where the kernels of a shape can be recorded and launched at once.
+    """Runs a network on CUDA, and records the kernels of a shape as a graph, which is launched at once.
 
-    Some hundred of them take the processor about as long to launch as the device to compute a small frame. What was
-    recorded keeps the memory of its activations, which all shapes share.
+    Launching some hundred kernels one by one takes about as long as computing a small frame. A recording keeps the
+    memory of its activations, which all shapes share.
     """
 
     def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, *, compiled: bool = False) -> None:
         super().__init__(network, device, dtype, compiled=compiled)
-        self._records = False
+        self._recording = False
         self._seen: set[torch.Size] = set()
         self._recorded: dict[torch.Size, _Recorded] = {}
         self._pool: Any = None
-        self._aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._capture_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
 
     def record(self) -> None:
-        """From now on, record each shape that comes a second time."""
-        self._records = True
+        """Record each shape from its second batch on."""
+        self._recording = True
 
     def release(self) -> bool:
-        """Give up what was recorded, and its memory, and record no more; whether there was anything."""
+        """Free the recordings and stop recording; return whether there was any."""
         with self._lock:
             kept = bool(self._recorded)
-            self._records = self._records and not kept
+            self._recording = self._recording and not kept
             self._recorded.clear()
             self._seen.clear()
             self._pool = None
         return kept
 
-    def _compute(self, *given: Tensor) -> tuple[Tensor, ...]:
-        shape = given[0].shape
+    def _compute(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        shape = inputs[0].shape
         with self._lock, self._settings():
-            if self._records and shape in self._seen and shape not in self._recorded:
+            if self._recording and shape in self._seen and shape not in self._recorded:
                 try:
-                    self._recorded[shape] = self._record(*given)
-                except RuntimeError as exc:  # it ran without, and does so still
+                    self._recorded[shape] = self._record(*inputs)
+                except RuntimeError as exc:  # continue without recording, as before
                     logger.info("kernels are not recorded: %s", exc)
-                    self._records = False
+                    self._recording = False
                 if len(self._recorded) > MAX_RECORDED:
                     del self._recorded[next(iter(self._recorded))]
             self._seen.add(shape)
             if (recorded := self._recorded.get(shape)) is None:
-                return self._run(*given)
-            for place, each in zip(recorded.given, given, strict=True):
+                return self._run(*inputs)
+            for place, each in zip(recorded.inputs, inputs, strict=True):
                 place.copy_(each)
             recorded.graph.replay()
-            # The next replay writes there again.
+            # Copies, since the next replay overwrites the results.
             return tuple(each.to(torch.float32, copy=True) for each in recorded.results)
 
     def _record(self, *examples: Tensor) -> _Recorded:
-        with torch.cuda.device(self._device), _same_stream_after():  # graphs take the device for theirs
+        with torch.cuda.device(self._device), _same_stream_after():  # graphs are captured on the current device
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            given = tuple(
+            inputs = tuple(
                 torch.empty_like(each, dtype=self._dtype, memory_format=self._memory_format).zero_()
                 for each in examples
             )
             computing = torch.cuda.current_stream()
-            self._aside.wait_stream(computing)
-            with torch.cuda.stream(self._aside):
-                self._network(*given)  # what kernels do once for a stream is not to be recorded
-            computing.wait_stream(self._aside)
+            self._capture_stream.wait_stream(computing)
+            with torch.cuda.stream(self._capture_stream):
+                self._network(*inputs)  # do one-time work of a stream before the recording
+            computing.wait_stream(self._capture_stream)
             graph = torch.cuda.CUDAGraph()
-            # Of this thread alone: others may talk to the device, for a decoder or an encoder.
-            with torch.cuda.graph(graph, self._pool, self._aside, capture_error_mode="thread_local"):
-                results = self._network(*given)
-        return _Recorded(graph, given, (results,) if isinstance(results, Tensor) else tuple(results))
+            # "thread_local": other threads may use the device during the recording, for a decoder or an encoder.
+            with torch.cuda.graph(graph, self._pool, self._capture_stream, capture_error_mode="thread_local"):
+                results = self._network(*inputs)
+        return _Recorded(graph, inputs, (results,) if isinstance(results, Tensor) else tuple(results))
 
 
 Array = npt.NDArray[np.generic]
 
 
 class PendingDownload:
-    """Tensors on their way to main memory."""
+    """Tensors that are being copied to main memory."""
 
     def __init__(self, tensors: Sequence[Tensor], event: torch.cuda.Event | None) -> None:
         self._tensors, self._event = tensors, event
 
     def wait(self) -> list[Array]:
-        """Those tensors as arrays, once they have come."""
+        """Wait for the copy, and return the tensors as arrays."""
         if self._event is not None:
             self._event.synchronize()
         arrays: list[Array] = [tensor.numpy() for tensor in self._tensors]
@@ -201,10 +203,10 @@ class PendingDownload:
 
 
 class DeviceTransfer:
-    """Both ways of one device; used by one thread.
+    """Copies frames to a device and back; used by one thread.
 
     Attributes:
-        depth: batches that may be on their way at once, besides the one that is asked for.
+        depth: number of batches that may be in flight at once, besides the current one.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -216,7 +218,7 @@ class DeviceTransfer:
             self.depth = 2
 
     def upload(self, frames: Sequence[Sequence[Array]]) -> list[Tensor]:
-        """The planes of frames, each kind stacked to (N, rows, columns), on the device; of uint16 where it has that."""
+        """Copy the planes of frames to the device, each stacked to (N, rows, columns); uint16 if it has that type."""
         planes = [*zip(*frames, strict=True)]
         if self._streams is None:
             return [torch.from_numpy(self._stack(kind)).to(self._device) for kind in planes]
@@ -225,7 +227,7 @@ class DeviceTransfer:
             tensors = [_pinned_stack(kind).to(self._device, non_blocking=True) for kind in planes]
         computing.wait_stream(up)
         for tensor in tensors:
-            tensor.record_stream(computing)  # its memory is not given away before that stream is done with it
+            tensor.record_stream(computing)  # keeps its memory until that stream is done with it
         return tensors
 
     def _stack(self, planes: Sequence[Array]) -> Array:
@@ -233,20 +235,20 @@ class DeviceTransfer:
         return np.stack(planes, dtype=np.int32 if deep else None)
 
     def download(self, tensors: Sequence[Tensor]) -> PendingDownload:
-        """Tensors of the device, sent back as soon as they are computed."""
+        """Start to copy tensors of the device to main memory as soon as they are computed."""
         if self._streams is None:
             return PendingDownload([tensor.cpu() for tensor in tensors], None)
         down = self._streams[1]
         down.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(down):
-            landed = []
+            copies = []
             for tensor in tensors:
                 host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-                landed.append(host.copy_(tensor, non_blocking=True))
+                copies.append(host.copy_(tensor, non_blocking=True))
                 tensor.record_stream(down)
             event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             event.record(down)
-        return PendingDownload(landed, event)
+        return PendingDownload(copies, event)
 
 
 def _pinned_stack(planes: Sequence[Array]) -> Tensor:

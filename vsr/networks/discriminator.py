@@ -1,4 +1,4 @@
-"""The discriminator of SRGAN: tells real HR crops from upscaled ones.
+"""The discriminator of SRGAN, which distinguishes real HR crops from upscaled ones.
 
 Ledig et al. 2017, https://arxiv.org/abs/1609.04802, figure 4, with either of the two heads in use.
 """
@@ -12,28 +12,28 @@ from torch import Tensor, nn
 from vsr.networks import Head
 
 SLOPE = 0.2
-"""Of LeakyReLU, as in the paper."""
+"""Negative slope of LeakyReLU, as in the paper."""
 
 
 class Discriminator(nn.Module):
-    """(N, 3*frames, H, W) RGB in [0, 1] -> (N,) logits, greater for what it takes for real.
+    """(N, 3*frames, H, W) RGB in [0, 1] -> (N,) logits, greater for real crops.
 
-    Eight 3x3 convolutions; every second one halves the size, and the width doubles behind it.
+    Eight 3x3 convolutions; every second one halves the size, and the width doubles after it.
 
     Args:
         channels: width of the first convolution; 64 in the paper.
-        head: ``dense``: the paper's layer of 1024, for crops of ``crop_size`` alone. ``pooled``: fully convolutional
-            with average pooling, for crops of any size from 16 up.
+        head: ``dense``: the paper's layer of 1024, only for crops of ``crop_size``. ``pooled``: fully convolutional
+            with average pooling, for crops of any size from 16.
         crop_size: edge of the crops in pixels, for the dense head.
         dense_size: width of the layer before the logit; 1024 in the paper.
-        frames: pictures that are seen together, one after the other along the channels.
+        frames: number of pictures that are judged together, concatenated along the channels.
 
     Raises:
         ValueError: an unknown head, a dense head without a crop size of at least 16, or no frame.
     """
 
     replaceable = ("head.",)
-    """What another crop size or head needs anew; the rest is the body."""
+    """Layers that depend on the crop size or the head; the rest is the body."""
 
     def __init__(
         self,

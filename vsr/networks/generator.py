@@ -1,4 +1,4 @@
-"""The generator of SRGAN, which is also SRResNet: the same network, trained on another loss.
+"""The generator of SRGAN, which is also SRResNet (the same network, trained with another loss), bicubic and identity.
 
 Ledig et al. 2017, "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network",
 https://arxiv.org/abs/1609.04802, figure 4.
@@ -17,10 +17,10 @@ from vsr.networks import Normalisation, Upsampling
 from vsr.networks.vgg import TORCHVISION
 
 SLOPE = 0.2
-"""Of LeakyReLU behind the convolutions of ``nearest`` upsampling."""
+"""Negative slope of LeakyReLU after the convolutions of ``nearest`` upsampling."""
 
 MAX_BLOCKS = 1000
-"""Far beyond any use; a file or a command that asks for more is mistaken."""
+"""Far more than any use needs; more in a file or a command is an error."""
 
 TANH_GAIN = 1.25
 """(tanh(gain * (2c - 1)) + 1) / 2 is near c on [0, 1]: 0.03 off in the mean square, 0.08 at black and at white."""
@@ -35,7 +35,7 @@ class ResidualBlock(nn.Module):
         self.norm1: nn.Module = nn.BatchNorm2d(channels, momentum=norm_momentum)
         self.activation = nn.PReLU()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2: nn.Module = _silent_norm(channels, norm_momentum)
+        self.norm2: nn.Module = _zero_norm(channels, norm_momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.activation(self.norm1(self.conv1(x)))
@@ -51,17 +51,17 @@ class Generator(nn.Module):
         channels: width of all layers; 64 in the paper.
         upsampling: how a stage doubles. ``shuffle``, as in the paper: convolution, PixelShuffle, PReLU. ``nearest``, as
             in several Keras implementations: repeated pixels, convolution to four times the channels (256), LeakyReLU;
-            the tail is as wide.
-        tanh: end in (tanh + 1) / 2, which lies in [0, 1].
-        normalisation: ``imagenet``: the network sees pixels less ImageNet's mean over its standard deviation, and gives
-            such, unless it ends in tanh. ``none``: it sees and gives pixels in [0, 1].
-        norm_momentum: share of the newest batch in the running statistics of batch normalisation (Keras counts the
+            the tail has the same width.
+        tanh: end in (tanh + 1) / 2, which is in [0, 1].
+        normalisation: ``imagenet``: inputs are normalised by ImageNet's mean and standard deviation, and outputs
+            converted back, unless the network ends in tanh. ``none``: it works on pixels in [0, 1].
+        norm_momentum: weight of the newest batch in the running statistics of batch normalisation (Keras counts the
             rest).
 
-    A new network starts as linear interpolation: three channels carry the colours through, and the last normalisation
-    of each residual branch starts at zero (Goyal et al. 2017, https://arxiv.org/abs/1706.02677). From there 250 updates
-    come further than some thousand from random weights, where the branches bury the picture under noise. With ``tanh``
-    it starts as interpolation of slightly less contrast (see ``TANH_GAIN``).
+    A new network computes linear interpolation: three channels pass the colours through, and the last normalisation of
+    each residual branch is zero (Goyal et al. 2017, https://arxiv.org/abs/1706.02677). From there 250 updates get
+    further than some thousand from random weights, where the branches hide the picture under noise. With ``tanh`` it
+    starts as interpolation of slightly less contrast (see ``TANH_GAIN``).
 
     Raises:
         ValueError: a scale that is no power of two from 2 to 8, no block or more than ``MAX_BLOCKS``, fewer than three
@@ -69,13 +69,13 @@ class Generator(nn.Module):
     """
 
     wants_unit_range = True
-    """Trained on [0, 1] alone: the engine clips what lies outside."""
+    """Trained on [0, 1] only: the engine clips other values."""
 
     mean: Tensor
     deviation: Tensor
 
     replaceable = ("upsample.", "tail.")
-    """What another scale or upsampling needs anew; the rest is the body, which does not depend on them."""
+    """Layers that depend on the scale or the upsampling; the rest is the body."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Generator(nn.Module):
         if normalisation not in get_args(Normalisation):
             raise ValueError(f"the normalisation is none or imagenet, got {normalisation!r}")
         if not 0 < norm_momentum <= 1:
-            raise ValueError(f"the momentum of batch normalisation lies in (0, 1], got {norm_momentum}")
+            raise ValueError(f"the momentum of batch normalisation must be in (0, 1], got {norm_momentum}")
         self.scale, self.blocks, self.channels = scale, blocks, channels
         self.upsampling, self.tanh = upsampling, tanh
         self.normalisation, self.norm_momentum = normalisation, norm_momentum
@@ -109,18 +109,18 @@ class Generator(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.PReLU())
         self.body = nn.Sequential(*(ResidualBlock(channels, norm_momentum) for _ in range(blocks)))
         self.body_conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.body_norm: nn.Module = _silent_norm(channels, norm_momentum)
+        self.body_norm: nn.Module = _zero_norm(channels, norm_momentum)
         width = channels if upsampling == "shuffle" else 4 * channels
         inputs = [channels, width, width][: int(math.log2(scale))]
-        self.upsample = nn.Sequential(*(_doubling(upsampling, channels_in, width) for channels_in in inputs))
+        self.upsample = nn.Sequential(*(_doubling_stage(upsampling, channels_in, width) for channels_in in inputs))
         self.tail = nn.Conv2d(width, 3, 9, padding=4)
-        if not self.tail.weight.is_meta:  # which has no values, and takes torch seconds to say so
+        if not self.tail.weight.is_meta:  # meta tensors have no values, and initialising them takes seconds
             self._start_as_interpolation()
 
     @torch.no_grad()
     def _start_as_interpolation(self) -> None:
         colours = list(range(3))
-        # The mean is added back until the tail: activations pass unchanged what is not negative.
+        # Up to the tail the mean is added back, since activations pass only non-negative values unchanged.
         mean, deviation = torch.zeros(3), torch.ones(3)
         if self.normalisation == "imagenet":
             mean, deviation = self.mean.flatten(), self.deviation.flatten()
@@ -130,13 +130,13 @@ class Generator(nn.Module):
         position, phases = (0, 4) if self.upsampling == "shuffle" else (1, 1)
         for stage in self.upsample:
             weight, bias = _parameters(cast(nn.Sequential, stage)[position])
-            # (4C, C, 3, 3) -> (C, 4, C, 3, 3): the four pixels that PixelShuffle makes of one start equal.
+            # (4C, C, 3, 3) -> (C, 4, C, 3, 3): the four pixels that PixelShuffle makes of one are equal at first.
             weight, bias = weight.view(-1, phases, *weight.shape[1:]), bias.view(-1, phases)
             weight[:] = weight[:, :1].clone()
             bias[:] = bias[:, :1].clone()
             weight[:3], bias[:3] = 0, 0
             weight[colours, :, colours, 1, 1] = 1
-        # Repeated pixels and a box as wide as the scale make linear interpolation; the other channels start quiet.
+        # Repeated pixels and a box as wide as the scale make linear interpolation; other channels get small weights.
         box = torch.zeros(9)
         reach = self.scale // 2
         box[4 - reach : 5 + reach] = 1
@@ -166,13 +166,13 @@ class Generator(nn.Module):
 
     @property
     def peak_floats_per_pixel(self) -> int:
-        """Floats alive at once for each LR pixel, in the last doubling: what its layers take and give, its input, and
-        the three maps of the skip. No map holds more than half of them."""
+        """Floats in memory at once per LR pixel, in the last doubling: inputs and outputs of its layers, its input, and
+        the three maps of the skip connection. No map holds more than half of them."""
         area = self.scale**2
-        before = area // 4 if self.scale > 2 else 0  # the stage's input; the first stage has that of the skip
+        before = area // 4 if self.scale > 2 else 0  # the stage's input; in the first stage it is that of the skip
         if self.upsampling == "shuffle":
-            return self.channels * (2 * area + before + 3)  # into PixelShuffle and out
-        # Into the convolution and out. Rewritten for inference it is half of that, in one map.
+            return self.channels * (2 * area + before + 3)  # input and output of PixelShuffle
+        # Input and output of the convolution. Rewritten for inference it is half of that, in one map.
         return self.channels * (8 * area + 4 * before + 3)
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -186,13 +186,13 @@ class Generator(nn.Module):
         return sr * self.deviation + self.mean if normalised else sr
 
 
-def _silent_norm(channels: int, momentum: float) -> nn.BatchNorm2d:
+def _zero_norm(channels: int, momentum: float) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(channels, momentum=momentum)
     nn.init.zeros_(norm.weight)
     return norm
 
 
-def _doubling(upsampling: str, inputs: int, outputs: int) -> nn.Sequential:
+def _doubling_stage(upsampling: str, inputs: int, outputs: int) -> nn.Sequential:
     if upsampling == "shuffle":
         return nn.Sequential(
             nn.Conv2d(inputs, 4 * outputs, 3, padding=1),  # (N, C, H, W) -> (N, 4 * outputs, H, W)
@@ -238,7 +238,7 @@ class Bicubic(nn.Module):
 
 
 class Identity(nn.Module):
-    """Returns its input: what is left of a clip after decoding, conversion and encoding alone."""
+    """Returns its input, to test decoding, conversion and encoding alone."""
 
     wants_unit_range = False
     peak_floats_per_pixel = 8

@@ -1,7 +1,7 @@
-"""LPIPS, a perceptual distance of pictures. It measures, and no loss of ours uses it: a judge must not be trained for.
+"""LPIPS, a perceptual distance between pictures. It is a metric only: no loss uses it, so that it stays independent.
 
 Zhang et al. 2018, https://arxiv.org/abs/1801.03924, version 0.1, on SqueezeNet 1.1. The backbone's weights are
-torchvision's for ImageNet; those of the linear heads travel in the wheel of torchmetrics.
+torchvision's for ImageNet; those of the linear heads are in the wheel of torchmetrics.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from vsr.networks.rewrites import float32_products
 from vsr.networks.vgg import find_pretrained, read_weights
 
 TAPS = (1, 4, 7, 9, 10, 11, 12)
-"""The layers of SqueezeNet behind which pictures are compared."""
+"""The layers of SqueezeNet whose outputs are compared."""
 
 MIN_SIZE = 17
-"""Pixels each way below which SqueezeNet's poolings leave nothing."""
+"""Smallest width and height in pixels that SqueezeNet's poolings allow."""
 
 HEADS = "functional/image/lpips_models/squeeze.pth"
 """In the package torchmetrics."""
@@ -31,15 +31,15 @@ HEADS = "functional/image/lpips_models/squeeze.pth"
 class Lpips(nn.Module):
     """Two pictures (N, 3, H, W) RGB in [0, 1] -> (N,) distances, 0 for equal ones. Frozen, and always in eval mode.
 
-    Our own lines rather than torchmetrics': its public class takes no file but downloads the backbone, the private one
-    under it would tie us to its inner names, and either takes two seconds to import. Tests hold ours equal to it.
+    It is our own implementation, since torchmetrics' public class cannot load the backbone from a file, its private one
+    may change, and either takes two seconds to import. Tests compare both.
 
     Args:
         backbone: torchvision's state dict of SqueezeNet 1.1.
         heads: ``lin0.model.1.weight`` (1, C, 1, 1) to ``lin6``: the weights of the layers' channels.
 
     Raises:
-        WeightsError: the weights are of other networks.
+        WeightsError: the weights are of another network.
     """
 
     def __init__(self, backbone: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> None:
@@ -47,7 +47,7 @@ class Lpips(nn.Module):
         from torchvision.models import squeezenet1_1  # type: ignore[import-untyped]
 
         prefix = "features."
-        with torch.device("meta"):  # no random weights: measuring must not move the seeds of a training run
+        with torch.device("meta"):  # no random weights: measuring must not change the random state of a training run
             self.features = squeezenet1_1(weights=None).features
         try:
             own = {name.removeprefix(prefix): backbone[name] for name in backbone if name.startswith(prefix)}
@@ -63,18 +63,18 @@ class Lpips(nn.Module):
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> Lpips:
-        """Stays in eval mode, whatever the network around it does."""
+        """Stay in eval mode."""
         return super().train(False)
 
     @float32_products(tf32=False)
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """The distance of each pair, in float32 on any device.
+        """Return the distance of each pair, in float32 on any device.
 
         Raises:
             ValueError: the shapes differ, or the pictures are smaller than 17 pixels.
         """
         if sr.shape != hr.shape:
-            raise ValueError(f"pictures of one size are compared, got {tuple(sr.shape)} and {tuple(hr.shape)}")
+            raise ValueError(f"the pictures must have one size, got {tuple(sr.shape)} and {tuple(hr.shape)}")
         if min(sr.shape[-2:]) < MIN_SIZE:
             raise ValueError(f"LPIPS needs pictures of at least {MIN_SIZE} pixels each way, got {tuple(sr.shape)}")
         shift, spread = cast(Tensor, self.shift), cast(Tensor, self.spread)
@@ -90,25 +90,25 @@ class Lpips(nn.Module):
 
 
 def load_lpips(path: Path | None = None) -> Lpips:
-    """LPIPS with its published weights.
+    """Load LPIPS with its published weights.
 
     Args:
-        path: a file of SqueezeNet 1.1 as torchvision names it; None: torchvision's (5 MB), downloaded on first use.
+        path: torchvision's file of SqueezeNet 1.1; None: it is downloaded on first use (5 MB).
 
     Raises:
         WeightsError: the file is missing, damaged or of another network, the download fails, or torchmetrics, which
-            carries the heads, is not installed.
+            contains the heads, is not installed.
     """
     from torchvision.models import SqueezeNet1_1_Weights
 
     found = find_spec("torchmetrics")
     if found is None or found.origin is None:
-        raise WeightsError('LPIPS needs the package torchmetrics, which carries its heads: pip install "vsr[eval]".')
+        raise WeightsError('LPIPS needs the package torchmetrics, which contains its heads: pip install "vsr[eval]".')
     url = SqueezeNet1_1_Weights.IMAGENET1K_V1.url
     backbone = find_pretrained("the weights of SqueezeNet for LPIPS", url, path, "--lpips-weights")
     return Lpips(backbone, read_weights(Path(found.origin).parent / HEADS))
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Each place's vector of channels, scaled to length 1."""
+    """Normalise the vector of channels at each position to length 1."""
     return features / (features.square().sum(1, keepdim=True) + 1e-8).sqrt()

@@ -1,9 +1,9 @@
-"""A recurrent generator for clips: each frame is made of its LR frame and of what is known from the frames before.
+"""A recurrent generator for clips: each frame is computed from its LR frame and a state from the frames before.
 
-In the manner of RLSP (Fuoli, Gu and Timofte 2019, https://arxiv.org/abs/1909.08080): hidden features at LR size go into
-the next step. Its last output does not, which is costly to move and, where the features are moved, tells nothing new
-(docs/video-generator.md). The layers are SRGAN's residual blocks without normalisation, whose statistics of a batch do
-not suit a state that is carried on.
+It follows RLSP (Fuoli, Gu and Timofte 2019, https://arxiv.org/abs/1909.08080): hidden features at LR size are an input
+of the next step. The last output is not, since moving it is costly and adds nothing if the features are moved
+(docs/video-generator.md). The layers are SRGAN's residual blocks without normalisation, since batch statistics do not
+suit a state that is passed from frame to frame. ``move_state`` moves a state along the motion.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from vsr.imaging.warping import warp
 from vsr.networks.generator import MAX_BLOCKS
 
 REACH = 2
-"""LR pixels on each side of which bicubic interpolation makes the HR pixels of one."""
+"""LR pixels on each side that bicubic interpolation uses for the HR pixels of one LR pixel."""
 
 INITIAL_GAIN = 0.1
-"""Factor of the first weights of what a block adds."""
+"""Factor of the initial weights of the last convolution of a block."""
 
 
 class RecurrentBlock(nn.Module):
@@ -41,7 +41,7 @@ class RecurrentBlock(nn.Module):
 
 
 class Enlargement(nn.Module):
-    """Bicubic interpolation as the channels that PixelShuffle takes: (N, 3, H, W) -> (N, 3*scale*scale, H, W).
+    """Bicubic interpolation as input channels of PixelShuffle: (N, 3, H, W) -> (N, 3*scale*scale, H, W).
 
     Beyond the frame its edge is repeated.
     """
@@ -51,12 +51,12 @@ class Enlargement(nn.Module):
     def __init__(self, scale: int) -> None:
         super().__init__()
         size = 2 * REACH + 1
-        with torch.device("cpu"):  # be the rest without values, on the device meta
+        with torch.device("cpu"):  # even if the network is built on the device meta
             impulses = torch.eye(size * size).view(size * size, 1, size, size)
             enlarged = resize_bicubic(impulses, size * scale, size * scale)
         middle = slice(REACH * scale, (REACH + 1) * scale)
-        # (taps, 1, scale, scale) of the pixel in the middle -> (3*scale*scale, taps): flat, since a single channel's
-        # channels-last strides are ones that torch's DistributedDataParallel cannot broadcast.
+        # (taps, 1, scale, scale) of the pixel in the middle -> (3*scale*scale, taps): flat, since torch's
+        # DistributedDataParallel cannot broadcast the channels-last strides of a single channel.
         taps = enlarged[:, 0, middle, middle].flatten(1).t()
         self.register_buffer("weight", taps.repeat(3, 1), persistent=False)
 
@@ -66,19 +66,18 @@ class Enlargement(nn.Module):
 
 
 class RecurrentGenerator(nn.Module):
-    """(N, 3, H, W) RGB in [0, 1] and a state -> (N, 3, scale*H, scale*W), not clipped, and the state for the next one.
+    """(N, 3, H, W) RGB in [0, 1] and a state -> (N, 3, scale*H, scale*W), not clipped, and the next state.
 
-    The state is (N, ``state_channels``, H, W): the LR frame, and hidden features in [-1, 1]. All zero, it knows of no
-    frame before.
+    The state is (N, ``state_channels``, H, W): the LR frame, and hidden features in [-1, 1]; zeros for the first frame.
 
     Args:
         scale: 2 or 4.
         blocks: residual blocks.
         channels: width of all layers, and number of hidden features.
-        aligned: whether the state has to be moved along the motion between the frames before each step (see
-            ``move_state``), or is taken as it lies.
+        aligned: whether the caller has to move the state along the motion between the frames before each step (see
+            ``move_state``).
 
-    A new network starts as bicubic interpolation: the last layer starts at zero, and the blocks start quiet.
+    A new network computes bicubic interpolation: the last layer is zero, and the blocks have small weights.
 
     Raises:
         ValueError: a scale other than 2 or 4, no block or more than ``MAX_BLOCKS``, or no channel.
@@ -109,11 +108,11 @@ class RecurrentGenerator(nn.Module):
 
     @property
     def peak_floats_per_pixel(self) -> int:
-        """Floats alive at once for each LR pixel: both states, the features of a block, and the result."""
+        """Floats in memory at once per LR pixel: both states, the features of a block, and the result."""
         return 2 * self.state_channels + 3 * self.channels + 6 * self.scale**2
 
     def initial_state(self, lr: Tensor) -> Tensor:
-        """The state before the first frame: (N, state_channels, H, W) of zeros, on the device of (N, 3, H, W)."""
+        """Return the state before the first frame: zeros (N, state_channels, H, W), on the device of ``lr``."""
         return lr.new_zeros(lr.shape[0], self.state_channels, *lr.shape[2:])
 
     def forward(self, lr: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,8 +129,8 @@ def move_state(state: Tensor, flow: Tensor, trust: Tensor) -> Tensor:
 
     Args:
         state: (N, C, H, W), see :class:`RecurrentGenerator`.
-        flow: (N, H, W, 2) float, columns before rows, in LR pixels: what lies at p now lay at p + flow[p] before.
-        trust: (N, H, W) in [0, 1], a factor of what was moved: 0 where the motion is not known.
+        flow: (N, H, W, 2) float, columns before rows, in LR pixels: the pixel p of the next frame was at p + flow[p].
+        trust: (N, H, W) in [0, 1], a factor for the moved state: 0 where the motion is unknown.
 
     Returns:
         The moved state, of the shape and dtype of ``state``.

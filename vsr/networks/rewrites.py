@@ -1,14 +1,14 @@
-"""Exact rewrites of a generator for inference: the same function, from layers that processors are quicker at.
+"""Exact rewrites of a generator for inference: the same function by faster layers, and float32 settings for CUDA.
 
 - Batch normalisation is folded into the convolution before it.
-- A convolution on pixels that were repeated twofold becomes one on the pixels before, and PixelShuffle: the four phases
-  of a repeated pixel are four sets of channels.
-- An activation that treats all channels alike goes before PixelShuffle instead of behind it.
-- The last PixelShuffle goes behind the tail, which becomes its own polyphase form: 9x9 from C to 3 channels at full
-  resolution is 5x5 from 4C to 12 at half. That is a quarter more multiply-adds, and still quicker, since three channels
-  leave most lanes of a vector unit empty: by OpenVINO the whole generator went from 4.1 to 6.3 frames a second.
+- A convolution on pixels that were repeated twofold becomes one on the original pixels, and PixelShuffle: the four
+  phases of a repeated pixel are four sets of channels.
+- An activation that treats all channels alike moves before PixelShuffle.
+- The last PixelShuffle moves after the tail, which is replaced by its polyphase form: 9x9 from C to 3 channels at full
+  resolution is 5x5 from 4C to 12 at half. That is a quarter more multiply-adds, but still faster, since three channels
+  leave most lanes of a vector unit empty: with OpenVINO the whole generator went from 4.1 to 6.3 frames per second.
 
-What rounding makes of it differs by less than 1e-5 of full scale.
+Results differ by less than 1e-5 of full scale, due to rounding.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from vsr.networks.generator import Generator, ResidualBlock
 
 @torch.no_grad()
 def simplify(network: nn.Module) -> None:
-    """Rewrite a generator in place; other networks, and one that is rewritten already, stay as they are.
+    """Rewrite a generator in place; other networks, and one that is rewritten already, are not changed.
 
     Raises:
-        ValueError: the network is in training mode, where normalisation takes the statistics of the batch.
+        ValueError: the network is in training mode, where normalisation uses the statistics of the batch.
     """
     if not isinstance(network, Generator) or not isinstance(network.tail, nn.Conv2d):
         return
@@ -37,22 +37,22 @@ def simplify(network: nn.Module) -> None:
         raise ValueError("a generator is rewritten in eval mode only")
     for block in network.body:
         assert isinstance(block, ResidualBlock)
-        block.conv1, block.norm1 = _folded(block.conv1, block.norm1)
-        block.conv2, block.norm2 = _folded(block.conv2, block.norm2)
-    network.body_conv, network.body_norm = _folded(network.body_conv, network.body_norm)
+        block.conv1, block.norm1 = _fold(block.conv1, block.norm1)
+        block.conv2, block.norm2 = _fold(block.conv2, block.norm2)
+    network.body_conv, network.body_norm = _fold(network.body_conv, network.body_norm)
     *first, last = [_shuffle_last(stage) for stage in network.upsample if isinstance(stage, nn.Sequential)]
     network.upsample = nn.Sequential(*first, last[:-1])
     tail = nn.Sequential(_at_half_resolution(network.tail), nn.PixelShuffle(2))
-    network.tail = cast(nn.Conv2d, tail)  # as far as the types go, a layer all the same
+    network.tail = cast(nn.Conv2d, tail)  # for the type checker
 
 
-def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     assert isinstance(norm, nn.BatchNorm2d)
     return fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
 def _shuffle_last(stage: nn.Sequential) -> nn.Sequential:
-    """A stage that doubles, as convolution, activation and PixelShuffle."""
+    """Rewrite a doubling stage as convolution, activation and PixelShuffle."""
     if isinstance(stage[0], nn.Upsample):
         _, conv, activation = stage
         assert isinstance(conv, nn.Conv2d)
@@ -65,12 +65,12 @@ def _shuffle_last(stage: nn.Sequential) -> nn.Sequential:
 
 
 def _at_half_resolution(conv: nn.Conv2d) -> nn.Conv2d:
-    """What stands between two PixelShuffles instead of ``conv`` behind the first."""
+    """Return the convolution before a PixelShuffle that replaces ``conv`` after it."""
     return _convolution(polyphase(conv.weight), conv.bias)
 
 
 def polyphase(weight: Tensor) -> Tensor:
-    """The kernel on four phases, in PixelShuffle's order, that does what another does on the shuffled picture.
+    """Convert a kernel for the shuffled picture to one for its four phases, in PixelShuffle's order.
 
     Args:
         weight: (O, C, k, k), k odd; zero-padded by k // 2.
@@ -95,7 +95,7 @@ def polyphase(weight: Tensor) -> Tensor:
 
 
 def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """Of these weights; the four phases of a channel share its bias."""
+    """Build a convolution of these weights; the four phases of a channel share its bias."""
     assert bias is not None
     outputs, inputs, size, _ = weight.shape
     conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, device=weight.device, dtype=weight.dtype)
@@ -106,14 +106,14 @@ def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
 
 @contextmanager
 def float32_products(*, tf32: bool) -> Iterator[None]:
-    """Choose for a time, as a context or a decorator, how matrix products and convolutions take float32 on CUDA.
+    """Set, as a context or a decorator, whether CUDA computes float32 matrix products and convolutions in TF32.
 
-    By itself torch computes convolutions in TF32 on Ampere and newer, and matrix products in float32. It has an old
-    and a new way to ask for TF32, and refuses to go on where they disagree: the old one is changed where it tells, then
-    what is left by the new one. What was set before is set again.
+    By default torch computes convolutions in TF32 on Ampere and newer, and matrix products in float32. It has an old
+    and a new interface for this setting, and raises an error if they disagree: the old one is changed if it can be
+    read, then the rest by the new one. The former settings are restored at the end.
 
     Args:
-        tf32: round what they are given to TF32; False: float32 is float32.
+        tf32: round inputs to TF32; False: compute in float32.
     """
     cudnn = torch.backends.cudnn
     operations: list[Any] = [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
@@ -121,7 +121,7 @@ def float32_products(*, tf32: bool) -> Iterator[None]:
     convolutions, products = tf32, "high" if tf32 else "highest"
     wanted = products
     try:
-        with suppress(RuntimeError):  # the old and the new way disagree already
+        with suppress(RuntimeError):  # the two interfaces disagree already
             if (convolutions := cudnn.allow_tf32) != tf32:
                 cudnn.allow_tf32 = tf32
         with suppress(RuntimeError):
@@ -137,6 +137,6 @@ def float32_products(*, tf32: bool) -> Iterator[None]:
         if products != wanted:
             torch.set_float32_matmul_precision(products)
         for operation, precision in zip(operations, before, strict=True):
-            for again in ("none", precision):  # "none" takes what is set for all, as it may have done
+            for again in ("none", precision):  # "none" inherits the global setting, as it may have been before
                 if operation.fp32_precision != precision:
                     operation.fp32_precision = again

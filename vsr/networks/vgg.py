@@ -1,20 +1,23 @@
-"""The features of VGG networks, in which the content loss compares pictures, and where weights of others come from.
+"""VGG features for the content loss, and reading weights that were published by others.
 
 Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556. Layers have the paper's names: ``conv3_4`` is the fourth
-convolution between the second and the third pooling. Three layouts of weights are taken, told apart by their keys:
+convolution between the second and the third pooling. Three layouts of weights are accepted, recognised by their keys:
 
 - torchvision's (``features.0.weight``): RGB in [0, 1], normalised by ImageNet's mean and standard deviation;
 - the original Caffe one (``conv1_1.weight``): BGR in [0, 255], less the mean of each channel;
 - the slim VGG19 of "Collaborative Distillation" (``conv0.weight``, ``conv11.weight``; Wang et al. 2020,
   https://arxiv.org/abs/2003.08436): RGB in [0, 1] through a 1x1 convolution, padding by reflection.
 
-The weights may end at any layer behind the one that is asked for.
+The weights may end at any layer after the requested one.
 
 The paper of SRGAN (section 2.2.1) divides VGG's features by 12.75, which leaves 0.006 of their squared error, to bring
-it to the scale of the pixels'. This goes with Caffe's input, so Caffe's features alone are divided: a content loss of
-weight 1 is the paper's there. Those of the other layouts are smaller and left as they are, and implementations on
+it to the scale of the pixels' error. This fits Caffe's input, so only Caffe's features are divided: with them a content
+loss of weight 1 is the paper's. Features of the other layouts are smaller and not divided, and implementations on
 torchvision's give them a weight of 1. The scale still differs by layer: over bicubic x4 of Set5 the squared error is
-about 160 at Caffe's conv2_2 and 1600 at its conv3_4, divided as it is, and 7 and 2 there in the slim network.
+about 160 at Caffe's conv2_2 and 1600 at its conv3_4, after the division, and 7 and 2 there in the slim network.
+
+``ContentFeatures`` is the network, ``find_content_weights`` and ``find_pretrained`` find published weights, and
+``read_weights`` reads their files.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ from vsr.errors import WeightsError, shortened
 logger = logging.getLogger(__name__)
 
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-"""Convolutions of each stage; a 2x2 max pooling stands between the stages."""
+"""Number of convolutions of each stage; a 2x2 max pooling is between the stages."""
 
 WIDTHS = (64, 128, 256, 512, 512)
 """Channels of each stage."""
@@ -50,27 +53,27 @@ DAMAGE = (
     *(SafetensorError, pickle.UnpicklingError, struct.error, EOFError, RuntimeError, ValueError),
     *(LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, BadZipFile),
 )
-"""What reading a damaged file was seen to raise: flipped bits turn a pickle into any other program."""
+"""Exceptions that reading a damaged file was seen to raise: flipped bits turn a pickle into any other program."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a kind of weights expects around its convolutions. The input is ``(image * peak - mean) / deviation``."""
+    """The conventions of a kind of weights. The input is ``(image * peak - mean) / deviation``."""
 
     peak: float = 1.0
-    """White."""
+    """Value of white."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Of red, green and blue."""
+    """Means of red, green and blue."""
     deviation: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Of red, green and blue."""
+    """Standard deviations of red, green and blue."""
     bgr: bool = False
-    """Blue comes first."""
+    """Whether blue is the first channel."""
     padding: Literal["zeros", "reflect"] = "zeros"
-    """What the convolutions see beyond the picture."""
+    """Padding of the convolutions."""
     widths: tuple[int, ...] = WIDTHS
     """Channels of each stage."""
     divisor: float = 1.0
-    """Of the features."""
+    """Divisor of the features."""
 
 
 TORCHVISION = Layout(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
@@ -83,13 +86,13 @@ class ContentFeatures(nn.Module):
 
     Args:
         network: ``vgg19`` or ``vgg16``.
-        layer: where to stop, such as ``conv5_4``.
-        after_activation: behind the layer's ReLU, as in the paper; False before it, as in ESRGAN.
+        layer: the last layer, such as ``conv5_4``.
+        after_activation: features after the layer's ReLU, as in the paper; False: before it, as in ESRGAN.
         weights: the network's parameters by name, in one of the layouts above.
 
     Raises:
         ValueError: an unknown network, or a layer that it lacks.
-        WeightsError: the weights end before the layer, are of another network, or have other shapes.
+        WeightsError: the weights end before the layer, belong to another network, or have other shapes.
     """
 
     def __init__(
@@ -119,7 +122,7 @@ class ContentFeatures(nn.Module):
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> ContentFeatures:
-        """Stays in eval mode, whatever the network around it does."""
+        """Stay in eval mode."""
         return super().train(False)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -136,7 +139,7 @@ class ContentFeatures(nn.Module):
 
 
 def layer_names(network: str) -> list[str]:
-    """The convolutions of a network in order.
+    """Return the names of a network's convolutions in order.
 
     Raises:
         ValueError: an unknown network.
@@ -148,7 +151,7 @@ def layer_names(network: str) -> list[str]:
 
 
 def _by_layer(network: str, weights: Mapping[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
-    """The layout of weights, and the weights by the layers' names; what belongs to no layer keeps its own name."""
+    """Return the layout of weights, and the weights by the layers' names; others keep their names."""
     if any(name.startswith("features.") for name in weights):
         return TORCHVISION, _from_torchvision(network, weights)
     if "conv0.weight" in weights:
@@ -157,7 +160,7 @@ def _by_layer(network: str, weights: Mapping[str, Tensor]) -> tuple[Layout, dict
 
 
 def _from_torchvision(network: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``features.N.weight`` -> ``convA_B.weight``: N counts convolutions, activations and poolings."""
+    """Rename ``features.N.weight`` to ``convA_B.weight``: N counts convolutions, activations and poolings."""
     layers = {}
     index = 0
     names = layer_names(network)
@@ -173,7 +176,7 @@ def _from_torchvision(network: str, weights: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _from_slim(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``conv11.weight`` -> ``conv1_1.weight``, with the 1x1 ``conv0`` before it folded in, which is exact."""
+    """Rename ``conv11.weight`` to ``conv1_1.weight``, and fold the 1x1 ``conv0`` before it into it, which is exact."""
     renamed = {f"{name[:5]}_{name[5:]}": weights[name] for name in weights if not name.startswith("conv0.")}
     try:
         first, colours, offset = renamed["conv1_1.weight"], weights["conv0.weight"], weights["conv0.bias"]
@@ -186,9 +189,9 @@ def _from_slim(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_layers(network: str, names: list[str], by_name: Mapping[str, Tensor]) -> None:
     known = {f"{name}.{kind}" for name in layer_names(network) for kind in ("weight", "bias")}
-    strange = [name for name in by_name if name not in known]
-    if strange:
-        other = shortened(strange[0])
+    unexpected = [name for name in by_name if name not in known]
+    if unexpected:
+        other = shortened(unexpected[0])
         raise WeightsError(f"the weights hold {other}, which {network} lacks: they are of another network.")
     whole = [{f"{name}.weight", f"{name}.bias"} <= by_name.keys() for name in names]
     if not all(whole):
@@ -196,13 +199,13 @@ def _check_layers(network: str, names: list[str], by_name: Mapping[str, Tensor])
         if not held:
             raise WeightsError(f"these are no weights of {network}: conv1_1, its first layer, is not among them.")
         raise WeightsError(
-            f"the weights of {network} end at {held[-1]}, before {names[-1]}: take a layer up to {held[-1]} "
-            "with --adversarial-content-layer (or --pretrain-), or a file that reaches further with --content-weights."
+            f"the weights of {network} end at {held[-1]}, before {names[-1]}: use a layer up to {held[-1]} "
+            "with --adversarial-content-layer (or --pretrain-), or a file with more layers with --content-weights."
         )
 
 
 def find_content_weights(network: str, path: Path | None) -> dict[str, Tensor]:
-    """The weights of a content network: a file's, else torchvision's for ImageNet, downloaded on first use.
+    """Return the weights of a content network: from a file, or torchvision's for ImageNet, downloaded on first use.
 
     Args:
         network: ``vgg19`` (548 MB to download) or ``vgg16`` (528 MB).
@@ -220,10 +223,10 @@ def find_content_weights(network: str, path: Path | None) -> dict[str, Tensor]:
 
 
 def find_pretrained(what: str, url: str, path: Path | None, option: str) -> dict[str, Tensor]:
-    """Weights by name: those of a file, else of torch.hub's cache, downloaded into it on first use.
+    """Return weights by name: from a file, or from torch.hub's cache, downloaded on first use.
 
     Args:
-        what: the weights in words, for messages.
+        what: a description of the weights, for messages.
         url: where they are published, under a name that ends in the start of their SHA-256: ``vgg19-dcbb9e9d.pth``.
         path: the file; None: the cache.
         option: the command's option for a file, for messages.
@@ -242,7 +245,7 @@ def find_pretrained(what: str, url: str, path: Path | None, option: str) -> dict
             # Not load_state_dict_from_url, which prints on stdout.
             digest = Path(name).stem.rpartition("-")[2]
             torch.hub.download_url_to_file(url, str(cached), hash_prefix=digest, progress=False)
-        except (OSError, HTTPException, RuntimeError) as exc:  # RuntimeError: the digest is another
+        except (OSError, HTTPException, RuntimeError) as exc:  # RuntimeError: the digest differs
             raise WeightsError(
                 f"cannot download {what} from {url} ({getattr(exc, 'reason', None) or exc}): "
                 f"put the file at {cached}, or give a file with {option}."
@@ -251,17 +254,17 @@ def find_pretrained(what: str, url: str, path: Path | None, option: str) -> dict
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, ``.pth`` or ``.safetensors``, in float32, on the CPU.
+    """Read the tensors of a weights file, ``.pth`` or ``.safetensors``, in float32, on the CPU.
 
     Raises:
-        WeightsError: the file is missing or damaged, or a pickle that wants more than tensors.
+        WeightsError: the file is missing or damaged, or a pickle with more than tensors.
     """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else load_pickled(path)
     except OSError as exc:
         raise WeightsError(f"cannot read the weights {path}: {exc.strerror or exc}.") from exc
     except DAMAGE as exc:
-        raise WeightsError(f"{path} holds no weights that can be read: it is damaged, or more than tensors.") from exc
+        raise WeightsError(f"{path} holds no weights that can be read: it is damaged, or not only tensors.") from exc
     named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
     if not named or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} holds more than named tensors, and is refused.")
@@ -272,11 +275,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_pickled(path: Path) -> Any:
-    """What ``torch.save`` has written, on the CPU; nothing in it is run, and it takes no more memory than the file.
+    """Load what ``torch.save`` has written, on the CPU. No code in it is run, and it uses no more memory than the file.
 
     Raises:
         OSError: the file cannot be read.
-        Exception: any of ``DAMAGE``, and of damaged bytes others.
+        Exception: any of ``DAMAGE``, or others if the file is damaged.
     """
     if is_zipfile(path):
         with ZipFile(path) as archive:
@@ -284,12 +287,12 @@ def load_pickled(path: Path) -> Any:
         packed = any(member.compress_type != ZIP_STORED for member in members)
         if packed or sum(member.file_size for member in members) > path.stat().st_size:
             raise ValueError("larger than the file")
-    with warnings.catch_warnings():  # of what torch sees in foreign pickles a user can do nothing
+    with warnings.catch_warnings():  # a user can do nothing about torch's warnings of foreign pickles
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _is_stored(tensor: Tensor) -> bool:
-    """Whether a tensor has as many values as it says, each in memory of its own."""
+    """Whether a tensor is dense and its storage holds as many values as its shape needs."""
     plain = tensor.layout == torch.strided and not tensor.is_complex() and not tensor.is_quantized
     return plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

@@ -1,7 +1,7 @@
-"""Weights: files, and the models that there are by name.
+"""Weights files, and models by name.
 
-A weights file is a safetensors file whose metadata names the architecture and the keywords that build it, so that a
-file is all that a network needs. Matrices are stored in half precision, vectors (biases, norms) in single.
+A weights file is a safetensors file whose metadata holds the architecture and the keywords that build it, so that a
+network can be built from the file alone. Matrices are stored in half precision, vectors (biases, norms) in single.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FORMAT = "vsr-weights-1"
 
 
 class Network(Protocol):
-    """What the rest of vsr asks of a super-resolution network, besides being an ``nn.Module``."""
+    """The interface of a super-resolution network, besides ``nn.Module``."""
 
     scale: Any
     """Output size over input size."""
@@ -48,26 +48,26 @@ class Network(Protocol):
 
     @property
     def peak_floats_per_pixel(self) -> int:
-        """An estimate of the floats alive at once for each LR pixel; sizes tiles and batches."""
+        """An estimate of the floats in memory at once per LR pixel, for the sizes of tiles and batches."""
 
     def __call__(self, lr: Tensor) -> Tensor:
         """(N, 3, H, W) RGB -> (N, 3, scale*H, scale*W)."""
 
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"srgan": Generator, "recurrent": RecurrentGenerator}
-"""Networks that upscale; the recurrent one as described by ``Network``, but for its call."""
+"""Networks that upscale; the recurrent one implements ``Network`` except for its call."""
 
 DISCRIMINATORS: dict[str, type[nn.Module]] = {"discriminator": Discriminator}
-"""Networks that only training needs."""
+"""Networks for training only."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What int8 has to know of a network, measured on pictures (see ``vsr.inference.openvino_backend``).
+    """Measurements of a network on pictures that int8 needs (see ``vsr.inference.openvino_backend``).
 
     Attributes:
-        ranges: the least and greatest values that the convolutions are given, by their names in the rewritten network.
-        shift: what 8 bits add to the mean of red, green and blue, of 1; measured behind the clipping to [0, 1].
+        ranges: least and greatest input of each convolution, by its name in the rewritten network.
+        shift: error of 8 bits in the mean of red, green and blue, measured after clipping to [0, 1].
     """
 
     ranges: Mapping[str, tuple[float, float]]
@@ -76,14 +76,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What a weights file says about itself.
+    """The metadata of a weights file.
 
     Attributes:
         path: the file.
         architecture: a key of ``ARCHITECTURES`` or ``DISCRIMINATORS``.
-        config: the keywords of the architecture; of those that upscale, the scale among them.
+        config: keywords of the architecture; for networks that upscale they include the scale.
         about: free text by key: purpose, recipe, licence, data, training.
-        calibration: for int8; None: not measured.
+        calibration: for int8; None: not calibrated.
     """
 
     path: Path
@@ -104,7 +104,7 @@ class WeightsInfo:
 
 
 def save_calibration(path: Path, calibration: Calibration) -> None:
-    """Write a calibration into a weights file, whose tensors stay as they are.
+    """Write a calibration into a weights file without changing its tensors.
 
     Raises:
         WeightsError: not a weights file of vsr.
@@ -136,60 +136,60 @@ def load_discriminator(path: Path, network: Discriminator | None = None) -> Disc
 
     Args:
         path: the file.
-        network: gets the weights, all of its body, and of its head what is of the same kind and crop size; None: one
-            is built as the file says, on the CPU.
+        network: gets the weights of the body, and of the head if kind and crop size are equal; None: a network is
+            built from the file, on the CPU.
 
     Returns:
         The network.
 
     Raises:
-        WeightsError: the file is missing, damaged, of another network, or of other channels.
+        WeightsError: the file is missing or damaged, or has another network or number of channels.
     """
     loaded = cast(Discriminator, _load_file(path, DISCRIMINATORS))
     if network is None:
         return loaded
     left = load_shared(network, loaded.state_dict())
     if left:
-        logger.warning("%s is for crops or a head of another kind: %s start anew", path, ", ".join(left))
+        logger.warning("%s has another crop size or head: %s keep their initial weights", path, ", ".join(left))
     return network
 
 
 @torch.no_grad()
 def load_shared(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Start a network from the weights of another, layer by layer where names and shapes agree: x2 from x4, say.
+    """Initialise a network from the weights of another, in layers whose names and shapes agree (x2 from x4, say).
 
-    The body has to agree in full; what the network calls ``replaceable`` may stay as it is. Names and shapes are all
-    that is compared: whether both networks end in tanh, or normalise alike, is the caller's to know.
+    The whole body has to agree; layers in the network's ``replaceable`` may keep their weights. Only names and shapes
+    are compared, not whether both networks end in tanh or normalise equally.
 
     Args:
         network: gets the weights, in place.
         state: the other network's parameters and buffers by name.
 
     Returns:
-        The names, of either network, that were not taken.
+        The names, of either network, that were not copied.
 
     Raises:
-        WeightsError: the bodies differ, in blocks or channels or altogether; the network is left as it was.
+        WeightsError: the bodies differ; the network is not changed.
     """
     own = network.state_dict()
     names = {**own, **state}
-    # A layer is taken as a whole: a bias without its weights would be worse than none.
-    alike = {name for name in names if name in own and name in state and own[name].shape == state[name].shape}
-    apart = {name.rpartition(".")[0] for name in names if name not in alike}
-    left = [name for name in names if name.rpartition(".")[0] in apart]
+    # Layers are copied as a whole: a bias without its weights would be worse than none.
+    shared = {name for name in names if name in own and name in state and own[name].shape == state[name].shape}
+    mismatched = {name.rpartition(".")[0] for name in names if name not in shared}
+    left = [name for name in names if name.rpartition(".")[0] in mismatched]
     replaceable: tuple[str, ...] = getattr(network, "replaceable", ())
-    strange = [name for name in left if not name.startswith(replaceable)]
-    if strange:
+    unexpected = [name for name in left if not name.startswith(replaceable)]
+    if unexpected:
         raise WeightsError(
-            f"the weights to start from are of another network: {len(strange)} tensors differ, {strange[0]} to begin "
-            "with; the numbers of blocks and channels must agree."
+            f"the weights to start from are of another network: {len(unexpected)} tensors differ, {unexpected[0]} to "
+            "begin with; the numbers of blocks and channels must agree."
         )
     network.load_state_dict({name: state[name] for name in names if name not in left}, strict=False)
     return left
 
 
 def save_network(path: Path, network: nn.Module, about: Mapping[str, str]) -> None:
-    """Write the weights file of a network that upscales, to a temporary name first.
+    """Write the weights file of a network that upscales; it is written to a temporary name first.
 
     Args:
         path: the target, ``*.safetensors``.
@@ -197,38 +197,38 @@ def save_network(path: Path, network: nn.Module, about: Mapping[str, str]) -> No
         about: texts for the metadata: purpose, recipe, licence, data, training.
 
     Raises:
-        ValueError: a network of another kind.
+        ValueError: it is another kind of network.
         OutputError: the file cannot be written.
     """
     _save(path, network, about, ARCHITECTURES)
 
 
 def save_discriminator(path: Path, network: nn.Module, about: Mapping[str, str]) -> None:
-    """Write a discriminator's weights file; all as in ``save_network``."""
+    """Write a discriminator's weights file, as ``save_network``."""
     _save(path, network, about, DISCRIMINATORS)
 
 
 def _save(path: Path, network: nn.Module, about: Mapping[str, str], known: Mapping[str, type[nn.Module]]) -> None:
     architecture = next((name for name, kind in known.items() if type(network) is kind), None)
     if architecture is None:
-        raise ValueError(f"weights are kept here of {', '.join(known)}, not of a {type(network).__name__}")
+        raise ValueError(f"only weights of {', '.join(known)} can be saved here, not of a {type(network).__name__}")
     metadata = {
         "format": FORMAT,
         "architecture": architecture,
         "config": json.dumps(cast(Network, network).config, sort_keys=True),
         **about,
     }
-    tensors = {name: _stored(tensor) for name, tensor in network.state_dict().items()}
-    write_whole(path, save(tensors, metadata))  # not save_file, whose files only their owner may read
+    tensors = {name: _to_stored_type(tensor) for name, tensor in network.state_dict().items()}
+    write_whole(path, save(tensors, metadata))  # not save_file, which makes files that only their owner can read
 
 
-def _stored(tensor: Tensor) -> Tensor:
+def _to_stored_type(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
     return tensor.half() if tensor.dim() > 1 else tensor
 
 
 def read_info(path: Path) -> WeightsInfo:
-    """Read what a weights file says about itself, without its tensors.
+    """Read the metadata of a weights file, without its tensors.
 
     Raises:
         WeightsError: not a weights file of vsr.
@@ -251,9 +251,9 @@ def read_info(path: Path) -> WeightsInfo:
 
 def _calibration(path: Path, text: str) -> Calibration | None:
     try:
-        measured = json.loads(text)
-        red, green, blue = map(float, measured["shift"])
-        ranges = {name: (float(least), float(greatest)) for name, (least, greatest) in measured["ranges"].items()}
+        values = json.loads(text)
+        red, green, blue = map(float, values["shift"])
+        ranges = {name: (float(least), float(greatest)) for name, (least, greatest) in values["ranges"].items()}
         if not all(map(math.isfinite, (red, green, blue, *chain(*ranges.values())))):
             raise ValueError("a value is not finite")
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -297,7 +297,7 @@ def _load_file(path: Path, architectures: Mapping[str, type[nn.Module]]) -> nn.M
 
 
 def _check_config(kind: type[nn.Module], config: Any) -> None:
-    """See to it that a configuration names keywords of a network, each with a value of its type.
+    """Check that a configuration consists of keywords of a network, each with a value of its type.
 
     Raises:
         ValueError: it does not.
@@ -306,20 +306,20 @@ def _check_config(kind: type[nn.Module], config: Any) -> None:
         raise ValueError("its configuration has no names")
     hints = get_type_hints(kind.__init__)
     for name, value in config.items():
-        if name not in hints or not _is_of(value, hints[name]):
+        if name not in hints or not _matches_type(value, hints[name]):
             raise ValueError(f"its {shortened(str(name))} cannot be {shortened(str(value))}")
 
 
-def _is_of(value: object, hint: Any) -> bool:
+def _matches_type(value: object, hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if hint is float:
         return type(value) in (int, float) and abs(cast(float, value)) < math.inf
-    return any(_is_of(value, one) for one in get_args(hint)) if get_args(hint) else type(value) is hint
+    return any(_matches_type(value, one) for one in get_args(hint)) if get_args(hint) else type(value) is hint
 
 
 def _check_shapes(kind: type[nn.Module], config: Mapping[str, Any], file: Any) -> None:
-    """Compare what a file holds with what a network needs, before either takes memory.
+    """Compare the tensors of a file with those of a network, before memory is allocated for either.
 
     Raises:
         ValueError: they differ.
@@ -334,12 +334,12 @@ def _check_shapes(kind: type[nn.Module], config: Mapping[str, Any], file: Any) -
         held = file.get_slice(name)
         shape = tuple(held.get_shape())
         if shape != tuple(tensor.shape):
-            raise ValueError(f"{name} is {_in_words(shape)} and has to be {_in_words(tensor.shape)}")
+            raise ValueError(f"{name} is {_format_shape(shape)} and has to be {_format_shape(tensor.shape)}")
         if ("F" in held.get_dtype()) != tensor.is_floating_point():
             raise ValueError(f"{name} holds numbers of the type {held.get_dtype()}")
 
 
-def _in_words(shape: Iterable[int]) -> str:
+def _format_shape(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape)) or "a single number"
 
 
@@ -352,23 +352,23 @@ BUILT_IN_DESCRIPTIONS = {
 
 
 def models_folder() -> Path:
-    """Where the shipped weights lie: ``vsr/models`` when installed, ``models`` beside the package in a source tree."""
+    """Return the folder of the shipped weights: ``vsr/models`` if installed, ``models`` beside it in a source tree."""
     package = Path(vsr.__file__).parent
     installed = package / "models"
     return installed if installed.is_dir() else package.parent / "models"
 
 
 def shipped_models() -> list[WeightsInfo]:
-    """The models of ``models/`` that upscale, by name."""
+    """Return the shipped models that upscale, by name."""
     found = (read_info(path) for path in sorted(models_folder().glob("*.safetensors")))
     return [info for info in found if info.architecture not in DISCRIMINATORS]
 
 
 def find_weights(model: str) -> Path:
-    """The file of a shipped model's name, or of a path.
+    """Return the weights file for the name of a shipped model, or for a path.
 
     Raises:
-        UnknownModelError: neither a shipped model nor a file.
+        UnknownModelError: there is no such model or file.
     """
     shipped = models_folder() / f"{model}.safetensors"
     if os.sep not in model and shipped.is_file():
@@ -384,11 +384,11 @@ def find_weights(model: str) -> Path:
 
 
 def model_covering(model: str, factor: float | None) -> str:
-    """The name of a model by which frames can be made ``factor`` times as large, if need be by reducing its output.
+    """Return the name of a model that reaches a factor; its output may have to be reduced.
 
     Args:
-        model: as ``load_network`` takes it, or a family such as ``srgan``: of its models the next one above is taken.
-        factor: output size over input size; None takes the largest of a family.
+        model: as in ``load_network``, or a family such as ``srgan``, of which the smallest sufficient model is used.
+        factor: output size over input size; None: the largest model of a family.
     """
     family = sorted((info.scale, info.name) for info in shipped_models() if info.name == f"{model}-x{info.scale}")
     covering = [name for scale, name in family if factor is not None and scale >= factor]
@@ -396,9 +396,9 @@ def model_covering(model: str, factor: float | None) -> str:
 
 
 def find_partner(model: str) -> Path:
-    """The pixel-trained generator from which an adversarial one was trained on: its ``detail`` is blended between both.
+    """Return the pixel-trained generator from which adversarial training started; ``detail`` blends the two.
 
-    A shipped file names its partner; beside the weights of a run lies what ``vsr train`` kept of its first stage.
+    A shipped file names its partner; ``vsr train`` keeps that of a run beside its weights.
 
     Raises:
         UsageError: there is none.
@@ -413,11 +413,11 @@ def find_partner(model: str) -> Path:
 
 
 def is_adversarial(model: str, detail: float = 1) -> bool:
-    """Whether a model was trained against a discriminator last, and texture is wanted of it.
+    """Whether a model's last training was adversarial, and ``detail`` keeps some of its texture.
 
     Args:
         model: as in ``load_network``.
-        detail: of it.
+        detail: as in ``load_network``.
     """
     if model in BUILT_IN_DESCRIPTIONS or detail == 0:
         return False
@@ -430,10 +430,10 @@ def is_adversarial(model: str, detail: float = 1) -> bool:
 
 
 def blend(network: nn.Module, partner: nn.Module, detail: float) -> None:
-    """Interpolate weights in place: ``detail`` of the own, the rest of the partner's (Wang et al. 2018, ESRGAN).
+    """Interpolate weights in place: ``detail`` of the own, the rest of the partner's (ESRGAN, Wang et al. 2018).
 
     Raises:
-        WeightsError: the two are not of one architecture.
+        WeightsError: the architectures differ.
     """
     own, other = network.state_dict(), partner.state_dict()
     if {name: tensor.shape for name, tensor in own.items()} != {name: tensor.shape for name, tensor in other.items()}:
@@ -451,8 +451,8 @@ def load_network(model: str | os.PathLike[str], *, scale: float | None = None, d
 
     Args:
         model: a built-in or shipped model's name, or the path of a weights file.
-        scale: what the network has to scale by; None takes the model's own.
-        detail: how much of an adversarial model's texture, from 0 (that of its pixel-trained partner) to 1.
+        scale: the required scale; None: the model's own.
+        detail: amount of texture of an adversarial model, from 0 (that of its pixel-trained partner) to 1.
 
     Raises:
         UnknownModelError: no such model.
@@ -478,11 +478,11 @@ def load_network(model: str | os.PathLike[str], *, scale: float | None = None, d
 
 
 def load_calibration(model: str | os.PathLike[str], detail: float = 1) -> Calibration | None:
-    """What int8 has to know of a model, as its file says; None where it does not.
+    """Return the calibration in a model's file; None if there is none.
 
     Args:
         model: as in ``load_network``.
-        detail: of a blend with its partner, the ranges of both together; what 8 bits shift it by is not known.
+        detail: as in ``load_network``. A blend gets the ranges of both models together, and no shift.
 
     Raises:
         UnsupportedError: the partner of a calibrated model is not calibrated.

@@ -1,8 +1,8 @@
-"""A Ray cluster: an actor for each GPU, or for the CPUs of each node, that holds the model; segments as its tasks.
+"""An executor on a Ray cluster: one actor per GPU, or per node for the CPUs, holds the model and upscales segments.
 
-Where a node dies, what its actor was at is given to another, and a new one waits for a node with room. A file that a
-node does not see by its path, or sees otherwise, travels to it in pieces. Nodes with another vsr, torch or weights are
-refused.
+If a node dies, the segment of its actor is given to another, and a new actor waits for a node with room. A file that a
+node cannot read by its path, or that differs there, is sent to it in chunks. Nodes with another vsr, torch or weights
+are refused. The first part of this module runs on the driver; from ``NodeInfo`` on, it runs on both sides or on nodes.
 """
 
 from __future__ import annotations
@@ -44,29 +44,30 @@ from vsr.signals import shielded
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 120
-"""How long to wait for any actor, where none is alive."""
+"""How long to wait for an actor when none is alive."""
 
 CONNECT_SECONDS = 10
-"""How long the head of a cluster may take to answer."""
+"""Timeout for connecting to the head of a cluster."""
 
 LEAVING, LEAVING_SECONDS = "leaving", 2
-"""The thread in which actors remove what they have on their nodes, and how long they get for it."""
+"""The concurrency group in which actors remove their files from their nodes, and how long they get for it."""
 
 CHUNK_BYTES = 32 << 20
-"""Of a file that travels: what is on its way to a node at once."""
+"""Bytes of a file that are sent to a node at once."""
 
-NOT_ON_NODE = ("failed to import on the worker", "has no attribute 'describe_node'")
-"""What Ray says where a node has no vsr, or an older one."""
+NOT_INSTALLED_ERRORS = ("failed to import on the worker", "has no attribute 'describe_node'")
+"""Parts of Ray's errors where a node has no vsr, or an older one."""
 
 
 class Cluster:
-    """Actors on a cluster.
+    """An ``Executor`` that upscales by actors on a Ray cluster.
 
     Args:
-        options: its address, and how many actors; None: one for each GPU, or where there are none for each node.
+        options: the cluster's address, and the number of actors (``jobs``); None: one per GPU, or without GPUs one per
+            node.
 
     Raises:
-        UsageError: Ray is not installed, or the cluster has no GPU and one is asked for.
+        UsageError: Ray is not installed, or a GPU is requested and the cluster has none.
         VsrError: there is no cluster at that address.
     """
 
@@ -87,7 +88,7 @@ class Cluster:
             self._join()
             self._joined = True
         try:
-            count, self._demand = self._shares()
+            count, self._demand = self._plan_actors()
             for _ in range(count):
                 self._actors.append(self._start())
         except BaseException:
@@ -112,24 +113,24 @@ class Cluster:
         return "cuda" if "num_gpus" in self._demand else "cpu"
 
     def _start(self) -> Any:
-        # Calls come one after the other, but that to leave does not wait for a segment.
+        # Calls run one at a time, except that ``leave`` does not wait for a segment.
         kind = self._ray.remote(**self._demand, scheduling_strategy="SPREAD", concurrency_groups={LEAVING: 1})
         return kind(SegmentActor).remote(int(self._demand.get("num_cpus", 1)), self._device)
 
-    def successor(self, actor: Any) -> Any:
-        """Another in place of one that has died."""
+    def start_replacement(self, actor: Any) -> Any:
+        """Start an actor in place of one that has died."""
         self._actors[self._actors.index(actor)] = started = self._start()
         return started
 
-    def _shares(self) -> tuple[int, dict[str, float]]:
-        """How many actors, and what each of them needs."""
+    def _plan_actors(self) -> tuple[int, dict[str, float]]:
+        """Return how many actors to start, and the resources that each of them needs."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
         if gpus and self._options.device != "cpu":
             return self._options.jobs or gpus, {"num_gpus": 1}
         if self._options.device not in ("auto", "cpu"):
             raise UsageError(
-                f"the cluster has no device for --device {self._options.device}; --device auto takes what is there."
+                f"the cluster has no device for --device {self._options.device}; --device auto uses what is available."
             )
         each = max(1, int(min((node["CPU"] for node in nodes if node.get("CPU")), default=1)))
         room = int(sum(node.get("CPU", 0) // each for node in nodes))
@@ -150,32 +151,32 @@ class Cluster:
             self._joined = False
 
     def load(self, spec: EngineSpec) -> Engine:
-        """As ``Executor``: on the first node that is ready."""
-        spec = _portable(spec, self._device)
+        """As ``Executor``; on the first node that is ready."""
+        spec = _portable_spec(spec, self._device)
         files = {path: fingerprint(Path(path)) for path in _own_weights(spec)}
         node_infos = {actor.describe_node.remote(files, _shipped_weights(spec)): actor for actor in self._actors}
         with redirect_stdout(sys.stderr):
             ready, _ = self._ray.wait(list(node_infos), timeout=PATIENCE_SECONDS)
             if not ready:
-                raise _no_room()
+                raise _no_room_error()
             actor = node_infos[ready[0]]
             try:
                 node_info = self.answer(ready[0])
                 self.accept(node_info, spec)
-                for sent in _pieces(actor, _to_send(node_info, spec)):
+                for sent in _send_files(actor, _files_to_send(node_info, spec)):
                     self.answer(sent)
             except self._ray.exceptions.RayError as exc:
-                raise self._lost(exc) from exc
+                raise self._lost_error(exc) from exc
 
         def ask(*what: Any) -> Any:
             try:
                 return self.answer(actor.ask.remote(spec, *what))
             except self._ray.exceptions.RayError as exc:
-                raise self._lost(exc) from exc
+                raise self._lost_error(exc) from exc
 
-        return cast(Engine, EngineOnNode(ask))
+        return cast(Engine, RemoteEngine(ask))
 
-    def _lost(self, cause: Exception) -> VsrError:
+    def _lost_error(self, cause: Exception) -> VsrError:
         why = str(cause).strip().partition("\n")[0].rstrip(". ")
         return VsrError(f"a node of the cluster was lost before the work began: {why}. Run again.")
 
@@ -183,25 +184,25 @@ class Cluster:
         """As ``Executor``."""
         pictures = tuple(path.absolute() for path in job.clip.pictures)
         clip = replace(job.clip, path=job.clip.path.absolute(), pictures=pictures)
-        job = replace(job, clip=clip, engine=_portable(job.engine, self._device))
-        with redirect_stdout(sys.stderr):  # where Ray prints what it has to say of lost nodes
+        job = replace(job, clip=clip, engine=_portable_spec(job.engine, self._device))
+        with redirect_stdout(sys.stderr):  # Ray prints its messages about lost nodes on stdout
             transport = _ActorTransport(self._ray, self, job, folder)
             Work(transport, job, segments, listener).run([_Worker(actor) for actor in self._actors])
 
     def answer(self, result: Any) -> Any:
-        """What an actor's call returns.
+        """Return the result of an actor's call.
 
         Raises:
-            VsrError: what it has raised.
+            VsrError: raised by the actor, or made of what it raised.
             RayError: the actor is lost.
         """
         try:
             return self._ray.get(result)
         except self._ray.exceptions.RayError as exc:
-            if any(sign in str(exc) for sign in NOT_ON_NODE):
+            if any(sign in str(exc) for sign in NOT_INSTALLED_ERRORS):
                 ip = re.search(r"\bip=([^,)\s]+)", str(exc))
                 node = f"the node {ip[1]}" if ip else "a node of the cluster"
-                raise VsrError(f"{node} has no vsr {vsr.__version__} as this machine has; install it there.") from exc
+                raise VsrError(f"{node} lacks vsr {vsr.__version__}, which runs here; install it there.") from exc
             if not isinstance(exc, self._ray.exceptions.RayTaskError):
                 raise
             if isinstance(exc.cause, VsrError):
@@ -209,16 +210,16 @@ class Cluster:
             raise VsrError(f"a worker failed: {type(exc.cause).__name__}: {exc.cause}") from exc
 
     def accept(self, node_info: NodeInfo, spec: EngineSpec) -> None:
-        """Refuse a node that would compute something else, and say where devices differ."""
-        _check(node_info, versions_on(self._device), digest_of_weights(_shipped_weights(spec)))
+        """Refuse a node that would compute other pixels, and warn once if the kinds of device differ."""
+        _check_node(node_info, versions_on(self._device), digest_of_weights(_shipped_weights(spec)))
         if node_info.kind not in self._kinds:
             self._kinds.add(node_info.kind)
             if len(self._kinds) == 2:
                 warn_of_different(self._kinds)
 
 
-class EngineOnNode:
-    """Answers for an engine on a node what is asked before the work begins: a part of ``Engine``."""
+class RemoteEngine:
+    """The part of an ``Engine`` that is needed for planning, answered by an engine on a node."""
 
     def __init__(self, ask: Callable[..., Any]) -> None:
         self._ask = ask
@@ -247,14 +248,14 @@ class EngineOnNode:
 
 
 def _check_reachable(address: str) -> None:
-    """See whether anything answers there; Ray itself would try for minutes."""
+    """Try to connect; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "://" not in address:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
-def _no_room() -> VsrError:
-    return VsrError(f"no node of the cluster has had room for {PATIENCE_SECONDS} seconds; `ray status` says why.")
+def _no_room_error() -> VsrError:
+    return VsrError(f"no node of the cluster has had room for {PATIENCE_SECONDS} seconds; `ray status` shows why.")
 
 
 @dataclass(eq=False)
@@ -262,9 +263,9 @@ class _Worker:
     """An actor, as the scheduler sees it.
 
     Attributes:
-        actor: on some node.
-        segment: that it computes; None while it gets ready for one.
-        sending: the pieces of files that it still lacks.
+        actor: its handle.
+        segment: the segment that it computes; None while it gets ready.
+        sending: calls that send it the files that it still lacks.
     """
 
     actor: Any
@@ -273,9 +274,9 @@ class _Worker:
 
 
 class _ActorTransport:
-    """Carries segments to the actors of a cluster: a ``Transport``.
+    """A ``Transport`` to the actors of a cluster.
 
-    Each actor first says what it is and which files it lacks; those travel to it piece by piece before it is ready.
+    Each actor first describes its node and the files that it lacks; those are sent to it before it is ready.
     """
 
     segments_per_worker = 1
@@ -283,7 +284,7 @@ class _ActorTransport:
     def __init__(self, ray: Any, cluster: Cluster, job: ClipJob, folder: Path) -> None:
         self._ray, self._cluster, self._folder = ray, cluster, folder
         self._job, self._sent_job = job, ray.put(job)
-        self._files = {path: fingerprint(Path(path)) for path in _needed(job)}
+        self._files = {path: fingerprint(Path(path)) for path in _needed_files(job)}
         self._calls: dict[Any, _Worker] = {}
 
     @property
@@ -307,7 +308,7 @@ class _ActorTransport:
         """As ``Transport``."""
         ready, _ = self._ray.wait(list(self._calls), timeout=None if self.busy else PATIENCE_SECONDS)
         if not ready:
-            raise _no_room()
+            raise _no_room_error()
         for call in ready:
             worker = self._calls.pop(call)
             try:
@@ -315,9 +316,9 @@ class _ActorTransport:
             except self._ray.exceptions.RayError as exc:
                 work.died(worker, str(exc), exc)
             else:
-                self._pass_on(worker, answer, work)
+                self._handle_answer(worker, answer, work)
 
-    def _pass_on(self, worker: _Worker, answer: Any, work: Work[_Worker]) -> None:
+    def _handle_answer(self, worker: _Worker, answer: Any, work: Work[_Worker]) -> None:
         if worker.segment is not None:
             done, files, smaller_tile = answer
             done, folder = self._keep(done, files)
@@ -328,7 +329,7 @@ class _ActorTransport:
             work.finished(worker, done, folder)
         elif isinstance(answer, NodeInfo):
             self._cluster.accept(answer, self._job.engine)
-            worker.sending = _pieces(worker.actor, _to_send(answer, self._job.engine))
+            worker.sending = _send_files(worker.actor, _files_to_send(answer, self._job.engine))
         if (piece := next(worker.sending, None)) is not None:
             self._calls[piece] = worker
         else:
@@ -346,11 +347,11 @@ class _ActorTransport:
 
     def replace(self, worker: _Worker) -> _Worker:
         """As ``Transport``."""
-        return _Worker(self._cluster.successor(worker.actor))
+        return _Worker(self._cluster.start_replacement(worker.actor))
 
     def loss_message(self, reason: str, segments: Sequence[Segment]) -> str:
         """As ``Transport``."""
-        return "".join(f"a node was lost; segment {segment.number} is done again." for segment in segments)
+        return "".join(f"a node was lost; segment {segment.number} is computed again." for segment in segments)
 
     def failure_message(self, reason: str, segment: Segment | None, attempts: int) -> str:
         """As ``Transport``."""
@@ -358,98 +359,98 @@ class _ActorTransport:
         return f"{attempts} workers of the cluster died {at}: {reason}"
 
 
-def _pieces(actor: Any, paths: Sequence[str]) -> Iterator[Any]:
-    """Send files to an actor piece by piece: one result to wait for, before the next piece is read."""
+def _send_files(actor: Any, paths: Sequence[str]) -> Iterator[Any]:
+    """Send files to an actor in chunks; yield the call of each, to wait for before the next chunk is read."""
     for path in paths:
         if Path(path).is_dir():
-            raise VsrError(f"a node of the cluster does not see {path}; put it on a filesystem that all share.")
-        logger.info("%s travels to a node that does not see it.", path)
+            raise VsrError(f"a node of the cluster cannot read {path}; put it on a filesystem that all nodes share.")
+        logger.info("Sending %s to a node that cannot read it.", path)
         digest = hashlib.blake2b(digest_size=16)
         try:
             with open(path, "rb") as file:
                 piece = None
-                while piece != b"":  # which ends the file, and makes one that is empty
+                while piece != b"":  # sent too, since it creates a file that is empty
                     digest.update(piece := file.read(CHUNK_BYTES))
                     yield actor.receive.remote(path, piece)
         except OSError as exc:
             raise InputError(f"cannot read {path}: {exc.strerror}.") from exc
-        yield actor.received.remote(path, digest.hexdigest())
+        yield actor.finish_receiving.remote(path, digest.hexdigest())
 
 
-def _portable(spec: EngineSpec, device: str) -> EngineSpec:
-    """A spec that means the same in another folder, for the devices of the cluster."""
+def _portable_spec(spec: EngineSpec, device: str) -> EngineSpec:
+    """Return the spec with absolute paths, for the devices of the cluster."""
     own = spec.model not in BUILT_IN_DESCRIPTIONS and find_weights(spec.model).parent != models_folder()
     return replace(spec, device=device, model=os.path.abspath(spec.model) if own else spec.model)
 
 
-def _weights(spec: EngineSpec) -> list[Path]:
-    """The files that a network is loaded from."""
+def _weights_files(spec: EngineSpec) -> list[Path]:
+    """Return the files that the network is loaded from."""
     if spec.model in BUILT_IN_DESCRIPTIONS:
         return []
     return [find_weights(spec.model), *([find_partner(spec.model)] if spec.detail != 1 else [])]
 
 
 def _own_weights(spec: EngineSpec) -> list[str]:
-    """Those that vsr does not bring; a node has to see them, or they travel."""
-    return [str(path.absolute()) for path in _weights(spec) if path.parent != models_folder()]
+    """Return the paths of the weights that do not come with vsr; a node must be able to read them, or is sent them."""
+    return [str(path.absolute()) for path in _weights_files(spec) if path.parent != models_folder()]
 
 
 def _shipped_weights(spec: EngineSpec) -> tuple[str, ...]:
-    """The names of those that vsr brings."""
-    return tuple(path.name for path in _weights(spec) if path.parent == models_folder())
+    """Return the names of the weights that come with vsr."""
+    return tuple(path.name for path in _weights_files(spec) if path.parent == models_folder())
 
 
-def _needed(job: ClipJob) -> list[str]:
-    """Files and folders that a node has to see."""
+def _needed_files(job: ClipJob) -> list[str]:
+    """Return the files and folders that a node must be able to read."""
     clip = job.clip
     sources = [str(clip.path)] if clip.path.is_file() else sorted({str(path.parent) for path in clip.pictures})
     return sources + _own_weights(job.engine)
 
 
-def _to_send(node_info: NodeInfo, spec: EngineSpec) -> list[str]:
-    """What a node lacks; a generator and its partner stay side by side."""
+def _files_to_send(node_info: NodeInfo, spec: EngineSpec) -> list[str]:
+    """Return the files that a node lacks; a generator and its partner are sent together."""
     own = _own_weights(spec)
     lacking = [path for path in node_info.lacking if path not in own]
     return lacking + (own if set(own) & set(node_info.lacking) else [])
 
 
-def _check(node_info: NodeInfo, versions: dict[str, str], weights: str) -> None:
-    """Refuse a node that would compute something else than this machine.
+def _check_node(node_info: NodeInfo, versions: dict[str, str], weights: str) -> None:
+    """Refuse a node that would compute other pixels than this machine.
 
     Raises:
-        VsrError: it has another version of something, or other weights.
+        VsrError: the node has another version of a package, or other weights.
     """
     for name in versions | node_info.versions:
         ours, theirs = (f"{name} {each.get(name, 'none')}" for each in (versions, node_info.versions))
         if ours != theirs:
             raise VsrError(f"the node {node_info.node} has {theirs}, and this machine {ours}: install the same there.")
     if node_info.weights != weights:
-        raise VsrError(f"the node {node_info.node} has other weights of that model: install the same vsr there.")
+        raise VsrError(f"the node {node_info.node} has other weights for that model: install the same vsr there.")
 
 
 SAMPLE_BYTES, SAMPLES = 1 << 20, 64
-"""Of a file that a node sees: so much is compared, in so many places. That is all of it up to 64 MiB."""
+"""Size and number of the samples by which files are compared; files up to 64 MiB are compared in full."""
 
-PREFIX = "vsr-cluster-"
-"""Of folders for what has travelled."""
+FOLDER_PREFIX = "vsr-cluster-"
+"""Of the folders for files that were sent to a node."""
 
-REMOVALS = 3
-"""How often a folder is removed into which somebody still writes."""
+MAX_REMOVALS = 3
+"""How often removing a folder is tried, while another thread may still write into it."""
 
 Files = dict[str, bytes]
-"""By name."""
+"""Contents by name."""
 
 
 @dataclass(frozen=True)
 class NodeInfo:
-    """What a node says before it is given anything to do.
+    """The description of a node, which is checked before it gets work.
 
     Attributes:
-        node: its name.
+        node: its host name.
         kind: of its device, as ``device.kind_of`` names it.
-        versions: of what decides over pixels, by name.
-        weights: digest of the shipped weights that it would take.
-        lacking: of the files that it needs, those that it does not see, or sees otherwise.
+        versions: of the packages that determine pixels, by name.
+        weights: digest of the shipped weights that the job uses.
+        lacking: the files that it needs and cannot read, or that differ there.
     """
 
     node: str
@@ -460,7 +461,7 @@ class NodeInfo:
 
 
 def fingerprint(path: Path) -> str:
-    """Of a file its size and a digest of its bytes in many places; what else there is, in a word."""
+    """Return a file's size and a digest of samples of its bytes; of a folder or a missing file, a word for it."""
     if not path.is_file():
         return "a folder" if path.is_dir() else "nothing"
     size, digest = path.stat().st_size, hashlib.blake2b(digest_size=16)
@@ -472,16 +473,17 @@ def fingerprint(path: Path) -> str:
 
 
 def digest_of_weights(shipped: Sequence[str]) -> str:
+    """Return the fingerprints of shipped weights files."""
     return " ".join(fingerprint(models_folder() / name) for name in shipped)
 
 
 def versions_on(device: str) -> dict[str, str]:
-    """Of all that decides over pixels, by name."""
+    """Return the versions of the packages that determine pixels, by name."""
     found = {"vsr": f"{vsr.__version__} ({_digest_of_code()})", "torch": torch.__version__, "PyAV": av.__version__}
     if device == "cpu":
         with suppress(PackageNotFoundError):
             found["openvino"] = version("openvino")
-    return {name: told.partition("+")[0] for name, told in found.items()}
+    return {name: text.partition("+")[0] for name, text in found.items()}
 
 
 @cache
@@ -493,73 +495,78 @@ def _digest_of_code() -> str:
 
 
 class SegmentActor:
-    """Lives on a node, and keeps the engine from one segment to the next. One call after the other, but for ``leave``.
+    """An actor on a node, which keeps the engine between segments. Calls run one at a time, except ``leave``.
 
     Args:
-        threads: of the CPU, for the network.
-        device: ``cpu`` or ``cuda``, where it computes.
+        threads: CPU threads for the network.
+        device: ``cpu`` or ``cuda``.
     """
 
     def __init__(self, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
         self._device, self._node = device, socket.gethostname()
         self._engines = EngineCache()
-        self._brought: dict[str, tuple[str, Path]] = {}
-        self._coming: dict[str, Any] = {}
+        self._copies: dict[str, tuple[str, Path]] = {}
+        self._receiving: dict[str, Any] = {}
         self._expected: dict[str, str] = {}
-        self._home: _NodeFolder | None = None
-        self._leaves = False
+        self._node_folder: _NodeFolder | None = None
+        self._has_left = False
 
     def describe_node(self, files: dict[str, str], shipped: Sequence[str]) -> NodeInfo:
-        """Say what this node is, and which of some files, with their fingerprints, it lacks; forget all others."""
-        for path in [path for path in self._brought if self._brought[path][0] != files.get(path)]:
-            self._brought.pop(path)[1].unlink(missing_ok=True)
-        for path in list(self._coming):
-            self._coming.pop(path)
-            self._place(path).unlink(missing_ok=True)
+        """Describe this node and which of the given files it lacks, and remove copies of all other files.
+
+        Args:
+            files: fingerprints by path.
+            shipped: names of the shipped weights that the job uses.
+        """
+        for path in [path for path in self._copies if self._copies[path][0] != files.get(path)]:
+            self._copies.pop(path)[1].unlink(missing_ok=True)
+        for path in list(self._receiving):
+            self._receiving.pop(path)
+            self._copy_path(path).unlink(missing_ok=True)
         lacking = tuple(
-            path for path in files if path not in self._brought and fingerprint(Path(path)) != files[path]
+            path for path in files if path not in self._copies and fingerprint(Path(path)) != files[path]
         )
         self._expected = files
         kind = kind_of(choose_device(self._device))
         return NodeInfo(self._node, kind, versions_on(self._device), digest_of_weights(shipped), lacking)
 
     def receive(self, path: str, piece: bytes) -> None:
-        """Lay down the next piece of a file.
+        """Append the next chunk to the copy of a file.
 
         Raises:
-            OutputError: the disk refuses.
+            OutputError: it cannot be written.
         """
-        digest = self._coming.setdefault(path, hashlib.blake2b(digest_size=16))
+        digest = self._receiving.setdefault(path, hashlib.blake2b(digest_size=16))
         digest.update(piece)
         try:
-            self._place(path).parent.mkdir(exist_ok=True)
-            with open(self._place(path), "ab") as file:
+            self._copy_path(path).parent.mkdir(exist_ok=True)
+            with open(self._copy_path(path), "ab") as file:
                 file.write(piece)
         except OSError as exc:
             raise OutputError(f"the node {self._node} cannot keep {path}: {exc.strerror}.") from exc
 
-    def received(self, path: str, digest: str) -> None:
-        """A file is whole.
+    def finish_receiving(self, path: str, digest: str) -> None:
+        """Register the copy of a file as complete.
 
         Raises:
-            VsrError: it is another than was sent.
+            VsrError: it differs from the file that was sent.
         """
-        if self._coming.pop(path).hexdigest() != digest:
+        if self._receiving.pop(path).hexdigest() != digest:
             raise VsrError(f"{path} was damaged on its way to the node {self._node}; run again.")
-        self._brought[path] = self._expected[path], self._place(path)
+        self._copies[path] = self._expected[path], self._copy_path(path)
 
     def ask(self, spec: EngineSpec, name: str, *arguments: Any) -> Any:
-        """What an engine says here: an attribute, or what a method returns."""
+        """Return an attribute of the engine, or what a method of it returns."""
         value = getattr(self._engine(spec), name)
         return value(*arguments) if callable(value) else value
 
     def run(self, job: ClipJob, segment: Segment) -> tuple[FinishedSegment, Files, int | None]:
-        """Upscale a segment: what became of it, its files, and the tile to go on with where memory ran out."""
+        """Upscale a segment. Return its record, its files, and the new tile size if memory ran out, else None."""
         clip, engine = job.clip, self._engine(job.engine)
         check_frame_fits(clip, engine, job.conversion, 1)
-        pictures = tuple(self._here(path) for path in clip.pictures)
-        job = replace(job, clip=replace(clip, path=self._here(clip.path), pictures=pictures))
+        pictures = tuple(self._local_path(path) for path in clip.pictures)
+        job = replace(job, clip=replace(clip, path=self._local_path(clip.path), pictures=pictures))
         results: list[tuple[FinishedSegment, Files]] = []
         tiles: list[int] = []
         engine.on_smaller_tile = tiles.append
@@ -574,61 +581,61 @@ class SegmentActor:
         return *results[0], tiles[-1] if tiles else None
 
     def leave(self) -> None:
-        """Remove what is laid down here, whatever is at work."""
-        self._leaves = True
-        if self._home is not None:
-            self._home.remove()
+        """Remove the files of this actor, even while a segment is being upscaled."""
+        self._has_left = True
+        if self._node_folder is not None:
+            self._node_folder.remove()
         _remove_abandoned()
 
     def _engine(self, spec: EngineSpec) -> Engine:
-        spec = replace(spec, model=str(self._here(Path(spec.model))))
+        spec = replace(spec, model=str(self._local_path(Path(spec.model))))
         return self._engines.load(spec)
 
-    def _here(self, path: Path) -> Path:
-        return self._brought[str(path)][1] if str(path) in self._brought else path
+    def _local_path(self, path: Path) -> Path:
+        return self._copies[str(path)][1] if str(path) in self._copies else path
 
-    def _place(self, path: str) -> Path:
-        """Where a file is laid down that travels: beside those that it stood beside."""
+    def _copy_path(self, path: str) -> Path:
+        """Return where the copy of a file is kept; files of one folder stay together."""
         beside = hashlib.blake2b(os.fsencode(os.path.dirname(path)), digest_size=8).hexdigest()
         return self._folder() / beside / os.path.basename(path)
 
     def _folder(self) -> Path:
-        if self._leaves:
+        if self._has_left:
             raise VsrError("the job has ended.")
-        if self._home is None:
-            self._home = _NodeFolder()
-        return self._home.path
+        if self._node_folder is None:
+            self._node_folder = _NodeFolder()
+        return self._node_folder.path
 
 
 class _NodeFolder:
-    """A folder for what has travelled to a node, held by a lock as long as its actor lives."""
+    """A folder for files that were sent to a node, locked as long as its actor lives."""
 
     def __init__(self) -> None:
         _remove_abandoned()
-        made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}"))
-        self._lock = open(made / LOCK, "wb")  # noqa: SIM115 - as long as this lives
-        _hold(self._lock)
-        self.path = made.rename(made.with_name(made.name[1:]))  # now that nobody takes it for abandoned
+        made = Path(tempfile.mkdtemp(prefix=f".{FOLDER_PREFIX}"))
+        self._lock = open(made / LOCK, "wb")  # noqa: SIM115 - open as long as this object lives
+        _try_lock(self._lock)
+        self.path = made.rename(made.with_name(made.name[1:]))  # locked by now, so that it does not look abandoned
 
     def remove(self) -> None:
-        """Remove it, even while somebody writes there."""
+        """Remove the folder, even while another thread writes into it."""
         self._lock.close()
-        for _ in range(REMOVALS):
+        for _ in range(MAX_REMOVALS):
             shutil.rmtree(self.path, ignore_errors=True)
             if not self.path.exists():
                 break
 
 
 def _remove_abandoned() -> None:
-    """Remove what actors left that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    """Remove the folders of actors that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
         with suppress(OSError), open(folder / LOCK, "r+b") as lock:
-            if _hold(lock) and not folder.is_symlink():
+            if _try_lock(lock) and not folder.is_symlink():
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _hold(lock: IO[bytes]) -> bool:
-    """Lock an open file; whether that was done."""
+def _try_lock(lock: IO[bytes]) -> bool:
+    """Try to lock an open file; return whether it is locked now."""
     try:
         import fcntl
 

@@ -1,4 +1,4 @@
-"""What a job would take, from a few frames that are really decoded, upscaled and encoded."""
+"""Estimate the time and disk space of a job by decoding, upscaling and encoding a few of its frames."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from vsr.pipeline.segment import ClipJob, upscale_segments
 from vsr.pipeline.segments import FinishedSegment, Segment
 
 PLACES = (0.1, 0.5, 0.9)
-"""Where frames are taken from, as parts of the clip."""
+"""Where samples are taken, as fractions of the clip."""
 
 MIN_SECONDS = 3.0
-"""Samples grow until they take so long: what is done once weighs little in them then."""
+"""Samples grow until they take this long, so that costs that arise once weigh little."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a job would take.
+    """The estimated cost of a job.
 
     Attributes:
         source: the input.
         target: the output.
-        frames: in the clip, or the part that was asked for.
-        segments: in how many parts they would be upscaled.
+        frames: number of frames in the clip, or in the requested part.
+        segments: number of segments.
         width: of the output, in pixels as coded.
         height: of the output, in pixels as coded.
-        seconds: wall time; on several devices, as if all were like the first.
-        measured_frames: that it was estimated from.
-        output_bytes: of the output.
-        disk_bytes: needed on the way, the output included.
-        streams: what would become of each of the other streams, in words.
+        seconds: wall time; several devices are assumed to be like the first.
+        measured_frames: number of frames that were upscaled for the estimate.
+        output_bytes: size of the output.
+        disk_bytes: disk space needed at most, the output included.
+        streams: what would become of each of the other streams, as text.
     """
 
     source: Path
@@ -67,17 +67,17 @@ def estimate_clip(
     source: Path, target: Path, options: UpscaleOptions, *, folder_is_made: bool = False,
     executor: Executor | None = None,
 ) -> Estimate:  # fmt: skip
-    """Estimate a job and write nothing; a few frames of the clip are upscaled for it.
+    """Estimate a job by upscaling a few frames of the clip; write nothing.
 
     Args:
         source: the input.
         target: the output.
-        options: of the job.
-        folder_is_made: the output's folder need not be there yet.
-        executor: builds the engine, and may have that of the clip before; None: one for this clip.
+        options: the job's options.
+        folder_is_made: whether the output's folder may be missing, since the job would create it.
+        executor: builds the engine, or reuses that of the clip before; None: one for this clip.
 
     Raises:
-        VsrError: whatever ``upscale`` would refuse.
+        VsrError: ``upscale`` would refuse the job.
     """
     started = time.monotonic()
     check_names(source, target)
@@ -104,16 +104,16 @@ def estimate_clip(
     )  # fmt: skip
 
 
-def _length(segment: Segment, otherwise: int | None) -> int:
-    return otherwise or 1 if segment.num_frames is None else segment.num_frames
+def _length(segment: Segment, default: int | None) -> int:
+    return default or 1 if segment.num_frames is None else segment.num_frames
 
 
 @dataclass(frozen=True)
 class _Shortened(ClipJob):
-    """Work on the first frames of each segment alone, without its warm-up.
+    """A job of the first frames of each segment only, without its warm-up.
 
     Attributes:
-        counts: how many, by the segment's number.
+        counts: how many frames, by the segment's number.
     """
 
     counts: Mapping[int, int] = field(default_factory=dict)
@@ -132,8 +132,8 @@ class _Sample:
 
 
 def _measure(plan: ClipPlan, frames: int) -> _Sample:
-    """Upscale a few frames, then more of them until it takes long enough."""
-    _run(plan, _samples(plan.segments, 1)[:1])  # what is done once: memory, kernels, threads
+    """Upscale a few frames, then more until it takes ``MIN_SECONDS``."""
+    _run(plan, _samples(plan.segments, 1)[:1])  # warm up: memory, kernels, threads
     count = 2
     while True:
         sample = _run(plan, _samples(plan.segments, count))
@@ -143,7 +143,7 @@ def _measure(plan: ClipPlan, frames: int) -> _Sample:
 
 
 def _samples(segments: Sequence[Segment], count: int) -> list[tuple[Segment, int]]:
-    """Segments from some places of the clip, and how many frames of each to take."""
+    """Return the segments at ``PLACES``, and how many frames of each to upscale."""
     chosen: dict[int, int] = {}
     for place in PLACES:
         number = int(place * len(segments))
@@ -168,5 +168,5 @@ def _run(plan: ClipPlan, samples: Sequence[tuple[Segment, int]]) -> _Sample:
         )  # fmt: skip
         seconds = time.monotonic() - started
     if not (frames := sum(frames for frames, _ in done)):
-        raise InputError(f"{plan.job.clip.path} has no frame where it was looked for; --dry-run cannot tell more.")
+        raise InputError(f"{plan.job.clip.path} has no frame in the samples; --dry-run cannot estimate it.")
     return _Sample(frames, seconds, sum(size for _, size in done))

@@ -1,8 +1,8 @@
-"""Threads before and after the device's, joined by queues that are bounded in bytes.
+"""Threads for decoding and encoding, connected to the main thread by queues that are bounded in bytes.
 
 ``ThreadedIterator`` runs an iterator in a thread of its own, ``ThreadedConsumer`` a function; both are context
-managers. An exception in either thread is raised again in the thread that uses it, and leaving the context always ends
-the thread.
+managers. An exception in such a thread is raised again in the thread that uses it, and leaving the context always ends
+the thread. ``ByteQueue`` connects the two threads.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from vsr.signals import interruptible, shielded
 
 
 class Sized(Protocol):
-    """Something that knows how much memory it holds."""
+    """An object that knows how much memory it holds."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
 
 
 T = TypeVar("T", bound=Sized)
 
 
 class _Cancelled(Exception):
-    """The other side has gone: stop, there is nobody to tell."""
+    """The queue was cancelled by the other thread."""
 
 
 class ByteQueue(Generic[T]):
     """A queue from one thread to another that holds at most ``max_bytes``, or a single larger item.
 
-    Made of ``SimpleQueue``, whose calls are atomic: an exception that a signal raises in between leaves no lock held,
-    as it can with a ``Condition``.
+    It uses ``SimpleQueue``, whose calls are atomic: an exception raised by a signal handler leaves no lock held, as it
+    can with a ``Condition``.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._items: SimpleQueue[T | None] = SimpleQueue()
         self._freed: SimpleQueue[int] = SimpleQueue()
-        self._bytes = 0  # known to the putting thread only
+        self._bytes = 0  # used by the putting thread only
         self.cancelled = False
 
     def put(self, item: T) -> None:
-        """Add an item; waits while it does not fit. Raises ``_Cancelled`` once the queue is cancelled."""
+        """Add an item; wait while it does not fit. Raises ``_Cancelled`` once the queue is cancelled."""
         while not self.cancelled and self._bytes and self._bytes + item.nbytes > self._max_bytes:
             self._bytes -= self._freed.get()
         if self.cancelled:
@@ -57,7 +57,7 @@ class ByteQueue(Generic[T]):
         self._items.put(item)
 
     def get(self) -> T | None:
-        """The next item, None at the end; waits for it. Raises ``_Cancelled`` once the queue is cancelled."""
+        """Wait for the next item and return it; None at the end. Raises ``_Cancelled`` once the queue is cancelled."""
         item = None if self.cancelled else self._items.get()
         if self.cancelled:
             raise _Cancelled
@@ -66,11 +66,11 @@ class ByteQueue(Generic[T]):
         return item
 
     def close(self) -> None:
-        """Nothing more is put."""
+        """Mark the end: no more items follow."""
         self._items.put(None)
 
     def cancel(self) -> None:
-        """Nobody wants what is in the queue: both sides wake up and stop."""
+        """Discard what is in the queue; both threads wake up and stop."""
         self.cancelled = True
         self._items.put(None)
         self._freed.put(0)
@@ -79,28 +79,29 @@ class ByteQueue(Generic[T]):
 class _Worker(Generic[T]):
     """A thread with a queue, for the length of a context.
 
-    It holds up nobody's end: it is a daemon, and one that comes to life after its queue was cancelled does nothing.
+    It never delays the end of the process: it is a daemon, and does nothing if it starts after its queue was cancelled.
     """
 
     def __init__(self, *, max_bytes: int, name: str) -> None:
         self._queue: ByteQueue[T] = ByteQueue(max_bytes)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._begun = False
+        self._started = False
         self._error: BaseException | None = None
-        self._at_work = threading.Lock()  # not Thread.join, which believes a thread ended once a signal interrupts it
-        self._at_work.acquire()
+        self._running = threading.Lock()  # not Thread.join: after a signal it takes the thread for ended
+        self._running.acquire()
 
     def _run(self) -> None:
-        self._begun = True  # before it looks at the queue: see _end
+        self._started = True  # before the queue is checked: see _end
         try:
             if not self._queue.cancelled:
                 self._work()
         except BaseException as exc:  # raised again in the thread that uses this one
             self._error = exc
         finally:
-            self._at_work.release()
+            self._running.release()
 
     def _work(self) -> None:
+        """Do the thread's work; in the subclasses."""
         raise NotImplementedError
 
     def _start(self) -> None:
@@ -111,8 +112,8 @@ class _Worker(Generic[T]):
 
     @interruptible
     def _wait(self) -> None:
-        """Wait until the work is done, and raise what ended it early."""
-        with self._at_work:
+        """Wait until the work is done, and raise the exception that ended it early."""
+        with self._running:
             pass
         if self._error is not None:
             raise self._error
@@ -120,14 +121,14 @@ class _Worker(Generic[T]):
     @shielded
     def _end(self) -> None:
         self._queue.cancel()
-        if self._begun:  # else it sees that it is not wanted, should it still come
-            with self._at_work:
+        if self._started:  # else it sees that the queue is cancelled if it starts later
+            with self._running:
                 pass
             self._thread.join()
 
 
 class ThreadedIterator(_Worker[T]):
-    """Iterates over ``source`` in a thread that keeps at most ``max_bytes`` ready."""
+    """Iterate over ``source`` in a thread, which keeps at most ``max_bytes`` of items ready."""
 
     def __init__(self, source: Generator[T, None, None], *, max_bytes: int, name: str) -> None:
         super().__init__(max_bytes=max_bytes, name=name)
@@ -152,7 +153,7 @@ class ThreadedIterator(_Worker[T]):
         try:
             self._start()
             return self._items()
-        except BaseException:  # nobody leaves what was not entered
+        except BaseException:  # __exit__ is not called if __enter__ raises
             self._end()
             raise
 
@@ -164,9 +165,9 @@ class ThreadedIterator(_Worker[T]):
 
 
 class ThreadedConsumer(_Worker[T]):
-    """Calls ``consume`` for each item in a thread, in order, with at most ``max_bytes`` waiting.
+    """Call ``consume`` for each item in a thread, in order, with at most ``max_bytes`` waiting.
 
-    Leaving the context waits for the last item, unless an exception is under way.
+    Leaving the context waits for the last item, except after an exception.
     """
 
     def __init__(self, consume: Callable[[T], None], *, max_bytes: int, name: str) -> None:
@@ -183,7 +184,7 @@ class ThreadedConsumer(_Worker[T]):
             self._queue.cancel()
 
     def put(self, item: T) -> None:
-        """Hand over an item; waits while too much is waiting. Raises what ``consume`` raised."""
+        """Queue an item; wait while the queue is full. Raises what ``consume`` raised."""
         try:
             self._queue.put(item)
         except _Cancelled:
@@ -194,7 +195,7 @@ class ThreadedConsumer(_Worker[T]):
         try:
             self._start()
             return self
-        except BaseException:  # nobody leaves what was not entered
+        except BaseException:  # __exit__ is not called if __enter__ raises
             self._end()
             raise
 

@@ -1,4 +1,4 @@
-"""Many inputs, each with an output of its own: what fails stops nothing else, what is done is not done again."""
+"""Many inputs with an output each: a failure does not stop the others, and existing outputs are not made again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from vsr.pipeline.options import UpscaleOptions
 logger = logging.getLogger(__name__)
 
 PICTURE = -1
-"""In place of a clip's size in bytes."""
+"""Stands for the size in bytes of a picture, whose number of frames is known."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An input and what becomes of it."""
+    """An input and its output."""
 
     source: Path
     target: Path
@@ -33,13 +33,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one input.
+    """The result of one input.
 
     Attributes:
         pair: the input and its output.
-        state: ``done``; ``damaged``: done, but the source was not whole; ``there``: an earlier run did it; ``failed``.
-        error: why it failed, or what there is to say of it.
-        summary: of what was done.
+        state: ``done``; ``damaged``: done, from a damaged source; ``there``: the output existed before; ``failed``.
+        error: why it failed, or a remark on the result.
+        summary: of the job, where one ran.
     """
 
     pair: Pair
@@ -50,15 +50,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FolderProgress:
-    """Where the work on many inputs stands.
+    """The progress of the work on many inputs.
 
     Attributes:
-        pair: the input that is worked on.
-        number: its place, from 1.
-        count: how many inputs there are.
-        frames: done in all inputs, without those that were there before.
-        num_frames: to be done in all, about: inputs that have not begun are estimated by the sizes of their files.
-        clip: where the input stands.
+        pair: the current input and its output.
+        number: its number, from 1.
+        count: number of inputs.
+        frames: frames done in all inputs, without those whose output existed before.
+        num_frames: frames to do in all, estimated by file size for inputs that have not begun.
+        clip: the progress of the current input.
     """
 
     pair: Pair
@@ -70,12 +70,12 @@ class FolderProgress:
 
 
 def has_many_outputs(sources: Sequence[Path], target: Path) -> bool:
-    """Whether an output is a folder, for one output for each input.
+    """Whether the output is a folder for one output per input.
 
-    A name without an ending is one where the input is more than one file, or the folder is there already.
+    It is if the folder exists, or if its name has no ending and the input is more than one file.
 
     Raises:
-        UsageError: there are several inputs, or a folder of clips, and the output is a file; a name is too long.
+        UsageError: there are several inputs, or a folder of clips, and the output is a file; or a name is too long.
     """
     first = sources[0]
     for path in (*sources, target):
@@ -95,44 +95,43 @@ def _check_length(path: Path) -> None:
         path.lstat()
     except OSError as exc:
         if exc.errno == errno.ENAMETOOLONG:
-            raise UsageError(f"the name {path} is too long for this system; take a shorter one.") from exc
+            raise UsageError(f"the name {path} is too long for this system; choose a shorter one.") from exc
 
 
 def pair_inputs(sources: Sequence[Path], folder: Path, *, recursive: bool = False) -> list[Pair]:
-    """An output in a folder for each input, under its own name.
+    """Return an output in ``folder`` for each input, under the input's name.
 
     Args:
-        sources: files, folders, of which the videos and pictures are taken, and patterns such as ``clips/*.mp4`` and
-            ``frames/%04d.png``.
-        folder: of the outputs; folders within a source are found again in it.
-        recursive: take folders within folders too.
+        sources: files, folders of videos and pictures, and patterns such as ``clips/*.mp4`` and ``frames/%04d.png``.
+        folder: the folder of the outputs; it gets the subfolders of the sources.
+        recursive: include subfolders.
 
     Raises:
         InputError: a folder or pattern has nothing to upscale.
-        UsageError: two inputs would become one output.
+        UsageError: two inputs would have the same output.
     """
     pairs: dict[Path, Path] = {}
     for source in sources:
-        for path, relative in _found(source, folder, recursive):
+        for path, relative in _expand(source, folder, recursive):
             target = folder / relative.with_name(_output_name(path))
             if pairs.get(target, path) != path and target.suffix != relative.suffix:
                 target = target.with_name(relative.name + target.suffix)
             if pairs.setdefault(target, path) != path:
-                raise UsageError(f"{pairs[target]} and {path} would both become {target}; upscale them apart.")
+                raise UsageError(f"{pairs[target]} and {path} would both become {target}; upscale them separately.")
     return [Pair(source, target) for target, source in pairs.items()]
 
 
-def _found(source: Path, outputs: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
-    """The inputs that a name stands for, and how each is called below it."""
+def _expand(source: Path, outputs: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
+    """Yield the inputs that a name stands for, each with its path relative to it."""
     if source.is_dir():
         inputs = [path for path in _inputs_in(source, recursive) if outputs not in path.parents or outputs == source]
         if not inputs:
-            deeper = "" if recursive else "; --recursive looks into its folders"
+            deeper = "" if recursive else "; --recursive includes subfolders"
             raise InputError(f"the folder {source} holds no videos and no pictures{deeper}.")
         yield from ((path, path.relative_to(source)) for path in inputs)
     elif names_many_files(source):
         for match in files_named(source, recursive=recursive):
-            yield from _found(match, outputs, recursive)
+            yield from _expand(match, outputs, recursive)
     else:
         yield source, Path(source.name)
 
@@ -150,7 +149,7 @@ def _is_video_name(path: Path) -> bool:
 
 
 def _output_name(source: Path) -> str:
-    """The input's own where vsr writes such files; else Matroska, which holds every stream."""
+    """Return the input's name where vsr writes such files; else one of Matroska, which holds every stream."""
     if is_picture_name(source):
         return f"{source.stem}.mkv" if is_animated(source) else source.name
     return source.name if source.suffix.lower() in CONTAINERS else f"{source.stem}.mkv"
@@ -164,28 +163,28 @@ def upscale_folder(
     on_outcome: Callable[[Outcome], None] | None = None,
     command: Command | None = None,
 ) -> list[Outcome]:
-    """Upscale every input; one that fails does not stop the rest.
+    """Upscale every input; one that fails does not stop the others.
 
     Args:
-        pairs: what is to be done, as ``pair_inputs`` says; folders of outputs are made.
-        options: for all of them; without ``overwrite`` an output that stands already is left alone.
-        progress: called as ``upscale``'s.
-        on_outcome: called with each input's end.
-        command: that the inputs are part of; None: each is one of its own.
+        pairs: inputs and outputs, as ``pair_inputs`` returns them; missing folders are created.
+        options: for all inputs; without ``overwrite`` an existing output is left alone.
+        progress: called after each batch of frames.
+        on_outcome: called with the result of each input.
+        command: the command that the inputs are part of; None: each input is a command of its own.
 
     Raises:
-        UnknownModelError: there is no such model, for any of them.
-        VsrError: where the work cannot even begin.
+        UnknownModelError: there is no such model.
+        VsrError: the work cannot begin.
     """
     outcomes: list[Outcome] = []
-    tally = _FolderCounter(pairs, options, progress) if progress is not None else None
+    counter = _FolderCounter(pairs, options, progress) if progress is not None else None
     with executor_for(options) as executor:
         for number, pair in enumerate(pairs, start=1):
             try:
                 outcome = existing_outcome(pair, options)
                 if outcome is None:
                     _make_folder(pair.target.parent)
-                    shown = None if tally is None else tally.of(number)
+                    shown = None if counter is None else counter.begin(number)
                     summary = upscale_clip(pair.source, pair.target, options, shown, executor, command)
                     damaged = summary.damage and not options.tolerant
                     outcome = Outcome(pair, "damaged" if damaged else "done", summary.damage, summary)
@@ -201,10 +200,12 @@ def upscale_folder(
 
 
 def existing_outcome(pair: Pair, options: UpscaleOptions) -> Outcome | None:
-    """An output that stands already is whole, since it gets its name at the end.
+    """Return the outcome of an output that exists already, else None.
+
+    An output gets its name when it is complete, so an existing one is whole.
 
     Raises:
-        OutputError: its name is too long, or what stands in the place of its job's folder is another's.
+        OutputError: its name is too long, or its job folder's name is used by something else.
     """
     try:
         if options.overwrite or not pair.target.exists() or pair.target.resolve() == pair.source.resolve():
@@ -212,7 +213,7 @@ def existing_outcome(pair: Pair, options: UpscaleOptions) -> Outcome | None:
     except OSError as exc:
         raise OutputError(f"cannot write {pair.target}: {exc.strerror}.") from exc
     if (job := read_job(pair.target)) is not None and job.is_publishing:
-        return None  # an earlier run had no time to say so
+        return None  # an earlier run was interrupted before it could finish the job
     remove_if_empty(pair.target)
     return Outcome(pair, "there", "exists already; --overwrite replaces it")
 
@@ -225,24 +226,25 @@ def _make_folder(folder: Path) -> None:
 
 
 class _FolderCounter:
-    """The frames of all inputs: of those that have begun as they say, of the others by the sizes of their files.
+    """Counts the frames of all inputs, and estimates those of inputs that have not begun by the sizes of their files.
 
-    None is opened for it. A picture is one frame; clips have as many for each byte as those that have begun.
+    No input is opened for it. A picture is one frame; clips are assumed to have as many frames per byte as those that
+    have begun.
     """
 
     def __init__(
         self, pairs: Sequence[Pair], options: UpscaleOptions, progress: Callable[[FolderProgress], None]
     ) -> None:
         self._pairs, self._progress = pairs, progress
-        self._sizes = [_bytes_to_do(pair, options) for pair in pairs]
+        self._sizes = [_size_of_work(pair, options) for pair in pairs]
         self._pictures_left = sum(size == PICTURE for size in self._sizes)
         self._clips_left = sum(size > 0 for size in self._sizes)
         self._bytes_left = sum(size for size in self._sizes if size > 0)
         self._done = self._clip_frames = self._clip_bytes = 0  # of inputs before this one
-        self._size, self._at = 0, UpscaleProgress(0, 0)  # of this one
+        self._size, self._at = 0, UpscaleProgress(0, 0)  # of the current one
 
-    def of(self, number: int) -> Callable[[UpscaleProgress], None]:
-        """What to call with the progress of an input, which begins after all for which this was called before."""
+    def begin(self, number: int) -> Callable[[UpscaleProgress], None]:
+        """End the input before, begin the next one, and return the function to call with its progress."""
         self._end()
         self._size, self._at = self._sizes[number - 1], UpscaleProgress(0, 0)
         self._pictures_left -= self._size == PICTURE
@@ -252,35 +254,35 @@ class _FolderCounter:
 
         def show(at: UpscaleProgress) -> None:
             self._at = at
-            frames, total = self._done + at.frames, self._done + _frames_in_all(at) + self._still_to_begin()
+            frames, total = self._done + at.frames, self._done + _total_frames(at) + self._frames_not_begun()
             self._progress(FolderProgress(self._pairs[number - 1], number, len(self._pairs), frames, total, at))
 
         return show
 
     def _end(self) -> None:
         self._done += self._at.frames
-        if self._size > 0 and _frames_in_all(self._at):
-            self._clip_frames += _frames_in_all(self._at)
+        if self._size > 0 and _total_frames(self._at):
+            self._clip_frames += _total_frames(self._at)
             self._clip_bytes += self._size
 
-    def _still_to_begin(self) -> int:
-        """The frames of inputs that have not begun."""
+    def _frames_not_begun(self) -> int:
+        """Estimate the frames of inputs that have not begun."""
         frames, num_bytes = self._clip_frames, self._clip_bytes
         if self._size > 0:
-            frames, num_bytes = frames + _frames_in_all(self._at), num_bytes + self._size
+            frames, num_bytes = frames + _total_frames(self._at), num_bytes + self._size
         clips = round(self._bytes_left * frames / num_bytes) if num_bytes else 0
         return self._pictures_left + max(clips, self._clips_left)
 
 
-def _frames_in_all(at: UpscaleProgress) -> int:
+def _total_frames(at: UpscaleProgress) -> int:
     return at.frames if at.num_frames is None else at.num_frames
 
 
-def _bytes_to_do(pair: Pair, options: UpscaleOptions) -> int:
-    """The size of a clip, ``PICTURE``, or 0 where nothing is to be done."""
+def _size_of_work(pair: Pair, options: UpscaleOptions) -> int:
+    """Return the size of a clip in bytes, ``PICTURE`` for a picture, or 0 where nothing is left to do."""
     try:
         if existing_outcome(pair, options):
             return 0
         return PICTURE if is_picture_name(pair.source) else pair.source.stat().st_size
-    except (VsrError, OSError):  # its turn comes, and then it is told
+    except (VsrError, OSError):  # reported when its turn comes
         return 0

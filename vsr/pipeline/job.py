@@ -1,4 +1,4 @@
-"""One clip, from the input to the output."""
+"""Upscale one clip: open the source, plan the job, run its segments by an executor, and publish the output."""
 
 from __future__ import annotations
 
@@ -80,20 +80,20 @@ from vsr.pipeline.segments import (
 logger = logging.getLogger(__name__)
 
 MOTION_JPEG = frozenset({".mjpeg", ".mjpg"})
-"""Endings of videos that begin as one JPEG does."""
+"""Endings of Motion JPEG videos, which begin with the same bytes as a JPEG picture."""
 
 SEGMENT_SECONDS = 60.0
-"""Of computing, for a segment, about: what an interrupt costs at most."""
+"""Target for the computing time of a segment, which is what an interrupt costs at most."""
 
 
 @dataclass(frozen=True)
 class UpscaleProgress:
-    """Where a job stands, given to the caller's callback after each batch.
+    """The progress of a job, passed to the caller's callback after each batch.
 
     Attributes:
-        frames: frames upscaled, those of an earlier run included.
-        num_frames: frames in all; None where only decoding tells.
-        resumed: how many of them an earlier run had done.
+        frames: frames upscaled, including those of an earlier run.
+        num_frames: frames in all; None if that is unknown before decoding.
+        resumed: frames of an earlier run.
     """
 
     frames: int
@@ -103,7 +103,7 @@ class UpscaleProgress:
 
 @dataclass(frozen=True)
 class UpscaleSummary:
-    """The end of a job.
+    """The result of a job.
 
     Attributes:
         source: the input.
@@ -112,13 +112,13 @@ class UpscaleSummary:
         width: of the output, in pixels as coded.
         height: of the output, in pixels as coded.
         seconds: wall time in all.
-        streams: what became of each of the other streams, in words.
-        damage: what was wrong with the source, or what of its streams was lost, in words; empty where nothing was.
+        streams: what became of each of the other streams, as text.
+        damage: damage of the source and streams that were lost, as text; empty if there was none.
         repeated: frames that were equal to the one before, and so were not computed again.
-        segments: in how many parts the clip was upscaled.
-        resumed: frames that an earlier run had done.
-        overflowed: frames that half precision could not hold, and that were computed in float32.
-        ffmpeg: the program that assembled the file, its version and path; empty of pictures.
+        segments: number of segments.
+        resumed: frames of an earlier run.
+        overflowed: frames that overflowed in half precision, and were computed again in float32.
+        ffmpeg: version and path of the program that assembled the file; empty for pictures.
     """
 
     source: Path
@@ -141,11 +141,11 @@ EXECUTORS: dict[str, Callable[[UpscaleOptions], Executor]] = {
     "processes": Processes,
     "cluster": Cluster,
 }
-"""Where segments are upscaled."""
+"""The executors, by where segments are upscaled."""
 
 
 def executor_for(options: UpscaleOptions) -> Executor:
-    """The executor that the options ask for; opened by ``with``."""
+    """Return the executor for the options, to be opened by ``with``."""
     chosen = "cluster" if options.cluster else "processes" if options.num_workers > 1 else "in-process"
     return EXECUTORS[chosen](options)
 
@@ -159,22 +159,22 @@ def upscale(
 ) -> UpscaleSummary:
     """Upscale a clip; its other streams, its metadata and every timestamp stay as they are.
 
-    The output appears under its name when it is complete. What ends the work early leaves nothing but the finished
-    segments, in a folder beside the output: the same call goes on from there. A damaged source raises nothing as long
-    as one frame can be decoded: the summary says what was wrong.
+    The output gets its name when it is complete. If the work ends early, only the finished segments are kept, in a
+    folder beside the output, and the same call resumes from there. A damaged source is no error as long as one frame
+    can be decoded: the summary describes the damage.
 
     Args:
         source: a video, a picture, a folder of pictures, or a pattern such as ``frames/*.png`` or ``frames/%04d.png``.
-        target: the output: a name with an ending of ``vsr.media.formats.CONTAINERS``, a picture, or a pattern of
-            pictures such as ``frames/%06d.png``.
+        target: a file with an ending in ``vsr.media.formats.CONTAINERS``, a picture, or a pattern such as
+            ``frames/%06d.png``.
         progress: called after each batch of frames.
         **options: the fields of ``UpscaleOptions``.
 
     Raises:
-        UsageError: options that cannot be, an unknown model or ending.
+        UsageError: invalid options, or an unknown model or ending.
         InputError: the source is missing, damaged or holds no video.
         OutputError: the target exists, or cannot be written.
-        VsrError: anything else that a user can meet.
+        VsrError: any other failure.
     """
     return upscale_clip(Path(source), Path(target), UpscaleOptions(**options), progress)
 
@@ -188,15 +188,15 @@ def upscale_clip(
     executor: Executor | None = None,
     command: Command | None = None,
 ) -> UpscaleSummary:
-    """As ``upscale``, with the options built.
+    """Upscale a clip, as ``upscale``, with an ``UpscaleOptions``.
 
     Args:
         source: as ``upscale``.
         target: as ``upscale``.
         options: as ``upscale``.
         progress: as ``upscale``.
-        executor: one that is open already; None: one for this clip alone.
-        command: that this clip is part of; None: it is all of it.
+        executor: an open executor; None: one is opened for this clip.
+        command: the command that this clip is part of; None: one for this clip only.
     """
     started = time.monotonic()
     check_names(source, target)
@@ -209,25 +209,25 @@ def upscale_clip(
             remove_if_empty(target)
             raise
     clip = open_source(source, options)
-    watch = SourceFingerprint(clip)
+    fingerprint = SourceFingerprint(clip)
     output = output_for(clip, target, options)
     if not publishing:
         output.check()
-    with job_folder(target) as folder, ExitStack() as working:
+    with job_folder(target) as folder, ExitStack() as resources:
         if executor is None:
-            executor = working.enter_context(executor_for(options))
-        plan = plan_clip(clip, output, options, folder.earlier() if options.resume else {}, executor)
+            executor = resources.enter_context(executor_for(options))
+        plan = plan_clip(clip, output, options, folder.earlier_settings() if options.resume else {}, executor)
         manifest = _manifest(plan, source, target, options, command or Command.of((source,), target))
         before = folder.summary_of(manifest, output.is_published) if options.resume else None
         if before is not None:
-            return _done_before(before, source, target, time.monotonic() - started)
+            return _finished_before(before, source, target, time.monotonic() - started)
         if not options.resume or folder.is_done:
             folder.clear()
         if publishing and not folder.is_publishing:
             output.check()
         folder.adopt(manifest, output.published)
-        done, resumed, lost = _work(plan, folder, watch, options, progress, executor, working)
-        found = _in_all(done)
+        done, resumed, lost = _run_job(plan, folder, fingerprint, options, progress, executor, resources)
+        found = _total_damage(done)
         if found.resized:
             logger.warning("%s", resized_message(source, clip.video, found.resized))
         damage = "; ".join(filter(None, [str(found), *lost]))
@@ -243,33 +243,33 @@ def upscale_clip(
     return summary
 
 
-def _work(
-    plan: ClipPlan, folder: JobFolder, watch: SourceFingerprint, options: UpscaleOptions,
-    progress: Callable[[UpscaleProgress], None] | None, executor: Executor, working: ExitStack,
+def _run_job(
+    plan: ClipPlan, folder: JobFolder, fingerprint: SourceFingerprint, options: UpscaleOptions,
+    progress: Callable[[UpscaleProgress], None] | None, executor: Executor, resources: ExitStack,
 ) -> tuple[list[FinishedSegment], int, list[str]]:  # fmt: skip
-    """Upscale what is left to do, close what is open for that, and give the output its name.
+    """Upscale the remaining segments, close ``resources``, and publish the output.
 
     Returns:
-        what became of each segment, frames done before, and what of the source was lost on the way.
+        the finished segments, the number of frames of an earlier run, and a description of each loss.
     """
-    report = _Report(folder, plan.segments, watch, progress)
-    left = [segment for segment in plan.segments if segment.number not in folder.finished]
+    report = _Report(folder, plan.segments, fingerprint, progress)
+    remaining = [segment for segment in plan.segments if segment.number not in folder.finished]
     try:
-        if left:
+        if remaining:
             plan.job.output.assemble_sample(folder.assembly())
-            executor.run(plan.job, left, folder.path, report, plan.engine)
-        working.close()
+            executor.run(plan.job, remaining, folder.path, report, plan.engine)
+        resources.close()
         results = [SegmentResult(folder.finished[segment.number], folder.segment(segment.number))
                    for segment in plan.segments]  # fmt: skip
         if not any(done.frames for done, _ in results):
-            raise _no_frame(plan.job.clip, options)
-        watch.check()
-        lost = plan.job.output.complete(folder.assembly(), results, _Publication(folder, watch))
+            raise _no_frame_error(plan.job.clip, options)
+        fingerprint.check()
+        lost = plan.job.output.complete(folder.assembly(), results, _Publication(folder, fingerprint))
     except VsrError as exc:
-        watch.check()  # a file that somebody writes to fails in many ways
+        fingerprint.check()  # a source that is being written to fails in many ways
         if kept := sum(part.frames for part in folder.finished.values()):
-            said = str(exc).rstrip(".")
-            raise type(exc)(f"{said}. {kept} frames are kept in {folder.path}; run again to go on.") from exc
+            message = str(exc).rstrip(".")
+            raise type(exc)(f"{message}. {kept} frames are kept in {folder.path}; run again to resume.") from exc
         raise
     return [result.done for result in results], report.resumed, lost
 
@@ -283,20 +283,20 @@ def _manifest(plan: ClipPlan, source: Path, target: Path, options: UpscaleOption
 
 
 NOT_KEPT = frozenset({"source", "target", "seconds", "resumed"})
-"""Of a summary, what belongs to one run."""
+"""Fields of a summary that belong to a single run."""
 
 
-def _done_before(summary: Mapping[str, Any], source: Path, target: Path, seconds: float) -> UpscaleSummary:
-    """Of a job that was killed when all was done but the removal of its folder."""
+def _finished_before(summary: Mapping[str, Any], source: Path, target: Path, seconds: float) -> UpscaleSummary:
+    """Return the summary of a job that was killed when all was done except removing its folder."""
     kept = {**summary, "streams": tuple(summary["streams"])}
     return UpscaleSummary(source, target, **kept, seconds=seconds, resumed=kept["frames"])
 
 
 def open_source(source: Path, options: UpscaleOptions) -> ClipInfo:
-    """A video, or pictures as one. Pictures and animations are known by their content, whatever their names.
+    """Open a video, or pictures as one. Pictures and animations are recognised by content, not by name.
 
     Raises:
-        InputError: it cannot be read, or holds neither.
+        InputError: it cannot be read, or is neither a video nor a picture.
     """
     pictures = pictures_of(source)
     if pictures is None:
@@ -307,21 +307,21 @@ def open_source(source: Path, options: UpscaleOptions) -> ClipInfo:
         if not (kind or is_picture_name(source)) or (kind == "JPEG" and source.suffix.lower() in MOTION_JPEG):
             return probe(source, max_pixels=options.max_pixels)
         pictures = [source]
-    if said := missing_numbers(pictures):
-        logger.warning("%s: %s The pictures that are there follow one another.", source, said)
+    if gaps := missing_numbers(pictures):
+        logger.warning("%s: %s The pictures that are there follow one another.", source, gaps)
     return probe_pictures(pictures, source, fps=options.fps, max_pixels=options.max_pixels)
 
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """All that is decided before the first frame.
+    """Everything that is decided before the first frame.
 
     Attributes:
-        order: for those who do the work.
-        segments: what there is to do.
-        settings: all that changes a pixel of it, by what to call it.
-        engine: built already, on the first device.
-        video_bytes: of the source's video packets; 0 of pictures.
+        job: the clip's work.
+        segments: the segments of the clip.
+        settings: everything that affects pixels, by a name for messages.
+        engine: the engine on the first device.
+        video_bytes: size of the source's video packets; 0 for pictures.
     """
 
     job: ClipJob
@@ -334,24 +334,24 @@ class ClipPlan:
 def plan_clip(
     clip: ClipInfo, output: Output, options: UpscaleOptions, earlier: Settings, executor: Executor | None = None
 ) -> ClipPlan:
-    """Decide everything.
+    """Plan a clip's job.
 
     Args:
         clip: the source.
-        output: what is made of it; it is planned here.
-        options: what was chosen.
-        earlier: settings of another run: if all else is alike, what follows from the machine is taken from there.
-        executor: builds the engine where the work is done; None: here.
+        output: the output; it is planned here too.
+        options: the user's options.
+        earlier: settings of an earlier run: if all others are equal, those that depend on the machine are kept.
+        executor: builds the engine where the work is done; None: in this process.
     """
     video, factor = clip.video, factor_of(clip.video, options)
     if video.interlaced:
-        fate = "upscaled as it lies, combing and all" if options.deinterlace == "no" else "deinterlaced"
-        logger.log(logging.WARNING if options.deinterlace == "no" else logging.INFO, "%s is %s.", clip.path, fate)
+        action = "upscaled without deinterlacing, with its combing" if options.deinterlace == "no" else "deinterlaced"
+        logger.log(logging.WARNING if options.deinterlace == "no" else logging.INFO, "%s is %s.", clip.path, action)
     spec = _engine_spec(options, factor)
     load = (executor or InProcess()).load
     engine = load(spec)
     conversion = output.plan(engine.scale)
-    if not options.cluster:  # whose nodes know their memory
+    if not options.cluster:  # its nodes check their own memory
         check_frame_fits(clip, engine, conversion, 1 if clip.video.num_frames_estimated == 1 else spec.sharing)
     if engine.precision == "int8" and conversion.source.bit_depth > 8:
         logger.warning("%s: int8 keeps about 8 of its %d bits.", clip.path.name, conversion.source.bit_depth)
@@ -368,7 +368,7 @@ def plan_clip(
         "the engine": engine.version,
         "the precision": engine.precision,
         "the steadying": steadied,
-        "the part": _part_in_words(options),
+        "the part": _describe_part(options),
         "the deinterlacing": options.deinterlace,
         **output.settings(),
         "the colours": str(conversion),
@@ -399,7 +399,7 @@ def plan_clip(
 def _engine_spec(options: UpscaleOptions, factor: float | None) -> EngineSpec:
     return EngineSpec(
         model_covering(options.model, factor), factor if options.model == "bicubic" else None, options.devices[0],
-        _engine_of_all(options), options.precision, options.tile_size, options.detail,
+        _common_engine(options), options.precision, options.tile_size, options.detail,
         1 if options.cluster else options.workers_sharing(choose_device(options.devices[0]).type),
     )  # fmt: skip
 
@@ -414,20 +414,20 @@ def _is_steadied(clip: ClipInfo, model: str, engine: Engine, options: UpscaleOpt
     return options.steady == "yes"
 
 
-def _part_in_words(options: UpscaleOptions) -> str:
+def _describe_part(options: UpscaleOptions) -> str:
     if options.start is None and options.end is None:
         return "all of it"
     return f"{options.start or 0} s to {'the end' if options.end is None else f'{options.end} s'}"
 
 
-def _engine_of_all(options: UpscaleOptions) -> RuntimeName:
-    """One that all devices have: which of them does a segment shall not show."""
+def _common_engine(options: UpscaleOptions) -> RuntimeName:
+    """Return an engine that all devices have, so that a segment has the same pixels on each of them."""
     kinds = {device.partition(":")[0] for device in options.devices}
     return "torch" if len(kinds) > 1 and options.engine == "auto" and options.precision != "int8" else options.engine
 
 
 def _index(clip: ClipInfo, options: UpscaleOptions) -> tuple[PacketIndex | None, str]:
-    """The packets of a video, None of pictures; and a digest of the source."""
+    """Return the packets of a video, or None for pictures, and a digest of the source."""
     if not clip.pictures:
         index = index_packets(clip.path, clip.video, max_pixels=options.max_pixels)
         return index, index.digest
@@ -441,11 +441,10 @@ def _index(clip: ClipInfo, options: UpscaleOptions) -> tuple[PacketIndex | None,
 def _halvings(
     engine: Engine, batch: int, clip: ClipInfo, index: PacketIndex | None, options: UpscaleOptions, warm_up: int
 ) -> int:
-    """How often segments have to be halved so that one is computed in about ``SEGMENT_SECONDS``.
+    """Return how often to halve the segments so that one is computed in about ``SEGMENT_SECONDS``.
 
-    The network is timed on a batch or two, unless it has no weights or there would be nothing to cut. Where segments
-    have to be warmed up it is not: as each of them begins anew, where they begin shows in the pixels, and follows from
-    the clip and the kind of device alone.
+    The network is timed on a batch or two, unless it has no weights or there is nothing to cut. It is not timed if
+    segments need a warm-up: their start affects pixels then, and so may depend on the clip and the kind of device only.
     """
     video, total = clip.video, index.num_frames if index else len(clip.pictures)
     uncut = clip.format == ANIMATION_FORMAT or (index is not None and not len(index.timestamps))
@@ -458,9 +457,9 @@ def _halvings(
         frames = round(total * _bounds(warm_up)[1] / duration)
     if warm_up:
         return halvings(frames, engine.usual_seconds_of(video.height, video.width), SEGMENT_SECONDS, fewest)
-    # Processes on one device share what it can do; a worker of a cluster has its own.
+    # Processes on one device share its speed; each worker of a cluster has a device of its own.
     sharing = 1 if options.cluster else max(1, options.num_workers // len(options.devices))
-    frame_seconds = sharing * engine.seconds_of(batch, video.height, video.width) / batch  # with all that is done once
+    frame_seconds = sharing * engine.seconds_of(batch, video.height, video.width) / batch  # includes one-time costs
     if total * frame_seconds <= SEGMENT_SECONDS:
         return 0
     frame_seconds = sharing * engine.seconds_of(batch, video.height, video.width) / batch
@@ -468,7 +467,7 @@ def _halvings(
 
 
 def _bounds(warm_up: int) -> tuple[int, int]:
-    """How many seconds a segment has at least and at most before it is halved."""
+    """Return the shortest and the longest duration of a segment before halving, in seconds."""
     return WARM_SECONDS if warm_up else (MIN_SECONDS, MOST_SECONDS)
 
 
@@ -490,49 +489,49 @@ def _cut(
 
 
 class _Report:
-    """Keeps what is finished, and tells the caller how far the work is."""
+    """A ``Listener`` that keeps finished segments and reports progress to the caller."""
 
     def __init__(
-        self, folder: JobFolder, segments: Sequence[Segment], watch: SourceFingerprint,
+        self, folder: JobFolder, segments: Sequence[Segment], fingerprint: SourceFingerprint,
         progress: Callable[[UpscaleProgress], None] | None,
     ) -> None:  # fmt: skip
-        self._folder, self._watch, self._progress = folder, watch, progress
+        self._folder, self._fingerprint, self._progress = folder, fingerprint, progress
         self._segments = {segment.number: segment for segment in segments}
         self._total = None if folder.manifest is None else folder.manifest.num_frames
         self.resumed = self._frames = sum(done.frames for done in folder.finished.values())
         self.frames(0)
 
     def frames(self, count: int) -> None:
-        """So many more are on their way to the encoder; fewer, where they are done again."""
+        """Add to the number of frames that were passed to the encoder; negative if they are computed again."""
         self._frames += count
         if self._progress is not None and (count or self.resumed):
             self._progress(UpscaleProgress(self._frames, self._total, self.resumed))
 
     def smaller_tile(self, tile_size: int) -> None:
-        """Memory ran out, and the work goes on in tiles of so many LR pixels."""
+        """Record that memory ran out, and that the work continues in tiles of so many LR pixels."""
         self._folder.note_smaller_tile(tile_size)
 
     def finished(self, done: FinishedSegment, folder: Path) -> None:
-        """A segment stands in a folder, safely on the disk."""
-        self._watch.check(self._segments[done.number])
+        """Keep a segment that is complete in a folder and synced to the disk."""
+        self._fingerprint.check(self._segments[done.number])
         self._folder.commit(done, folder)
 
 
 class _Publication:
-    """As ``outputs.Publication``, kept in the job's folder."""
+    """An ``outputs.Publication`` that is kept in the job's folder."""
 
-    def __init__(self, folder: JobFolder, watch: SourceFingerprint) -> None:
+    def __init__(self, folder: JobFolder, fingerprint: SourceFingerprint) -> None:
         assert folder.manifest is not None
         self.begun = folder.manifest.publishing
-        self._folder, self._watch = folder, watch
+        self._folder, self._fingerprint = folder, fingerprint
 
     def begin(self, what: Mapping[str, Any]) -> None:
         """As ``outputs.Publication``."""
-        self._watch.check()  # its sound has been read until now
+        self._fingerprint.check()  # its other streams were read until now
         self._folder.begin_publishing(what)
 
 
-def _in_all(segments: Sequence[FinishedSegment]) -> Damage:
+def _total_damage(segments: Sequence[FinishedSegment]) -> Damage:
     return Damage(
         sum(done.damage.undecodable for done in segments),
         sum(done.damage.concealed for done in segments),
@@ -541,7 +540,7 @@ def _in_all(segments: Sequence[FinishedSegment]) -> Damage:
     )
 
 
-def _no_frame(clip: ClipInfo, options: UpscaleOptions) -> VsrError:
+def _no_frame_error(clip: ClipInfo, options: UpscaleOptions) -> VsrError:
     if options.start is None and options.end is None:
         return InputError(f"{clip.path} is damaged: not one frame of its video can be decoded.")
-    return InputError(f"{clip.path} has no frame in the part that was asked for.")
+    return InputError(f"{clip.path} has no frame in the requested part.")

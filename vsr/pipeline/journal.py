@@ -1,18 +1,21 @@
-"""The folder beside an output where its finished segments wait: what a job that was stopped goes on from.
+"""The job folder beside an output, from which an interrupted job is resumed.
 
 ::
 
     out.mp4.vsr-job/
         lock              held by the process that works here
-        manifest.json     the command, what the segments are made from and with, and how far publishing has come
+        manifest.json     the command, the source and settings of the segments, and the state of publishing
         000000/           a finished segment: the encoded video, or pictures ...
-            record.json   ... and what became of it, with a digest of each file
-        .000001-4711/     one that process 4711 is at
-        assembly/         what lies between the segments and the output
+            record.json   ... and its record, with a digest of each file
+        .000001-4711/     a segment that process 4711 is writing
+        assembly/         temporary files for assembling the output
 
-A segment's folder is synced to the disk before it gets its name, in one step: what has a name is whole, and what is no
-longer as its record says is computed again. Only what is called so is ever removed; a folder of that name without a
-manifest is not ours, and is left alone.
+A segment's folder is synced to the disk and then renamed in one step: one with its final name is whole. If a file no
+longer matches the record, the segment is computed again. Only files and folders with these names are ever removed; a
+job folder without a manifest was not made by vsr, and is left alone.
+
+This module holds the manifest, the folder (``JobFolder``, ``job_folder``), the records of segments (``seal``,
+``read_record``), and ``SourceFingerprint``, which notices when the source changes during the work.
 """
 
 from __future__ import annotations
@@ -51,40 +54,40 @@ MANIFEST, RECORD, LOCK, ASSEMBLY = "manifest.json", "record.json", "lock", "asse
 FORMAT = "vsr-job-2"
 
 SEGMENT = re.compile(r"\d{6,}")
-HALF_MANIFEST = re.compile(r"\.vsr-\d+-manifest\.json")
-UNFINISHED = re.compile(rf"\.\d{{6,}}-(\d+|cluster)|{HALF_MANIFEST.pattern}|{ASSEMBLY}")
-"""Names of folders and files that vsr makes in a job's folder, beside the manifest and the lock."""
+TEMPORARY_MANIFEST = re.compile(r"\.vsr-\d+-manifest\.json")
+UNFINISHED = re.compile(rf"\.\d{{6,}}-(\d+|cluster)|{TEMPORARY_MANIFEST.pattern}|{ASSEMBLY}")
+"""Names of unfinished files and folders in a job folder."""
 
 Settings = dict[str, Any]
-"""All that changes a pixel, by what to call it."""
+"""Everything that affects pixels, by a name for messages."""
 
 TILE, BATCH, THREADS = "the tile size", "the batch size", "the encoder's threads"
 HALVINGS = "the number of times that segments are halved"
 MEASURED = {TILE, BATCH, THREADS, HALVINGS}
-"""Settings that follow from the machine unless they are chosen; a job that goes on keeps those that it had."""
+"""Settings that depend on the machine unless they are chosen; a resumed job keeps them."""
 
 DEVICES, SMALLER_TILE = "the kinds of device", "the tile size after memory ran out"
-NOTED = {DEVICES, SMALLER_TILE}
-"""Settings that are kept, and need not be the same for a job to go on."""
+RECORDED = {DEVICES, SMALLER_TILE}
+"""Settings that are recorded, but may differ when a job is resumed."""
 
-WHERE_KINDS_MEET = "where they meet, pixels may differ by a code value"
-"""Of parts of a clip that devices of different kinds compute."""
+DEVICE_DIFFERENCE = "where they meet, pixels may differ by a code value"
+"""What to expect of parts of a clip that were computed by different kinds of device."""
 
 OPAQUE = {"the colours", "the video format", "the network's weights"}
-"""Settings whose values would tell nobody anything; they follow from others where those differ."""
+"""Settings whose values mean nothing to a user; they usually differ because others do."""
 
-OF_THE_MACHINE = {"the source", "the version of vsr", "the version of torch", "the version of PyAV", "the engine"}
-"""Settings that no word of the command brings back."""
+MACHINE_SETTINGS = {"the source", "the version of vsr", "the version of torch", "the version of PyAV", "the engine"}
+"""Settings that no option of the command can restore."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What was asked for, from which a job can be started again.
+    """The inputs and the output of a command, from which a job can be resumed.
 
     Attributes:
         sources: the inputs, as absolute paths or patterns.
-        target: the output as an absolute path; of many inputs, their folder.
-        recursive: whether folders within folders were looked into.
+        target: the output as an absolute path; for many inputs, the folder of the outputs.
+        recursive: whether subfolders were included.
     """
 
     sources: tuple[str, ...]
@@ -93,23 +96,23 @@ class Command:
 
     @classmethod
     def of(cls, sources: tuple[Path, ...], target: Path, recursive: bool = False) -> Command:
-        """The same from any folder."""
+        """Return a command with absolute paths."""
         return cls(tuple(map(os.path.abspath, sources)), os.path.abspath(target), recursive)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a job is.
+    """The description of a job.
 
     Attributes:
-        source: of this job, an absolute path or pattern.
-        target: its output, an absolute path.
-        command: that it is part of.
-        options: of the command, as ``UpscaleOptions.to_dict`` writes them.
-        settings: all that changes a pixel.
-        num_frames: to be done; None where only decoding tells.
-        publishing: what ``Output.complete`` said before it gave the output its name; None: it has not come so far.
-        done: the summary, once the output has its name and nothing is left but to remove this folder.
+        source: the job's input, an absolute path or pattern.
+        target: the job's output, an absolute path.
+        command: the command that the job is part of.
+        options: the command's options, as returned by ``UpscaleOptions.to_dict``.
+        settings: everything that affects pixels.
+        num_frames: frames to do; None if that is unknown before decoding.
+        publishing: what ``Output.complete`` recorded before it gave the output its name; None: not yet.
+        done: the summary, once the output has its name and only this folder is left to remove.
     """
 
     source: str
@@ -122,13 +125,13 @@ class Manifest:
     done: Mapping[str, Any] | None = None
 
     def to_json(self) -> bytes:
-        """As ``from_json`` reads it."""
+        """Return the manifest as JSON, for ``from_json``."""
         job = asdict(self)
         return json.dumps({"format": FORMAT, "digest": _digest_of(job), "job": job}, indent=1).encode()
 
     @classmethod
     def from_json(cls, content: bytes) -> Manifest:
-        """What ``to_json`` wrote.
+        """Parse what ``to_json`` returned.
 
         Raises:
             ValueError: it is something else, or damaged.
@@ -144,51 +147,51 @@ class Manifest:
 
 
 def job_folder_of(target: Path) -> Path:
-    """Where the segments of an output wait."""
+    """Return the path of an output's job folder."""
     return target.with_name(name_of_at_most(LONGEST_NAME, "", target.name, ".vsr-job"))
 
 
 def read_job(target: Path) -> JobFolder | None:
-    """Look at an output's job folder without touching it, or anyone's lock.
+    """Read an output's job folder without changing or locking it.
 
     Returns:
-        None where there is none, or one that waits for nothing.
+        the job folder; None if there is none, or nothing in it to resume.
 
     Raises:
-        OutputError: what stands there under its name is no job folder.
+        OutputError: its name is used by something that is no job folder.
     """
     job = JobFolder(job_folder_of(target))
-    return job if job.look() else None
+    return job if job.read_manifest() else None
 
 
 def resumable_job(target: Path) -> Manifest:
-    """The job that waits to go on, for an output or a folder of outputs.
+    """Find the job to resume for an output or a folder of outputs.
 
     Args:
-        target: an output: then that alone goes on. A folder of outputs: the command that was to fill it.
+        target: an output, whose job alone is resumed; or a folder of outputs, whose command is resumed.
 
     Returns:
-        its manifest, whose command names the target as it is named here.
+        the job's manifest; for an output its command names the target as given here.
 
     Raises:
-        UsageError: nothing waits there, or more than one command.
-        OutputError: what stands there is no job folder.
+        UsageError: there is nothing to resume, or more than one command.
+        OutputError: the job folder's name is used by something else.
     """
     own = read_job(target)
     if own is not None and own.manifest is not None:
         return replace(own.manifest, command=Command((own.manifest.source,), str(target)))
-    waiting = []
+    manifests = []
     for path in sorted(target.rglob("*.vsr-job")) if target.is_dir() else []:
         job = JobFolder(path)
-        if job.look() and job.manifest is not None:
-            waiting.append(job.manifest)
-    if not waiting:
-        raise UsageError(f"nothing waits to be resumed for {target}: its job is done, or nothing of it was finished.")
-    if any((job.command, job.options) != (waiting[0].command, waiting[0].options) for job in waiting):
+        if job.read_manifest() and job.manifest is not None:
+            manifests.append(job.manifest)
+    if not manifests:
+        raise UsageError(f"there is nothing to resume for {target}: its job is done, or no segment of it was finished.")
+    if any((job.command, job.options) != (manifests[0].command, manifests[0].options) for job in manifests):
         raise UsageError(
-            f"several jobs wait in {target}; resume them one by one: {', '.join(job.target for job in waiting[:3])}."
+            f"{target} has several jobs; resume them one by one: {', '.join(job.target for job in manifests[:3])}."
         )
-    return waiting[0]
+    return manifests[0]
 
 
 class JobFolder:
@@ -196,8 +199,8 @@ class JobFolder:
 
     Attributes:
         path: the folder.
-        manifest: what an earlier run or this one wrote; None: nothing yet.
-        finished: the segments that are done, by number.
+        manifest: the manifest of an earlier run or this one; None: none yet.
+        finished: the finished segments by number.
     """
 
     def __init__(self, path: Path) -> None:
@@ -205,15 +208,15 @@ class JobFolder:
         self.manifest: Manifest | None = None
         self.finished: dict[int, FinishedSegment] = {}
 
-    def look(self) -> bool:
-        """Read the manifest; whether there was one.
+    def read_manifest(self) -> bool:
+        """Read the manifest, and return whether there is one.
 
         Raises:
             OutputError: this is no job folder of vsr.
         """
         try:
             if not stat.S_ISDIR(self.path.lstat().st_mode):
-                raise OutputError(f"{self.path} is not a folder of vsr's; move it away, or name another output.")
+                raise OutputError(f"{self.path} is not a job folder of vsr; move it away, or name another output.")
             names = {entry.name for entry in self.path.iterdir()}
         except FileNotFoundError:
             return False
@@ -222,7 +225,7 @@ class JobFolder:
         try:
             self.manifest = Manifest.from_json(read_regular(self.path / MANIFEST))
         except (OSError, ValueError, TypeError, KeyError) as exc:
-            if foreign := sorted(name for name in names if name != LOCK and not HALF_MANIFEST.fullmatch(name)):
+            if foreign := sorted(name for name in names if name != LOCK and not TEMPORARY_MANIFEST.fullmatch(name)):
                 raise OutputError(
                     f"{self.path} is no job folder of this version of vsr, or its {MANIFEST} is damaged (it holds "
                     f"{foreign[0]}); move it away, or name another output."
@@ -231,49 +234,49 @@ class JobFolder:
 
     @property
     def is_publishing(self) -> bool:
-        """Whether an earlier run was giving the output its name: what stands there may be ours."""
+        """Whether an earlier run has begun to publish: an existing output may be its own."""
         return self.manifest is not None and self.manifest.publishing is not None
 
     @property
     def is_done(self) -> bool:
-        """Whether an earlier run had nothing left to do but to remove this folder."""
+        """Whether an earlier run had only this folder left to remove."""
         return self.manifest is not None and self.manifest.done is not None
 
     def summary_of(
         self, manifest: Manifest, is_published: Callable[[Mapping[str, Any]], bool]
     ) -> Mapping[str, Any] | None:
-        """What ``end_publishing`` was told, if it was of this very job, and its output is still there."""
+        """Return the summary of an earlier run, if it finished this same job and its output still exists."""
         earlier = self.manifest
-        if earlier is None or earlier.publishing is None or not _same(earlier, manifest):
+        if earlier is None or earlier.publishing is None or not _same_settings(earlier, manifest):
             return None
         same = all(earlier.options.get(name) == manifest.options[name] for name in ("audio", "subtitles"))
         return earlier.done if same and is_published(earlier.publishing) else None
 
-    def earlier(self) -> Settings:
-        """The settings of the run that left something here; empty where none did."""
+    def earlier_settings(self) -> Settings:
+        """Return the settings of an earlier run; empty if there was none."""
         return {} if self.manifest is None else self.manifest.settings
 
     def frames_kept(self) -> int:
-        """How many frames are in the finished segments."""
+        """Return the number of frames in finished segments."""
         return sum(done.frames for _, done in self._records())
 
     def adopt(
         self, manifest: Manifest, published: Callable[[Mapping[str, Any], int, str], Path | None] = lambda *_: None
     ) -> None:
-        """Take over the finished segments of an earlier run, or where there are none, begin anew.
+        """Take over the finished segments of an earlier run, or begin a new job if there are none.
 
-        A segment whose files are not what its record says is removed, and a warning says so.
+        A segment whose files do not match its record is removed with a warning.
 
         Args:
-            manifest: of the job that is to be done.
-            published: where a file of a segment may have been moved by an earlier run: of what that run said when it
-                began publishing, the number of the segment, and the file's name.
+            manifest: the manifest of the job.
+            published: returns where an earlier run may have moved a file, from what that run recorded when it began to
+                publish, the number of the segment, and the file's name.
 
         Raises:
             OutputError: the segments were made with other settings, or the folder cannot be written.
         """
         earlier = self.manifest
-        if earlier is not None and _same(earlier, manifest):
+        if earlier is not None and _same_settings(earlier, manifest):
             self._remove_unfinished()
             before, now = (set(each.settings.get(DEVICES, ())) for each in (earlier, manifest))
             noted = manifest.settings | {DEVICES: sorted(before | now)}
@@ -286,31 +289,31 @@ class JobFolder:
                     shutil.rmtree(self.segment(number), ignore_errors=True)
             if self.finished and before and now - before:
                 kinds = (" and ".join(sorted(each)) for each in (before, now))
-                logger.warning("%s: begun on %s, goes on on %s: %s.", manifest.target, *kinds, WHERE_KINDS_MEET)
+                logger.warning("%s: begun on %s, continued on %s: %s.", manifest.target, *kinds, DEVICE_DIFFERENCE)
         elif earlier is not None:
             if kept := self.frames_kept():
-                raise OutputError(_refusal(self, Path(manifest.target), earlier.settings, manifest.settings, kept))
+                raise OutputError(_mismatch(self, Path(manifest.target), earlier.settings, manifest.settings, kept))
             self.clear()
         self._write(manifest)
 
     def note_smaller_tile(self, tile_size: int) -> None:
-        """Remember the tile that memory sufficed for: a job that goes on begins with it."""
+        """Record the tile size for which memory sufficed; a resumed job begins with it."""
         assert self.manifest is not None
         least = min(tile_size, self.manifest.settings.get(SMALLER_TILE) or tile_size)
         self._write(replace(self.manifest, settings=self.manifest.settings | {SMALLER_TILE: least}))
 
     def begin_publishing(self, what: Mapping[str, Any]) -> None:
-        """Remember that the output is about to get its name, and by what it can be told from another's."""
+        """Record that the output is about to get its name, and how to recognise it."""
         assert self.manifest is not None
         self._write(replace(self.manifest, publishing=dict(what)))
 
     def end_publishing(self, summary: Mapping[str, Any]) -> None:
-        """Remember that the output is where it belongs: all that is here can go."""
+        """Record that the output is published, and this folder can be removed."""
         assert self.manifest is not None
         self._write(replace(self.manifest, done=dict(summary)))
 
     def clear(self) -> None:
-        """Forget what earlier runs left; the manifest goes last."""
+        """Remove everything that earlier runs left, the manifest last."""
         self._remove_unfinished()
         for number in self._numbers():
             shutil.rmtree(self.segment(number), ignore_errors=True)
@@ -320,10 +323,10 @@ class JobFolder:
         self.finished = {}
 
     def commit(self, done: FinishedSegment, folder: Path) -> None:
-        """Give a sealed folder its name.
+        """Give the sealed folder of a segment its final name.
 
         Raises:
-            OutputError: the disk refuses.
+            OutputError: it cannot be renamed or synced.
         """
         try:
             folder.rename(self.segment(done.number))
@@ -333,14 +336,14 @@ class JobFolder:
         self.finished[done.number] = done
 
     def segment(self, number: int) -> Path:
-        """The folder of a finished segment."""
+        """Return the folder of a finished segment."""
         return self.path / f"{number:06}"
 
     def assembly(self) -> Path:
-        """An empty folder for what lies between the segments and the output.
+        """Create an empty folder for the temporary files of assembling the output.
 
         Raises:
-            OutputError: it cannot be made.
+            OutputError: it cannot be created.
         """
         folder = self.path / ASSEMBLY
         try:
@@ -350,15 +353,15 @@ class JobFolder:
             raise OutputError(f"cannot write to {self.path}: {exc.strerror}.") from exc
         return folder
 
-    def leave(self) -> None:
-        """The work is interrupted: keep what is finished, by whichever run, and nothing else."""
+    def keep_finished(self) -> None:
+        """Keep finished segments for a later run, and remove everything else."""
         if self.frames_kept():
             self._remove_unfinished()
         else:
             self.remove()
 
     def remove(self) -> None:
-        """The work is done, or came to nothing. What is not vsr's stays, with a warning."""
+        """Remove the folder. Files that vsr did not write are kept, with a warning."""
         self.clear()
         with suppress(OSError):
             left = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK)
@@ -374,7 +377,7 @@ class JobFolder:
         self.manifest = manifest
 
     def _numbers(self) -> list[int]:
-        """The numbers of all segments that have their names, whole or not."""
+        """Return the numbers of all segments with their final names, whole or not."""
         with suppress(OSError):
             names = sorted(entry.name for entry in os.scandir(self.path) if entry.is_dir(follow_symlinks=False))
             return [int(name) for name in names if SEGMENT.fullmatch(name) and self.segment(int(name)).name == name]
@@ -391,7 +394,7 @@ class JobFolder:
         self, number: int, done: FinishedSegment | None, publishing: Mapping[str, Any] | None,
         published: Callable[[Mapping[str, Any], int, str], Path | None],
     ) -> bool:  # fmt: skip
-        """Whether all files of a segment are what its record says, here or where they have moved to."""
+        """Whether all files of a segment match its record, here or where they were moved to."""
         folder = self.segment(number)
         if done is None:
             logger.warning("%s is damaged: %s cannot be read. The segment is computed again.", folder, RECORD)
@@ -400,10 +403,10 @@ class JobFolder:
             place: Path | None = folder / name
             if publishing is not None and not os.path.lexists(folder / name):
                 place = published(publishing, number, name)
-            wrong = "is missing" if place is None else _wrong_with(place, digest)
-            if wrong:
+            damage = "is missing" if place is None else _find_damage(place, digest)
+            if damage:
                 logger.warning(
-                    "%s is damaged: %s %s. Its %d frames are computed again.", folder, name, wrong, done.frames
+                    "%s is damaged: %s %s. Its %d frames are computed again.", folder, name, damage, done.frames
                 )
                 return False
         return True
@@ -418,59 +421,59 @@ class JobFolder:
                         os.unlink(entry.path)
 
 
-def _wrong_with(path: Path, digest: str) -> str:
-    """What is wrong with a file, in words; empty where it is as it was written."""
+def _find_damage(path: Path, digest: str) -> str:
+    """Describe the damage of a file; empty if it matches the digest."""
     try:
-        return "" if digest_of(path) == digest else "is not as it was written"
+        return "" if digest_of(path) == digest else "has changed"
     except FileNotFoundError:
         return "is missing"
     except OSError as exc:
         return f"cannot be read ({exc.strerror})"
 
 
-def _same(earlier: Manifest, now: Manifest) -> bool:
-    """Whether one job can go on from what another made."""
+def _same_settings(earlier: Manifest, now: Manifest) -> bool:
+    """Whether a job can be resumed from the segments of another."""
     before, after = (
-        {name: value for name, value in each.settings.items() if name not in NOTED} for each in (earlier, now)
+        {name: value for name, value in each.settings.items() if name not in RECORDED} for each in (earlier, now)
     )
     return before == after
 
 
-def _refusal(job: JobFolder, target: Path, before: Settings, now: Settings, kept: int) -> str:
-    """What differs, and how to go on either way."""
-    names = [name for name in {**now, **before} if name not in NOTED and before.get(name) != now.get(name)]
+def _mismatch(job: JobFolder, target: Path, before: Settings, now: Settings, kept: int) -> str:
+    """Describe how the settings differ, and how to resume or start over."""
+    names = [name for name in {**now, **before} if name not in RECORDED and before.get(name) != now.get(name)]
     names = [name for name in names if name not in OPAQUE | MEASURED] or names
-    differing = "; ".join(_difference(name, before.get(name), now.get(name)) for name in names)
-    if OF_THE_MACHINE.intersection(names) or "the network's weights" in names:
-        way = "With what it was begun with, the same command"
+    differing = "; ".join(_describe_difference(name, before.get(name), now.get(name)) for name in names)
+    if MACHINE_SETTINGS.intersection(names) or "the network's weights" in names:
+        way = "Once that is restored, the same command"
     else:
-        way = f"`vsr resume {target}`, or the command as it was,"
+        way = f"`vsr resume {target}`, or the former command,"
     return (
-        f"{target} was begun otherwise: {differing}. {way} goes on from the {kept} frames in {job.path}; "
-        "--no-resume begins anew."
+        f"{target} was begun with other settings: {differing}. {way} resumes from the {kept} frames in {job.path}; "
+        "--no-resume starts over."
     )
 
 
-def _difference(name: str, before: object, now: object) -> str:
+def _describe_difference(name: str, before: object, now: object) -> str:
     if name in OPAQUE or name == "the source":
         return f"{name} {'are' if name.endswith('s') else 'is'} not the same"
     verb = "were" if name.endswith("options") else "was"
-    return f"{name} {verb} {_shown(before)} and {'are' if verb == 'were' else 'is'} now {_shown(now)}"
+    return f"{name} {verb} {_format_value(before)} and {'are' if verb == 'were' else 'is'} now {_format_value(now)}"
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     return "not set" if value is None else str(value)
 
 
 @contextmanager
 def job_folder(target: Path) -> Iterator[JobFolder]:
-    """The folder of an output, made and locked. An exception leaves in it what is finished; else it goes.
+    """Create and lock an output's job folder. At the end it is removed; after an exception finished segments are kept.
 
     Raises:
-        OutputError: it cannot be made, what stands there is another's, or another process is at work there.
+        OutputError: it cannot be created, its name is used by something else, or another process is using it.
     """
     job = JobFolder(job_folder_of(target))
-    job.look()  # before anything is written to it
+    job.read_manifest()  # refuses a foreign folder before anything is written to it
     try:
         with suppress(FileExistsError):
             job.path.mkdir()
@@ -479,11 +482,11 @@ def job_folder(target: Path) -> Iterator[JobFolder]:
     except OSError as exc:
         raise OutputError(f"cannot write to the folder {target.parent}: {exc.strerror}.") from exc
     try:
-        job.look()  # another may have been here until now
+        job.read_manifest()  # another process may have used it until now
         try:
             yield job
         except BaseException:
-            job.leave()
+            job.keep_finished()
             raise
         job.remove()
     finally:
@@ -491,7 +494,7 @@ def job_folder(target: Path) -> Iterator[JobFolder]:
 
 
 def remove_if_empty(target: Path) -> None:
-    """Remove the folder of a job that was killed when nothing but the lock was left in it."""
+    """Remove the folder of a job that was killed, if nothing but the lock is left in it."""
     path = job_folder_of(target)
     with suppress(OSError, OutputError):
         if not path.is_symlink() and [entry.name for entry in path.iterdir()] in ([], [LOCK]):
@@ -500,13 +503,13 @@ def remove_if_empty(target: Path) -> None:
 
 
 def seal(folder: Path, done: FinishedSegment) -> FinishedSegment:
-    """Write what became of a segment into its folder, with a digest of each file, and see all to the disk.
+    """Write a segment's record into its folder, with a digest of each file, and sync all to the disk.
 
     Returns:
-        the same with the digests.
+        the record with the digests.
 
     Raises:
-        OutputError: the disk refuses.
+        OutputError: the folder cannot be written.
     """
     try:
         done = replace(done, files={path.name: digest_of(path) for path in sorted(folder.iterdir())})
@@ -521,7 +524,7 @@ def seal(folder: Path, done: FinishedSegment) -> FinishedSegment:
 
 
 def read_record(folder: Path) -> FinishedSegment:
-    """What ``seal`` wrote.
+    """Read the record that ``seal`` wrote.
 
     Raises:
         OSError: there is none.
@@ -538,7 +541,7 @@ def _digest_of(value: object) -> str:
 
 
 class SourceFingerprint:
-    """Remembers size, time and inode of each file of a source.
+    """Size, time and inode of each file of a source, to notice changes.
 
     Raises:
         InputError: a file is missing.
@@ -552,13 +555,13 @@ class SourceFingerprint:
             raise InputError(f"{self._files[self._stamps.index(None)]} has disappeared; put it back and run again.")
 
     def check(self, segment: Segment | None = None) -> None:
-        """See to it that nobody has written to the source.
+        """Check that the source has not changed.
 
         Args:
-            segment: look at what lies in it alone; None: at everything.
+            segment: check the pictures of this segment only; None: all files.
 
         Raises:
-            InputError: a file is another than it was, or is gone.
+            InputError: a file has changed or is missing.
         """
         numbers = range(len(self._files))
         if segment is not None and self._is_sequence:
@@ -567,7 +570,7 @@ class SourceFingerprint:
             if _stamp_or_none(self._files[number]) != self._stamps[number]:
                 raise InputError(
                     f"{self._files[number]} was changed while it was being upscaled, and the output would mix both: "
-                    "put the old one back to go on from what is finished, or begin anew with --no-resume."
+                    "restore the old one to resume, or start over with --no-resume."
                 )
 
 

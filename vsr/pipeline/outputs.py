@@ -52,14 +52,14 @@ from vsr.pipeline.segments import FinishedSegment
 logger = logging.getLogger(__name__)
 
 
-class FrameContext(AbstractContextManager["FrameContext"], Protocol):
-    """What takes frames: an encoder, or a writer of pictures. Opened and closed by ``with``."""
+class FrameWriter(AbstractContextManager["FrameWriter"], Protocol):
+    """Accepts frames: an encoder, or a writer of pictures. Opened and closed by ``with``."""
 
     packets: list[Timing]
-    """What was written, in the order of decoding."""
+    """The packets that were written, in decoding order."""
 
     def write(self, frame: Frame) -> None:
-        """Write one frame, whose timestamp is greater than the last."""
+        """Write a frame, whose timestamp must be greater than that of the last one."""
 
 
 class SegmentResult(NamedTuple):
@@ -70,56 +70,64 @@ class SegmentResult(NamedTuple):
 
 
 class Publication(Protocol):
-    """How far an output is on its way to its name; it outlives the process."""
+    """The state of publishing an output, which is kept on the disk."""
 
     begun: Mapping[str, Any] | None
-    """What an earlier run said that began to give the output its name; None: none did."""
+    """What an earlier run recorded when it began to publish the output; None: none did."""
 
     def begin(self, what: Mapping[str, Any]) -> None:
-        """Remember that the output is about to get its name, and by what it can be told from another's file.
+        """Record that the output is about to get its name, and how to recognise it.
 
         Raises:
-            VsrError: it must not, as the source is another by now.
+            VsrError: the source has changed, so the output must not be published.
         """
 
 
 class Output(Protocol):
-    """What a job has to know of the thing it makes."""
+    """The output of a job, as the rest of the pipeline uses it."""
 
     streams: tuple[StreamPlan, ...]
     """What becomes of the source's other streams."""
     program: str
-    """The ffmpeg program that assembles it, in words; empty where none does."""
+    """Version and path of the ffmpeg program that assembles the output; empty if none is used."""
 
     def check(self) -> None:
-        """See to it that nothing stands where the output is to be; an ``OutputError`` says what does."""
+        """Check that the output does not exist yet, unless it may be overwritten.
+
+        Raises:
+            OutputError: it exists.
+        """
 
     def plan(self, scale: float) -> Conversion:
-        """What the frames become, with an engine of that scale; refuses what cannot be written."""
+        """Plan the output for an engine of that scale, and return the conversion of its frames.
+
+        Raises:
+            UsageError: such an output cannot be written.
+        """
 
     def settings(self) -> dict[str, str]:
-        """All of the plan that changes what the writer writes, in words."""
+        """Return the settings that affect what the writer writes, as text by name."""
 
-    def writer(self, folder: Path, threads: int) -> FrameContext:
-        """Takes the frames of a segment, and keeps them in its folder; the threads are the encoder's."""
+    def writer(self, folder: Path, threads: int) -> FrameWriter:
+        """Return a writer that keeps the frames of a segment in its folder; ``threads`` are the encoder's."""
 
     def assemble_sample(self, folder: Path) -> None:
-        """Try out what comes after the last frame, before the first; ``folder`` is for what is written for it."""
+        """Try, before the first frame, what is done after the last one; ``folder`` is for temporary files."""
 
     def complete(self, folder: Path, segments: Sequence[SegmentResult], publication: Publication) -> list[str]:
-        """The finished output under its name, from what the writers left; ``folder`` is for what lies between.
+        """Make the output from the segments and publish it; ``folder`` is for temporary files.
 
-        On return it is on the disk, and so is its name.
+        On return the output and its name are synced to the disk.
 
         Returns:
-            what of the source has been lost on the way, in words.
+            a description of each part of the source that was lost.
         """
 
     def is_published(self, begun: Mapping[str, Any]) -> bool:
-        """Whether what stands under the output's name is what a run put there that said this when it began."""
+        """Whether the existing output is the one of the run that recorded ``begun``."""
 
     def published(self, begun: Mapping[str, Any], segment: int, name: str) -> Path | None:
-        """Where a file that a writer left has moved to, if publishing has come so far."""
+        """Return where publishing may have moved a file of a segment; None: nowhere."""
 
 
 class ClipOutput:
@@ -131,10 +139,10 @@ class ClipOutput:
     """
 
     def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
-        self.program = str(ffmpeg_program())  # needed last, missed first
+        self.program = str(ffmpeg_program())  # needed at the end, so check for it at the beginning
         self._clip, self._target, self._container = clip, target, container_of(target)
         self._options = replace(options, codec=_codec_for(self._container, target, options))
-        if self._container.muxer == "gif":  # a palette is made of whole pixels
+        if self._container.muxer == "gif":  # the palette is computed from RGB pixels
             self._options = replace(self._options, pix_fmt="bgra" if has_alpha(clip.video.pix_fmt) else "bgr0")
         assert self._options.codec is not None
         self._codec = codec_named(self._options.codec)
@@ -152,12 +160,12 @@ class ClipOutput:
         check_target(self._target, overwrite=self._options.overwrite, inputs=(self._clip.path,))
 
     def plan(self, scale: float) -> Conversion:
-        """As ``Output``; the encoder is tried out."""
+        """As ``Output``; the encoder is opened as a test."""
         video, conversion = plan_video(
             self._clip, self._codec, self._options, scale, turns=self._container.turns, kept=self._kept_side_data()
         )
         if self._container.one_rate:
-            logger.warning("%s: an AVI has one frame rate; frames at other times come at the next tick.", self._target)
+            logger.warning("%s: an AVI has one frame rate; other timestamps move to the next tick.", self._target)
             self._warn_of_late_picture()
         self._encoder_options = self._options.encoder_options(self._codec.preset_option)
         if self._container.one_rate:
@@ -172,12 +180,12 @@ class ClipOutput:
         late = begins - earliest_beginning(clip, self.streams, cut)
         if late > LATE_SECONDS:
             logger.warning(
-                "%s: its picture begins %.2f s after its sound, and so much too early in an AVI; an .mkv keeps it.",
+                "%s: its video begins %.2f s after its audio, which an AVI cannot store; an .mkv can.",
                 clip.path.name, float(late),
             )  # fmt: skip
 
     def _kept_side_data(self) -> frozenset[str]:
-        """What of the frames' side data the encoder or the container keeps."""
+        """Return which of the frames' side data the encoder or the container keeps."""
         tagged = self._container.stereo_mode and "stereo_mode" in self._clip.video.metadata
         return self._codec.side_data | (frozenset({"STEREO3D"}) if tagged else frozenset())
 
@@ -194,14 +202,14 @@ class ClipOutput:
             "the video format": str(video),
         }
 
-    def writer(self, folder: Path, threads: int) -> FrameContext:
+    def writer(self, folder: Path, threads: int) -> FrameWriter:
         """As ``Output``."""
         assert self._video is not None, "plan comes first"
         video = replace(self._video, threads=min(threads, self._codec.most_threads))
         return Encoder(folder / self._encoded, self._codec, self._encoder_options, video)
 
     def assemble_sample(self, folder: Path) -> None:
-        """As ``Output``: what the program cannot write is known before the first frame."""
+        """As ``Output``: what the program cannot write is reported before the first frame."""
         assert self._video is not None, "plan comes first"
         encoded, sample = folder / self._encoded, folder / f"assembled{self._target.suffix}"
         try:
@@ -222,12 +230,12 @@ class ClipOutput:
         for plan in self.streams:
             if plan.codec == "mov_text" and cues_overlap(self._clip.path, plan.stream.index):
                 logger.warning(
-                    "%s: %s: some lines overlap; mov_text shows one at a time, so that the earlier ends there.",
+                    "%s: %s: some lines overlap; mov_text shows one at a time, so the earlier one ends early.",
                     self._clip.path.name, plan.stream,
                 )  # fmt: skip
 
     def _changed(self, streams: Sequence[StreamPlan]) -> list[StreamPlan]:
-        """Keep what becomes of the streams, and tell what is otherwise than it was planned."""
+        """Store the streams' plans, and return those that differ from the former ones."""
         changed = [plan for plan, before in zip(streams, self.streams, strict=True) if plan != before]
         self.streams = tuple(streams)
         return changed
@@ -252,7 +260,7 @@ class ClipOutput:
         lost = list(map(str, self._changed(assemble_what_fits(self.streams, self._container, attempt))))
         num_frames = sum(len(part.packets) for part in parts)
         lost += check_assembled(assembled, self._clip, self.streams, num_frames=num_frames, cut=cut)
-        self.check()  # hours may have passed since the first look
+        self.check()  # hours may have passed since the first check
         publication.begin({"stamp": _stamp_of_all([assembled]), "lost": lost})
         publish([(assembled, self._target)])
         return lost
@@ -267,7 +275,7 @@ class ClipOutput:
 
 
 def _blank(video: VideoFormat) -> tuple[Plane, ...]:
-    """The planes of a frame without a picture."""
+    """Return the planes of a blank frame."""
     layout = layout_of(video.planes or video.pix_fmt)
     assert layout is not None
     dtype = np.uint8 if layout.bit_depth == 8 else np.uint16
@@ -289,14 +297,14 @@ class PictureOutput:
         self._clip, self._target, self._options = clip, target, options
         self.program = ""
         part = options.start is not None or options.end is not None
-        if not is_pattern(target) and not part and not _one_frame(clip):
+        if not is_pattern(target) and not part and not _has_one_frame(clip):
             raise UsageError(f"{target} is one picture; for all frames name a pattern such as %06d{target.suffix}.")
         inputs = {picture.resolve() for picture in clip.pictures}
         if there := next((path for path in existing(target) if path.resolve() in inputs), None):
             raise OutputError(f"{there} is one of the inputs; give the output another name.")
         _, layout = decoded_format(clip.video)
         self._format = picture_format(layout, target)
-        # Pictures are as large as memory allows; a codec of that name has no limits of its own.
+        # The size of pictures is limited by memory only; this codec stands for no limits.
         self._codec = Codec("rawvideo", alpha=True, sizes="any", largest=MAX_SIDE)
         self.streams = tuple(StreamPlan(stream, "drop", reason="pictures hold none") for stream in clip.others)
         for plan in self.streams:
@@ -320,7 +328,7 @@ class PictureOutput:
         """As ``Output``."""
         return {"the size": "{}x{}".format(*self._size), "the kind": f"{self._target.suffix} of {self._format}"}
 
-    def writer(self, folder: Path, threads: int) -> FrameContext:
+    def writer(self, folder: Path, threads: int) -> FrameWriter:
         """As ``Output``."""
         layout = layout_of(self._format)
         assert layout is not None
@@ -330,7 +338,7 @@ class PictureOutput:
         """As ``Output``: pictures need no program."""
 
     def complete(self, folder: Path, segments: Sequence[SegmentResult], publication: Publication) -> list[str]:
-        """As ``Output``; where that was interrupted, it goes on."""
+        """As ``Output``; an interrupted run is resumed."""
         pictures = [
             (path, done.files.get(path.name))
             for done, folder in segments
@@ -342,17 +350,17 @@ class PictureOutput:
         own = {} if publication.begun is None else dict(zip(targets, (digest for _, digest in pictures), strict=True))
         there = list(existing(self._target))
         for path in [] if self._options.overwrite else there:
-            if path not in own or not _is(path, own[path]):
-                raise OutputError(f"{path} exists by now; --overwrite replaces it.")
+            if path not in own or not _has_digest(path, own[path]):
+                raise OutputError(f"{path} exists now; --overwrite replaces it.")
         moves = [(path, target) for (path, _), target in zip(pictures, targets, strict=True)]
-        left_to_move = [
+        remaining = [
             (path, target) for path, target in moves if path.exists()
-        ]  # the others have moved there already
+        ]  # the others have been moved already
         stamp = _stamp_of_all([path if path.exists() else target for path, target in moves])
         publication.begin({"frames": [done.frames for done, _ in segments], "stamp": stamp})
-        publish(left_to_move)
+        publish(remaining)
         if left := len({*there, *targets}) - len(targets):
-            logger.warning("%s: %d pictures of an earlier run are left behind the last.", self._target, left)
+            logger.warning("%s: %d pictures of an earlier run are left after the last one.", self._target, left)
         return []
 
     def published(self, begun: Mapping[str, Any], segment: int, name: str) -> Path | None:
@@ -367,27 +375,27 @@ class PictureOutput:
 
 
 def output_for(clip: ClipInfo, target: Path, options: UpscaleOptions) -> Output:
-    """The kind that a name asks for."""
+    """Return the kind of output that the target's name asks for."""
     return (PictureOutput if is_picture_name(target) else ClipOutput)(clip, target, options)
 
 
 def cut_of(clip: ClipInfo, options: UpscaleOptions) -> Cut:
-    """The part that was asked for, on the source's own clock. The shift is a whole number of the video's ticks."""
+    """Return the requested part in the source's time; its shift is a whole number of the video's ticks."""
     if options.start is None and options.end is None:
         return WHOLE
     ticks = round((options.start or 0) / clip.video.time_base)
     return Cut(
-        clip.start + options.start if options.start else None,  # what begins before the beginning belongs to it
+        clip.start + options.start if options.start else None,  # from 0: include streams that begin earlier
         None if options.end is None else clip.start + options.end,
         ticks * clip.video.time_base,
     )
 
 
 def publish(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Give finished files their names, and see both to the disk.
+    """Rename finished files to their targets, and sync both to the disk.
 
     Raises:
-        OutputError: a name cannot be written, or the disk refuses.
+        OutputError: a target cannot be written.
     """
     try:
         publish_all(moves)
@@ -397,7 +405,7 @@ def publish(moves: Sequence[tuple[Path, Path]]) -> None:
 
 
 def _stamp_of_all(paths: Sequence[Path]) -> str:
-    """A digest of which files these are; it stays when they are renamed. Empty where one is missing."""
+    """Return a digest that identifies files, also after they are renamed; empty if one is missing."""
     digest = hashlib.blake2b(digest_size=16)
     try:
         for path in paths:
@@ -407,15 +415,15 @@ def _stamp_of_all(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _is(path: Path, digest: str | None) -> bool:
-    """Whether a file is the one that a record speaks of."""
+def _has_digest(path: Path, digest: str | None) -> bool:
+    """Whether a file exists and has a digest."""
     try:
         return digest_of(path) == digest
     except OSError:
         return False
 
 
-def _one_frame(clip: ClipInfo) -> bool:
+def _has_one_frame(clip: ClipInfo) -> bool:
     return clip.video.num_frames_estimated == 1
 
 

@@ -1,4 +1,7 @@
-"""What becomes of a clip's video, decided before any frame is computed: size, pixel format, colour, encoder."""
+"""Plan a clip's video before any frame is computed: size, pixel format, colour, encoder, and memory.
+
+``plan_video`` decides sizes, formats and colour; ``check_frame_fits`` and ``queue_bytes`` bound the memory.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ from vsr.pipeline.options import UpscaleOptions
 logger = logging.getLogger(__name__)
 
 RGB_MATRIX, BT709, BT2020 = 0, 1, 9
-"""Codes of H.273, of matrices and of primaries alike but for the first."""
+"""Codes of H.273 for matrices and, except for the first, for primaries."""
 
 
 SIDE_DATA = {
@@ -47,32 +50,32 @@ SIDE_DATA = {
     "DYNAMIC_HDR_VIVID": "HDR Vivid metadata",
     "DOVI_METADATA": "Dolby Vision metadata",
     "AMBIENT_VIEWING_ENVIRONMENT": "the description of the viewing environment",
-    "A53_CC": "closed captions inside of the video",
+    "A53_CC": "closed captions inside the video",
     "STEREO3D": "the arrangement of a stereoscopic picture",
     "SPHERICAL": "the projection of a spherical picture",
     "FILM_GRAIN_PARAMS": "the parameters of synthetic film grain",
     "ICC_PROFILE": "the colour profile (ICC)",
     "PANSCAN": "pan and scan windows",
     "AFD": "the active format description",
-    "S12M_TIMECODE": "the time code inside of the video",
+    "S12M_TIMECODE": "the time code inside the video",
 }
-"""What a frame can carry and the new video may have no place for, by libav's names."""
+"""Descriptions of side data that the new video may not be able to hold, by libav's names."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """How the code values change on their way: as decoded, to RGB, and as the encoder takes them.
+    """The conversion of code values: from the decoded planes to RGB, and from RGB to the planes to encode.
 
     Attributes:
         source: layout of the decoded planes.
-        source_colour: what their codes mean.
+        source_colour: meaning of their codes.
         target: layout of the planes to encode.
-        target_colour: what their codes mean.
+        target_colour: meaning of their codes.
         width: columns of the planes to encode.
-        height: rows of them.
-        padded: what the engine's frames lack to that size is repeated from their last rows and columns; else they are
-            resized.
-        orientation: how the pixels are turned, for outputs that cannot say how they are to be shown.
+        height: rows of the planes to encode.
+        padded: whether the engine's frames are extended to that size by repeating their last rows and columns; else
+            they are resized.
+        orientation: how the pixels are turned, for outputs that cannot store an orientation.
     """
 
     source: PixelLayout
@@ -87,7 +90,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes in pixels as coded, and how the pixels are turned on the way."""
+    """Sizes in pixels as coded, and how the pixels are turned."""
 
     width: int
     height: int
@@ -96,18 +99,18 @@ class Geometry:
     orientation: Orientation
 
     def rounded_up(self, across: int, down: int) -> Geometry:
-        """The next size whose edges are multiples of ``across`` and ``down``."""
+        """Return the next larger size whose width and height are multiples of ``across`` and ``down``."""
         return replace(self, width=ceil(self.width / across) * across, height=ceil(self.height / down) * down)
 
 
 def plan_geometry(video: VideoInfo, options: UpscaleOptions, native_scale: float, *, turns: bool = True) -> Geometry:
-    """The size that was asked for.
+    """Return the size that the options ask for.
 
     Args:
         video: the source.
-        options: scale, size or height.
-        native_scale: what holds where none of them is given.
-        turns: whether the output can say how it is to be shown; where not, the pixels are turned.
+        options: hold a scale, a size or a height.
+        native_scale: the scale if none of them is given.
+        turns: whether the output can store an orientation; if not, the pixels are turned.
     """
     wanted = orientation_of(video.display_matrix)
     turned = wanted is not None and wanted.transposed
@@ -133,7 +136,7 @@ def plan_geometry(video: VideoInfo, options: UpscaleOptions, native_scale: float
 
 
 def factor_of(video: VideoInfo, options: UpscaleOptions) -> float | None:
-    """Output size over input size along the axis that grows more; None where the model's own scale decides."""
+    """Return output size over input size along the axis that grows more; None: the model's own scale."""
     if options.size is None and options.height is None:
         return options.scale
     geometry = plan_geometry(video, options, 1)
@@ -150,31 +153,30 @@ def plan_video(
     planes: str | None = None,
     kept: frozenset[str] = frozenset(),
 ) -> tuple[VideoFormat, Conversion]:
-    """Everything that the encoder and the conversion have to know.
+    """Plan the video to encode, and the conversion to it.
 
     Args:
         clip: the source.
         codec: the encoder.
-        options: what was chosen.
-        scale: of the engine.
-        turns: as ``plan_geometry``.
-        planes: the pixel format to write; None: the one in which the encoder loses least.
-        kept: of the frames' side data, what the output has, by libav's names.
+        options: the user's options.
+        scale: the engine's scale.
+        turns: as in ``plan_geometry``.
+        planes: the pixel format to write; None: the encoder's format that loses least.
+        kept: the side data of frames that the output keeps, by libav's names.
 
     Raises:
-        UsageError: a size that cannot be written, a pixel format that the encoder does not take, or a size that the
-            engine does not reach.
-        InputError: frames of a pixel format that cannot be read.
+        UsageError: the encoder cannot write the size or the pixel format, or the engine does not reach the size.
+        InputError: the source has a pixel format that cannot be read.
     """
     video = clip.video
     decoded, source_layout = decoded_format(video)
     encoded, planes = (planes, planes) if planes else encoded_format(codec, decoded, requested=options.pix_fmt)
     target_layout = layout_of(planes)
     assert target_layout is not None
-    _name_what_is_lost(clip, source_layout, encoded, target_layout, kept)
-    asked = plan_geometry(video, options, scale, turns=turns)
-    geometry = asked.rounded_up(*_steps(codec, target_layout))
-    _check_size(clip, codec, options, asked, geometry, scale)
+    _warn_of_losses(clip, source_layout, encoded, target_layout, kept)
+    requested = plan_geometry(video, options, scale, turns=turns)
+    geometry = requested.rounded_up(*_size_multiples(codec, target_layout))
+    _check_size(clip, codec, options, requested, geometry, scale)
     tags, target_colour = _plan_colour(video, geometry.height, source_layout, target_layout)
     native = (round(video.width * scale), round(video.height * scale))
     computed = native[::-1] if geometry.orientation.transposed else native
@@ -185,14 +187,14 @@ def plan_video(
         target_colour,
         geometry.width,
         geometry.height,
-        padded=(asked.width, asked.height) == computed,
+        padded=(requested.width, requested.height) == computed,
         orientation=geometry.orientation,
     )
-    return _written(video, geometry, encoded, planes, tags), conversion
+    return _video_format(video, geometry, encoded, planes, tags), conversion
 
 
-def _written(video: VideoInfo, geometry: Geometry, encoded: str, planes: str, tags: ColourTags) -> VideoFormat:
-    """What the encoder is told."""
+def _video_format(video: VideoInfo, geometry: Geometry, encoded: str, planes: str, tags: ColourTags) -> VideoFormat:
+    """Return the format for the encoder."""
     return VideoFormat(
         width=geometry.width,
         height=geometry.height,
@@ -209,8 +211,8 @@ def _written(video: VideoInfo, geometry: Geometry, encoded: str, planes: str, ta
     )
 
 
-def _steps(codec: Codec, layout: PixelLayout) -> tuple[int, int]:
-    """What widths and heights have to be multiples of."""
+def _size_multiples(codec: Codec, layout: PixelLayout) -> tuple[int, int]:
+    """Return the numbers of which widths and heights have to be multiples."""
     if codec.sizes == "any":
         return 1, 1
     least = 2 if codec.sizes == "even" else 1
@@ -218,7 +220,7 @@ def _steps(codec: Codec, layout: PixelLayout) -> tuple[int, int]:
 
 
 def _check_size(
-    clip: ClipInfo, codec: Codec, options: UpscaleOptions, asked: Geometry, geometry: Geometry, scale: float
+    clip: ClipInfo, codec: Codec, options: UpscaleOptions, requested: Geometry, geometry: Geometry, scale: float
 ) -> None:
     size = f"{geometry.width}x{geometry.height}"
     if max(geometry.width, geometry.height) > codec.largest:
@@ -229,22 +231,22 @@ def _check_size(
     if factor is not None and factor > scale * (1 + 1e-9):
         raise UsageError(
             f"{clip.path} would have to grow {factor:g} times; {options.model} reaches {scale:g}. "
-            "Take a smaller size, or another model."
+            "Choose a smaller size, or another model."
         )
-    if size != f"{asked.width}x{asked.height}":
+    if size != f"{requested.width}x{requested.height}":
         logger.warning(
             "%s: %dx%d becomes %s, the next size that %s can hold.",
-            clip.path.name, asked.width, asked.height, size, codec.encoder,
+            clip.path.name, requested.width, requested.height, size, codec.encoder,
         )  # fmt: skip
 
 
 def _plan_colour(
     video: VideoInfo, height: int, source: PixelLayout, target: PixelLayout
 ) -> tuple[ColourTags, ColourSpec]:
-    """The tags of the output, and what its code values mean: as in the source, but for what the format forces.
+    """Return the tags of the output and the meaning of its code values: those of the source where the format allows.
 
-    A matrix that nobody stated is written where the clip grows past the height at which players change their guess:
-    they agree on 720 lines no more than on what to do there.
+    An unspecified matrix is written explicitly if the clip grows past 720 lines, where players change their guess of
+    the matrix, and do not agree how.
     """
     location = _chroma_location(video, source, target)
     tags = replace(video.tags, chroma_location=location)
@@ -270,59 +272,59 @@ def _chroma_location(video: VideoInfo, source: PixelLayout, target: PixelLayout)
     stated = video.tags.chroma_location
     if (source.subsampling_x, source.subsampling_y) == (0, 0):
         return LEFT
-    return {5: LEFT, 6: CENTRE}.get(stated, stated)  # those at the bottom, which nobody writes
+    return {5: LEFT, 6: CENTRE}.get(stated, stated)  # positions at the bottom, which encoders do not write
 
 
-def _name_what_is_lost(
+def _warn_of_losses(
     clip: ClipInfo, source: PixelLayout, encoded: str, target: PixelLayout, kept: frozenset[str]
 ) -> None:
-    """Nothing of a clip is dropped in silence."""
+    """Warn of everything in the frames that the output cannot keep."""
     name = clip.path.name
     if has_alpha(clip.video.pix_fmt) and not target.alpha and not clip.video.pix_fmt.startswith("pal"):
         logger.warning("%s: its alpha channel is left out, as %s holds none.", name, encoded)
     if source.bit_depth > target.bit_depth:
         logger.warning("%s: of its %d bits %s keeps %d.", name, source.bit_depth, encoded, target.bit_depth)
-    for kind, words in SIDE_DATA.items():
+    for kind, description in SIDE_DATA.items():
         if kind in clip.video.side_data and kind not in kept:
-            logger.warning("%s: %s cannot be kept.", name, words)
+            logger.warning("%s: %s cannot be kept.", name, description)
 
 
 LESS_MEMORY = "take a smaller --tile, --batch 1, fewer --jobs or a smaller size"
-"""The advice where memory ran out."""
+"""The advice if memory runs out."""
 
 QUEUE_SHARE = 16
-"""Frames that wait on one side of the network, in all workers, take one part in so many of the free memory."""
+"""Frames waiting on one side of the network, in all workers, use at most 1/16 of the free memory."""
 
 BYTES_PER_PIXEL = 12
-"""Of a frame while it is computed: red, green and blue in float32."""
+"""Bytes of a frame while it is computed: red, green and blue in float32."""
 
 Work = TypeVar("Work", bound=Callable[..., Any])
 
 
 def explains_out_of_memory(work: Work) -> Work:
-    """Have a function, whose first argument is a source, raise ``OutOfMemoryError`` whatever library lacks memory."""
+    """Make a function, whose first argument is a source, raise ``OutOfMemoryError`` for any library's memory error."""
 
     @wraps(work)
-    def named(source: Path, *args: Any, **kwargs: Any) -> Any:
+    def explained(source: Path, *args: Any, **kwargs: Any) -> Any:
         with memory_explained(f"upscaling {source}", LESS_MEMORY):
             return work(source, *args, **kwargs)
 
-    return cast(Work, named)
+    return cast(Work, explained)
 
 
 def queue_bytes(options: UpscaleOptions, most: int) -> int:
-    """Bytes that may wait on one side of the network in one worker: ``most``, or its share of the free memory."""
+    """Return how many bytes may wait on one side of the network in a worker: ``most``, or a share of free memory."""
     return min(most, available_memory() // (QUEUE_SHARE * options.workers_sharing("cpu")))
 
 
 def check_frame_fits(clip: ClipInfo, engine: Engine, conversion: Conversion, workers: int) -> None:
-    """Refuse frames that cannot be computed whatever the tiles: the system might end the process rather than say no.
+    """Refuse frames that do not fit into memory with any tile size: the system might kill the process otherwise.
 
     Args:
         clip: the source.
-        engine: what upscales.
-        conversion: to which size.
-        workers: that compute a frame each in the same memory.
+        engine: the engine.
+        conversion: holds the output size.
+        workers: number of workers that compute a frame each in the same memory.
 
     Raises:
         OutOfMemoryError: the frames alone are larger than the free memory.

@@ -1,7 +1,7 @@
-"""Processes of this machine: one for each GPU, or several on the CPU.
+"""An executor with worker processes on this machine: one per GPU, or several on the CPU.
 
-The process that started them hands out the segments and keeps what is finished. A worker whose parent dies ends when
-it next has something to say.
+The process that starts them (the driver) assigns the segments and keeps finished ones. A worker whose driver dies ends
+when it next sends a message. The first part of this module runs in the driver, ``_serve`` and what follows in a worker.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from vsr.signals import shielded, signals_held_back
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 0.1
-"""How soon a worker that waits for a segment hears that nobody wants it."""
+"""How often a worker that waits for a segment checks whether it was stopped."""
 
-PATIENCE_SECONDS = 2.0
-"""How long a worker that was told to end may take, before it is killed."""
+EXIT_SECONDS = 2.0
+"""How long a worker may take to exit before it is killed."""
 
 
 class Processes:
-    """Workers in processes of their own: an ``Executor``, and the ``Transport`` to them.
+    """An ``Executor`` with workers in processes of their own, and the ``Transport`` to them.
 
     Args:
-        options: how many, and on which devices.
+        options: hold the number of workers and their devices.
     """
 
     segments_per_worker = 2  # one to compute and the next to decode
@@ -53,7 +53,7 @@ class Processes:
     def __init__(self, options: UpscaleOptions) -> None:
         self._devices = [options.devices[index % len(options.devices)] for index in range(options.num_workers)]
         self._workers: list[_Worker] = []
-        self._engines = EngineCache()  # to plan by
+        self._engines = EngineCache()  # for planning
         self._folder = Path()
 
     def __enter__(self) -> Processes:
@@ -86,7 +86,7 @@ class Processes:
                     worker.start()
             Work(self, job, segments, listener).run(self._workers)
         except BaseException:
-            self._end()  # whatever they are at, nobody wants it
+            self._end()  # their work is no longer needed
             raise
 
     @property
@@ -108,11 +108,11 @@ class Processes:
         ready = wait([worker.connection for worker in self._workers if worker.busy])
         for worker in [worker for worker in self._workers if worker.connection in ready]:
             try:
-                kind, *words = worker.connection.recv()
+                kind, *values = worker.connection.recv()
             except (EOFError, OSError):
                 work.died(worker, worker.exit_reason())
             else:
-                pass_on(worker, kind, words, work)
+                handle_message(worker, kind, values, work)
 
     def replace(self, worker: _Worker) -> _Worker:
         """As ``Transport``."""
@@ -122,46 +122,52 @@ class Processes:
 
     def loss_message(self, reason: str, segments: Sequence[Segment]) -> str:
         """As ``Transport``."""
-        return f"a worker ended with {reason}; segments that are done again: {len(segments)}."
+        return f"a worker ended with {reason}; segments to compute again: {len(segments)}."
 
     def failure_message(self, reason: str, segment: Segment | None, attempts: int) -> str:
         """As ``Transport``."""
         return (
-            f"workers ended with {reason}, {attempts} times at the same place; if memory ran out, take fewer "
+            f"workers ended with {reason}, {attempts} times at the same place; if memory ran out, use fewer "
             "--jobs or a smaller --tile."
         )
 
 
-def pass_on(worker: _Worker, kind: str, words: Sequence[Any], work: Work[_Worker]) -> None:
-    """Tell the scheduler what a worker says.
+def handle_message(worker: _Worker, kind: str, values: Sequence[Any], work: Work[_Worker]) -> None:
+    """Pass a worker's message to the scheduler.
+
+    Args:
+        worker: the sender.
+        kind: the kind of the message.
+        values: its values.
+        work: the scheduler.
 
     Raises:
-        Exception: what the worker has raised.
+        Exception: the exception of the worker.
     """
     match kind:
         case "frames":
-            work.frames(worker, *words)
+            work.frames(worker, *values)
         case "finished":
-            work.finished(worker, *words)
+            work.finished(worker, *values)
         case "tile":
-            work.smaller_tile(*words)
+            work.smaller_tile(*values)
         case "next":
             work.ready(worker)
         case "log":
-            name, level, message = words
+            name, level, message = values
             logging.getLogger(name).log(level, "%s", message)
         case "error":
-            raise words[0]
+            raise values[0]
         case "done":
             worker.busy = False
 
 
 class _Worker:
-    """A process, as the scheduler's process sees it.
+    """A worker process, in the driver.
 
     Attributes:
-        connection: to it.
-        busy: it has not yet said that it is done with the clip.
+        connection: to the process.
+        busy: whether it has not yet reported that it is done with the clip.
     """
 
     connection: Connection
@@ -174,13 +180,13 @@ class _Worker:
         """Start the process, or another in its place.
 
         Raises:
-            VsrError: the system refuses.
+            VsrError: the system cannot start it.
         """
         context = multiprocessing.get_context("spawn")
         self.busy = False
         level = logging.getLogger("vsr").getEffectiveLevel()
         try:
-            with signals_held_back():  # until the process has an owner, and has been told what it is
+            with signals_held_back():  # until the process is stored and has its arguments
                 self.connection, other = context.Pipe()
                 with other:
                     arguments = (other, self._device, self._threads, level)
@@ -188,17 +194,17 @@ class _Worker:
                     with _interrupts_blocked(), _without_main_module():
                         self._process.start()
         except BrokenPipeError:
-            """It died before it had heard what it is: its connection tells."""
+            """It died before it received its arguments; ``listen`` notices it by the connection."""
         except OSError as exc:
             raise VsrError(f"cannot start a worker: {exc.strerror or exc}.") from exc
 
-    def send(self, words: object) -> None:
-        """Send something to the process. Where it has died, its connection tells ``listen`` so."""
+    def send(self, message: object) -> None:
+        """Send a message to the process. If it has died, ``listen`` notices it by the connection."""
         with suppress(OSError):
-            self.connection.send(words)
+            self.connection.send(message)
 
     def request_stop(self) -> None:
-        """Tell the process to end: at once where it is at work."""
+        """Make the process end, at once if it is busy."""
         if self._process is None or self._process.pid is None:
             return
         if self.busy:
@@ -206,37 +212,37 @@ class _Worker:
         self.connection.close()
 
     def end(self) -> None:
-        """Wait until the process has ended, but not for one that is stopped or hangs."""
+        """Wait until the process has ended; kill it if it is suspended or hangs."""
         if self._process is not None and self._process.pid is not None:
             self._join_or_kill(self._process)
             self._process.close()
         self._process = None
 
     def _join_or_kill(self, process: BaseProcess) -> int | None:
-        process.join(PATIENCE_SECONDS)
+        process.join(EXIT_SECONDS)
         if process.is_alive():
-            process.kill()  # which ends a stopped one too
+            process.kill()  # ends a suspended process too
             process.join()
         return process.exitcode
 
     def exit_reason(self) -> str:
-        """How it ended, in words."""
+        """Describe how the process ended."""
         if self._process is None or self._process.pid is None:
-            return "no word"
+            return "an unknown code"
         code = self._join_or_kill(self._process)
         return f"signal {-code}" if code is not None and code < 0 else f"code {code}"
 
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """What is started here never hears Ctrl-C, which reaches all processes of a terminal: the driver decides.
+    """Block Ctrl-C, which reaches all processes of a terminal, in processes that are started in this context.
 
-    It inherits that SIGINT is blocked. Were it ignored instead, one that comes meanwhile would be lost for the driver.
+    They inherit that SIGINT is blocked. If it were ignored instead, the driver would lose one that arrives meanwhile.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # Process.start would, and unblock SIGINT thereby
+    resource_tracker.ensure_running()  # else Process.start does it, which unblocks SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -246,10 +252,10 @@ def _interrupts_blocked() -> Iterator[None]:
 
 @contextmanager
 def _without_main_module() -> Iterator[None]:
-    """Have what is started here not run the caller's script again, as Python has each new process do.
+    """Keep processes that are started in this context from running the caller's script, as Python makes them do.
 
-    A worker needs nothing of it. A script that does not guard its work by ``if __name__ == "__main__"`` would begin the
-    same job again in each of them; one from standard input cannot even be run again.
+    A worker needs nothing from it. A script without ``if __name__ == "__main__"`` would begin the same job again in
+    each worker, and one from standard input cannot be run again at all.
     """
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -260,12 +266,12 @@ def _without_main_module() -> Iterator[None]:
 
 
 def _serve(connection: Connection, device: str, threads: int, level: int) -> None:
-    """The life of a worker."""
+    """Run a worker: upscale clips until the driver closes the connection."""
     import torch
 
     torch.set_num_threads(threads)
-    driver = _Driver(connection)
-    logging.getLogger("vsr").handlers[:] = [_Forward(driver)]
+    driver = _DriverConnection(connection)
+    logging.getLogger("vsr").handlers[:] = [_ForwardingHandler(driver)]
     logging.getLogger("vsr").setLevel(level)
     engines = EngineCache()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -275,37 +281,37 @@ def _serve(connection: Connection, device: str, threads: int, level: int) -> Non
                 requests, engine = _Requests(driver), engines.load(replace(job.engine, device=device))
 
                 def use_smaller_tile(tile_size: int) -> None:
-                    engines.forget()  # another clip finds out for itself
-                    driver.tell("tile", tile_size)
+                    engines.forget()  # the next clip starts with the default tile size
+                    driver.send("tile", tile_size)
 
                 engine.on_smaller_tile = use_smaller_tile
                 upscale_segments(
                     job, requests, engine, folder,
-                    on_frames=lambda count: driver.tell("frames", count),
-                    on_finished=lambda done, at: driver.tell("finished", done, at),
+                    on_frames=lambda count: driver.send("frames", count),
+                    on_finished=lambda done, at: driver.send("finished", done, at),
                     on_leave=requests.stop,
                 )  # fmt: skip
-                driver.tell("done")
+                driver.send("done")
             except (BrokenPipeError, ConnectionResetError, EOFError):
                 raise
             except Exception as exc:
-                driver.tell("error", _portable(exc))
+                driver.send("error", _picklable(exc))
 
 
-class _Driver:
-    """The worker's end."""
+class _DriverConnection:
+    """The worker's connection to the driver."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._lock = connection, threading.Lock()
 
-    def tell(self, kind: str, *words: Any) -> None:
-        """Say something; from any thread."""
+    def send(self, kind: str, *values: Any) -> None:
+        """Send a message; from any thread."""
         with self._lock:
-            self._connection.send((kind, *words))
+            self._connection.send((kind, *values))
 
-    def ask(self, stopped: threading.Event) -> Segment | None:
-        """The next segment; None: there is no more, or nobody wants it any longer."""
-        self.tell("next")
+    def next_segment(self, stopped: threading.Event) -> Segment | None:
+        """Request the next segment; return None if there is none left, or ``stopped`` is set."""
+        self.send("next")
         while not self._connection.poll(STOP_SECONDS):
             if stopped.is_set():
                 return None
@@ -314,37 +320,37 @@ class _Driver:
 
 
 class _Requests:
-    """The segments that the driver gives, one by one."""
+    """Iterates over the segments that the driver assigns."""
 
-    def __init__(self, driver: _Driver) -> None:
+    def __init__(self, driver: _DriverConnection) -> None:
         self._driver, self._stopped = driver, threading.Event()
 
     def stop(self) -> None:
-        """No more is wanted; from any thread."""
+        """End the iteration; from any thread."""
         self._stopped.set()
 
     def __iter__(self) -> Iterator[Segment]:
-        while (segment := self._driver.ask(self._stopped)) is not None:
+        while (segment := self._driver.next_segment(self._stopped)) is not None:
             yield segment
 
 
-class _Forward(logging.Handler):
-    """Sends messages to the driver, who shows them."""
+class _ForwardingHandler(logging.Handler):
+    """Sends log messages to the driver, which shows them."""
 
-    def __init__(self, driver: _Driver) -> None:
+    def __init__(self, driver: _DriverConnection) -> None:
         super().__init__()
         self._driver = driver
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
-            self._driver.tell("log", record.name, record.levelno, record.getMessage())
+            self._driver.send("log", record.name, record.levelno, record.getMessage())
 
 
-def _portable(error: Exception) -> Exception:
-    """An exception that can be sent."""
+def _picklable(error: Exception) -> Exception:
+    """Return the exception, or a substitute that can be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever another's exception class does
+    except Exception:  # exception classes of other libraries can fail in any way
         kind = MemoryError if is_out_of_memory(error) else VsrError
         return kind(f"{type(error).__name__}: {error}")
     return error

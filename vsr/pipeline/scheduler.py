@@ -1,7 +1,7 @@
-"""Which worker upscales which segment of a clip, and what happens where one dies.
+"""Schedule the segments of a clip: the ``Executor`` protocol, and assignment and retries for executors with workers.
 
-``run`` is the one loop of assignment, retry and death. Where the workers are is the business of a ``Transport``: there
-is one for processes of this machine and one for a Ray cluster. ``InProcess`` needs neither: it upscales here.
+``Work`` assigns segments to workers and replaces workers that die. A ``Transport`` communicates with the workers: there
+is one for processes on this machine and one for a Ray cluster. ``InProcess`` upscales in this process, without either.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 from vsr.errors import VsrError
 from vsr.inference.engine import Engine
-from vsr.pipeline.journal import WHERE_KINDS_MEET
+from vsr.pipeline.journal import DEVICE_DIFFERENCE
 from vsr.pipeline.segment import ClipJob, EngineCache, EngineSpec, upscale_segments
 from vsr.pipeline.segments import FinishedSegment, Segment
 
@@ -25,45 +25,45 @@ logger = logging.getLogger(__name__)
 Worker = TypeVar("Worker")
 
 MAX_ATTEMPTS = 3
-"""How often a segment is tried whose workers die."""
+"""How often a segment is tried if its workers die."""
 
 
 class Listener(Protocol):
-    """Is told how the work goes; each method by one thread at a time."""
+    """Receives the events of the work; each method is called by one thread at a time."""
 
     def frames(self, count: int) -> None:
-        """So many more frames have been computed, or fewer, where they are done again."""
+        """Frames were computed; a negative count if they have to be computed again."""
 
     def finished(self, done: FinishedSegment, folder: Path) -> None:
-        """A segment is complete in a folder, safely on the disk."""
+        """A segment is complete in a folder, and synced to the disk."""
 
     def smaller_tile(self, tile_size: int) -> None:
         """Memory ran out, and the work continues in tiles of so many LR pixels."""
 
 
 class Executor(AbstractContextManager["Executor"], Protocol):
-    """Upscales segments, those of one clip after those of another. Which segment runs where, on devices of one kind,
-    changes no pixel."""
+    """Upscales segments, one clip after the other. On devices of one kind, pixels do not depend on where a segment is
+    upscaled."""
 
     def load(self, spec: EngineSpec) -> Engine:
-        """Build an engine where the work is done, or what answers there for one before the work begins.
+        """Build an engine where the work is done, or return a proxy for one there, for planning.
 
         Raises:
-            VsrError: it cannot be built there.
+            VsrError: it cannot be built.
         """
 
     def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, listener: Listener, engine: Engine) -> None:
         """Upscale segments of a clip into folders of their own.
 
         Args:
-            job: of the clip.
-            segments: to be done.
-            folder: where the folders are made.
-            listener: is told how it goes.
-            engine: what ``load`` has built for the job, for those who can use it.
+            job: the clip's work.
+            segments: the segments to upscale.
+            folder: where the folders are created.
+            listener: receives the events of the work.
+            engine: the engine that ``load`` returned for the job.
 
         Raises:
-            VsrError: what ended the work.
+            VsrError: the work failed.
         """
 
 
@@ -81,7 +81,7 @@ class InProcess:
         """As ``Executor``."""
 
         def use_smaller_tile(tile_size: int) -> None:
-            self._engines.forget()  # another clip finds out for itself
+            self._engines.forget()  # the next clip starts with the default tile size
             listener.smaller_tile(tile_size)
 
         engine.on_smaller_tile = use_smaller_tile
@@ -91,15 +91,15 @@ class InProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing stays open."""
+        """Do nothing: nothing is open."""
 
 
 class Transport(Protocol[Worker]):
-    """Carries segments to workers, and what they say back. Workers are told apart by identity.
+    """Sends segments to workers, and receives their messages. Workers are distinguished by identity.
 
     Attributes:
-        segments_per_worker: that a worker has at once.
-        busy: whether any worker still has something to say of this clip.
+        segments_per_worker: how many segments a worker has at once.
+        busy: whether any worker has not yet finished with this clip.
     """
 
     segments_per_worker: int
@@ -108,16 +108,16 @@ class Transport(Protocol[Worker]):
     def busy(self) -> bool: ...
 
     def begin(self, worker: Worker, job: ClipJob) -> None:
-        """Let a worker know the clip; it says when it is ready for a segment."""
+        """Send the clip's job to a worker, which reports when it is ready for a segment."""
 
     def assign(self, worker: Worker, segment: Segment | None) -> None:
-        """Give a worker that is ready a segment; None: there is none left."""
+        """Send a segment to a worker that is ready; None: there is none left."""
 
     def listen(self, work: Work[Worker]) -> None:
-        """Wait until some worker says something, and call the method of ``work`` for it.
+        """Wait for a message of any worker, and call the corresponding method of ``work``.
 
         Raises:
-            VsrError: a worker has failed, or none is to be had.
+            VsrError: a worker has failed, or no worker is available.
         """
 
     def replace(self, worker: Worker) -> Worker:
@@ -128,20 +128,20 @@ class Transport(Protocol[Worker]):
         """
 
     def loss_message(self, reason: str, segments: Sequence[Segment]) -> str:
-        """Say that a worker has died with these segments; empty: there is nothing to say."""
+        """Return a warning that a worker has died with these segments; empty: no warning."""
 
     def failure_message(self, reason: str, segment: Segment | None, attempts: int) -> str:
-        """Say that workers have died so many times, at a segment or before they had one."""
+        """Return an error message: workers have died so many times, at a segment or before they had one."""
 
 
 class Work(Generic[Worker]):
-    """The segments of one clip: which are left, and which worker has which.
+    """Assigns the segments of one clip to workers, and repeats those of workers that die.
 
     Args:
-        transport: carries them.
-        job: of the clip.
-        segments: to be done.
-        listener: is told how it goes.
+        transport: communicates with the workers.
+        job: the clip's work.
+        segments: the segments to upscale.
+        listener: receives the events of the work.
     """
 
     def __init__(
@@ -150,16 +150,16 @@ class Work(Generic[Worker]):
         self._transport, self._job, self._listener = transport, job, listener
         self._left = deque(segments)
         self._attempts: Counter[int] = Counter()
-        self._early_deaths = 0  # of workers without a segment, since one was finished
+        self._early_deaths = 0  # of workers without a segment, since a segment was last finished
         self._assigned: dict[Worker, dict[int, Segment]] = {}
         self._computed: Counter[Worker] = Counter()
         self._ready: set[Worker] = set()
 
     def run(self, workers: Sequence[Worker]) -> None:
-        """Give out segments until all are finished.
+        """Assign segments until all are finished.
 
         Raises:
-            VsrError: a worker has failed, or died too often.
+            VsrError: a worker has failed, or workers have died too often.
         """
         for worker in workers:
             self._begin(worker)
@@ -167,17 +167,17 @@ class Work(Generic[Worker]):
             self._transport.listen(self)
 
     def ready(self, worker: Worker) -> None:
-        """A worker asks for a segment."""
+        """Handle that a worker requests a segment."""
         self._ready.add(worker)
         self._assign_next(worker)
 
     def frames(self, worker: Worker, count: int) -> None:
-        """A worker has computed frames."""
+        """Handle that a worker has computed frames."""
         self._computed[worker] += count
         self._listener.frames(count)
 
     def finished(self, worker: Worker, done: FinishedSegment, folder: Path) -> None:
-        """A worker has finished a segment, which is complete in a folder."""
+        """Handle that a worker has finished a segment, which is complete in a folder."""
         self._listener.finished(done, folder)
         self._computed[worker] -= done.frames
         del self._assigned[worker][done.number]
@@ -185,12 +185,12 @@ class Work(Generic[Worker]):
         self._assign_next(worker)
 
     def smaller_tile(self, tile_size: int) -> None:
-        """A worker ran out of memory; those that come later begin with its tile."""
+        """Handle that a worker ran out of memory; workers that begin later start with its tile."""
         self._listener.smaller_tile(tile_size)
         self._job = replace(self._job, engine=replace(self._job.engine, tile_size=tile_size))
 
     def died(self, worker: Worker, reason: str, cause: Exception | None = None) -> None:
-        """A worker has died: its segments are done again, and another takes its place.
+        """Handle that a worker has died: queue its segments again, and start another worker.
 
         Raises:
             VsrError: that has happened too often.
@@ -224,6 +224,6 @@ class Work(Generic[Worker]):
 
 
 def warn_of_different(kinds: Iterable[str]) -> None:
-    """Say that the parts of a clip do not all come from one kind of device, where it is so."""
+    """Warn if the parts of a clip are computed by several kinds of device."""
     if len(different := sorted(set(kinds))) > 1:
-        logger.warning("%s share the work: %s.", " and ".join(different), WHERE_KINDS_MEET)
+        logger.warning("%s share the work: %s.", " and ".join(different), DEVICE_DIFFERENCE)

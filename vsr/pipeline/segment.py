@@ -1,4 +1,8 @@
-"""What a worker has to know to upscale any segment of a clip, wherever it runs."""
+"""Upscale segments of a clip, in any process: decode, compute and encode in a thread each.
+
+``EngineSpec`` and ``ClipJob`` describe the work and can be sent to another process; ``upscale_segments`` does it, and
+``Upscaler`` computes the frames.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ from vsr.media.reader import Damage, Frame, read_frames
 from vsr.pipeline.flow import ThreadedConsumer, ThreadedIterator
 from vsr.pipeline.journal import seal
 from vsr.pipeline.options import UpscaleOptions
-from vsr.pipeline.outputs import FrameContext, Output
+from vsr.pipeline.outputs import FrameWriter, Output
 from vsr.pipeline.plan import LESS_MEMORY, Conversion, queue_bytes
 from vsr.pipeline.segments import FinishedSegment, Segment
 from vsr.signals import shielded
@@ -51,7 +55,7 @@ class EngineSpec:
     sharing: int = 1
 
     def load(self) -> Engine:
-        """The engine, on its device."""
+        """Build the engine on its device."""
         engine = load_model(
             self.model, scale=self.scale, device=self.device, engine=self.engine, precision=self.precision,
             tile_size=self.tile_size, detail=self.detail, sharing=self.sharing,
@@ -67,14 +71,14 @@ class EngineCache:
         self._kept: tuple[EngineSpec, Engine] | None = None
 
     def load(self, spec: EngineSpec) -> Engine:
-        """The engine that is kept, if it was built by the same arguments; else a new one in its place."""
+        """Return the kept engine if it was built by the same arguments; else build a new one in its place."""
         if self._kept is None or self._kept[0] != spec:
-            self._kept = None  # first, as its memory may be needed
+            self._kept = None  # frees its memory first
             self._kept = spec, spec.load()
         return self._kept[1]
 
     def forget(self) -> None:
-        """Keep none, as what this clip has made of it is nothing for another."""
+        """Drop the engine, since this clip has changed it in a way that must not affect the next one."""
         self._kept = None
 
 
@@ -84,12 +88,12 @@ class ClipJob:
 
     Attributes:
         clip: the source.
-        options: what was chosen.
-        output: planned already; its ``writer`` takes the frames of a segment.
-        conversion: layouts, colours and sizes of both ends.
-        engine: what upscales.
-        batch_size: frames at once.
-        threads: of the encoder.
+        options: the user's options.
+        output: the planned output.
+        conversion: layouts, colours and sizes of the source and the output.
+        engine: how to build the engine.
+        batch_size: frames per batch.
+        threads: threads of the encoder.
         steadied: whether the frames of a frame-wise generator are steadied.
         in_order: whether a frame's result depends on the frames before it.
     """
@@ -105,7 +109,7 @@ class ClipJob:
     in_order: bool = False
 
     def frames(self, segment: Segment, damage: Damage) -> Generator[Frame, None, None]:
-        """The decoded frames of a segment, those of its warm-up first; what is wrong with its own is counted."""
+        """Decode the frames of a segment, its warm-up first; the damage of its own frames is added to ``damage``."""
         clip, part = self.clip, {"start": segment.first, "end": segment.end}
         if clip.format == ANIMATION_FORMAT:
             return read_animation(clip, **part)
@@ -118,7 +122,7 @@ class ClipJob:
 
 
 Timer = Callable[[str], AbstractContextManager[None]]
-"""Measures what its context takes, for a stage by its name."""
+"""Measures the duration of its context, for the named stage."""
 
 
 def untimed(stage: str) -> AbstractContextManager[None]:
@@ -127,10 +131,10 @@ def untimed(stage: str) -> AbstractContextManager[None]:
 
 
 QUEUE_BYTES = 128 << 20
-"""What may wait on either side of the network at most: about forty frames of 1080p."""
+"""Bytes that may wait on each side of the network at most: about forty frames of 1080p."""
 
 MOTION_THREADS = min(8, os.cpu_count() or 1)
-"""That find the motion of frames to come, each between two of them."""
+"""Threads that estimate the motion between following frames."""
 
 
 def upscale_segments(
@@ -144,25 +148,25 @@ def upscale_segments(
     on_leave: Callable[[], None] = lambda: None,
     timer: Timer = untimed,
 ) -> None:
-    """Upscale segments into folders of their own: decode, compute and encode, each in a thread of its own.
+    """Upscale segments into folders of their own: decode, compute and encode in a thread each.
 
-    The next segment is decoded while the encoder finishes the one before. A frame that equals the one before it is not
-    computed again, be it the last of another segment; but where frames depend on those before, each segment begins
-    anew, with its warm-up, so that no pixel of it depends on what was upscaled where.
+    The next segment is decoded while the encoder finishes the one before. A frame that equals the one before is not
+    computed again, even across segments. But if frames depend on those before, each segment starts from its warm-up, so
+    that its pixels do not depend on which segments were upscaled before it.
 
     Args:
-        job: of the clip.
-        segments: in the order of time; taken from a thread of its own, as far ahead as memory allows.
-        engine: what upscales.
-        folder: where the folders are made.
-        on_frames: called with the number of frames handed to the encoder since the last call; of a segment that is
-            begun again, with what is lost.
-        on_finished: called, in the encoder's thread, with each finished segment and its folder, safely on the disk.
-        on_leave: called when no more segments are wanted, whatever the reason; wakes what waits for them.
-        timer: measures how long each stage takes.
+        job: the clip's work.
+        segments: in temporal order; iterated in the decoder's thread, as far ahead as memory allows.
+        engine: the engine.
+        folder: where the folders are created.
+        on_frames: called with the number of frames passed to the encoder since the last call; negative for frames of a
+            segment that starts over.
+        on_finished: called in the encoder's thread with each finished segment and its folder, synced to the disk.
+        on_leave: called when no more segments are needed, for any reason; must end the iteration of ``segments``.
+        timer: measures the duration of each stage.
 
     Raises:
-        VsrError: whatever ends the reading, the computing or the writing.
+        VsrError: reading, computing or writing failed.
     """
     sequence = FrameSequence(engine, steadied=job.steadied) if job.in_order else None
     upscaler = Upscaler(engine, job.conversion, timer, sequence)
@@ -170,11 +174,11 @@ def upscale_segments(
     items = _with_motion(items, job.conversion) if job.in_order else items
     max_bytes = queue_bytes(job.options, QUEUE_BYTES)
     with (
-        memory_explained(f"upscaling {_described(job)} on {engine.device}", LESS_MEMORY),
+        memory_explained(f"upscaling {_describe(job)} on {engine.device}", LESS_MEMORY),
         _SegmentWriter(job, folder, on_finished, timer) as writer,
         ThreadedIterator(items, max_bytes=max_bytes, name="vsr-decode") as decoded,
         ThreadedConsumer(writer.write, max_bytes=max_bytes, name="vsr-encode") as encoded,
-        ExitStack() as leaving,  # the first to be left
+        ExitStack() as leaving,  # left first
     ):
         leaving.callback(on_leave)
         for batch in _upscaled(_batches(decoded, job.batch_size), upscaler, job.in_order, timer):
@@ -185,14 +189,14 @@ def upscale_segments(
                 on_frames(batch.computed)
 
 
-def _described(job: ClipJob) -> str:
+def _describe(job: ClipJob) -> str:
     video, conversion = job.clip.video, job.conversion
     return f"{job.clip.path}, {video.width}x{video.height} to {conversion.width}x{conversion.height},"
 
 
 @dataclass(frozen=True)
 class _Start:
-    """Before the first frame of a segment and its warm-up."""
+    """Marks the start of a segment, before its warm-up."""
 
     segment: Segment
     nbytes = 0
@@ -200,13 +204,13 @@ class _Start:
 
 @dataclass(frozen=True)
 class _End:
-    """After the last frame of a segment.
+    """Marks the end of a segment.
 
     Attributes:
-        damage: what was wrong with its frames.
-        discarded: how many frames it had, where the same segment begins again; None: it is complete.
-        repeated: of its frames those that equalled the one before.
-        overflowed: of its frames those that half precision could not hold.
+        damage: the damage of its frames.
+        discarded: number of frames to discard, since the segment starts over; None: it is complete.
+        repeated: number of frames that equalled the one before.
+        overflowed: number of frames that overflowed in half precision.
     """
 
     segment: Segment
@@ -221,9 +225,9 @@ _Item = Frame | _Start | _End
 
 
 def _decoded(job: ClipJob, segments: Iterable[Segment], timer: Timer) -> Generator[_Item, None, None]:
-    """The frames of segments between a start and an end each. One that is damaged where its decoding begins is decoded
+    """Yield the frames of segments, each between a start and an end. A segment that turns out to be damaged is decoded
     again from an earlier keyframe."""
-    with memory_explained(f"decoding {_described(job)}", LESS_MEMORY):
+    with memory_explained(f"decoding {_describe(job)}", LESS_MEMORY):
         for segment in segments:
             if segment.earlier_entry is not None:
                 yield _Start(segment)
@@ -241,7 +245,7 @@ def _decoded(job: ClipJob, segments: Iterable[Segment], timer: Timer) -> Generat
 def _frames_of(
     job: ClipJob, segment: Segment, timer: Timer, *, until_damage: bool = False
 ) -> Generator[_Item, None, tuple[int, Damage]]:
-    """Returns how many there were after the warm-up, and what was wrong with them."""
+    """Yield the frames of a segment; return their number without the warm-up, and their damage."""
     damage, count = Damage(), 0
     with closing(job.frames(segment, damage)) as frames:
         while True:
@@ -254,12 +258,12 @@ def _frames_of(
 
 
 def _with_motion(items: Generator[_Item, None, None], conversion: Conversion) -> Generator[_Item, None, None]:
-    """The same with the motion to each frame, which is found several frames ahead."""
+    """Yield the items with the motion to each frame, which is estimated several frames ahead."""
     ahead: deque[tuple[_Item, Future[Motion] | None]] = deque()
     last: tuple[Plane, ...] = ()
     codes: Codes | None = None
 
-    def found() -> _Item:
+    def take() -> _Item:
         item, motion = ahead.popleft()
         return replace(item, motion=motion.result()) if motion is not None and isinstance(item, Frame) else item
 
@@ -274,26 +278,26 @@ def _with_motion(items: Generator[_Item, None, None], conversion: Conversion) ->
                     motion = None if before is None else pool.submit(estimate_motion, before, codes)
                 ahead.append((item, motion))
                 if len(ahead) > MOTION_THREADS:
-                    yield found()
+                    yield take()
             while ahead:
-                yield found()
+                yield take()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _is_visible(damage: Damage) -> bool:
-    """Whether frames are lost or made up, and the video does not only end too soon."""
+    """Whether frames are lost or concealed, rather than only missing at the end."""
     return bool(damage.concealed or damage.undecodable)
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Frames of one segment, or of its warm-up; or its start or end alone.
+    """Frames of a segment, or of its warm-up; or only its start or end.
 
     Attributes:
-        frames: at most as many as are computed at once.
+        frames: at most ``batch_size`` frames.
         marker: the start or the end.
-        warms_up: whether the frames only prepare the state: they are computed and dropped.
+        warms_up: whether the frames only prepare the state, and are dropped.
     """
 
     frames: Sequence[Frame] = ()
@@ -302,14 +306,14 @@ class _Batch:
 
     @property
     def items(self) -> Sequence[_Item]:
-        """What the encoder gets."""
+        """The items for the encoder."""
         if self.marker is not None:
             return [self.marker]
         return () if self.warms_up else self.frames
 
     @property
     def computed(self) -> int:
-        """Frames that the encoder gets, less those that it has to forget."""
+        """Number of frames for the encoder, negative for those that it discards."""
         if isinstance(self.marker, _End):
             return -(self.marker.discarded or 0)
         return 0 if self.warms_up else len(self.frames)
@@ -333,7 +337,7 @@ def _batches(items: Iterator[_Item], size: int) -> Iterator[_Batch]:
 
 
 def _upscaled(batches: Iterator[_Batch], upscaler: Upscaler, in_order: bool, timer: Timer) -> Iterator[_Batch]:
-    """The same with the results in place of the frames; several are in flight where the device works asynchronously."""
+    """Yield the batches with results instead of frames; several are in flight if the device works asynchronously."""
     in_flight: deque[_Batch] = deque()
 
     def finished() -> _Batch:
@@ -365,56 +369,56 @@ def _upscaled(batches: Iterator[_Batch], upscaler: Upscaler, in_order: bool, tim
 
 
 class _SegmentWriter:
-    """Writes each segment to a folder, and hands it over when it is complete."""
+    """Writes each segment to a folder, and calls ``on_finished`` when it is complete."""
 
     def __init__(
         self, job: ClipJob, folder: Path, on_finished: Callable[[FinishedSegment, Path], None], timer: Timer
     ) -> None:
         self._job, self._folder, self._on_finished, self._timer = job, folder, on_finished, timer
-        self._at = folder
-        self._writer: FrameContext | None = None
+        self._segment_folder = folder
+        self._writer: FrameWriter | None = None
         self._frames = 0
 
     def write(self, item: _Item) -> None:
-        """Take the start of a segment, its next frame, or its end."""
-        with memory_explained(f"encoding {_described(self._job)}", LESS_MEMORY), self._timer("encode"):
+        """Handle the start of a segment, its next frame, or its end."""
+        with memory_explained(f"encoding {_describe(self._job)}", LESS_MEMORY), self._timer("encode"):
             if isinstance(item, Frame):
-                self._opened().write(item)
+                self._open_writer().write(item)
                 self._frames += 1
             elif isinstance(item, _Start):
-                self._at = self._folder / f".{item.segment.number:06}-{os.getpid()}"
+                self._segment_folder = self._folder / f".{item.segment.number:06}-{os.getpid()}"
                 self._frames = 0
             elif item.discarded is None:
-                self._finish(item, self._opened())
+                self._finish(item, self._open_writer())
             elif self._frames:
-                self._discard(self._opened())
+                self._discard(self._open_writer())
 
-    def _opened(self) -> FrameContext:
-        """The writer of the segment, whose folder is made for its first frame, or for its end if it has none."""
+    def _open_writer(self) -> FrameWriter:
+        """Return the segment's writer; the first call creates it and the folder."""
         if self._writer is None:
             try:
-                self._at.mkdir()
+                self._segment_folder.mkdir()
             except OSError as exc:
                 raise OutputError(f"cannot write to {self._folder}: {exc.strerror}.") from exc
-            self._writer = self._job.output.writer(self._at, self._job.threads)
+            self._writer = self._job.output.writer(self._segment_folder, self._job.threads)
             self._writer.__enter__()
         return self._writer
 
-    def _discard(self, writer: FrameContext) -> None:
+    def _discard(self, writer: FrameWriter) -> None:
         self._writer = None
         writer.__exit__(None, None, None)
         try:
-            shutil.rmtree(self._at)
+            shutil.rmtree(self._segment_folder)
         except OSError as exc:
-            raise OutputError(f"cannot remove {self._at}: {exc.strerror}.") from exc
+            raise OutputError(f"cannot remove {self._segment_folder}: {exc.strerror}.") from exc
 
-    def _finish(self, end: _End, writer: FrameContext) -> None:
+    def _finish(self, end: _End, writer: FrameWriter) -> None:
         self._writer = None
         writer.__exit__(None, None, None)
         done = FinishedSegment(
             end.segment.number, self._frames, end.repeated, end.damage, tuple(writer.packets), end.overflowed
         )
-        self._on_finished(seal(self._at, done), self._at)
+        self._on_finished(seal(self._segment_folder, done), self._segment_folder)
 
     def __enter__(self) -> _SegmentWriter:
         return self
@@ -428,143 +432,143 @@ class _SegmentWriter:
 
 
 class _BatchInFlight(NamedTuple):
-    """A batch on its way.
+    """A batch that is being computed.
 
     Attributes:
-        places: for each of its frames, where its result is among the last of the batch before, at 0, and its own.
+        indices: for each frame the index of its result: 0 is the last result of the batch before, its own follow.
         decoded: the planes of the frames that are computed, on the device.
-        landing: their results, and which of them are finite; None: nothing was to be computed.
+        download: their results, and which of them are finite; None: there was nothing to compute.
     """
 
-    places: list[int]
+    indices: list[int]
     decoded: list[Tensor]
-    landing: PendingDownload | None
+    download: PendingDownload | None
 
 
 class Upscaler:
-    """Computes what differs from the frame before.
+    """Upscales the frames that differ from the one before.
 
-    Where the output keeps alpha, transparent pixels take the colour of the visible ones around them before the network,
-    whose filters would else draw hidden colours into visible edges; so invisible pixels of the output hold that colour.
-    Without alpha in the output, what was hidden is shown as it is stored.
+    If the output keeps alpha, transparent pixels get the colour of the visible pixels around them before the network,
+    whose filters would otherwise mix hidden colours into visible edges; so the output's invisible pixels have that
+    colour. Without alpha in the output, hidden colours are shown as they are stored.
 
     Args:
-        engine: what upscales.
-        conversion: of the planes on both sides of it.
-        timer: measures how long each stage takes.
-        sequence: what upscales frames in their order, where they depend on those before.
+        engine: the engine.
+        conversion: from decoded planes to planes to encode.
+        timer: measures the duration of each stage.
+        sequence: upscales frames in order, if they depend on those before.
 
     Attributes:
-        depth: batches that may be begun before the first of them has to be finished.
+        depth: number of batches that may be begun before the first of them has to be finished.
     """
 
     def __init__(
         self, engine: Engine, conversion: Conversion, timer: Timer, sequence: FrameSequence | None = None
     ) -> None:
         self._engine, self._conversion, self._timer, self._sequence = engine, conversion, timer, sequence
-        self._lanes = DeviceTransfer(engine.device)
-        self._flights: deque[_BatchInFlight] = deque()
+        self._transfer = DeviceTransfer(engine.device)
+        self._in_flight: deque[_BatchInFlight] = deque()
         self._last: tuple[Plane, ...] = ()
         self._result: tuple[Plane, ...] = ()
-        self.depth = self._lanes.depth
+        self.depth = self._transfer.depth
         self._repeated, self._overflowed = 0, engine.overflowed
-        # Nothing to fill where each pixel comes from one alone: such a job returns every code value.
+        # Without filters between pixels nothing is filled: such a job returns every code value.
         pixelwise = engine.scale == 1 and not engine.has_weights and conversion.padded
-        self._fills = conversion.source.alpha and conversion.target.alpha and not pixelwise
+        self._fills_invisible = conversion.source.alpha and conversion.target.alpha and not pixelwise
 
     def forget(self) -> None:
-        """What comes next is upscaled as if nothing had come before."""
+        """Treat the next frame as the first of a clip."""
         self._last = ()
 
     @torch.inference_mode()
     def begin(self, frames: Sequence[Frame]) -> None:
-        """Send a batch of frames of one size to the device."""
-        fresh: list[Frame] = []
-        places, before = [], self._last
+        """Send a batch of frames of one size to the device, and start to compute it."""
+        changed: list[Frame] = []
+        indices, before = [], self._last
         for frame in frames:
             if not equal_planes(frame.planes, before):
-                fresh.append(frame)
-            places.append(len(fresh))
+                changed.append(frame)
+            indices.append(len(changed))
             before = frame.planes
         self._last = before
-        self._repeated += len(frames) - len(fresh)
-        if not fresh:
-            self._flights.append(_BatchInFlight(places, [], None))
+        self._repeated += len(frames) - len(changed)
+        if not changed:
+            self._in_flight.append(_BatchInFlight(indices, [], None))
             return
         with self._timer("upload"):
-            decoded = self._lanes.upload([frame.planes for frame in fresh])
-        upscaled, finite = self._compute(decoded, [frame.motion for frame in fresh])
+            decoded = self._transfer.upload([frame.planes for frame in changed])
+        upscaled, finite = self._compute(decoded, [frame.motion for frame in changed])
         with self._timer("download"):
-            self._flights.append(_BatchInFlight(places, decoded, self._lanes.download([*upscaled, finite])))
+            self._in_flight.append(_BatchInFlight(indices, decoded, self._transfer.download([*upscaled, finite])))
 
     def finish(self, frames: Sequence[Frame]) -> list[Frame]:
-        """The frames of the batch that was begun first, with the planes of their results."""
-        places, decoded, landing = self._flights.popleft()
+        """Return the frames of the batch that was begun first, with the planes of their results."""
+        indices, decoded, download = self._in_flight.popleft()
         results = [self._result]
-        if landing is not None:
+        if download is not None:
             with self._timer("download"):
-                *planes, finite = landing.wait()
+                *planes, finite = download.wait()
             if not finite.all():
-                planes = self._repaired(planes, decoded, np.logical_not(finite))
+                planes = self._recompute_overflowed(planes, decoded, np.logical_not(finite))
             results += [tuple(plane[index] for plane in planes) for index in range(len(finite))]
         self._result = results[-1]
         return [
-            replace(frame, planes=results[place], motion=None) for frame, place in zip(frames, places, strict=True)
+            replace(frame, planes=results[index], motion=None) for frame, index in zip(frames, indices, strict=True)
         ]
 
     def take_repeated(self) -> int:
-        """How many frames, of those begun since the last call, equalled the one before and were not computed."""
+        """Return how many frames that were begun since the last call equalled the one before."""
         taken, self._repeated = self._repeated, 0
         return taken
 
     def take_overflowed(self) -> int:
-        """How many frames, of those finished since the last call, half precision could not hold."""
+        """Return how many frames that were finished since the last call overflowed in half precision."""
         before, self._overflowed = self._overflowed, self._engine.overflowed
         return self._overflowed - before
 
     def _compute(
-        self, decoded: list[Tensor], motions: Sequence[Motion | None] = (), over: Tensor | None = None
+        self, decoded: list[Tensor], motions: Sequence[Motion | None] = (), overflowed: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor]:
-        """The planes of a batch's results, and (N,) whether half precision could hold them.
+        """Return the planes of a batch's results, and (N,) whether all their values are finite.
 
         Args:
             decoded: the planes of the batch.
-            motions: as ``begin``.
-            over: (N,) bool: to compute those frames alone, in float32; None: all.
+            motions: the motion from the frame before to each frame.
+            overflowed: (N,) bool: compute only those frames, in float32; None: all.
         """
         conversion, engine = self._conversion, self._engine
         with self._timer("to RGB"):
-            lr = lr_of(decoded, conversion, filled=self._fills)
+            lr = lr_of(decoded, conversion, filled=self._fills_invisible)
         with self._timer("network"):
             if self._sequence is not None:
                 sr = self._sequence.step(lr, motions)
             else:
-                sr = engine.run(lr) if over is None else engine.run_exactly(lr[over])
+                sr = engine.run(lr) if overflowed is None else engine.run_exactly(lr[overflowed])
             finite = engine.finite(sr)
         with self._timer("from RGB"):
             sr = _fit(sr, conversion)
             upscaled = rgb_to_planes(sr, conversion.target, conversion.target_colour)
             if conversion.target.alpha:
                 alpha = _alpha(decoded, sr, conversion)
-                upscaled.append(alpha_to_plane(alpha if over is None else alpha[over], conversion.target))
+                upscaled.append(alpha_to_plane(alpha if overflowed is None else alpha[overflowed], conversion.target))
         return upscaled, finite
 
     @torch.inference_mode()
-    def _repaired(self, planes: list[Array], decoded: list[Tensor], over: Array) -> list[Array]:
-        """A batch with those frames done again in float32 that half precision could not hold, and no others."""
-        upscaled, _ = self._compute(decoded, (), torch.from_numpy(over).to(self._engine.device))
+    def _recompute_overflowed(self, planes: list[Array], decoded: list[Tensor], overflowed: Array) -> list[Array]:
+        """Return a batch's planes with the overflowed frames computed again in float32."""
+        upscaled, _ = self._compute(decoded, (), torch.from_numpy(overflowed).to(self._engine.device))
         repaired = [plane.copy() for plane in planes]
-        for plane, exact in zip(repaired, self._lanes.download(upscaled).wait(), strict=True):
-            plane[over] = exact
+        for plane, exact in zip(repaired, self._transfer.download(upscaled).wait(), strict=True):
+            plane[overflowed] = exact
         return repaired
 
 
 def lr_of(decoded: list[Tensor], conversion: Conversion, *, filled: bool = False) -> Tensor:
-    """What the network is given of decoded planes: (N, 3, H, W) RGB, upright.
+    """Convert decoded planes to the input of the network: (N, 3, H, W) RGB, upright.
 
     Args:
-        decoded: as they were decoded, (N, rows, columns) each.
-        conversion: what they mean.
+        decoded: the planes, (N, rows, columns) each.
+        conversion: holds their layout and colour.
         filled: give transparent pixels the colour of the visible ones around them.
     """
     lr = planes_to_rgb(decoded, conversion.source, conversion.source_colour)
@@ -574,20 +578,20 @@ def lr_of(decoded: list[Tensor], conversion: Conversion, *, filled: bool = False
 
 
 def lr_codes(planes: Sequence[Plane], conversion: Conversion) -> Codes:
-    """(H, W, 3) uint8 RGB of a frame's planes, upright, by which its motion is found on the CPU."""
+    """Convert a frame's planes to (H, W, 3) uint8 RGB, upright, for motion estimation on the CPU."""
     lr = lr_of([torch.from_numpy(np.ascontiguousarray(plane))[None] for plane in planes], conversion)
     return cast(Codes, rgb_to_codes(lr)[0])
 
 
 def equal_planes(planes: Sequence[Plane], others: Sequence[Plane]) -> bool:
-    """Whether two frames are equal byte for byte; of most that are not, one row tells it."""
+    """Whether two frames are equal byte for byte; most that differ do so in the middle row, which is compared first."""
     if len(planes) != len(others) or not np.array_equal(planes[0][len(planes[0]) // 2], others[0][len(planes[0]) // 2]):
         return False
     return all(np.array_equal(plane, other) for plane, other in zip(planes, others, strict=True))
 
 
 def _fit(sr: Tensor, conversion: Conversion) -> Tensor:
-    """(N, 3, H, W) at the engine's size -> at the size to encode."""
+    """Pad or resize (N, 3, H, W) from the engine's size to the size to encode."""
     height, width = conversion.height, conversion.width
     rows, columns = height - sr.shape[-2], width - sr.shape[-1]
     if not rows and not columns:
@@ -598,7 +602,7 @@ def _fit(sr: Tensor, conversion: Conversion) -> Tensor:
 
 
 def _alpha(decoded: Sequence[Tensor], sr: Tensor, conversion: Conversion) -> Tensor:
-    """(N, 1, H, W) in [0, 1], by bicubic: no network has learnt what it means. Opaque where the source has none."""
+    """Return alpha, (N, 1, H, W) in [0, 1], by bicubic, since no network is trained on it; 1 if the source has none."""
     alpha = alpha_of(decoded, conversion.source)
     if alpha is None:
         return sr.new_ones((len(decoded[0]), 1, conversion.height, conversion.width))
