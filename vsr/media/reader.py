@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -151,8 +151,7 @@ def read_frames(
         decoded = _decode(packets, stream, counted, counts_from, end)
         if deinterlace != "no":
             decoded = Deinterlacer(stream, all_frames=deinterlace == "yes").apply(decoded)
-        for raw, following in _with_following(decoded):
-            pts = clock.time_of(raw, following)
+        for raw, pts in clock.timed(decoded):
             frames += 1
             if start is not None and pts < start:
                 clock.retimed = 0  # reported for the range that they are in
@@ -286,17 +285,6 @@ def _is_within(packet: Packet[Any] | None, start: int | None, end: int | None) -
     return (start is None or packet.pts >= start) and (end is None or packet.pts < end)
 
 
-def _with_following(frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, VideoFrame | None]]:
-    """Yield each frame with the one after it; None after the last."""
-    held: VideoFrame | None = None
-    for frame in frames:
-        if held is not None:
-            yield held, frame
-        held = frame
-    if held is not None:
-        yield held, None
-
-
 class _Clock:
     """Assign increasing timestamps: the frame's own where possible, else the next free one.
 
@@ -332,7 +320,17 @@ class _Clock:
             average = Fraction(self._last - self._first, self._count - 1) * self._time_base
         return max(stated, average) or SHORT_SECONDS
 
-    def time_of(self, frame: VideoFrame, following: VideoFrame | None) -> int:
+    def timed(self, frames: Iterable[VideoFrame]) -> Iterator[tuple[VideoFrame, int]]:
+        """Yield each frame with its timestamp in ticks. One is held back until the following one is known."""
+        held: VideoFrame | None = None
+        for frame in frames:
+            if held is not None:
+                yield held, self._time_of(held, frame)
+            held = frame
+        if held is not None:
+            yield held, self._time_of(held, None)
+
+    def _time_of(self, frame: VideoFrame, following: VideoFrame | None) -> int:
         """Return the timestamp of the next frame in the order of presentation, in ticks."""
         stamps = {name: stamp for name in self._order if (stamp := getattr(frame, name)) is not None}
         for name, stamp in stamps.items():
