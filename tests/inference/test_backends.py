@@ -1,4 +1,4 @@
-"""Whatever runs the network, the pixels are the same; and who is asked for what he lacks says so."""
+"""Every runtime computes the same pixels, and unsupported combinations are refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def psnr(codes: np.ndarray, others: np.ndarray) -> float:
 @pytest.mark.parametrize("size", [(9, 14), (1, 1), (31, 5)], ids=str)
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_openvino_computes_what_torch_does(
+def test_openvino_equals_torch(
     tiny_generator: TinyGenerator, variant: dict[str, Any], scale: int, size: tuple[int, int]
 ) -> None:
     generator, lr = tiny_generator(scale=scale, **variant), noise(2, 3, *size)
@@ -87,7 +87,7 @@ def test_threads_change_no_pixel(photograph: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("model", ["srgan-x4", "srresnet-x4", "video-x2"])
-def test_int8_is_near(photograph: np.ndarray, model: str) -> None:
+def test_int8_is_close(photograph: np.ndarray, model: str) -> None:
     expected = load_model(model, device="cpu").upscale(photograph)
     codes = load_model(model, device="cpu", precision="int8").upscale(photograph)
     assert not np.array_equal(codes, expected)
@@ -95,7 +95,7 @@ def test_int8_is_near(photograph: np.ndarray, model: str) -> None:
     assert abs(codes.mean(dtype=float) - expected.mean(dtype=float)) < 0.6, "and no darker or brighter"
 
 
-def test_int8_of_a_blend_takes_what_either_is_given(photograph: np.ndarray) -> None:
+def test_int8_of_a_blend_covers_the_ranges_of_both(photograph: np.ndarray) -> None:
     own, other = load_calibration("srgan-x4"), load_calibration("srresnet-x4")
     both = load_calibration("srgan-x4", 0.5)
     assert own and other and both and own.ranges.keys() == other.ranges.keys() == both.ranges.keys()
@@ -106,7 +106,7 @@ def test_int8_of_a_blend_takes_what_either_is_given(photograph: np.ndarray) -> N
     assert psnr(codes, expected) > 40
 
 
-def test_bf16_is_near(photograph: np.ndarray) -> None:
+def test_bf16_is_close(photograph: np.ndarray) -> None:
     if not openvino_backend.supports("bf16"):
         pytest.skip("this processor does not compute in bf16")
     engine = load_model(device="cpu", precision="bf16")
@@ -116,7 +116,7 @@ def test_bf16_is_near(photograph: np.ndarray) -> None:
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
-def test_inductor_computes_what_torch_does(tiny_generator: TinyGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inductor_equals_torch(tiny_generator: TinyGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # here, and not by processes that stay
     generator, lr = tiny_generator(scale=2, blocks=1, channels=4), noise(1, 3, 8, 8)
     expected = Engine(copy.deepcopy(generator), device="cpu", runtime="torch")(lr)
@@ -128,14 +128,14 @@ def test_inductor_computes_what_torch_does(tiny_generator: TinyGenerator, monkey
 # Which runtime is taken
 
 
-def test_auto_on_the_cpu(tiny_generator: TinyGenerator) -> None:
+def test_auto_on_the_cpu_is_openvino(tiny_generator: TinyGenerator) -> None:
     assert Engine(tiny_generator(), device="cpu").runtime == "openvino"
     assert Engine(Identity(), device="cpu").runtime == "torch"
     assert Engine(tiny_generator(), device="cpu", precision="fp16").runtime == "torch"
 
 
 class Branching(nn.Conv2d):
-    """What no tracer follows."""
+    """A network that cannot be traced."""
 
     scale, wants_unit_range, peak_floats_per_pixel = 1, False, 9
 
@@ -144,7 +144,7 @@ class Branching(nn.Conv2d):
 
 
 class ByKeyword(nn.Conv2d):
-    """What is called in a way that is not translated."""
+    """A network with a call that is not translated."""
 
     scale, wants_unit_range, peak_floats_per_pixel = 1, False, 9
 
@@ -153,7 +153,7 @@ class ByKeyword(nn.Conv2d):
 
 
 class Arithmetic(nn.Conv2d):
-    """Numbers on either side."""
+    """A network with numbers on either side of operators."""
 
     scale, wants_unit_range, peak_floats_per_pixel = 1, False, 9
 
@@ -167,7 +167,7 @@ class Arithmetic(nn.Conv2d):
 
 
 class Unknown(nn.Sequential):
-    """What is traced, and not translated."""
+    """A network that is traced, but not translated."""
 
     scale, wants_unit_range, peak_floats_per_pixel = 1, False, 9
 
@@ -182,7 +182,7 @@ class Unknown(nn.Sequential):
     ],
     ids=["branching", "softmax", "groups", "keyword"],
 )
-def test_what_cannot_be_translated_runs_in_torch(network: nn.Module) -> None:
+def test_networks_that_cannot_be_translated_run_in_torch(network: nn.Module) -> None:
     with pytest.raises(UntranslatableError):
         translate(copy.deepcopy(network))
     with pytest.raises(UsageError, match=r"^OpenVINO cannot run this network: .*\.$"):
@@ -190,7 +190,7 @@ def test_what_cannot_be_translated_runs_in_torch(network: nn.Module) -> None:
     assert Engine(network, device="cpu").runtime == "torch"
 
 
-def test_numbers_stand_on_either_side() -> None:
+def test_numbers_on_either_side_are_translated() -> None:
     network, lr = Arithmetic(), noise(1, 3, 4, 4)
     expected = Engine(copy.deepcopy(network), device="cpu", runtime="torch")(lr)
     engine = Engine(network, device="cpu", runtime="openvino")
@@ -208,7 +208,7 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("without_openvino")
-def test_without_openvino_torch_does_it(tiny_generator: TinyGenerator) -> None:
+def test_without_openvino_torch_is_used(tiny_generator: TinyGenerator) -> None:
     assert Engine(tiny_generator(), device="cpu").runtime == "torch"
     with pytest.raises(UsageError, match=r"^OpenVINO cannot be used \(.*\); `pip install openvino` brings it\.$"):
         Engine(tiny_generator(), device="cpu", runtime="openvino")
@@ -223,7 +223,9 @@ def test_without_openvino_torch_does_it(tiny_generator: TinyGenerator) -> None:
     ],
     ids=str,
 )
-def test_precisions_that_cannot_be(tiny_generator: TinyGenerator, options: dict[str, Any], message: str) -> None:
+def test_unsupported_precisions_are_refused(
+    tiny_generator: TinyGenerator, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         Engine(tiny_generator(), device="cpu", **options)
 
@@ -237,13 +239,13 @@ def test_bf16_that_cuda_would_only_emulate_is_refused(
             build_runtime(tiny_generator(), torch.device("cuda", 1), runtime=runtime, precision="bf16")
 
 
-def test_what_has_no_weights_has_no_int8() -> None:
+def test_int8_is_refused_for_models_without_weights() -> None:
     for options in ({"engine": "openvino"}, {"precision": "int8"}):
-        with pytest.raises(UsageError, match="runs in torch and in fp32"):
+        with pytest.raises(UsageError, match="run in torch and in fp32 only"):
             load_model("bicubic", device="cpu", **options)  # type: ignore[arg-type]
 
 
-def test_recalibrated_is_another_model(tiny_generator: TinyGenerator) -> None:
+def test_recalibration_changes_the_digest(tiny_generator: TinyGenerator) -> None:
     digests = set()
     for scale in (1, 2):
         torch.manual_seed(0)
@@ -253,7 +255,7 @@ def test_recalibrated_is_another_model(tiny_generator: TinyGenerator) -> None:
     assert len(digests) == 2
 
 
-def test_a_calibration_of_nothing(tiny_generator: TinyGenerator) -> None:
+def test_a_calibration_without_pictures_is_an_error(tiny_generator: TinyGenerator) -> None:
     with pytest.raises(ValueError, match="at least one picture"):
         calibrate(tiny_generator(), [])
 
@@ -261,7 +263,7 @@ def test_a_calibration_of_nothing(tiny_generator: TinyGenerator) -> None:
 def test_openvino_recovers_from_too_little_memory(
     tiny_generator: Callable[..., Generator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What failed once asks for the same memory again, whatever the size, until it is compiled anew."""
+    """A request that failed needs the same memory again at any size, until it is compiled again."""
     engine = Engine(tiny_generator(), device="cpu", runtime="openvino", overlap=8)
     lr = torch.rand(1, 3, 64, 80)
     expected = engine(lr)
@@ -276,7 +278,7 @@ def test_openvino_recovers_from_too_little_memory(
     assert engine(lr).shape == expected.shape
 
 
-def test_no_result_of_openvino_is_too_little_memory(
+def test_an_empty_result_of_openvino_means_out_of_memory(
     tiny_generator: Callable[..., Generator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Empty:

@@ -30,17 +30,17 @@ for mebibytes in (200, 40):
 """
 
 
-def test_the_result_and_the_seconds() -> None:
+def test_the_result_and_the_seconds_are_returned() -> None:
     result, measured = measure_cost(lambda: (time.sleep(0.05), "done")[1], CPU)
     assert result == "done"
     assert 0.05 <= measured.seconds < 5
 
 
 @linux
-def test_memory_that_was_given_back_counts_for_each_call_itself() -> None:
-    """A small one after a large one is small: the peak of the process would hide it.
+def test_each_call_is_measured_by_itself() -> None:
+    """A small call after a large one is small, though the peak of the process is higher.
 
-    In a process of its own, where nothing that other tests have left behind is given back meanwhile.
+    In a process of its own, where no memory of other tests is freed meanwhile.
     """
     run = subprocess.run([sys.executable, "-c", HOLDS], capture_output=True, text=True, check=True)
     large, small = map(int, run.stdout.split())
@@ -48,7 +48,7 @@ def test_memory_that_was_given_back_counts_for_each_call_itself() -> None:
     assert 35 * MEBIBYTE <= small <= 100 * MEBIBYTE
 
 
-def test_systems_that_do_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_systems_that_do_not_report_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(device, "_CLEAR", tmp_path / "no" / "clear_refs")
     assert measure_cost(lambda: 1, CPU)[1].memory_bytes is None
     monkeypatch.setattr(device, "_CLEAR", tmp_path / "clear_refs")
@@ -57,7 +57,7 @@ def test_systems_that_do_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert measure_cost(lambda: 1, CPU)[1].memory_bytes is None
 
 
-def test_what_is_measured_is_said() -> None:
+def test_the_measure_is_described() -> None:
     assert "peak resident memory" in memory_measure(CPU)
     assert "torch.cuda.max_memory_allocated" in memory_measure(torch.device("cuda", 1))
     assert memory_measure(torch.device("mps")) == "not measured on mps"

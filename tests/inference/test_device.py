@@ -20,7 +20,7 @@ Machine = Callable[..., None]
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Makes torch see so many CUDA devices, and Apple's one or none."""
+    """Make torch see so many CUDA devices, and an Apple device or none."""
 
     def pretend(cuda: int = 0, mps: bool = False) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
@@ -31,7 +31,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.mark.parametrize(("cuda", "mps", "kind"), [(0, False, "cpu"), (0, True, "mps"), (2, True, "cuda")])
-def test_auto(machine: Machine, cuda: int, mps: bool, kind: str) -> None:
+def test_auto_prefers_cuda_then_mps(machine: Machine, cuda: int, mps: bool, kind: str) -> None:
     machine(cuda, mps)
     assert choose_device("auto") == torch.device(kind)
 
@@ -55,12 +55,12 @@ def test_devices_by_name(machine: Machine, name: str, expected: torch.device) ->
 
 
 @pytest.mark.parametrize("device", [torch.device("cpu"), torch.device("cuda", 1), torch.device("mps")], ids=str)
-def test_devices_of_torch(machine: Machine, device: torch.device) -> None:
+def test_torch_devices_are_accepted(machine: Machine, device: torch.device) -> None:
     machine(cuda=2, mps=True)
     assert choose_device(device) == device
 
 
-def test_a_device_of_torch_that_the_machine_lacks(machine: Machine) -> None:
+def test_a_torch_device_that_the_machine_lacks_is_refused(machine: Machine) -> None:
     machine()
     with pytest.raises(UsageError, match="no device 'cuda:1' on this machine"):
         choose_device(torch.device("cuda", 1))
@@ -88,30 +88,30 @@ def test_kinds_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kind_of(torch.device("cuda", 1)) == "GPU 1" and kind_of(torch.device("mps")) == "mps"
 
 
-def test_emulated_bf16_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of GPUs before Ampere."""
+def test_emulated_bf16_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on GPUs before Ampere."""
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not computes_in_bf16(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "cpu:1"])
-def test_devices_that_the_machine_lacks(machine: Machine, name: str) -> None:
+def test_devices_that_the_machine_lacks_are_refused(machine: Machine, name: str) -> None:
     machine()
     with pytest.raises(UsageError, match=rf"no device '{name}' on this machine; --device auto"):
         choose_device(name)
 
 
-def test_a_number_too_many(machine: Machine) -> None:
+def test_a_device_number_that_is_too_large_is_refused(machine: Machine) -> None:
     machine(cuda=2)
     with pytest.raises(UsageError, match="no device 'cuda:2' on this machine"):
         choose_device("cuda:2")
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:1.5", "cuda:²", "auto:0", ":0"])
-def test_devices_that_nobody_has(machine: Machine, name: str) -> None:
+def test_unknown_device_names_are_refused(machine: Machine, name: str) -> None:
     machine(cuda=2, mps=True)
-    with pytest.raises(UsageError, match="take auto, cpu, cuda, cuda:N or mps") as caught:
+    with pytest.raises(UsageError, match="use auto, cpu, cuda, cuda:N or mps") as caught:
         choose_device(name)
     assert repr(name) in str(caught.value)
 
@@ -121,7 +121,7 @@ def test_free_memory_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_memory(torch.device("cpu")) == 12345
 
 
-def test_free_memory_of_cuda_counts_what_torch_holds_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_of_cuda_includes_torchs_unused_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
@@ -136,19 +136,19 @@ def proc_holds(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(module, "open", open_proc, raising=False)
 
 
-def test_available_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_memory_is_what_the_system_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     proc_holds(monkeypatch, "MemTotal:  8000 kB\nMemFree:  1000 kB\nMemAvailable:    3000 kB\nHugePages_Total: 0\n")
     assert available_memory() == 3000 * 1024
 
 
 @pytest.mark.parametrize("text", ["", "MemTotal: 8000 kB\n", "MemAvailable: lots\n", "no colon\n"])
-def test_available_memory_of_another_system_is_half_of_all(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_available_memory_of_another_system_is_half_of_the_memory(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     proc_holds(monkeypatch, text)
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__)
     assert available_memory() == 1000 * 4096 // 2
 
 
-def test_available_memory_where_nothing_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_memory_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: Any, **__: Any) -> Any:
         raise OSError
 
@@ -162,7 +162,7 @@ def test_this_machine_has_memory() -> None:
 
 
 def control_groups(folder: Path, membership: str, files: Mapping[str, object]) -> float:
-    """What is left, with these files below the mount."""
+    """Return the free memory with these files below the mount."""
     (folder / "membership").write_text(membership)
     for name, content in files.items():
         (folder / "mount" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ TinyGenerator = Callable[..., Generator]
 
 
 class Repeat(nn.Module):
-    """Repeats each pixel; notes what it is given; out of memory above ``limit`` pixels."""
+    """Repeats each pixel; notes its inputs; raises out of memory above ``limit`` pixels."""
 
     def __init__(self, scale: int = 2, *, limit: float = float("inf"), clips: bool = False) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Repeat(nn.Module):
 
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """The log, whatever a command that ran before has made of the loggers."""
+    """The log, with the loggers' settings of earlier commands undone."""
     monkeypatch.setattr(logging.getLogger("vsr"), "propagate", True)
     caplog.set_level(logging.WARNING, logger="vsr")
     return caplog
@@ -64,12 +64,12 @@ def repeated(lr: np.ndarray, scale: int) -> np.ndarray:
 
 
 def has_free(monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
-    """Makes so much memory free that half of it holds ``pixels`` of `Repeat` in float32."""
+    """Make so much memory free that half of it holds ``pixels`` of `Repeat` in float32."""
     monkeypatch.setattr(module, "free_memory", lambda device: 2 * 400 * pixels)
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (1, 6, 9), (3, 6, 9), (1, 1), (2, 1, 5)], ids=str)
-def test_arrays_in_and_out(shape: tuple[int, ...]) -> None:
+def test_arrays_are_upscaled(shape: tuple[int, ...]) -> None:
     lr = frames(*shape)
     before = lr.copy()
     sr = Engine(Repeat(3), device="cpu").upscale(lr)
@@ -79,7 +79,7 @@ def test_arrays_in_and_out(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("view", ["reversed", "every second", "transposed", "read-only", "Fortran"])
-def test_any_memory_layout(view: str) -> None:
+def test_any_memory_layout_is_accepted(view: str) -> None:
     whole = frames(2, 6, 8)
     lr = {
         "reversed": whole[:, ::-1, ::-1],
@@ -127,7 +127,7 @@ def test_other_arrays_are_refused(lr: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("clips", [True, False])
-def test_input_is_clipped_only_where_the_network_wants_it(clips: bool) -> None:
+def test_input_is_clipped_only_if_the_network_needs_it(clips: bool) -> None:
     lr = torch.linspace(-1, 2, 12).view(1, 1, 3, 4).expand(1, 3, 3, 4).contiguous()
     before = lr.clone()
     sr = Engine(Repeat(clips=clips), device="cpu")(lr)
@@ -144,7 +144,7 @@ def test_the_generator_clips(tiny_generator: TinyGenerator) -> None:
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
-def test_the_engine_computes_what_the_network_does(tiny_generator: TinyGenerator, scale: int) -> None:
+def test_the_engine_equals_the_network(tiny_generator: TinyGenerator, scale: int) -> None:
     generator, lr = tiny_generator(scale), noise(2, 3, 13, 10)
     reference = copy.deepcopy(generator).double()
     engine = Engine(generator, device="cpu")
@@ -168,7 +168,7 @@ def test_a_network_in_training_mode_and_with_gradients_runs_for_inference(tiny_g
     assert not generator.training and not any(parameter.requires_grad for parameter in generator.parameters())
 
 
-def test_a_batch_is_its_frames(tiny_generator: TinyGenerator) -> None:
+def test_a_batch_equals_its_frames(tiny_generator: TinyGenerator) -> None:
     engine = Engine(tiny_generator(), device="cpu")
     lr = frames(5, 9, 7)
     assert np.array_equal(engine.upscale(lr), np.stack([engine.upscale(frame) for frame in lr]))
@@ -184,14 +184,14 @@ def test_batches_on_the_cpu_are_single_frames() -> None:
 
 
 @pytest.mark.parametrize(("pixels", "size"), [(50, 1), (100, 1), (250, 2), (399, 3), (400, 4), (10**6, 4)])
-def test_batches_on_a_device_are_what_fits(monkeypatch: pytest.MonkeyPatch, pixels: int, size: int) -> None:
+def test_batches_on_a_device_fill_the_memory(monkeypatch: pytest.MonkeyPatch, pixels: int, size: int) -> None:
     engine = Engine(Repeat(), device="cpu")
     engine.device = torch.device("cuda")  # nothing is run
     has_free(monkeypatch, pixels)
     assert engine.batch_size(10, 10) == size
 
 
-def test_bfloat16(tiny_generator: TinyGenerator) -> None:
+def test_bfloat16_is_close(tiny_generator: TinyGenerator) -> None:
     generator, lr = tiny_generator(), noise(1, 3, 12, 12)
     full = Engine(copy.deepcopy(generator), device="cpu", precision="fp32")(lr)
     engine = Engine(generator, device="cpu", precision="bf16")
@@ -206,7 +206,7 @@ def test_bfloat16(tiny_generator: TinyGenerator) -> None:
 
 
 class Overflowing(nn.Module):
-    """Beyond what half precision holds on the way, back in range at the end."""
+    """Overflows half precision in between, and is back in range at the end."""
 
     scale = 1
     wants_unit_range = False
@@ -220,7 +220,7 @@ class Overflowing(nn.Module):
         return lr * self.gain * self.gain / self.gain / self.gain
 
 
-def test_what_overflows_half_precision_is_done_again_in_float32(caplog: pytest.LogCaptureFixture) -> None:
+def test_overflowed_frames_are_computed_again_in_float32(caplog: pytest.LogCaptureFixture) -> None:
     lr = noise(1, 3, 8, 8)
     engine = Engine(Overflowing(), device="cpu", precision="fp16")
     with caplog.at_level(logging.WARNING, logger="vsr"):
@@ -254,15 +254,15 @@ def test_cuda_agrees_with_the_cpu(tiny_generator: TinyGenerator) -> None:
 
 
 @pytest.mark.parametrize("tile_size", [33, 48, 64])
-def test_tiles_of_a_size_that_was_asked_for(tile_size: int) -> None:
+def test_tiles_of_a_requested_size(tile_size: int) -> None:
     network, lr = Repeat(), noise(2, 3, 70, 100)
     sr = Engine(network, device="cpu", tile_size=tile_size, overlap=32)(lr)
     assert len(network.seen) > 1 and max(max(size) for size in network.sizes) <= tile_size
     torch.testing.assert_close(sr, functional.interpolate(lr, scale_factor=2), rtol=0, atol=1e-6)
 
 
-def test_tiled_pictures_of_the_generator_are_those_of_the_whole(tiny_generator: TinyGenerator) -> None:
-    """The tiny generator sees 9.5 LR pixels to each side, and a quarter of 48 is 12."""
+def test_tiled_pictures_of_the_generator_equal_the_whole(tiny_generator: TinyGenerator) -> None:
+    """The tiny generator's receptive field is 9.5 LR pixels on each side, and a quarter of 48 is 12."""
     generator, lr = tiny_generator(), frames(90, 120)
     whole = Engine(copy.deepcopy(generator), device="cpu", tile_size=0).upscale(lr)
     tiled = Engine(generator, device="cpu", tile_size=70, overlap=48).upscale(lr)
@@ -324,13 +324,13 @@ def test_a_wide_overlap_widens_the_least_tile(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("tile_size", [1, 31, 32, -5])
-def test_tiles_no_larger_than_their_overlap(tile_size: int) -> None:
+def test_tiles_no_larger_than_their_overlap_are_refused(tile_size: int) -> None:
     with pytest.raises(UsageError, match=f"tiles share 32 pixels, so a tile of {tile_size} is too small"):
         Engine(Repeat(), device="cpu", tile_size=tile_size, overlap=32)
 
 
 @pytest.mark.parametrize(("tile_size", "tried"), [(0, [40, 24]), (None, [40, 24]), (50, [25])])
-def test_out_of_memory_halves_the_tile_and_does_the_frame_again(
+def test_out_of_memory_halves_the_tile_and_repeats_the_frame(
     warnings: pytest.LogCaptureFixture, tile_size: int | None, tried: list[int]
 ) -> None:
     network = Repeat(limit=24 * 24)
@@ -349,7 +349,7 @@ def test_out_of_memory_halves_the_tile_and_does_the_frame_again(
 
 
 def test_out_of_memory_in_the_middle_of_a_frame(warnings: pytest.LogCaptureFixture) -> None:
-    """The tiles that went well before are done again, not added twice."""
+    """Tiles that were computed before are computed again, not added twice."""
 
     class Fails(Repeat):
         def forward(self, lr: Tensor) -> Tensor:
@@ -372,7 +372,7 @@ def test_out_of_memory_with_pictures(warnings: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.parametrize(("size", "tried"), [((64, 80), 24), ((20, 20), 20), ((500, 24), 24)], ids=str)
-def test_not_even_the_least_tile_fits(size: tuple[int, int], tried: int) -> None:
+def test_an_error_if_the_smallest_tile_does_not_fit(size: tuple[int, int], tried: int) -> None:
     network = Repeat(limit=10)
     with pytest.raises(VsrError, match=f"cpu has too little free memory for a tile of {tried} pixels") as caught:
         Engine(network, device="cpu", overlap=8)(noise(1, 3, *size))
@@ -381,7 +381,7 @@ def test_not_even_the_least_tile_fits(size: tuple[int, int], tried: int) -> None
     assert max(network.sizes[-1]) <= tried
 
 
-def test_the_least_tile_is_tried_where_halving_steps_over_it() -> None:
+def test_the_smallest_tile_is_tried_if_halving_skips_it() -> None:
     network = Repeat(limit=48 * 48)
     sr = Engine(network, device="cpu", overlap=32)(noise(1, 3, 90, 90))
     assert sr.shape == (1, 3, 180, 180)
@@ -433,7 +433,7 @@ def test_load_model_of_a_file(tiny_weights: Path) -> None:
     assert load_model(str(tiny_weights), device="cpu", precision="bf16").precision == "bf16"
 
 
-def test_load_model_of_what_is_not_there(tiny_weights: Path) -> None:
+def test_load_model_of_missing_models_and_devices(tiny_weights: Path) -> None:
     with pytest.raises(UnknownModelError, match="no model 'nonsense'"):
         load_model("nonsense", device="cpu")
     with pytest.raises(UsageError, match=r"upscales by 4, not by 3"):
@@ -447,7 +447,7 @@ def test_load_model_of_what_is_not_there(tiny_weights: Path) -> None:
 
 
 def test_the_shipped_model_shows_no_seam() -> None:
-    """The contract of the default overlap: a tiled frame is at most one code value from the untiled one."""
+    """With the default overlap, a tiled frame differs from the untiled one by one code value at most."""
     with av.open(str(Path(__file__).parents[2] / "examples" / "clip.mp4")) as clip:
         lr = next(clip.decode(video=0)).to_ndarray(format="rgb24")[:, :96]
     untiled = load_model(device="cpu", tile_size=0).upscale(lr).astype(int)

@@ -17,7 +17,7 @@ def kernel(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def test_the_sum_over_the_taps_survives_rounding() -> None:
+def test_rounding_keeps_the_sum_over_the_taps() -> None:
     weight = kernel(6, 5, 3, 3)
     integers, unit = quantise_weights(weight)
     assert integers.dtype == np.int8 and integers.shape == weight.shape and unit.shape == (6, 1, 1, 1)
@@ -28,7 +28,7 @@ def test_the_sum_over_the_taps_survives_rounding() -> None:
     assert np.abs(plain).max() > 1, "which rounding alone does not give"
 
 
-def test_only_as_many_taps_are_rounded_otherwise_as_must_be() -> None:
+def test_as_few_taps_as_possible_are_rounded_the_other_way() -> None:
     weight = np.array([127, 0.4, 0.4, 0.4, 0.1, 0, 0, 0, 0], np.float32).reshape(1, 1, 3, 3)
     integers, unit = quantise_weights(weight)
     assert unit.item() == pytest.approx(1)
@@ -36,7 +36,7 @@ def test_only_as_many_taps_are_rounded_otherwise_as_must_be() -> None:
     assert integers.ravel().tolist() == [127, 1, 0, 0, 0, 0, 0, 0, 0]
 
 
-def test_nothing_stays_nothing_and_signs_count() -> None:
+def test_zero_kernels_and_signs_are_kept() -> None:
     integers, unit = quantise_weights(np.zeros((2, 1, 3, 3), np.float32))
     assert not integers.any() and np.isfinite(unit).all()
     assert np.array_equal(quantise_weights(-kernel(3, 2, 3, 3))[0], -quantise_weights(kernel(3, 2, 3, 3))[0])
@@ -51,7 +51,7 @@ def test_zero_is_a_level(least: float, greatest: float) -> None:
     assert abs(low - least) <= step / 2 * 1.001
 
 
-def test_a_calibration_is_what_the_layers_were_given() -> None:
+def test_a_calibration_has_the_ranges_of_the_layers_inputs() -> None:
     generator = Generator(scale=2, blocks=1, channels=4).eval()
     pictures = [torch.full((1, 3, 6, 6), value) for value in (0.25, 0.75)]
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
@@ -65,8 +65,8 @@ def test_a_calibration_is_what_the_layers_were_given() -> None:
     assert all(seen[name][0] <= one[name][0] and seen[name][1] >= one[name][1] for name in one)
 
 
-def test_a_calibration_knows_what_8_bits_add_to_the_mean() -> None:
-    """OpenVINO computes what the calibration saw, and its result has the mean of the network's."""
+def test_a_calibration_measures_the_shift_of_the_mean() -> None:
+    """OpenVINO agrees with the simulation, and its result has the mean of the network's."""
     openvino_runtime = pytest.importorskip("vsr.inference.openvino_backend")
     generator = load_network("video-x2")
     random = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""A recurrent generator behind the engine: by every runtime, precision and tile the same frames."""
+"""A recurrent generator in the engine: the same frames by every runtime, precision and tile size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Codes = npt.NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def network() -> RecurrentGenerator:
-    """Whose results depend on the state by several codes."""
+    """A network whose results depend on the state by several codes."""
     torch.manual_seed(0)
     made = RecurrentGenerator(scale=4, blocks=1, channels=8, aligned=True)
     torch.nn.init.normal_(made.tail.weight, std=0.05)
@@ -55,11 +55,13 @@ def apart(found: Codes, expected: Codes) -> int:
         ({"runtime": "openvino", "tile_size": 36, "overlap": 32}, 1),
     ],
 )
-def test_one_result_by_every_way(network: RecurrentGenerator, clip: Codes, options: dict[str, Any], codes: int) -> None:
+def test_all_ways_have_the_same_result(
+    network: RecurrentGenerator, clip: Codes, options: dict[str, Any], codes: int
+) -> None:
     assert apart(engine_of(network, **options).upscale(clip), engine_of(network).upscale(clip)) <= codes
 
 
-def test_int8_is_near_and_keeps_its_state(network: RecurrentGenerator, clip: Codes) -> None:
+def test_int8_is_close_and_keeps_its_state(network: RecurrentGenerator, clip: Codes) -> None:
     pictures = [torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255 for frame in clip[:2]]
     engine = engine_of(network, runtime="auto", precision="int8", calibration=calibrate(network, pictures))
     found = engine.upscale(clip)
@@ -68,7 +70,7 @@ def test_int8_is_near_and_keeps_its_state(network: RecurrentGenerator, clip: Cod
     assert apart(engine.upscale(clip[3:]), found[3:]) > 0, "the frames before count"
 
 
-def test_frames_come_in_any_number_of_calls(network: RecurrentGenerator, clip: Codes) -> None:
+def test_frames_can_be_split_over_calls(network: RecurrentGenerator, clip: Codes) -> None:
     engine = engine_of(network)
     whole = engine.upscale(clip)
     engine.reset()
@@ -79,7 +81,7 @@ def test_frames_come_in_any_number_of_calls(network: RecurrentGenerator, clip: C
     assert apart(engine.upscale(clip[4:5]), followed) > 0, "the frames before count until a reset"
 
 
-def test_a_picture_stands_for_itself(network: RecurrentGenerator, clip: Codes) -> None:
+def test_a_picture_is_upscaled_by_itself(network: RecurrentGenerator, clip: Codes) -> None:
     engine = engine_of(network)
     whole = engine.upscale(clip)
     engine.reset()
@@ -96,14 +98,14 @@ def test_an_equal_frame_repeats_the_result_and_leaves_the_state(network: Recurre
     assert np.array_equal(repeated, whole[[0, 1, 1, 1, 2, 3]])
 
 
-def test_another_size_begins_another_clip(network: RecurrentGenerator, clip: Codes) -> None:
+def test_another_size_begins_a_new_clip(network: RecurrentGenerator, clip: Codes) -> None:
     engine = engine_of(network)
     expected = engine.upscale(clip[:, :40])
     engine.upscale(clip)
     assert np.array_equal(engine.upscale(clip[:, :40]), expected)
 
 
-def test_a_cut_begins_anew(network: RecurrentGenerator, clip: Codes) -> None:
+def test_a_cut_resets_the_state(network: RecurrentGenerator, clip: Codes) -> None:
     other = 255 - clip[:3, ::-1, ::-1]
     engine = engine_of(network)
     fresh = engine.upscale(other)
@@ -120,7 +122,7 @@ def test_alignment_follows_the_motion(network: RecurrentGenerator, clip: Codes) 
     assert apart(engine_of(unaligned).upscale(still), engine_of(network).upscale(still)) <= 1
 
 
-def test_what_half_precision_cannot_hold_is_done_again_with_its_state(
+def test_overflowed_frames_are_computed_again_with_their_state(
     network: RecurrentGenerator, clip: Codes, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = engine_of(network, precision="bf16")
@@ -140,7 +142,7 @@ def test_what_half_precision_cannot_hold_is_done_again_with_its_state(
     assert apart(found, engine_of(network).upscale(clip)) <= 2
 
 
-def test_a_network_of_frames_is_steadied(tiny_generator: Callable[..., torch.nn.Module], clip: Codes) -> None:
+def test_a_frame_wise_network_is_steadied(tiny_generator: Callable[..., torch.nn.Module], clip: Codes) -> None:
     engine = Engine(tiny_generator(), device="cpu", runtime="torch")
     still = clip[[0, 0]]
     still[1, ::2, ::2] ^= 1  # codes that flicker by one
@@ -158,7 +160,7 @@ def test_a_network_of_frames_is_steadied(tiny_generator: Callable[..., torch.nn.
 
 
 @pytest.mark.parametrize("steadied", [False, True])
-def test_frames_may_come_several_at_a_time(
+def test_several_frames_at_a_time(
     steadied: bool, network: RecurrentGenerator, tiny_generator: Callable[..., torch.nn.Module], clip: Codes
 ) -> None:
     engine = Engine(tiny_generator(), device="cpu", runtime="torch") if steadied else engine_of(network)

@@ -46,7 +46,7 @@ def test_tiles_by_hand(length: int, tile_size: int, overlap: int, expected: tupl
 
 
 @pytest.mark.parametrize(("tile_size", "overlap"), [(32, 32), (31, 32), (1, 1), (0, 0)])
-def test_tiles_no_larger_than_their_overlap(tile_size: int, overlap: int) -> None:
+def test_tiles_no_larger_than_their_overlap_are_refused(tile_size: int, overlap: int) -> None:
     with pytest.raises(ValueError, match=f"tiles of {tile_size} pixels must be larger than their overlap of {overlap}"):
         tile_starts(100, tile_size, overlap)
 
@@ -77,7 +77,7 @@ def noise(height: int, width: int) -> Tensor:
 
 
 class Convolution:
-    """Sees ``radius`` pixels around each, zeros beyond what it is given, and repeats pixels; notes the sizes."""
+    """Uses ``radius`` pixels around each, with zero padding, and repeats pixels; notes the sizes."""
 
     def __init__(self, radius: int, scale: int) -> None:
         self.radius, self.scale = radius, scale
@@ -104,7 +104,7 @@ def test_tiles_of_a_pointwise_network_are_seamless(size: tuple[int, int], overla
 
 @pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize("overlap", [8, 12, 16])
-def test_what_lies_within_a_quarter_of_the_overlap_is_seamless(overlap: int, scale: int) -> None:
+def test_a_receptive_field_within_a_quarter_of_the_overlap_is_seamless(overlap: int, scale: int) -> None:
     lr = noise(61, 80)
     network = Convolution(overlap // 4, scale)
     sr = upscale_tiled(network, lr, scale=scale, tile_size=28, overlap=overlap)
@@ -112,14 +112,14 @@ def test_what_lies_within_a_quarter_of_the_overlap_is_seamless(overlap: int, sca
     torch.testing.assert_close(sr, network(lr), rtol=0, atol=2e-6)
 
 
-def test_what_lies_beyond_a_quarter_of_the_overlap_shows() -> None:
+def test_a_receptive_field_beyond_a_quarter_of_the_overlap_shows() -> None:
     lr = noise(61, 80)
     network = Convolution(4, 1)
     sr = upscale_tiled(network, lr, scale=1, tile_size=28, overlap=8)
     assert (sr - network(lr)).abs().max() > 1e-2
 
 
-def test_half_precision_is_blended_in_single() -> None:
+def test_half_precision_is_blended_in_float32() -> None:
     lr = noise(40, 40)
     network = Convolution(0, 2)
     sr = upscale_tiled(lambda tile: network(tile.float()).half(), lr.half(), scale=2, tile_size=24, overlap=8)
@@ -134,6 +134,6 @@ def test_a_frame_of_one_tile_is_run_whole() -> None:
     assert torch.equal(sr, network(lr))
 
 
-def test_tiles_that_cannot_be() -> None:
+def test_impossible_tiles_are_refused() -> None:
     with pytest.raises(ValueError, match="tiles of 8 pixels must be larger than their overlap of 8"):
         upscale_tiled(Convolution(0, 1), noise(40, 40), scale=1, tile_size=8, overlap=8)

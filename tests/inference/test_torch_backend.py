@@ -1,4 +1,4 @@
-"""Torch's way of running a network; of CUDA's what can be seen without one, and the rest where there is one."""
+"""The torch runtimes: CUDA's is tested without a device as far as possible, and with one if there is one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TinyGenerator = Callable[..., Generator]
 
 
 class Doubling(nn.Module):
-    """Doubles, and notes how the convolutions and products of CUDA are set."""
+    """Doubles its input, and notes CUDA's settings of convolutions and products."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Doubling(nn.Module):
 
 
 def precisions() -> list[str]:
-    """What torch computes float32 in on CUDA, of all, of convolutions and of products."""
+    """Return torch's precision of float32 on CUDA: the global one, and those of convolutions and of products."""
     backends = torch.backends
     return [
         each.fp32_precision
@@ -64,7 +64,7 @@ ASKED_FOR_TF32 = {
     "products in words": lambda: torch.set_float32_matmul_precision("medium"),
     "half of it not": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
 }
-"""The ways of torch's users to ask for TF32."""
+"""The ways to enable TF32 in torch."""
 
 
 @pytest.mark.filterwarnings("ignore:Please use the new API")  # of torch 2.9, about the old ones
@@ -89,7 +89,7 @@ def test_a_network_that_fails_leaves_the_settings_as_they_were() -> None:
 
 
 class Tape:
-    """Stands for a recorded graph: does it all again."""
+    """A stand-in for a recorded graph, which computes again."""
 
     def __init__(self, recorded: Any) -> None:
         self.recorded, self.replays = recorded, 0
@@ -101,7 +101,7 @@ class Tape:
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> CudaRuntime:
-    """On the CPU, with tapes for graphs."""
+    """A ``CudaRuntime`` on the CPU, with such stand-ins for graphs."""
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     made = CudaRuntime(Doubling(), CPU, torch.float32)
 
@@ -113,7 +113,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> CudaRuntime:
     return made
 
 
-def test_a_shape_is_recorded_the_second_time_and_only_where_many_come(runtime: CudaRuntime) -> None:
+def test_a_shape_is_recorded_the_second_time_and_only_after_record(runtime: CudaRuntime) -> None:
     for value in (1.0, 2.0):
         assert torch.equal(runtime(torch.full((1, 3, 2, 2), value)), torch.full((1, 3, 2, 2), 2 * value))
     assert not runtime._recorded
@@ -128,7 +128,7 @@ def test_a_shape_is_recorded_the_second_time_and_only_where_many_come(runtime: C
     assert not runtime.release()
 
 
-def test_no_more_shapes_are_kept_than_that(runtime: CudaRuntime) -> None:
+def test_the_number_of_recorded_shapes_is_bounded(runtime: CudaRuntime) -> None:
     runtime.record()
     for _ in range(2):
         for width in range(1, MAX_RECORDED + 4):
@@ -136,7 +136,7 @@ def test_no_more_shapes_are_kept_than_that(runtime: CudaRuntime) -> None:
     assert len(runtime._recorded) == MAX_RECORDED
 
 
-def test_what_cannot_be_recorded_runs_all_the_same(runtime: CudaRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_that_cannot_be_recorded_run_without(runtime: CudaRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
     def fail(lr: Tensor) -> _Recorded:
@@ -149,7 +149,7 @@ def test_what_cannot_be_recorded_runs_all_the_same(runtime: CudaRuntime, monkeyp
     assert len(tried) == 1, "and is not tried again"
 
 
-def test_what_is_recorded_is_given_up_before_a_tile_is_halved(
+def test_recordings_are_freed_before_a_tile_is_halved(
     runtime: CudaRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(Identity(), device="cpu")
@@ -168,13 +168,13 @@ def test_what_is_recorded_is_given_up_before_a_tile_is_halved(
     assert not runtime._recorded
 
 
-def test_lanes_of_the_cpu_are_short() -> None:
-    lanes = DeviceTransfer(CPU)
+def test_transfers_of_the_cpu_are_synchronous() -> None:
+    transfer = DeviceTransfer(CPU)
     frames = [(np.full((4, 6), number, np.uint16), np.full((2, 3), 10 * number, np.uint16)) for number in (1, 2)]
-    luma, chroma = lanes.upload(frames)
+    luma, chroma = transfer.upload(frames)
     assert luma.shape == (2, 4, 6) and chroma.shape == (2, 2, 3) and luma.dtype == torch.uint16
-    back = lanes.download([luma, chroma]).wait()
-    assert lanes.depth == 0 and all(np.array_equal(back[1][n], frames[n][1]) for n in range(2))
+    back = transfer.download([luma, chroma]).wait()
+    assert transfer.depth == 0 and all(np.array_equal(back[1][n], frames[n][1]) for n in range(2))
 
 
 @needs_cuda
@@ -192,20 +192,20 @@ def test_recorded_kernels_compute_the_same(tiny_generator: TinyGenerator, precis
 
 
 @needs_cuda
-def test_lanes_of_cuda_bring_back_what_they_took() -> None:
-    lanes = DeviceTransfer(torch.device("cuda"))
+def test_transfers_of_cuda_return_what_they_sent() -> None:
+    transfer = DeviceTransfer(torch.device("cuda"))
     random = np.random.default_rng(0)
     for dtype, most in ((np.uint8, 256), (np.uint16, 65536)):
         batches = [[(random.integers(0, most, (270, 480), dtype),) for _ in range(2)] for _ in range(6)]
-        landings = [lanes.download(lanes.upload(batch)) for batch in batches]
-        for batch, landing in zip(batches, landings, strict=True):
-            (planes,) = landing.wait()
+        downloads = [transfer.download(transfer.upload(batch)) for batch in batches]
+        for batch, download in zip(batches, downloads, strict=True):
+            (planes,) = download.wait()
             assert all(np.array_equal(plane, frame[0]) for plane, frame in zip(planes, batch, strict=True))
 
 
 @needs_cuda
 def test_recorded_kernels_beside_a_partial_batch_fit_into_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is planned for a batch is half of the free memory; recorded kernels and others have that much each."""
+    """A batch may use half of the free memory; recorded kernels and others use that much each."""
     free = 2 << 30
     monkeypatch.setattr("vsr.inference.engine.free_memory", lambda device: free)
     engine = Engine(Generator(scale=4, blocks=2, channels=64).eval(), device="cuda", precision="fp16")
@@ -226,7 +226,7 @@ def test_recorded_kernels_beside_a_partial_batch_fit_into_the_memory(monkeypatch
 
 
 class Unrecordable(nn.Module):
-    """Doubles the size, and waits for the device meanwhile, which a recording does not allow."""
+    """Doubles the size, and synchronises the device, which a recording does not allow."""
 
     scale, wants_unit_range, peak_floats_per_pixel = 2, False, 100
 
@@ -239,17 +239,17 @@ class Unrecordable(nn.Module):
 
 
 @needs_cuda
-def test_a_recording_that_fails_costs_nothing_but_itself() -> None:
+def test_a_recording_that_fails_does_no_harm() -> None:
     device = torch.device("cuda")
-    engine, lanes = Engine(Unrecordable(), device=device, precision="fp32"), DeviceTransfer(device)
+    engine, transfer = Engine(Unrecordable(), device=device, precision="fp32"), DeviceTransfer(device)
     engine.record()
     computing = torch.cuda.current_stream()
     planes = [(np.random.default_rng(number).integers(0, 256, (64, 64), np.uint8),) for number in range(3)]
     reserved = []
     for number in range(40):
-        (uploaded,) = lanes.upload(planes)
+        (uploaded,) = transfer.upload(planes)
         sr = engine.run(uploaded[:, None].float().expand(-1, 3, -1, -1))
-        (landed,) = lanes.download([sr[:, 0, ::2, ::2].to(torch.uint8)]).wait()
+        (landed,) = transfer.download([sr[:, 0, ::2, ::2].to(torch.uint8)]).wait()
         assert all(np.array_equal(ours, plane[0]) for ours, plane in zip(landed, planes, strict=True)), number
         assert torch.cuda.current_stream() == computing
         reserved.append(torch.cuda.memory_reserved())
@@ -259,7 +259,7 @@ def test_a_recording_that_fails_costs_nothing_but_itself() -> None:
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_two_devices_record_at_once(tiny_generator: TinyGenerator) -> None:
-    """From two threads, one of which has the other's device for its current one."""
+    """From two threads, one of which has the other's device as its current one."""
     devices = [torch.device("cuda", number) for number in range(2)]
     engines = [Engine(tiny_generator(), device=device, precision="fp32") for device in devices]
     lr = torch.rand(2, 3, 20, 30)
@@ -278,7 +278,7 @@ def test_two_devices_record_at_once(tiny_generator: TinyGenerator) -> None:
 
 @needs_cuda
 @pytest.mark.parametrize("asked", ["nothing", "all", "products in words"])
-def test_float32_of_cuda_is_that_of_the_cpu(asked: str, restored_precisions: None) -> None:
+def test_float32_of_cuda_equals_that_of_the_cpu(asked: str, restored_precisions: None) -> None:
     """To 1e-4 of the spread of its values: on the CPU float32 lies 2e-5 from float64, and what TF32 makes of the inputs
     of convolutions, simulated, 1.2e-3."""
     torch.manual_seed(0)

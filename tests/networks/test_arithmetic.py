@@ -1,4 +1,4 @@
-"""What is chosen holds within, and the caller's choice again after it."""
+"""float32_products: its setting applies inside, and the caller's again afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def callers(request: pytest.FixtureRequest, restored_precisions: None) -> tuple[
     return chosen()
 
 
-def test_float32_and_tf32(callers: tuple[str, bool]) -> None:
+def test_the_setting_applies_inside_and_is_restored(callers: tuple[str, bool]) -> None:
     with float32_products(tf32=True):
         assert chosen() == ("high", True) and torch.backends.cuda.matmul.allow_tf32
         with float32_products(tf32=False):
@@ -31,7 +31,7 @@ def test_float32_and_tf32(callers: tuple[str, bool]) -> None:
     assert chosen() == callers
 
 
-def test_an_exception_leaves_the_callers_choice(callers: tuple[str, bool]) -> None:
+def test_an_exception_restores_the_callers_setting(callers: tuple[str, bool]) -> None:
     with pytest.raises(KeyError), float32_products(tf32=True):
         raise KeyError
     assert chosen() == callers
@@ -39,7 +39,7 @@ def test_an_exception_leaves_the_callers_choice(callers: tuple[str, bool]) -> No
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_float32_is_float32() -> None:
-    """TF32 keeps 11 bits; so many products of one sign show it."""
+    """TF32 keeps 11 bits, which a sum of so many products of one sign shows."""
     conv = nn.Conv2d(64, 8, 3).cuda()
     x = torch.rand(1, 64, 16, 16, device="cuda")
     exact = deepcopy(conv).double()(x.double())

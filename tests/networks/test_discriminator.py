@@ -15,12 +15,12 @@ def small(**keywords: object) -> Discriminator:
 
 
 @pytest.mark.parametrize("crop_size", [16, 96, 100, 176])
-def test_a_dense_head_takes_crops_of_its_size(crop_size: int) -> None:
+def test_a_dense_head_accepts_crops_of_its_size(crop_size: int) -> None:
     assert small(crop_size=crop_size)(torch.rand(3, 3, crop_size, crop_size)).shape == (3,)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (33, 70), (96, 96)])
-def test_a_pooled_head_takes_crops_of_any_size(size: tuple[int, int]) -> None:
+def test_a_pooled_head_accepts_crops_of_any_size(size: tuple[int, int]) -> None:
     assert small(head="pooled", crop_size=None)(torch.rand(2, 3, *size)).shape == (2,)
 
 
@@ -56,7 +56,7 @@ def test_gradients_reach_every_parameter() -> None:
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
-def test_what_cannot_be_built() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="the head is dense or pooled, got 'flat'"):
         small(head="flat")
     with pytest.raises(ValueError, match="needs the crop size, at least 16 pixels, got None"):
@@ -65,7 +65,7 @@ def test_what_cannot_be_built() -> None:
         small(crop_size=8)
 
 
-def test_several_frames_are_seen_together() -> None:
+def test_several_frames_are_judged_together() -> None:
     network = Discriminator(channels=4, head="pooled", crop_size=None, frames=3)
     assert network(torch.rand(2, 9, 20, 24)).shape == (2,)
     assert Discriminator(**network.config).config == network.config

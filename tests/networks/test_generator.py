@@ -44,7 +44,7 @@ def random_generator(**config: Any) -> Generator:
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 1), (1, 13)], ids=str)
-def test_shapes(variant: dict[str, Any], scale: int, size: tuple[int, int]) -> None:
+def test_output_shapes(variant: dict[str, Any], scale: int, size: tuple[int, int]) -> None:
     height, width = size
     with torch.no_grad():
         sr = random_generator(scale=scale, **variant)(noise(2, 3, height, width))
@@ -63,7 +63,7 @@ def test_parameters_of_the_papers_generator() -> None:
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_parameters_of_nearest_upsampling(scale: int) -> None:
-    """To 256 channels first, then from 256 to 256, and a tail from 256."""
+    """Convolutions from 64 to 256 and from 256 to 256 channels, and a tail from 256."""
     body = Generator(scale=scale).state_dict()
     kept = sum(tensor.numel() for name, tensor in body.items() if not name.startswith(("upsample.", "tail.")))
     first, next_one, tail = 3 * 3 * 64 * 256 + 256, 3 * 3 * 256 * 256 + 256, 9 * 9 * 256 * 3 + 3
@@ -109,7 +109,7 @@ def test_imagenets_normalisation_by_hand(tanh: bool) -> None:
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.5])
-def test_the_momentum_is_that_of_all_norms(momentum: float) -> None:
+def test_all_norms_have_the_momentum(momentum: float) -> None:
     generator = Generator(blocks=3, channels=4, norm_momentum=momentum)
     norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
     assert [norm.momentum for norm in norms] == [momentum] * 7
@@ -124,7 +124,7 @@ def test_the_momentum_is_that_of_all_norms(momentum: float) -> None:
 
 
 def test_a_head_of_ones_sees_nine_by_nine_pixels(tiny_generator: TinyGenerator) -> None:
-    """Convolutions pad, so that an LR pixel governs exactly its own block of SR pixels at the centre."""
+    """Convolutions pad, so that an LR pixel affects exactly its own block of SR pixels at the centre."""
     generator = tiny_generator(2)
     impulse = torch.zeros(1, 3, 41, 41)
     impulse[..., 20, 20] = 1
@@ -212,25 +212,25 @@ def test_the_default_is_the_papers() -> None:
         ({"norm_momentum": float("nan")}, r"in \(0, 1\], got nan"),
     ],
 )
-def test_variants_that_do_not_exist(config: dict[str, Any], message: str) -> None:
+def test_unknown_variants_are_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Generator(blocks=1, channels=3, **config)
 
 
 @pytest.mark.parametrize("scale", [0, 1, 3, 16, -2])
-def test_scales_that_do_not_exist(scale: int) -> None:
+def test_other_scales_are_refused(scale: int) -> None:
     with pytest.raises(ValueError, match=f"2, 4 or 8, got {scale}"):
         Generator(scale=scale)
 
 
 @pytest.mark.parametrize(("blocks", "channels"), [(0, 64), (1, 2), (-1, 3), (16, 0)])
-def test_sizes_that_do_not_exist(blocks: int, channels: int) -> None:
+def test_invalid_sizes_are_refused(blocks: int, channels: int) -> None:
     with pytest.raises(ValueError, match=f"got {blocks} and {channels}"):
         Generator(blocks=blocks, channels=channels)
 
 
 def dead_parameters(generator: Generator) -> list[str]:
-    """The parameters without any gradient, of a loss on random pictures."""
+    """Return the parameters without a gradient, of a loss on random pictures."""
     generator.train().zero_grad()
     sr = generator(noise(2, 3, 6, 6))
     (sr - torch.rand(sr.shape, generator=torch.Generator().manual_seed(1))).square().mean().backward()
@@ -242,8 +242,8 @@ def test_gradients_reach_every_parameter(variant: dict[str, Any]) -> None:
     assert dead_parameters(random_generator(**variant)) == []
 
 
-def test_the_silent_branches_of_a_new_network_wake() -> None:
-    """What starts at zero is two norms deep, so the gradient reaches the first convolutions in the third update."""
+def test_the_zero_branches_of_a_new_network_are_trained() -> None:
+    """Two norms in a row start at zero, so the gradient reaches the first convolutions in the third update."""
     torch.manual_seed(0)
     generator = Generator(blocks=2, channels=8)
     optimizer = torch.optim.Adam(generator.parameters(), 1e-3)

@@ -55,7 +55,7 @@ def test_it_equals_torchmetrics(tmp_path: Path, pair: tuple[Tensor, Tensor]) -> 
     assert distances.min() > 1e-4 and len(set(distances.tolist())) == 3
 
 
-def test_it_is_done_in_float32(pair: tuple[Tensor, Tensor], limited_device: torch.device) -> None:
+def test_it_is_computed_in_float32(pair: tuple[Tensor, Tensor], limited_device: torch.device) -> None:
     """Never in TF32, nor in float64, which MPS lacks."""
     lpips = Lpips(random_backbone(), read_weights(WHEELS_HEADS))
     seen: list[bool] = []
@@ -71,7 +71,7 @@ def test_equal_pictures_have_no_distance(pair: tuple[Tensor, Tensor]) -> None:
     assert torch.equal(lpips(pair[1], pair[1].clone()), torch.zeros(3))
 
 
-def test_it_is_frozen_moves_no_seed_and_hands_gradients_on(pair: tuple[Tensor, Tensor]) -> None:
+def test_it_is_frozen_keeps_the_random_state_and_passes_gradients(pair: tuple[Tensor, Tensor]) -> None:
     backbone = random_backbone()
     before = torch.get_rng_state()
     lpips = Lpips(backbone, read_weights(WHEELS_HEADS))
@@ -100,13 +100,13 @@ def test_bicubic_on_set5_has_its_published_figure(shared_data: Path) -> None:
     assert sum(distances) / 5 == pytest.approx(0.2875, abs=0.0005)
 
 
-def test_the_heads_of_the_wheel_are_the_published_ones(shared_data: Path) -> None:
+def test_the_heads_of_torchmetrics_are_the_published_ones(shared_data: Path) -> None:
     ours, published = read_weights(WHEELS_HEADS), read_weights(shared_data / "weights/lpips/squeeze.pth")
     assert len(published) == 7 and ours.keys() == published.keys()
     assert all(torch.equal(ours[name], published[name]) for name in published)
 
 
-def test_pictures_that_cannot_be_compared() -> None:
+def test_pictures_that_cannot_be_compared_are_refused() -> None:
     lpips = Lpips(random_backbone(), read_weights(WHEELS_HEADS))
     with pytest.raises(ValueError, match=r"got \(1, 3, 20, 20\) and \(1, 3, 20, 21\)"):
         lpips(torch.rand(1, 3, 20, 20), torch.rand(1, 3, 20, 21))
@@ -115,7 +115,7 @@ def test_pictures_that_cannot_be_compared() -> None:
     assert lpips(*torch.rand(2, 1, 3, MIN_SIZE, MIN_SIZE)).shape == (1,)
 
 
-def test_weights_of_other_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_other_networks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heads = read_weights(WHEELS_HEADS)
     backbone = random_backbone()
     with pytest.raises(WeightsError, match="not those of SqueezeNet 1.1"):
@@ -132,7 +132,7 @@ def test_weights_of_other_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         load_lpips(tmp_path / "gone.pth")
 
 
-def test_without_a_file_it_is_the_cache_or_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_the_cache_or_a_download_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: object, **kwargs: object) -> None:
         raise TimeoutError("timed out")
 

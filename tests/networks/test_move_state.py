@@ -22,12 +22,12 @@ def moved(state: Tensor, x: float, y: float, trust: float = 1.0) -> Tensor:
     return move_state(state, flow, torch.full((n, height, width), trust))
 
 
-def test_a_state_that_does_not_move_stays_what_it_is() -> None:
+def test_a_state_without_motion_is_unchanged() -> None:
     state = a_state()
     assert torch.allclose(moved(state, 0, 0), state, atol=1e-5)
 
 
-def test_whole_pixels_come_from_where_they_lay_and_edges_are_repeated() -> None:
+def test_whole_pixels_are_moved_and_edges_are_repeated() -> None:
     state = a_state()
     right = moved(state, 2, 0)
     assert torch.allclose(right[..., :-2], state[..., 2:], atol=1e-5)
@@ -72,7 +72,7 @@ def test_gradients_flow_through_the_movement() -> None:
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_a_generators_own_state_is_taken(scale: int) -> None:
+def test_a_generators_own_state_is_accepted(scale: int) -> None:
     network = RecurrentGenerator(scale=scale, blocks=1, channels=4)
     lr = torch.rand(2, 3, 5, 7)
     _, state = network(lr, network.initial_state(lr))

@@ -20,7 +20,7 @@ def small(**options: object) -> RecurrentGenerator:
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_a_new_one_is_bicubic_interpolation(scale: int) -> None:
+def test_a_new_network_is_bicubic_interpolation(scale: int) -> None:
     network = RecurrentGenerator(scale=scale, blocks=1, channels=4)
     lr = torch.rand(2, 3, 9, 12)
     sr, _ = network(lr, network.initial_state(lr))
@@ -30,7 +30,7 @@ def test_a_new_one_is_bicubic_interpolation(scale: int) -> None:
     torch.testing.assert_close(sr[..., inner, inner], wanted[..., inner, inner], rtol=0, atol=1e-6)
 
 
-def test_a_new_one_keeps_flat_colours_to_the_border() -> None:
+def test_a_new_network_keeps_flat_colours_to_the_border() -> None:
     network = RecurrentGenerator(scale=4, blocks=1, channels=4)
     lr = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1).expand(1, 3, 6, 5)
     sr, _ = network(lr, network.initial_state(lr))
@@ -57,7 +57,7 @@ def test_a_result_depends_on_the_frames_before() -> None:
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_config_save_load(aligned: bool, tmp_path: Path) -> None:
+def test_config_and_weights_survive_saving(aligned: bool, tmp_path: Path) -> None:
     network = small(scale=2, aligned=aligned)
     save_network(tmp_path / "r.safetensors", network, {})
     loaded = load_generator(tmp_path / "r.safetensors").eval()
@@ -78,6 +78,6 @@ def test_config_save_load(aligned: bool, tmp_path: Path) -> None:
         ({"channels": 0}, "got 1 and 0"),
     ],
 )
-def test_what_cannot_be_built(options: dict[str, int], said: str) -> None:
+def test_invalid_arguments_are_refused(options: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         small(**options)

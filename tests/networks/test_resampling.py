@@ -30,14 +30,14 @@ def test_bicubic_at_any_scale(scale: float, size: tuple[int, int], expected: tup
     assert torch.equal(sr, resize_bicubic(lr, *expected))
 
 
-def test_bicubic_keeps_what_lies_beyond_one() -> None:
+def test_bicubic_does_not_clip() -> None:
     assert not Bicubic().wants_unit_range
     lr = torch.full((1, 3, 4, 4), 1.25)
     torch.testing.assert_close(Bicubic()(lr), torch.full((1, 3, 16, 16), 1.25))
 
 
 @pytest.mark.parametrize("scale", [0, -2, float("nan")])
-def test_scales_that_cannot_be(scale: float) -> None:
+def test_invalid_scales_are_refused(scale: float) -> None:
     with pytest.raises(ValueError, match=f"must be positive, got {scale}"):
         Bicubic(scale=scale)
 

@@ -35,7 +35,7 @@ def noise(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 @pytest.mark.parametrize("size", [(9, 7), (1, 1), (2, 5)], ids=str)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("scale", [2, 4, 8])
-def test_nothing_changes_but_the_layers(
+def test_results_do_not_change(
     tiny_generator: TinyGenerator, scale: int, variant: dict[str, Any], size: tuple[int, int]
 ) -> None:
     generator = tiny_generator(scale=scale, **variant).double()
@@ -62,7 +62,7 @@ def test_polyphase_is_the_same_convolution(size: int) -> None:
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-12)
 
 
-def test_twice_is_harmless(tiny_generator: TinyGenerator) -> None:
+def test_rewriting_twice_is_harmless(tiny_generator: TinyGenerator) -> None:
     generator, lr = tiny_generator(), noise(1, 3, 6, 6).float()
     with torch.no_grad():
         simplify(generator)
@@ -78,7 +78,7 @@ def test_training_mode_is_refused(tiny_generator: TinyGenerator) -> None:
     assert any(isinstance(module, nn.BatchNorm2d) for module in generator.modules())
 
 
-def test_other_networks_stay_as_they_are() -> None:
+def test_other_networks_are_not_changed() -> None:
     other = Discriminator(crop_size=32, channels=4).eval()
     before = str(other)
     simplify(other)
@@ -105,7 +105,7 @@ class LiveFloats(TorchDispatchMode):
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize("upsampling", ["shuffle", "nearest"])
-def test_the_peak_is_what_was_counted(tiny_generator: TinyGenerator, upsampling: str, scale: int) -> None:
+def test_the_peak_matches_the_counted_floats(tiny_generator: TinyGenerator, upsampling: str, scale: int) -> None:
     generator = tiny_generator(channels=16, scale=scale, upsampling=upsampling)
     simplify(generator)
     lr = noise(1, 3, 20, 20).float()

@@ -74,7 +74,7 @@ def test_layers_have_the_papers_names() -> None:
         ("vgg16", "conv5_3", False, 28),
     ],
 )
-def test_torchvisions_layout(network: str, layer: str, after: bool, index: int) -> None:
+def test_torchvisions_layout_equals_torchvision(network: str, layer: str, after: bool, index: int) -> None:
     """Against torchvision's own network, cut behind the layer, with its published normalisation."""
     reference = torchvisions(network)
     image = torch.rand(1, 3, 48, 40)
@@ -181,7 +181,7 @@ def test_a_photograph_through_the_slim_file(shared_data: Path) -> None:
         ContentFeatures("vgg16", "conv5_1", weights)
 
 
-def test_a_slim_file_without_its_beginning() -> None:
+def test_a_slim_file_without_its_first_layers_is_an_error() -> None:
     for name in ("conv0.bias", "conv11.weight", "conv11.bias"):
         weights = slim_weights()
         del weights[name]
@@ -191,7 +191,7 @@ def test_a_slim_file_without_its_beginning() -> None:
         ContentFeatures("vgg19", "conv5_1", {**slim_weights(), "conv0.weight": torch.zeros(4, 3, 1, 1)})
 
 
-def test_it_is_frozen_and_hands_gradients_on() -> None:
+def test_it_is_frozen_and_passes_gradients() -> None:
     features = ContentFeatures("vgg16", "conv1_2", named_weights("vgg16", "conv1_2"))
     assert not features.train().training
     assert not any(parameter.requires_grad for parameter in features.parameters())
@@ -200,7 +200,7 @@ def test_it_is_frozen_and_hands_gradients_on() -> None:
     assert image.grad is not None and image.grad.abs().sum() > 0
 
 
-def test_what_cannot_be_built() -> None:
+def test_unknown_networks_and_layers_are_refused() -> None:
     weights = named_weights("vgg19", "conv1_2")
     with pytest.raises(ValueError, match="the content network is one of vgg16, vgg19, got 'vgg11'"):
         ContentFeatures("vgg11", "conv1_1", weights)
@@ -213,7 +213,7 @@ def test_what_cannot_be_built() -> None:
 
 
 @pytest.mark.parametrize("layout", ["caffe", "torchvision"])
-def test_a_layer_beyond_the_end_of_a_file(layout: str) -> None:
+def test_a_layer_beyond_the_end_of_a_file_is_an_error(layout: str) -> None:
     weights = named_weights("vgg19", "conv2_2")
     if layout == "torchvision":
         index = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7}
@@ -228,7 +228,7 @@ def test_a_layer_beyond_the_end_of_a_file(layout: str) -> None:
     )
 
 
-def test_weights_of_the_other_network() -> None:
+def test_weights_of_the_other_network_are_refused() -> None:
     with pytest.raises(WeightsError, match=r"hold conv3_4\.weight, which vgg16 lacks"):
         ContentFeatures("vgg16", "conv1_1", named_weights("vgg19", "conv3_4"))
     for ours, other in (("vgg16", "vgg19"), ("vgg19", "vgg16")):
@@ -248,7 +248,7 @@ class Bomb:
         return open, (str(self.crater), "w")
 
 
-def test_files_that_hold_no_weights(tmp_path: Path) -> None:
+def test_files_without_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "no.pth").write_bytes(b"no weights")
     (tmp_path / "no.safetensors").write_bytes(b"no weights")
     torch.save({"bomb": Bomb(tmp_path / "crater")}, tmp_path / "hostile.pth")
@@ -266,7 +266,7 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
-def test_weights_that_are_not_finite(tmp_path: Path, ending: str, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, ending: str, value: float) -> None:
     path = tmp_path / f"weights.{ending}"
     weights = {"conv1_1.weight": torch.tensor([1.0, value])}
     save_file(weights, path) if ending == "safetensors" else torch.save(weights, path)
@@ -279,13 +279,13 @@ def test_weights_that_are_not_finite(tmp_path: Path, ending: str, value: float) 
     [torch.zeros(1).half().expand(10**13), torch.zeros(3).to_sparse(), torch.zeros(3, dtype=torch.cfloat)],
     ids=["ten terabytes", "sparse", "complex"],
 )
-def test_tensors_that_are_not_what_they_say(tmp_path: Path, tensor: torch.Tensor) -> None:
+def test_tensors_with_less_memory_than_their_shape_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
     torch.save({"conv1_1.weight": tensor}, tmp_path / "absurd.pth")
     with pytest.raises(WeightsError, match=r"absurd\.pth (is damaged: conv1_1\.weight|holds no weights)"):
         read_weights(tmp_path / "absurd.pth")
 
 
-def test_a_pickle_that_unpacks_to_more_than_it_is(tmp_path: Path) -> None:
+def test_a_pickle_that_unpacks_to_more_than_its_size_is_refused(tmp_path: Path) -> None:
     torch.save({"conv1_1.weight": torch.zeros(1 << 20)}, tmp_path / "whole.pth")
     with ZipFile(tmp_path / "whole.pth") as whole, ZipFile(tmp_path / "bomb.pth", "w", ZIP_DEFLATED) as bomb:
         for name in whole.namelist():
@@ -295,14 +295,14 @@ def test_a_pickle_that_unpacks_to_more_than_it_is(tmp_path: Path) -> None:
         read_weights(tmp_path / "bomb.pth")
 
 
-def test_names_that_are_none(tmp_path: Path) -> None:
+def test_names_that_are_no_strings_are_refused(tmp_path: Path) -> None:
     torch.save({7: torch.zeros(2)}, tmp_path / "numbered.pth")
     with pytest.raises(WeightsError, match=r"numbered\.pth holds more than named tensors"):
         read_weights(tmp_path / "numbered.pth")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_damaged_files_raise_nothing_else(tmp_path: Path, zipped: bool) -> None:
+def test_damaged_files_raise_only_weights_errors(tmp_path: Path, zipped: bool) -> None:
     """Cut short, and bits flipped in the first kilobyte, where the pickle is."""
     path = tmp_path / "weights.pth"
     torch.save(
@@ -365,7 +365,7 @@ def answering(answer: bytes | Exception) -> Callable[..., BytesIO]:
     return urlopen
 
 
-def test_a_file_that_was_given_needs_no_network(hub_cache: Path, tmp_path: Path) -> None:
+def test_a_given_file_needs_no_network_access(hub_cache: Path, tmp_path: Path) -> None:
     torch.save(named_weights("vgg19", "conv1_1"), tmp_path / "own.pth")
     weights = find_content_weights("vgg19", tmp_path / "own.pth")
     assert torch.equal(weights["conv1_1.weight"], named_weights("vgg19", "conv1_1")["conv1_1.weight"])
@@ -377,7 +377,7 @@ def test_a_file_that_was_given_needs_no_network(hub_cache: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("network", ["vgg19", "vgg16"])
-def test_weights_in_the_cache_need_no_network(hub_cache: Path, network: str) -> None:
+def test_weights_in_the_cache_need_no_network_access(hub_cache: Path, network: str) -> None:
     hub_cache.mkdir(parents=True)
     torch.save({"features.0.weight": torch.full((64, 3, 3, 3), 2.0)}, hub_cache / NAMES[network])
     weights = find_content_weights(network, None)
@@ -398,7 +398,7 @@ def test_weights_in_the_cache_need_no_network(hub_cache: Path, network: str) -> 
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_a_download_that_fails(
+def test_a_failed_download_is_an_error(
     hub_cache: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, reason: str
 ) -> None:
     monkeypatch.setattr(torch.hub, "urlopen", answering(failure))
@@ -411,7 +411,9 @@ def test_a_download_that_fails(
     assert not list(hub_cache.iterdir())
 
 
-def test_a_download(hub_cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_download_is_cached(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """What arrives is kept only if its digest is the one in its name."""
     file = BytesIO()
     torch.save({"features.0.bias": torch.ones(64)}, file)
@@ -430,7 +432,7 @@ def test_a_download(hub_cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_cache_that_cannot_be_written(hub_cache: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_an_error(hub_cache: Path) -> None:
     hub_cache.parent.parent.joinpath("hub").write_text("a file")
     with pytest.raises(WeightsError, match="cannot download VGG16's weights from .*--content-weights"):
         find_content_weights("vgg16", None)

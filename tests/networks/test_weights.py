@@ -63,7 +63,7 @@ def rewrite(source: Path, target: Path, *, metadata: dict[str, str | None] | Non
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
-def test_what_was_saved_is_loaded(tmp_path: Path, tiny_generator: TinyGenerator, scale: int) -> None:
+def test_saved_weights_are_loaded(tmp_path: Path, tiny_generator: TinyGenerator, scale: int) -> None:
     generator = tiny_generator(scale)
     save_network(tmp_path / "net.safetensors", generator, {})
     loaded = load_network(str(tmp_path / "net.safetensors"))
@@ -92,7 +92,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path, tiny_generator: TinyGenerator,
     ],
     ids=str,
 )
-def test_variants_are_loaded_as_they_were(
+def test_variants_are_loaded_as_saved(
     tmp_path: Path, variant: dict[str, Any], scale: int, size: tuple[int, int]
 ) -> None:
     generator = Generator(scale=scale, blocks=1, channels=4, **variant).eval()
@@ -107,7 +107,9 @@ def test_variants_are_loaded_as_they_were(
         assert torch.equal(loaded(lr), generator(lr))
 
 
-def test_files_from_before_the_variants(tmp_path: Path, tiny_weights: Path, tiny_generator: TinyGenerator) -> None:
+def test_files_without_the_variants_keywords_are_loaded(
+    tmp_path: Path, tiny_weights: Path, tiny_generator: TinyGenerator
+) -> None:
     old = '{"blocks": 1, "channels": 4, "scale": 4}'
     loaded = load_network(rewrite(tiny_weights, tmp_path / "old.safetensors", metadata={"config": old}))
     assert isinstance(loaded, Generator) and loaded.config == tiny_generator().config
@@ -116,7 +118,7 @@ def test_files_from_before_the_variants(tmp_path: Path, tiny_weights: Path, tiny
 
 
 @pytest.mark.parametrize("path", sorted(models_folder().glob("*.safetensors")), ids=lambda path: path.stem)
-def test_grey_stays_grey_in_the_models_that_ship(path: Path) -> None:
+def test_grey_stays_grey_in_the_shipped_models(path: Path) -> None:
     with torch.no_grad():
         sr = load_network(path)(torch.full((1, 3, 24, 24), 0.5))
     apart = (sr - 0.5)[..., 16:-16, 16:-16]
@@ -136,7 +138,7 @@ def discriminator(**config: Any) -> Discriminator:
     ("config", "size"),
     [({}, (32, 32)), ({"crop_size": 40}, (40, 40)), ({"head": "pooled", "crop_size": None}, (33, 21))],
 )
-def test_discriminators(tmp_path: Path, config: dict[str, Any], size: tuple[int, int]) -> None:
+def test_discriminators_are_loaded_as_saved(tmp_path: Path, config: dict[str, Any], size: tuple[int, int]) -> None:
     first = discriminator(**config)
     crops = torch.rand(3, 3, *size)
     first(crops)  # in training mode: moves the statistics
@@ -151,7 +153,7 @@ def test_discriminators(tmp_path: Path, config: dict[str, Any], size: tuple[int,
         assert torch.equal(built.eval()(crops), expected) and torch.equal(filled.eval()(crops), expected)
 
 
-def test_a_discriminator_for_other_crops(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_discriminator_for_other_crops_keeps_its_body(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "discriminator.safetensors"
     save_discriminator(path, discriminator(), {})
     other = discriminator(crop_size=64)
@@ -205,7 +207,7 @@ def test_sharing_between_scales(tiny_generator: TinyGenerator, source: int, targ
     assert not torch.equal(after["tail.bias"], given["tail.bias"]), "a copy"
 
 
-def test_sharing_between_upsamplings_takes_whole_layers(tiny_generator: TinyGenerator) -> None:
+def test_sharing_between_upsamplings_copies_whole_layers(tiny_generator: TinyGenerator) -> None:
     """The tail's bias has the same shape in both, and is of no use without the weights."""
     giver, taker = tiny_generator(2), Generator(scale=2, blocks=1, channels=4, upsampling="nearest", tanh=True)
     bias = taker.tail.bias.clone()
@@ -219,7 +221,7 @@ def test_sharing_between_upsamplings_takes_whole_layers(tiny_generator: TinyGene
 
 @pytest.mark.parametrize("config", [{"blocks": 2}, {"channels": 5}, {"blocks": 3, "channels": 8}])
 @pytest.mark.parametrize("swap", [False, True])
-def test_bodies_that_differ(tiny_generator: TinyGenerator, config: dict[str, int], swap: bool) -> None:
+def test_different_bodies_are_refused(tiny_generator: TinyGenerator, config: dict[str, int], swap: bool) -> None:
     pair = [tiny_generator(), Generator(**{"blocks": 1, "channels": 4, **config})]
     giver, taker = reversed(pair) if swap else pair
     before = copy.deepcopy(taker.state_dict())
@@ -229,7 +231,7 @@ def test_bodies_that_differ(tiny_generator: TinyGenerator, config: dict[str, int
 
 
 @pytest.mark.parametrize("state", [{}, {"conv1_1.weight": torch.zeros(64, 3, 3, 3)}])
-def test_nothing_to_share(tiny_generator: TinyGenerator, state: dict[str, Tensor]) -> None:
+def test_weights_without_a_body_are_refused(tiny_generator: TinyGenerator, state: dict[str, Tensor]) -> None:
     with pytest.raises(WeightsError, match="of another network"):
         load_shared(tiny_generator(), state)
     with pytest.raises(WeightsError, match="of another network"):
@@ -244,7 +246,7 @@ def test_matrices_are_stored_in_half_and_vectors_in_single_precision(tiny_weight
             assert tensor.dtype == (torch.float16 if tensor.dim() > 1 else torch.float32), name
 
 
-def test_saving_leaves_the_network_as_it_is(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
+def test_saving_does_not_change_the_network(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
     generator = tiny_generator().train()
     before = copy.deepcopy(generator.state_dict())
     save_network(tmp_path / "net.safetensors", generator, {})
@@ -253,7 +255,7 @@ def test_saving_leaves_the_network_as_it_is(tmp_path: Path, tiny_generator: Tiny
     assert all(torch.equal(after[name], before[name]) and after[name].dtype == before[name].dtype for name in before)
 
 
-def test_metadata(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
+def test_metadata_is_saved_and_read(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
     path = tmp_path / "my net.safetensors"
     about = {"purpose": "tests", "licence": "MIT", "training": '{"steps": 2}'}
     save_network(path, tiny_generator(8), about)
@@ -306,7 +308,7 @@ def test_a_path_names_its_file(models: Path, tiny_weights: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", ["nonsense", "", ".", "tiny-x4.pth", "/no/such/file.safetensors"])
-def test_unknown_models(models: Path, name: str) -> None:
+def test_unknown_models_are_an_error(models: Path, name: str) -> None:
     with pytest.raises(UnknownModelError) as caught:
         load_network(name)
     assert caught.value.exit_code == 2
@@ -314,7 +316,7 @@ def test_unknown_models(models: Path, name: str) -> None:
     assert repr(name) in message and "bicubic, identity, tiny-x2, tiny-x4" in message
 
 
-def test_a_scale_that_the_model_lacks(models: Path) -> None:
+def test_a_scale_that_the_model_lacks_is_an_error(models: Path) -> None:
     with pytest.raises(UsageError, match=r"'tiny-x4' upscales by 4, not by 2\. Models for x2: tiny-x2, bicubic\."):
         load_network("tiny-x4", scale=2)
     with pytest.raises(UsageError, match=r"by 1, not by 2\.5\. Models for x2\.5: bicubic\."):
@@ -340,7 +342,7 @@ def flip_a_bit_of_the_header(content: bytes) -> bytes:
     ],
     ids=["empty", "5 bytes", "no header", "a byte less", "half", "endless header", "bit flip", "text", "longer"],
 )
-def test_damaged_files(tmp_path: Path, tiny_weights: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_files_are_an_error(tmp_path: Path, tiny_weights: Path, damage: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(damage(tiny_weights.read_bytes()))
     with pytest.raises(WeightsError, match=r"damaged\.safetensors is not a weights file"):
@@ -349,7 +351,7 @@ def test_damaged_files(tmp_path: Path, tiny_weights: Path, damage: Callable[[byt
         read_info(path)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_paths_that_are_no_files_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="is not a weights file"):
         read_info(tmp_path)
     with pytest.raises(WeightsError, match=r"gone\.safetensors is not a weights file"):
@@ -367,7 +369,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("writer", ["pickle", "torch", "torch, the old format"])
-def test_a_hostile_pickle_is_refused_unread(tmp_path: Path, writer: str) -> None:
+def test_a_hostile_pickle_is_refused_without_running_it(tmp_path: Path, writer: str) -> None:
     path, crater = tmp_path / "hostile.safetensors", tmp_path / "crater"
     if writer == "pickle":
         path.write_bytes(pickle.dumps(Bomb(crater)))
@@ -382,14 +384,14 @@ def test_a_hostile_pickle_is_refused_unread(tmp_path: Path, writer: str) -> None
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "vsr-weights-99"}])
-def test_foreign_safetensors(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+def test_foreign_safetensors_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(3)}, path, metadata)
     with pytest.raises(WeightsError, match=r"foreign\.safetensors holds no weights of vsr"):
         load_network(str(path))
 
 
-def test_an_architecture_that_is_not_there(tmp_path: Path, tiny_weights: Path) -> None:
+def test_an_unknown_architecture_is_refused(tmp_path: Path, tiny_weights: Path) -> None:
     path = rewrite(tiny_weights, tmp_path / "other.safetensors", metadata={"architecture": "esrgan"})
     said = r"other\.safetensors is for an architecture 'esrgan' .* it has srgan, recurrent\."
     with pytest.raises(WeightsError, match=said):
@@ -397,7 +399,7 @@ def test_an_architecture_that_is_not_there(tmp_path: Path, tiny_weights: Path) -
 
 
 @pytest.mark.parametrize("metadata", [{"config": None}, {"architecture": None}, {"config": "{scale: 4"}])
-def test_metadata_that_are_damaged(tmp_path: Path, tiny_weights: Path, metadata: dict[str, str | None]) -> None:
+def test_damaged_metadata_is_an_error(tmp_path: Path, tiny_weights: Path, metadata: dict[str, str | None]) -> None:
     path = rewrite(tiny_weights, tmp_path / "odd.safetensors", metadata=metadata)
     with pytest.raises(WeightsError, match=r"odd\.safetensors does not say how"):
         read_info(path)
@@ -421,7 +423,7 @@ def test_metadata_that_are_damaged(tmp_path: Path, tiny_weights: Path, metadata:
         "4",
     ],
 )
-def test_a_config_that_the_weights_do_not_fit(tmp_path: Path, tiny_weights: Path, config: str) -> None:
+def test_a_config_that_does_not_fit_the_weights_is_an_error(tmp_path: Path, tiny_weights: Path, config: str) -> None:
     path = rewrite(tiny_weights, tmp_path / "misfit.safetensors", metadata={"config": config})
     with pytest.raises(WeightsError, match=r"misfit\.safetensors does not fit"):
         load_network(str(path))
@@ -444,7 +446,7 @@ ABSURD = [
 
 
 @pytest.mark.parametrize("config", ABSURD)
-def test_absurd_numbers_are_refused_before_they_take_memory(tmp_path: Path, tiny_weights: Path, config: str) -> None:
+def test_absurd_numbers_are_refused_before_memory_is_allocated(tmp_path: Path, tiny_weights: Path, config: str) -> None:
     path = rewrite(tiny_weights, tmp_path / "absurd.safetensors", metadata={"config": config})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(WeightsError, match=r"absurd\.safetensors does not fit") as caught:
@@ -455,7 +457,7 @@ def test_absurd_numbers_are_refused_before_they_take_memory(tmp_path: Path, tiny
 
 @pytest.mark.parametrize("number", ["1e18", "1000000000000", "-5"])
 @pytest.mark.parametrize("name", ["channels", "crop_size", "dense_size"])
-def test_absurd_discriminators(tmp_path: Path, name: str, number: str) -> None:
+def test_absurd_discriminators_are_refused(tmp_path: Path, name: str, number: str) -> None:
     whole = tmp_path / "whole.safetensors"
     save_discriminator(whole, Discriminator(channels=4, crop_size=16), {})
     config = {**Discriminator(channels=4, crop_size=16).config, name: "@"}
@@ -466,7 +468,9 @@ def test_absurd_discriminators(tmp_path: Path, name: str, number: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["config", "calibration"])
-def test_deep_metadata(tmp_path: Path, tiny_weights: Path, key: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_deeply_nested_metadata_is_an_error(
+    tmp_path: Path, tiny_weights: Path, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nested deeper than Python follows."""
     path = rewrite(tiny_weights, tmp_path / "deep.safetensors", metadata={key: "[" * 200_000})
     if key == "calibration":
@@ -476,7 +480,7 @@ def test_deep_metadata(tmp_path: Path, tiny_weights: Path, key: str, caplog: pyt
         read_info(path)
 
 
-def test_numbers_of_another_type(tmp_path: Path, tiny_weights: Path) -> None:
+def test_tensors_of_another_type_are_refused(tmp_path: Path, tiny_weights: Path) -> None:
     bias = load_file(tiny_weights)["tail.bias"]
     for strange in (bias.to(torch.int8), bias.to(torch.complex64)):
         path = rewrite(tiny_weights, tmp_path / "strange.safetensors", **{"tail.bias": strange})
@@ -484,7 +488,7 @@ def test_numbers_of_another_type(tmp_path: Path, tiny_weights: Path) -> None:
             load_network(str(path))
 
 
-def test_any_change_of_the_header_is_refused_in_a_sentence_or_harmless(tmp_path: Path, tiny_weights: Path) -> None:
+def test_any_change_of_the_header_is_harmless_or_an_error(tmp_path: Path, tiny_weights: Path) -> None:
     """Bytes of the header changed at random: names, shapes, types, offsets, metadata."""
     whole, path = tiny_weights.read_bytes(), tmp_path / "changed.safetensors"
     header = int.from_bytes(whole[:8], "little")
@@ -503,7 +507,7 @@ def test_any_change_of_the_header_is_refused_in_a_sentence_or_harmless(tmp_path:
     assert refused > 200
 
 
-def test_tensors_of_another_shape_or_name(tmp_path: Path, tiny_weights: Path) -> None:
+def test_tensors_of_another_shape_or_name_are_refused(tmp_path: Path, tiny_weights: Path) -> None:
     path = rewrite(tiny_weights, tmp_path / "misfit.safetensors", **{"tail.bias": torch.zeros(4)})
     with pytest.raises(WeightsError, match=r"misfit\.safetensors does not fit .*"):
         load_network(str(path))
@@ -514,7 +518,7 @@ def test_tensors_of_another_shape_or_name(tmp_path: Path, tiny_weights: Path) ->
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["tail.bias", "body_norm.running_var"])
-def test_weights_that_are_not_finite(tmp_path: Path, tiny_weights: Path, name: str, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, tiny_weights: Path, name: str, value: float) -> None:
     tensor = load_file(tiny_weights)[name].clone()
     tensor[-1] = value
     path = rewrite(tiny_weights, tmp_path / "diverged.safetensors", **{name: tensor})
@@ -522,7 +526,7 @@ def test_weights_that_are_not_finite(tmp_path: Path, tiny_weights: Path, name: s
         load_network(str(path))
 
 
-def test_saving_below_a_file(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
+def test_saving_below_a_file_is_an_error(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
     (tmp_path / "file").write_text("kept")
     with pytest.raises(OutputError, match=r"cannot write .*net\.safetensors"):
         save_network(tmp_path / "file/net.safetensors", tiny_generator(), {})
@@ -530,7 +534,9 @@ def test_saving_below_a_file(tmp_path: Path, tiny_generator: TinyGenerator) -> N
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_saving_into_a_missing_folder_or_over_a_folder(tmp_path: Path, tiny_generator: TinyGenerator) -> None:
+def test_saving_into_a_missing_folder_or_over_a_folder_is_an_error(
+    tmp_path: Path, tiny_generator: TinyGenerator
+) -> None:
     (tmp_path / "net.safetensors").mkdir()
     for path in (tmp_path / "net.safetensors", tmp_path / "missing/net.safetensors"):
         with pytest.raises(OutputError, match=r"net\.safetensors"):
@@ -539,7 +545,7 @@ def test_saving_into_a_missing_folder_or_over_a_folder(tmp_path: Path, tiny_gene
 
 
 @pytest.mark.parametrize("stop", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_file_half_written_replaces_nothing(
+def test_an_interrupted_write_replaces_nothing(
     tmp_path: Path,
     tiny_weights: Path,
     tiny_generator: TinyGenerator,
@@ -570,7 +576,7 @@ def test_saving_replaces_an_older_file(tmp_path: Path, tiny_generator: TinyGener
     assert not torch.equal(stored, tiny_generator(seed=0).tail.bias)
 
 
-def test_networks_without_weights_are_not_saved(tmp_path: Path) -> None:
+def test_networks_without_weights_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not of a Bicubic"):
         save_network(tmp_path / "net.safetensors", Bicubic(), {})
     assert not list(tmp_path.iterdir())
@@ -590,7 +596,7 @@ def test_detail_goes_from_the_partner_to_the_model(tmp_path: Path, tiny_generato
             assert torch.allclose(tensor, 0.75 * states[0][name] + 0.25 * states[2][name], atol=1e-6)
 
 
-def test_the_shipped_pairs(shared_data: Path) -> None:
+def test_shipped_models_have_their_partners(shared_data: Path) -> None:
     pairs = {info.name: info.about["pair"] for info in shipped_models() if "pair" in info.about}
     assert pairs["srgan-x4"] == "srresnet-x4" and pairs["video-x4"] == "video-smooth-x4"
     for model in pairs:
@@ -598,12 +604,12 @@ def test_the_shipped_pairs(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["bicubic", "identity", "srresnet-x4"])
-def test_models_without_a_choice_of_detail(model: str) -> None:
+def test_models_without_detail_refuse_it(model: str) -> None:
     with pytest.raises(UsageError, match="detail"):
         load_network(model, detail=0.5)
 
 
-def test_generators_that_cannot_be_blended(tiny_generator: Callable[..., Generator]) -> None:
+def test_different_generators_cannot_be_blended(tiny_generator: Callable[..., Generator]) -> None:
     with pytest.raises(WeightsError, match="of different architectures"):
         blend(tiny_generator(), tiny_generator(scale=2), 0.5)
 
@@ -613,7 +619,7 @@ def test_generators_that_cannot_be_blended(tiny_generator: Callable[..., Generat
     [("srgan", None, "srgan-x4"), ("srgan", 3, "srgan-x4"), ("srgan", 9, "srgan-x4"), ("srgan-x4", 2, "srgan-x4"),
      ("bicubic", 3, "bicubic"), ("a/file.safetensors", 2, "a/file.safetensors")],
 )  # fmt: skip
-def test_the_model_that_covers_a_factor(model: str, factor: float | None, name: str) -> None:
+def test_model_covering(model: str, factor: float | None, name: str) -> None:
     assert model_covering(model, factor) == name
 
 
@@ -622,7 +628,7 @@ def test_the_model_that_covers_a_factor(model: str, factor: float | None, name: 
     ["{", "null", "[]", '{"head.0": [0, 1]}', '{"ranges": {}, "shift": [0, 0]}', '{"ranges": {}, "shift": [0, 0, NaN]}']
     + ['{"ranges": {"head.0": [0, 1' + "0" * 400 + ']}, "shift": [0, 0, 0]}'],
 )  # fmt: skip
-def test_a_calibration_that_cannot_be_read_costs_int8_alone(
+def test_an_unreadable_calibration_only_disables_int8(
     text: str, tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spoilt = rewrite(tiny_weights, tmp_path / "spoilt.safetensors", metadata={"calibration": text})

@@ -1,4 +1,4 @@
-"""Small inputs on which vsr was once wrong, each with the outcome that is right."""
+"""Small inputs that vsr once handled wrongly, each with the right outcome."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def packets_of(path: Path) -> list[tuple[str, list[float]]]:
-    """The kind of each stream, and when its packets begin, in seconds."""
+    """Return the kind of each stream and the start times of its packets, in seconds."""
     with av.open(str(path)) as container:
         found = [(stream.type, list[float]()) for stream in container.streams]
         for packet in container.demux():
@@ -46,7 +46,9 @@ def test_flac_into_mp4_keeps_its_sound(cases: Path, tmp_path: Path) -> None:
     assert (video, len(shown), audio, len(heard), summary.damage) == ("video", 15, "audio", 7, "")
 
 
-def test_a_header_that_crops_left_and_top(cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cropping_left_and_top_in_the_header_is_applied(
+    cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     summary = vsr.upscale(cases / "crop.mp4", tmp_path / "out.mp4", model="bicubic", scale=2)
     assert (summary.frames, summary.width, summary.height, summary.damage) == (10, 316, 204, "")
     assert not warnings_in(caplog)
@@ -56,7 +58,7 @@ def test_a_header_that_crops_left_and_top(cases: Path, tmp_path: Path, caplog: p
     ("start", "end", "frames", "resized"),
     [(None, None, 30, 15), (None, Fraction(1, 2), 13, 0), (Fraction(3, 5), None, 15, 15), (Fraction(1), None, 5, 5)],
 )
-def test_a_change_of_size(
+def test_a_change_of_size_is_resized_and_reported(
     start: Fraction | None, end: Fraction | None, frames: int, resized: int, cases: Path, tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -68,7 +70,7 @@ def test_a_change_of_size(
 
 
 def heard_from(ffmpeg: Ffmpeg, path: Path) -> float:
-    """Seconds from the beginning of the file's clock to the first sound."""
+    """Return the seconds from the file's time 0 to the first sound."""
     pcm = path.with_name("heard.pcm")
     ffmpeg("-copyts", "-i", path, "-vn", "-af", "aresample=8000:async=1:first_pts=0", "-f", "s16le", "-ac", 1, pcm)
     return float(np.argmax(np.abs(np.fromfile(pcm, np.int16)) > 500)) / 8000
@@ -89,13 +91,15 @@ def test_streams_that_begin_late_together_begin_an_avi_together(cases: Path, tmp
 
 
 @pytest.mark.parametrize("target", ["out.mkv", "out.mp4"])
-def test_a_stereoscopic_picture(target: str, cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stereoscopic_arrangement_is_kept_or_warned_of(
+    target: str, cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     out = vsr.upscale(cases / "stereo_sbs.mkv", tmp_path / target, model="identity").target
     assert "STEREO3D" in probe(out).video.side_data
     assert not warnings_in(caplog)
 
 
-def test_a_track_of_time_codes(cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_time_code_track_is_handled(cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = vsr.upscale(cases / "tmcd.mov", tmp_path / "out.mov", model="identity").target
     with av.open(str(out)) as container:
         assert [stream.metadata.get("timecode") for stream in container.streams if stream.type == "data"] == [
@@ -105,7 +109,7 @@ def test_a_track_of_time_codes(cases: Path, tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_the_last_frame_of_a_gif_lasts_as_long_in_a_video(cases: Path, tmp_path: Path) -> None:
-    """Encoders reorder frames, and files tell durations in the order of decoding."""
+    """Encoders reorder frames, and files store durations in decoding order."""
     shown = {}
     for ending in (".mkv", ".webm", ".mp4"):
         out = vsr.upscale(cases / "transp_dispose.gif", tmp_path / f"out{ending}", model="identity").target

@@ -1,4 +1,4 @@
-"""Whole clips on a CUDA device: deep planes come back as they went, and what is resumed is what was not stopped."""
+"""Whole clips on a CUDA device: deep planes survive the round trip, and a resumed job equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def planes(path: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "yuv444p16le", "gbrp16le", "yuva444p16le", "gray16le"])
-def test_planes_come_back_as_they_went(pix_fmt: str, make_clip: MakeClip, tmp_path: Path) -> None:
+def test_planes_survive_the_round_trip(pix_fmt: str, make_clip: MakeClip, tmp_path: Path) -> None:
     clip = make_clip("in.mkv", pix_fmt=pix_fmt, codec="ffv1", pts=range(0, 400, 40))
     target = vsr.upscale(clip, tmp_path / "out.mkv", model="identity", codec="ffv1", device="cuda").target
     assert planes(target) == planes(clip) and len(planes(clip)) == 10
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p16le"])
-def test_float32_of_a_clip_is_that_of_the_cpu(
+def test_float32_equals_that_of_the_cpu(
     pix_fmt: str, make_clip: MakeClip, tmp_path: Path, tiny_weights: Path
 ) -> None:
-    """To one code of 8 bits, where a value lies between two, and to two of 16."""
+    """Within one code of 8 bits, for values between two codes, and within two of 16 bits."""
     clip = make_clip("in.mkv", pix_fmt=pix_fmt, codec="ffv1", pts=range(0, 400, 40))
     asked: dict[str, Any] = {"model": str(tiny_weights), "engine": "torch", "precision": "fp32", "codec": "ffv1"}
     both = [
@@ -58,7 +58,7 @@ def test_float32_of_a_clip_is_that_of_the_cpu(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_what_is_resumed_on_the_same_card_is_what_was_not_stopped(
+def test_a_job_resumed_on_the_same_card_equals_an_uninterrupted_one(
     precision: str, make_clip: MakeClip, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip

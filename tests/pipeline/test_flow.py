@@ -1,4 +1,4 @@
-"""Threads ahead and behind: order, bounds, and every way to end."""
+"""ThreadedIterator and ThreadedConsumer: order, bounds, and every way to end."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def wait_until(condition: object, seconds: float = 5.0) -> None:
         time.sleep(0.001)
 
 
-def test_ahead_keeps_the_order() -> None:
+def test_the_iterator_keeps_the_order() -> None:
     with ThreadedIterator(items(100), max_bytes=30, name="vsr-test") as ahead:
         assert [item.number for item in ahead] == list(range(100))
 
 
-def test_ahead_makes_no_more_than_fits() -> None:
+def test_the_iterator_makes_no_more_than_fits() -> None:
     made: list[int] = []
     with ThreadedIterator(items(100, made), max_bytes=30, name="vsr-test") as ahead:
         wait_until(lambda: len(made) == 4)  # three wait in the queue, the fourth before it
@@ -62,7 +62,7 @@ def test_an_item_larger_than_the_bound_passes_alone() -> None:
         assert [item.number for item in ahead] == [0, 1, 2]
 
 
-def test_what_the_source_raises_comes_behind_its_items() -> None:
+def test_an_exception_of_the_source_is_raised_after_its_items() -> None:
     def failing() -> Generator[Item, None, None]:
         yield from items(3)
         raise OSError("the disk is gone")
@@ -93,7 +93,7 @@ def test_leaving_early_closes_the_source() -> None:
     assert closed.is_set()
 
 
-def test_behind_consumes_all_before_it_is_left() -> None:
+def test_the_consumer_handles_all_items_before_the_context_ends() -> None:
     seen: list[int] = []
 
     def slow(item: Item) -> None:
@@ -106,7 +106,7 @@ def test_behind_consumes_all_before_it_is_left() -> None:
     assert seen == list(range(50))
 
 
-def test_behind_holds_up_a_producer_that_is_too_fast() -> None:
+def test_the_consumer_blocks_a_producer_that_is_too_fast() -> None:
     go, put = threading.Event(), []
 
     def consume(item: Item) -> None:
@@ -129,7 +129,7 @@ def test_behind_holds_up_a_producer_that_is_too_fast() -> None:
 
 
 @pytest.mark.parametrize("fails_at", [0, 3, 9])
-def test_what_the_consumer_raises_reaches_the_producer(fails_at: int) -> None:
+def test_an_exception_of_the_consumer_is_raised_in_the_producer(fails_at: int) -> None:
     def consume(item: Item) -> None:
         if item.number == fails_at:
             raise OSError("the disk is full")
@@ -142,7 +142,7 @@ def test_what_the_consumer_raises_reaches_the_producer(fails_at: int) -> None:
             behind.put(item)
 
 
-def test_an_exception_of_the_producer_drops_what_waits() -> None:
+def test_an_exception_of_the_producer_discards_waiting_items() -> None:
     seen: list[int] = []
     started, go = threading.Event(), threading.Event()
 
@@ -198,18 +198,18 @@ except KeyboardInterrupt:
     threading.Event().wait(1.0 if when == "begins later" else 0.0)
     sys.exit(7)
 """
-"""A context whose entering is interrupted, at a point of the start of its thread."""
+"""A context that is interrupted on entry, at some point of starting its thread."""
 
 
 @pytest.mark.parametrize("when", ["never begins", "begun", "begins later"])
 @pytest.mark.parametrize("kind", ["ThreadedIterator", "ThreadedConsumer"])
-def test_an_interrupt_in_the_start_of_a_thread_holds_up_no_end(kind: str, when: str) -> None:
+def test_an_interrupt_while_a_thread_starts_does_not_block_the_exit(kind: str, when: str) -> None:
     done = subprocess.run([sys.executable, "-c", STARTS, kind, when], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
 
 
 @pytest.mark.parametrize("kind", ["ThreadedIterator", "ThreadedConsumer"])
-def test_an_interrupt_in_the_start_of_a_thread_ends_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_while_a_thread_starts_ends_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     start = threading.Thread.start
 
     def interrupted(thread: threading.Thread) -> None:
@@ -232,14 +232,14 @@ def test_an_interrupt_in_the_start_of_a_thread_ends_it(kind: str, monkeypatch: p
 
 @pytest.fixture
 def interrupts_are_heard() -> Iterator[None]:
-    """In the background of a shell they are ignored."""
+    """Restore the default handler, since background processes of a shell ignore interrupts."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interrupts_are_heard")
-def test_signals_wait_until_what_they_would_orphan_has_an_owner() -> None:
+def test_held_back_signals_are_delivered_after_the_block() -> None:
     went_on = False
     with pytest.raises(KeyboardInterrupt), signals_held_back():
         signal.raise_signal(signal.SIGINT)
@@ -249,13 +249,13 @@ def test_signals_wait_until_what_they_would_orphan_has_an_owner() -> None:
 
 
 @pytest.mark.usefixtures("interrupts_are_heard")
-def test_a_signal_that_was_held_back_is_not_lost_by_an_error() -> None:
+def test_a_held_back_signal_survives_an_error() -> None:
     with pytest.raises(KeyboardInterrupt), signals_held_back():
         signal.raise_signal(signal.SIGINT)
         raise OSError("no more processes")
 
 
-def test_what_is_shielded() -> None:
+def test_shielded_covers_calls_but_not_interruptible_ones() -> None:
     def here() -> bool:
         return is_shielded(sys._getframe())
 

@@ -1,4 +1,4 @@
-"""Many inputs: which output each gets, what stops nothing, what is not done twice."""
+"""Many inputs: the output of each, failures of some, and outputs that exist already."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BICUBIC = UpscaleOptions(model="bicubic", scale=2, preset="ultrafast")
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Iterator[Path]:
-    """A tree of files with nothing in them."""
+    """A tree of empty files."""
     root = tmp_path / "clips"
     for name in ("b10.mp4", "b9.MKV", "old.flv", "notes.txt", ".hidden.mp4", "deep/a.mov", "deep/still.png",
                  "x.mp4.vsr-job/000000/video.mp4"):  # fmt: skip
@@ -41,7 +41,7 @@ def clips(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(root)
 
 
-def test_a_folder(clips: Path) -> None:
+def test_a_folder_is_paired_by_name(clips: Path) -> None:
     pairs = pair_inputs([clips], Path("out"))
     assert pairs == [
         Pair(clips / "b9.MKV", Path("out/b9.MKV")),
@@ -50,7 +50,7 @@ def test_a_folder(clips: Path) -> None:
     ]
 
 
-def test_a_tree(clips: Path) -> None:
+def test_a_tree_is_paired_recursively(clips: Path) -> None:
     targets = [pair.target for pair in pair_inputs([clips], Path("out"), recursive=True)]
     assert targets == [Path("out") / name for name in ("b9.MKV", "b10.mp4", "deep/a.mov", "deep/still.png", "old.mkv")]
 
@@ -67,13 +67,13 @@ def test_files_folders_and_patterns_together(clips: Path, tmp_path: Path) -> Non
     assert [pair.target.name for pair in pairs] == ["b10.mp4", "a.mov", "still.png", "old.mkv", "missing.mp4"]
 
 
-def test_a_pattern_with_a_number(clips: Path) -> None:
+def test_a_numbered_pattern_selects_its_files(clips: Path) -> None:
     assert [pair.source.name for pair in pair_inputs([clips / "b%d.mp4"], Path("out"))] == ["b10.mp4"]
     with pytest.raises(InputError, match=r"no file matches .*c%d\.mp4"):
         pair_inputs([clips / "c%d.mp4"], Path("out"))
 
 
-def test_two_inputs_of_one_name(clips: Path) -> None:
+def test_two_inputs_of_one_name_are_refused(clips: Path) -> None:
     (clips / "old.wmv").touch()
     targets = {pair.source.name: pair.target.name for pair in pair_inputs([clips], Path("out"))}
     assert (targets["old.flv"], targets["old.wmv"]) == ("old.mkv", "old.wmv.mkv")
@@ -83,7 +83,7 @@ def test_two_inputs_of_one_name(clips: Path) -> None:
     assert len(pair_inputs([clips / "b10.mp4", clips / "b10.mp4"], Path("out"))) == 1
 
 
-def test_nothing_to_do(tmp_path: Path) -> None:
+def test_inputs_without_videos_and_pictures_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no videos and no pictures; --recursive includes subfolders"):
         pair_inputs([tmp_path / "empty"], Path("out"))
@@ -93,7 +93,7 @@ def test_nothing_to_do(tmp_path: Path) -> None:
         pair_inputs([tmp_path / "*.mp4"], Path("out"))
 
 
-def test_what_is_many(clips: Path, tmp_path: Path) -> None:
+def test_has_many_outputs(clips: Path, tmp_path: Path) -> None:
     one, out = clips / "b10.mp4", tmp_path / "out"
     assert has_many_outputs([one], tmp_path) and has_many_outputs([clips], out) and has_many_outputs([one, one], out)
     assert has_many_outputs([clips / "*.mp4"], out)
@@ -110,7 +110,7 @@ def test_what_is_many(clips: Path, tmp_path: Path) -> None:
         has_many_outputs([clips], tmp_path / "out.mp4")
 
 
-def test_one_that_fails_stops_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_one_failure_does_not_stop_the_others(make_clip: MakeClip, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no clip")
     sources = [make_clip("a.mp4"), broken, make_clip("b.mp4", pts=range(0, 5 * 512, 512)), tmp_path / "missing.mkv"]
@@ -143,7 +143,7 @@ def test_an_input_is_never_an_output(make_clip: MakeClip, tmp_path: Path) -> Non
     assert outcome.state == "failed" and "is one of the inputs" in outcome.error
 
 
-def test_damage(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_a_damaged_input_is_reported(make_clip: MakeClip, tmp_path: Path) -> None:
     clip = make_clip("a.mkv", pts=range(0, 100 * 512, 512), options={"crf": "10"})
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 2 // 3])
     pairs = pair_inputs([clip], tmp_path / "out")
@@ -153,14 +153,14 @@ def test_damage(make_clip: MakeClip, tmp_path: Path) -> None:
     assert upscale_folder(pairs, options)[0].state == "done"
 
 
-def test_an_unknown_model_is_no_matter_of_one_clip(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_an_unknown_model_ends_the_whole_command(make_clip: MakeClip, tmp_path: Path) -> None:
     pairs = pair_inputs([make_clip("a.mp4")], tmp_path / "out")
     with pytest.raises(UnknownModelError):
         upscale_folder(pairs, UpscaleOptions(model="nope"))
 
 
 def test_pictures_are_known_by_their_content(tmp_path: Path) -> None:
-    """An animation under a picture's name becomes a clip; a picture under a clip's name one of a frame."""
+    """An animation with a picture's name becomes a clip; a picture with a clip's name becomes one frame."""
     source = tmp_path / "in"
     source.mkdir()
     frames = [Image.new("RGB", (8, 6), (value, 0, 0)) for value in (0, 100, 200)]
@@ -190,8 +190,8 @@ def test_no_clip_is_read_before_its_turn(make_clip: MakeClip, tmp_path: Path, mo
     assert "b.mp4" not in events[: events.index("done")] and "b.mp4" in events
 
 
-def test_progress_comes_to_what_there_is(make_clip: MakeClip, tmp_path: Path) -> None:
-    """Clips of other lengths than their sizes let expect, pictures between them, and one that is there already."""
+def test_progress_ends_at_the_actual_number_of_frames(make_clip: MakeClip, tmp_path: Path) -> None:
+    """Clips of other lengths than their sizes suggest, with pictures between them, and one that exists already."""
     sources = [make_clip(f"{name}.mp4", pts=range(0, 512 * count, 512), options={"crf": crf})
                for name, count, crf in (("a", 3, "1"), ("c", 9, "51"), ("d", 5, "20"))]  # fmt: skip
     for name in ("b.png", "e.png"):
@@ -218,10 +218,10 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def test_the_engine_is_kept(
+def test_the_engine_is_reused(
     loaded: list[dict[str, Any]], make_clip: MakeClip, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    """From clip to clip, whatever their sizes; it computes what one of its own would have."""
+    """The same engine serves clips of any size, with the results of a new one."""
     rng = np.random.default_rng(0)
     for name, shape in (("b.png", (9, 12, 3)), ("c.png", (20, 7, 3)), ("d.png", (9, 12, 3))):
         cv2.imwrite(str(tmp_path / name), rng.integers(0, 256, shape, np.uint8))
@@ -235,7 +235,7 @@ def test_the_engine_is_kept(
     assert len(loaded) == 5
 
 
-def test_another_engine_takes_the_place_of_the_one_that_is_kept(loaded: list[dict[str, Any]]) -> None:
+def test_another_engine_replaces_the_kept_one(loaded: list[dict[str, Any]]) -> None:
     spec = EngineSpec("bicubic", 2, "cpu", "torch", "fp32", None, 1.0)
     engines = EngineCache()
     first = engines.load(spec)

@@ -52,7 +52,7 @@ def test_every_code_value_returns(stored: str, ffmpeg: Ffmpeg, frame_listing: Li
     assert len({md5 for _, _, md5 in before}) == 3
 
 
-def test_a_palette_with_holes(ffmpeg: Ffmpeg, frame_listing: Listing, tmp_path: Path) -> None:
+def test_a_palette_with_transparency(ffmpeg: Ffmpeg, frame_listing: Listing, tmp_path: Path) -> None:
     clip = tmp_path / "in.gif"
     circle = "geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='255*lt(hypot(X-32,Y-24),20)'"
     palette = "split[a][b];[a]palettegen[p];[b][p]paletteuse"
@@ -91,7 +91,7 @@ def test_alpha(
 
 
 def test_alpha_of_vp9(ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Libvpx writes it beside the packets, where the video's own MP4 has no place: the colours stay, and it is said."""
+    """Libvpx writes alpha beside the packets, which the encoder's MP4 cannot hold: colours stay, with a warning."""
     clip = tmp_path / "in.mkv"
     square = "geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='255*gt(X,31)'"
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.2,format=gbrap", "-vf", square, "-c:v", "ffv1",
@@ -195,7 +195,7 @@ def test_hlg_of_a_real_clip(shared_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
-def test_a_transfer_of_the_bitstream_goes_before_the_containers(codec: str, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+def test_the_bitstreams_transfer_overrides_the_containers(codec: str, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     stream, clip = tmp_path / f"in.{codec[-3:]}.nut", tmp_path / "in.mp4"
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.12", "-c:v", codec, "-pix_fmt", "yuv420p10le",
            f"-{codec[3:]}-params", "colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc", stream)  # fmt: skip
@@ -209,10 +209,10 @@ def test_a_transfer_of_the_bitstream_goes_before_the_containers(codec: str, ffmp
 
 @pytest.mark.parametrize(("height", "stated"), [(360, 2), (719, 2), (720, 1), (1080, 1)])
 @pytest.mark.parametrize("codec", ["h264", "ffv1"])
-def test_red_stays_red_where_players_change_their_guess(
+def test_red_stays_red_above_the_height_where_players_change_the_matrix(
     height: int, stated: int, codec: str, ffmpeg: Ffmpeg, tmp_path: Path
 ) -> None:
-    """An untagged clip of few lines is BT.601; what it grows to is read as it was written, tags heeded or not."""
+    """An untagged clip of few lines is BT.601; the output has the same colours with and without its tags."""
     clip = tmp_path / "in.mkv"
     red = "color=0xde1e10:s=64x48:r=25:d=0.04,scale=out_color_matrix=smpte170m,format=yuv444p"
     ffmpeg("-f", "lavfi", "-i", f"{red},setparams=colorspace=unknown", "-c:v", "ffv1", "-pix_fmt", "yuv444p", clip)
@@ -240,14 +240,14 @@ def test_rgb_into_h264_is_what_players_see(ffmpeg: Ffmpeg, tmp_path: Path) -> No
 
 
 def captions_of(path: Path) -> list[bytes]:
-    """The closed captions of each frame that has some."""
+    """Return the closed captions of each frame that has some."""
     with av.open(str(path)) as container:
         data = [side_data_of(frame) for frame in container.decode(video=0)]
     return [entries["A53_CC"] for entries in data if "A53_CC" in entries]
 
 
 def write_captioned(path: Path) -> None:
-    """H.264 of twelve frames, each with two letters of CEA-608 in a message of ATSC A/53."""
+    """Write H.264 of twelve frames, each with two letters of CEA-608 in a message of ATSC A/53."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -268,7 +268,7 @@ def write_captioned(path: Path) -> None:
 @pytest.mark.parametrize(
     ("codec", "kept"), [("h264", True), ("hevc", True), ("libx264rgb", True), ("av1", False), ("ffv1", False)]
 )
-def test_closed_captions_are_kept_or_it_is_said(
+def test_closed_captions_are_kept_or_warned_of(
     codec: str, kept: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip = tmp_path / "in.ts"
@@ -288,7 +288,7 @@ def test_closed_captions_are_kept_or_it_is_said(
         (".mkv", ".mp4", "hevc", False), (".mp4", ".mkv", "h264", True), (".mp4", ".ts", "h264", True),
     ],
 )  # fmt: skip
-def test_the_arrangement_of_a_stereoscopic_picture_is_kept_or_it_is_said(
+def test_stereoscopic_arrangement_is_kept_or_warned_of(
     source: str, target: str, codec: str, kept: bool, ffmpeg: Ffmpeg, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip = tmp_path / f"in{source}"
@@ -302,7 +302,7 @@ def test_the_arrangement_of_a_stereoscopic_picture_is_kept_or_it_is_said(
 
 
 def test_side_data_that_pyav_does_not_know_hides_no_other(tmp_path: Path) -> None:
-    """A JPEG with EXIF: libav tells of that and of the orientation in it, PyAV knows only the latter."""
+    """A JPEG with EXIF: libav reports it and its orientation, PyAV knows only the latter."""
     described = Image.Exif()
     described[0x010E], described[0x0112] = "a picture", 6
     clip = tmp_path / "in.mjpeg"

@@ -38,7 +38,7 @@ ASKED: dict[str, Any] = {"codec": "ffv1", "pix_fmt": "yuv444p", "precision": "fp
 
 @pytest.fixture
 def no_tracker(leaves_nothing: None) -> Iterator[None]:
-    """Python keeps a process of its own for as long as it runs, once it has started another; no test leaves it."""
+    """End the resource tracker, a process that Python keeps after it has started another."""
     yield
     resource_tracker._resource_tracker._stop()
 
@@ -77,7 +77,7 @@ class Stop(Exception):
     """Ends a job."""
 
 
-def test_where_a_segment_is_upscaled_shows_in_no_pixel(
+def test_pixels_do_not_depend_on_where_a_segment_is_upscaled(
     asked: dict[str, Any], make_clip: MakeClip, tmp_path: Path
 ) -> None:
     clip = make_clip(**LONG)
@@ -88,7 +88,7 @@ def test_where_a_segment_is_upscaled_shows_in_no_pixel(
     assert len(set(content(here.target))) == 80
 
 
-def test_what_is_resumed_is_what_an_uninterrupted_run_makes(
+def test_a_resumed_job_equals_an_uninterrupted_one(
     asked: dict[str, Any], make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mkv"
@@ -106,7 +106,7 @@ def test_what_is_resumed_is_what_an_uninterrupted_run_makes(
 
 
 @pytest.mark.parametrize(("start", "end"), [(None, 7), (12, 14), (8, 11), (31, None), (39.5, None)])
-def test_a_part_has_the_pixels_of_the_whole(
+def test_a_part_has_the_pixels_of_the_whole_clip(
     start: float | None, end: float | None, asked: dict[str, Any], make_clip: MakeClip, tmp_path: Path
 ) -> None:
     clip = make_clip(**LONG)
@@ -121,7 +121,7 @@ def test_a_part_has_the_pixels_of_the_whole(
 def test_an_estimate_counts_the_warm_up(
     part: dict[str, Fraction], asked: dict[str, Any], make_clip: MakeClip, tmp_path: Path
 ) -> None:
-    """As frames to compute, and not among those that come out; it is tried without."""
+    """They count as frames to compute, not as output; samples are measured without a warm-up."""
     clip, options = make_clip(**LONG), UpscaleOptions(**asked, **part)
     estimate = estimate_clip(clip, tmp_path / "out.mkv", options)
     assert estimate.frames == (4 if part else 80)
@@ -152,7 +152,7 @@ def test_a_picture_is_upscaled_by_itself(recurrent: Path, tiny_weights: Path, tm
         assert np.array_equal(read_picture(target), expected)
 
 
-def test_frames_of_the_warm_up_are_counted_nowhere(
+def test_warm_up_frames_are_not_counted(
     asked: dict[str, Any], make_clip: MakeClip, tmp_path: Path
 ) -> None:
     """Every picture is shown twice, so that half of the frames are repeated, in the warm-up as in the segments."""
@@ -190,7 +190,7 @@ def test_damage_before_a_segment_is_counted_once(recurrent: Path, make_clip: Mak
         ("yes", "pretrain", 1, True),
     ],
 )  # fmt: skip
-def test_what_is_steadied(
+def test_only_adversarial_frame_wise_models_are_steadied_by_default(
     steady: str, stage: str, detail: float, steadied: bool, tiny_generator: Callable[..., Any], make_clip: MakeClip,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -208,8 +208,8 @@ def test_what_is_steadied(
     assert any(seen) == steadied
 
 
-def test_off_is_what_it_was(tiny_weights: Path, make_clip: MakeClip, tmp_path: Path) -> None:
-    """Without steadying each frame is what the network makes of it alone."""
+def test_without_steadying_results_are_unchanged(tiny_weights: Path, make_clip: MakeClip, tmp_path: Path) -> None:
+    """Without steadying each frame is the network's result for it alone."""
     folder, found = tmp_path / "in", tmp_path / "out"
     for made in (folder, found):
         made.mkdir()
@@ -223,7 +223,7 @@ def test_off_is_what_it_was(tiny_weights: Path, make_clip: MakeClip, tmp_path: P
 
 
 @pytest.mark.parametrize("model", ["bicubic", "identity"])
-def test_what_adds_no_detail_cannot_be_steadied(model: str, make_clip: MakeClip, tmp_path: Path) -> None:
+def test_models_without_weights_cannot_be_steadied(model: str, make_clip: MakeClip, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"model '{model}' adds no detail that could flicker: leave out --steady"):
         vsr.upscale(make_clip(), tmp_path / "out.mkv", model=model, steady="yes")
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]

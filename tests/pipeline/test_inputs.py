@@ -1,4 +1,4 @@
-"""What an input is: known by its content, whatever its name; and which pictures a name stands for."""
+"""Inputs are recognised by content, not by name; and patterns of pictures."""
 
 from __future__ import annotations
 
@@ -71,21 +71,21 @@ def test_a_video_of_jpegs_is_one(make_clip: Callable[..., Path], tmp_path: Path)
     [("in.png", "is not a picture that can be read"), ("in.mp4", "is not a video that can be read"),
      ("in", "is not a video that can be read")],
 )  # fmt: skip
-def test_what_is_neither_is_refused_by_its_name(name: str, message: str, tmp_path: Path) -> None:
+def test_files_that_are_no_video_or_picture_are_refused(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"nothing that anybody knows")
     with pytest.raises(InputError, match=message):
         open_source(tmp_path / name, OPTIONS)
 
 
 @pytest.mark.parametrize("name", ["in.png", "in.mp4"])
-def test_a_picture_cut_short_is_damaged_whatever_its_name(name: str, tmp_path: Path) -> None:
+def test_a_truncated_picture_is_damaged_whatever_its_name(name: str, tmp_path: Path) -> None:
     content = picture(tmp_path / name, "png").read_bytes()
     (tmp_path / name).write_bytes(content[:50])
     with pytest.raises(InputError, match=f"{name} is a damaged picture"):
         open_source(tmp_path / name, OPTIONS)
 
 
-def test_an_animation_of_the_cases(shared_data: Path) -> None:
+def test_a_real_animation_is_recognised(shared_data: Path) -> None:
     path = Path(os.environ["VSR_TEST_DATA"]).parent / "cases" / "webp_named.gif"
     if not path.exists():
         pytest.skip(f"no {path}")
@@ -97,7 +97,7 @@ def test_an_animation_of_the_cases(shared_data: Path) -> None:
 
 @pytest.fixture
 def frames(tmp_path: Path) -> Path:
-    """A folder of frames 1, 2, 3, 5, 10, and what macOS leaves beside them."""
+    """A folder of frames 1, 2, 3, 5, 10, and hidden files of macOS."""
     folder = tmp_path / "frames"
     folder.mkdir()
     for number in (1, 2, 3, 5, 10):
@@ -112,7 +112,7 @@ def names(source: Path) -> list[str]:
     return [path.name for path in open_source(source, OPTIONS).pictures]
 
 
-def test_hidden_files_are_passed_over(frames: Path) -> None:
+def test_hidden_files_are_ignored(frames: Path) -> None:
     expected = ["f_0001.png", "f_0002.png", "f_0003.png", "f_0005.png", "f_7.png", "f_0010.png"]
     assert names(frames) == names(frames / "*.png") == expected
 
@@ -142,7 +142,7 @@ def test_brackets_in_the_folder_of_a_pattern(tmp_path: Path) -> None:
     assert names(tmp_path / "a[b]" / "f_%d.png") == ["f_1.png"]
 
 
-def test_a_gap_is_said(frames: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gap_is_warned_of(frames: Path, caplog: pytest.LogCaptureFixture) -> None:
     open_source(frames / "f_%04d.png", OPTIONS)
     assert caplog.messages == [
         f"{frames / 'f_%04d.png'}: 5 numbers are missing, the first in f_0004.png. "
@@ -166,7 +166,9 @@ def test_a_gap_is_said(frames: Path, caplog: pytest.LogCaptureFixture) -> None:
         (["f_1", "f_01", "f_2"], None),
     ],
 )
-def test_what_is_a_gap(written: list[str], said: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_gaps_are_recognised(
+    written: list[str], said: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in written:
         picture(tmp_path / f"{name}.png", "png")
     open_source(tmp_path, OPTIONS)

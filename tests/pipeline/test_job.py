@@ -86,7 +86,7 @@ def test_identity_returns_every_code_value(make_clip: MakeClip, tmp_path: Path, 
 def test_more_than_eight_bits_reach_the_encoder(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pix_fmt: str
 ) -> None:
-    """Looked at before the encoder: x264 is lossless at CRF 0 only at 8 bits."""
+    """Checked before the encoder, since x264 is lossless at CRF 0 only with 8 bits."""
     clip, written, write = make_clip(pix_fmt=pix_fmt, options={"crf": "10"}), [], Encoder.write
 
     def record(self: Encoder, frame: Frame) -> None:
@@ -123,14 +123,14 @@ def test_audio_is_copied_bit_for_bit(make_clip: MakeClip, tmp_path: Path) -> Non
     assert summary.streams == ("stream 1, aac audio: copied", "stream 2, opus audio: copied")
 
 
-def test_audio_none(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_audio_none_drops_the_audio(make_clip: MakeClip, tmp_path: Path) -> None:
     target = vsr.upscale(make_clip(audio=["aac"]), tmp_path / "out.mp4", model="bicubic", audio="none").target
     with av.open(str(target)) as container:
         assert [stream.type for stream in container.streams] == ["video"]
 
 
 def test_an_untagged_clip_that_grows_past_720_lines_keeps_its_colours(make_clip: MakeClip, tmp_path: Path) -> None:
-    """Untagged, 180 lines are BT.601 and 720 are BT.709 to any player."""
+    """Untagged, 180 lines are BT.601 and 720 are BT.709 to any trainable."""
     clip = make_clip(size=(32, 180), pix_fmt="yuv444p", pts=[0])
     target = vsr.upscale(clip, tmp_path / "out.mp4", model="bicubic", **LOSSLESS).target
     with av.open(str(clip)) as source, av.open(str(target)) as result:
@@ -146,7 +146,7 @@ def test_progress_reports_every_batch(make_clip: MakeClip, tmp_path: Path) -> No
     assert {at.num_frames for at in seen} == {8}
 
 
-def test_overwrite(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_overwrite_replaces_the_output(make_clip: MakeClip, tmp_path: Path) -> None:
     clip, target = make_clip(), tmp_path / "out.mp4"
     target.write_bytes(b"precious")
     with pytest.raises(OutputError, match=r"out.mp4 exists already; --overwrite replaces it"):
@@ -164,7 +164,7 @@ def test_the_input_is_never_overwritten(make_clip: MakeClip) -> None:
     assert clip.read_bytes() == before
 
 
-def test_requests_that_cannot_be(make_clip: MakeClip, tiny_weights: Path, tmp_path: Path) -> None:
+def test_impossible_requests_are_refused(make_clip: MakeClip, tiny_weights: Path, tmp_path: Path) -> None:
     clip = make_clip()
     with pytest.raises(UsageError, match=r"its name must end in .mp4"):
         vsr.upscale(clip, tmp_path / "out.xyz")
@@ -202,7 +202,7 @@ class Failing(torch.nn.Module):
 
 
 @pytest.mark.parametrize("error", [VsrError("the device is gone"), ValueError("a bug"), KeyboardInterrupt()])
-def test_whatever_ends_the_network_ends_the_job(
+def test_any_error_of_the_network_ends_the_job(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     monkeypatch.setattr("vsr.pipeline.segment.load_model", lambda *_, **__: Engine(Failing(error), device="cpu"))
@@ -229,7 +229,7 @@ def test_an_encoder_that_fails_half_way_ends_the_job(
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_a_job_folder_of_a_killed_job_is_no_obstacle(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_a_job_folder_of_a_killed_job_does_not_block_a_new_one(make_clip: MakeClip, tmp_path: Path) -> None:
     stale = tmp_path / "out.mp4.vsr-job"
     stale.mkdir()
     (stale / "lock").touch()
@@ -264,7 +264,7 @@ def test_two_jobs_do_not_write_one_output(make_clip: MakeClip, tmp_path: Path) -
     assert vsr.upscale(tmp_path / "clip.mp4", tmp_path / "out.mp4", model="bicubic").frames == 8
 
 
-def test_a_target_that_appears_meanwhile_is_kept(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_a_target_that_appears_during_the_job_is_kept(make_clip: MakeClip, tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
     with pytest.raises(OutputError, match="exists already; --overwrite replaces it. 8 frames are kept in "):
         vsr.upscale(make_clip(), target, model="bicubic", progress=lambda _: target.write_bytes(b"precious"))
@@ -282,7 +282,7 @@ def test_rgb_uses_all_codes(make_clip: MakeClip, tmp_path: Path) -> None:
     assert before.max() > 220 > 40 > before.min()
 
 
-def test_names_that_look_like_something_else(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_file_names_that_look_like_options_or_urls(make_clip: MakeClip, tmp_path: Path) -> None:
     clip = make_clip("a:b %03d 'ü'.mp4", audio=["aac"])
     assert vsr.upscale(clip, tmp_path / "-out: %d.mkv", model="bicubic").frames == 8
 

@@ -1,4 +1,4 @@
-"""The folder where finished segments wait: who may work there, what is taken over, and what stays."""
+"""The job folder: locking, taking over segments of an earlier run, and clean-up."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def finish(folder: JobFolder, number: int, frames: int = 3) -> Path:
-    """Commits a segment as those who upscale do."""
+    """Commits a segment as upscaling does."""
     done = FinishedSegment(number, frames, 1, Damage(), DONE.packets[:frames])
     half = folder.path / f".{number:06}-{os.getpid()}"
     half.mkdir()
@@ -64,7 +64,7 @@ def finish(folder: JobFolder, number: int, frames: int = 3) -> Path:
 
 
 def leave_behind(target: Path, *numbers: int, settings: dict[str, object] = SETTINGS, frames: int = 3) -> Path:
-    """A folder of a job that was interrupted."""
+    """Make the folder of a job that was interrupted."""
     with pytest.raises(Stop), job_folder(target) as folder:
         folder.adopt(manifest_of(settings))
         for number in numbers:
@@ -94,7 +94,7 @@ def test_a_commit_names_the_folder(target: Path) -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is synced, renamed and removed, in order, by its name."""
+    """Records what is synced, renamed and removed, in order, by name."""
     seen: list[str] = []
     sync, rename, replaces, unlink, rmtree = os.fsync, os.rename, os.replace, os.unlink, shutil.rmtree
 
@@ -122,7 +122,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_the_disk_has_a_segment_before_it_gets_its_name(target: Path, calls: list[str]) -> None:
+def test_a_segment_is_synced_before_it_gets_its_name(target: Path, calls: list[str]) -> None:
     with job_folder(target) as folder:
         folder.adopt(manifest_of(SETTINGS))
         calls.clear()
@@ -132,7 +132,7 @@ def test_the_disk_has_a_segment_before_it_gets_its_name(target: Path, calls: lis
         assert calls[2:] == [f"sync {half}", f"rename {half} 000000", "sync out.mp4.vsr-job"]
 
 
-def test_the_disk_has_the_output_before_a_segment_is_removed(
+def test_the_output_is_synced_before_a_segment_is_removed(
     make_clip: MakeClip, target: Path, calls: list[str]
 ) -> None:
     vsr.upscale(make_clip(), target, model="identity")
@@ -149,7 +149,7 @@ def test_the_disk_has_the_output_before_a_segment_is_removed(
     ]  # fmt: skip
 
 
-def test_the_disk_has_all_pictures_before_a_segment_is_removed(
+def test_all_pictures_are_synced_before_a_segment_is_removed(
     make_clip: MakeClip, tmp_path: Path, calls: list[str]
 ) -> None:
     vsr.upscale(make_clip(), tmp_path / "%d.png", model="identity")
@@ -161,8 +161,8 @@ def test_the_disk_has_all_pictures_before_a_segment_is_removed(
     assert removed > begins + 9 and not [call for call in calls[:begins] if call.startswith("remove 0")]
 
 
-def test_the_system_is_asked_in_that_order(make_clip: MakeClip, target: Path, tmp_path: Path) -> None:
-    """As the kernel sees it, of the whole command."""
+def test_the_system_calls_are_made_in_that_order(make_clip: MakeClip, target: Path, tmp_path: Path) -> None:
+    """Traced system calls of the whole command."""
     strace = shutil.which("strace")
     if strace is None:
         return  # the same is seen from within, above
@@ -179,7 +179,7 @@ def test_the_system_is_asked_in_that_order(make_clip: MakeClip, target: Path, tm
     assert synced < renamed < folder < removed
 
 
-def test_a_commit_that_the_disk_refuses(target: Path) -> None:
+def test_a_commit_that_fails_is_an_output_error(target: Path) -> None:
     with pytest.raises(OutputError, match=r"cannot write to .*vsr-job: No such file"), job_folder(target) as folder:
         folder.commit(DONE, folder.path / ".000000-1")
     with pytest.raises(OutputError, match=r"cannot write to .*: No such file"):
@@ -187,7 +187,7 @@ def test_a_commit_that_the_disk_refuses(target: Path) -> None:
     assert not job_folder_of(target).exists()
 
 
-def test_write_whole_waits_for_the_disk_where_asked(tmp_path: Path, calls: list[str]) -> None:
+def test_write_whole_syncs_if_durable(tmp_path: Path, calls: list[str]) -> None:
     write_whole(tmp_path / "plain", b"abc")
     assert calls == [f"rename .vsr-{os.getpid()}-plain plain"]
     calls.clear()
@@ -209,7 +209,7 @@ def test_the_end_removes_the_folder(target: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
-def test_an_exception_leaves_what_is_finished(error: type[BaseException], target: Path) -> None:
+def test_an_exception_keeps_finished_segments(error: type[BaseException], target: Path) -> None:
     with pytest.raises(error), job_folder(target) as folder:
         folder.adopt(manifest_of(SETTINGS))
         segment = finish(folder, 0)
@@ -222,7 +222,7 @@ def test_an_exception_leaves_what_is_finished(error: type[BaseException], target
     assert (segment / "video.mp4").read_bytes() == b"video"
 
 
-def test_where_nothing_is_finished_nothing_is_left(target: Path) -> None:
+def test_without_finished_segments_the_folder_is_removed(target: Path) -> None:
     with pytest.raises(Stop), job_folder(target) as folder:
         folder.adopt(manifest_of(SETTINGS))
         (folder.path / ".000000-4711").mkdir()
@@ -230,7 +230,7 @@ def test_where_nothing_is_finished_nothing_is_left(target: Path) -> None:
     assert listed(target.parent) == set()
 
 
-def test_segments_without_frames_are_nothing(target: Path) -> None:
+def test_segments_without_frames_are_not_kept(target: Path) -> None:
     leave_behind(target, 0, frames=0)
     assert listed(target.parent) == set()
 
@@ -245,7 +245,7 @@ def test_an_exception_before_the_settings_are_known_leaves_an_earlier_run_alone(
 # What is taken over
 
 
-def test_the_same_settings_go_on(target: Path) -> None:
+def test_the_same_settings_resume(target: Path) -> None:
     left = leave_behind(target, 0, 2)
     (left / ".000001-4711").mkdir()
     (left / "assembly").mkdir()
@@ -274,7 +274,7 @@ def test_the_same_settings_go_on(target: Path) -> None:
         ({"the version of vsr": "3"}, "the version of vsr was not set and is now 3. Once that is restored, the"),
     ],
 )
-def test_other_settings_are_refused_and_said_to_differ(changed: dict[str, object], said: str, target: Path) -> None:
+def test_other_settings_are_refused_with_the_differences(changed: dict[str, object], said: str, target: Path) -> None:
     left = leave_behind(target, 0, 1)
     before = {path: path.stat().st_mtime_ns for path in left.rglob("*") if path.is_file() and path.name != "lock"}
     with (
@@ -291,7 +291,7 @@ def test_other_settings_are_refused_and_said_to_differ(changed: dict[str, object
         assert folder.finished == {}
 
 
-def test_nothing_differs_where_nothing_was_done(target: Path) -> None:
+def test_other_settings_are_accepted_if_nothing_was_done(target: Path) -> None:
     path = job_folder_of(target)
     path.mkdir()
     (path / MANIFEST).write_bytes(manifest_of({"the model": "b"}).to_json())
@@ -308,7 +308,7 @@ def damage_of(manifest: bytes, kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "cut", "a list", "no text", "another format", "a flipped bit"])
-def test_a_folder_without_a_manifest_is_not_ours(kind: str, target: Path) -> None:
+def test_a_folder_without_a_manifest_is_left_alone(kind: str, target: Path) -> None:
     left = leave_behind(target, 0)
     content = (left / MANIFEST).read_bytes()
     (left / MANIFEST).unlink()
@@ -338,7 +338,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", ["video.mp4", RECORD])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_segment_alone_is_done_again(
+def test_only_a_damaged_segment_is_removed(
     damage: str, name: str, target: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = leave_behind(target, 0, 1, 2)
@@ -352,7 +352,7 @@ def test_a_damaged_segment_alone_is_done_again(
         assert set(folder.finished) == {0, 1, 2}
 
 
-def test_files_that_were_published_are_looked_for_there(target: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_published_files_are_looked_for_at_their_target(target: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(Stop), job_folder(target) as folder:
         folder.adopt(manifest_of(SETTINGS))
         for number in range(3):
@@ -391,7 +391,7 @@ def test_a_link_is_left_alone(target: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lock", MANIFEST])
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
-def test_a_lock_or_manifest_that_is_no_file(name: str, kind: str, target: Path) -> None:
+def test_a_lock_or_manifest_that_is_no_file_is_an_error(name: str, kind: str, target: Path) -> None:
     path = job_folder_of(target)
     path.mkdir()
     bait = target.parent / "bait"
@@ -405,7 +405,7 @@ def test_a_lock_or_manifest_that_is_no_file(name: str, kind: str, target: Path) 
     assert listed(path) == {name} and bait.read_bytes() == b"precious"
 
 
-def test_what_is_not_ours_stays(target: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_foreign_files_are_kept(target: Path, caplog: pytest.LogCaptureFixture) -> None:
     left = leave_behind(target, 0)
     (left / "notes.txt").write_text("mine")
     (left / "12").mkdir()
@@ -420,7 +420,7 @@ def test_what_is_not_ours_stays(target: Path, caplog: pytest.LogCaptureFixture) 
         job_folder(target).__enter__()
 
 
-def test_names_as_long_as_they_may_be(tmp_path: Path) -> None:
+def test_names_of_the_greatest_length_work(tmp_path: Path) -> None:
     for length in (247, 248, 255):
         target = tmp_path / ("x" * (length - 4) + ".mp4")
         leave_behind(target, 0)
@@ -434,14 +434,14 @@ def test_names_as_long_as_they_may_be(tmp_path: Path) -> None:
 # What waits
 
 
-def test_a_job_waits_under_the_name_of_its_output(target: Path) -> None:
+def test_a_job_is_found_by_the_name_of_its_output(target: Path) -> None:
     with pytest.raises(UsageError, match=r"there is nothing to resume for .*out\.mp4"):
         resumable_job(target)
     leave_behind(target, 0)
     assert resumable_job(target).command == Command(("/film/in.mp4",), str(target))
 
 
-def test_a_command_waits_in_its_folder(tmp_path: Path) -> None:
+def test_a_command_is_found_in_its_folder(tmp_path: Path) -> None:
     out = tmp_path / "out" / "deeper"
     out.mkdir(parents=True)
     leave_behind(out / "a.mp4", 0)
@@ -454,7 +454,7 @@ def test_a_command_waits_in_its_folder(tmp_path: Path) -> None:
         resumable_job(tmp_path / "out")
 
 
-def test_clear(target: Path) -> None:
+def test_clear_removes_an_earlier_run(target: Path) -> None:
     left = leave_behind(target, 0)
     with job_folder(target) as folder:
         folder.clear()
@@ -474,7 +474,7 @@ sys.stdin.read()
 """
 
 
-def test_two_processes_do_not_work_in_one_folder(target: Path) -> None:
+def test_two_processes_cannot_use_one_folder(target: Path) -> None:
     pytest.importorskip("fcntl")
     left = leave_behind(target, 0)
     with subprocess.Popen(
@@ -491,14 +491,14 @@ def test_two_processes_do_not_work_in_one_folder(target: Path) -> None:
         assert set(folder.finished) == {0}
 
 
-def test_who_works_there_holds_the_lock(target: Path) -> None:
+def test_the_working_process_holds_the_lock(target: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     with job_folder(target) as folder, open(folder.path / "lock") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_disk_without_locks(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some that lie elsewhere in the network have none."""
+def test_a_filesystem_without_locks_works(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network filesystems have none."""
     fcntl = pytest.importorskip("fcntl")
 
     def flock(*_: object) -> None:
@@ -509,7 +509,7 @@ def test_a_disk_without_locks(target: Path, monkeypatch: pytest.MonkeyPatch) -> 
         folder.adopt(manifest_of(SETTINGS))
 
 
-def test_where_no_folder_can_be(target: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(target: Path) -> None:
     with pytest.raises(OutputError, match=r"cannot write to the folder .*nowhere: No such file or directory\.$"):
         job_folder(target.parent / "nowhere" / "out.mp4").__enter__()
     job_folder_of(target).write_bytes(b"")
@@ -532,7 +532,7 @@ LONG = {"pts": range(0, 24_000, 500)}
         ({"model": "identity", "codec": "libvpx"}, UsageError),
     ],
 )
-def test_a_wrong_word_costs_nothing(
+def test_a_usage_error_keeps_finished_segments(
     options: dict[str, object],
     error: type[VsrError],
     make_clip: MakeClip,

@@ -1,4 +1,4 @@
-"""Apple's device, by its stand-in, from the planes that a decoder gives to those that an encoder takes."""
+"""Apple's device, simulated, from decoded planes to planes to encode."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def content(path: Path) -> list[bytes]:
 
 @pytest.mark.usefixtures("mps")
 @pytest.mark.parametrize("missing", MISSING, ids=str)
-def test_the_stand_in_refuses_what_mps_lacks(missing: torch.dtype) -> None:
+def test_the_simulation_refuses_what_mps_lacks(missing: torch.dtype) -> None:
     for make in (
         lambda: torch.zeros(2, dtype=missing, device=MPS),
         lambda: torch.zeros(2, dtype=missing).to(MPS),
@@ -72,7 +72,7 @@ def test_a_clip_of_any_depth_needs_neither_float64_nor_uint16(
 
 @pytest.mark.usefixtures("mps")
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_frames_that_half_precision_cannot_hold(precision: Any, tiny_generator: Callable[..., Generator]) -> None:
+def test_frames_that_overflow_in_half_precision(precision: Any, tiny_generator: Callable[..., Generator]) -> None:
     halved = Engine(tiny_generator(), device=MPS, precision=precision)
     lr = torch.rand(2, 3, 8, 8)
     lr[1] = float("nan")
@@ -82,7 +82,7 @@ def test_frames_that_half_precision_cannot_hold(precision: Any, tiny_generator: 
 
 @pytest.mark.usefixtures("mps")
 @pytest.mark.parametrize("model", ["bicubic", "identity"])
-def test_pictures(model: str) -> None:
+def test_pictures_on_mps(model: str) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (9, 14, 3), np.uint8)
     there = load_model(model, device=MPS).upscale(picture)
     assert np.array_equal(there, load_model(model, device="cpu").upscale(picture))

@@ -48,17 +48,17 @@ from vsr.pipeline.options import UpscaleOptions
         ({"deinterlace": "maybe"}, "deinterlace is one of auto, yes, no, got 'maybe'"),
     ],
 )
-def test_wrong_values(values: dict[str, object], message: str) -> None:
+def test_wrong_values_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         UpscaleOptions(**values)  # type: ignore[arg-type]
 
 
-def test_a_device_of_torch_is_kept_as_json_can_hold_it() -> None:
+def test_a_torch_device_becomes_text() -> None:
     options = UpscaleOptions(device=torch.device("cpu"))  # type: ignore[arg-type]
     assert options == UpscaleOptions(device="cpu") and options.to_dict()["device"] == "cpu"
 
 
-def test_all_are_reported_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     with pytest.raises(UsageError, match="the scale .*; the batch size .*; the crf "):
         UpscaleOptions(scale=-1, batch_size=0, codec="h264", crf=99)
 

@@ -1,4 +1,4 @@
-"""Every kind of output: decoded again by the program, turned, stretched, rounded, or refused at the start."""
+"""Every kind of output: decoded again by ffmpeg, turned, stretched, rounded, or refused at the start."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_frame_can_be_decoded(
         assert len(container.streams.audio) == (ending != ".gif")
 
 
-def test_an_avi_of_ours_is_not_damaged(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_an_avi_output_is_not_damaged(make_clip: MakeClip, tmp_path: Path) -> None:
     damage = Damage()
     target = vsr.upscale(make_clip(), tmp_path / "out.avi", model="identity").target
     assert len(list(read_frames(target, probe(target).video, damage=damage))) == 8
@@ -61,7 +61,9 @@ def test_an_avi_of_ours_is_not_damaged(make_clip: MakeClip, tmp_path: Path) -> N
     assert probe(target).video.average_rate == 25
 
 
-def test_irregular_times_in_avi(make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_irregular_timestamps_in_avi_are_warned_of(
+    make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     clip = make_clip(pts=[0, 40, 120, 130, 300], time_base=Fraction(1, 1000))
     target = vsr.upscale(clip, tmp_path / "out.avi", model="identity").target
     assert "an AVI has one frame rate; other timestamps move to the next tick." in caplog.text
@@ -70,7 +72,7 @@ def test_irregular_times_in_avi(make_clip: MakeClip, tmp_path: Path, caplog: pyt
     assert times == pytest.approx([0, 0.04, 0.12, 0.13, 0.3], abs=2 / float(video.average_rate or 1))
 
 
-def test_a_gif_holds_nothing_else(make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gif_drops_other_streams(make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     summary = vsr.upscale(make_clip(audio=["aac"]), tmp_path / "out.gif", model="identity")
     assert summary.streams == ("stream 1, aac audio: left out (gif cannot hold aac)",)
     assert summary.streams[0] in caplog.text
@@ -95,7 +97,7 @@ def turned(ffmpeg: Ffmpeg, make_clip: MakeClip, tmp_path: Path) -> Callable[...,
 
 
 def shown(path: Path, ffmpeg: Ffmpeg, tmp_path: Path) -> np.ndarray:
-    """The first frame as a player shows it, in grey."""
+    """The first frame as a trainable shows it, in grey."""
     picture = tmp_path / "shown.pgm"
     ffmpeg("-i", path, "-frames:v", "1", "-pix_fmt", "gray", picture)
     content = picture.read_bytes()
@@ -124,7 +126,7 @@ def test_turned_clips_are_shown_as_before(
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".avi"])
-def test_the_height_is_that_of_what_is_seen(
+def test_the_height_is_that_of_the_displayed_picture(
     ending: str, turned: Callable[..., Path], ffmpeg: Ffmpeg, tmp_path: Path
 ) -> None:
     target = vsr.upscale(turned(90), tmp_path / f"out{ending}", model="bicubic", height=128).target
@@ -152,7 +154,7 @@ def test_the_shape_of_pixels_is_kept(ending: str, make_clip: MakeClip, tmp_path:
      ({"scale": 49 / 48}, (50, 34)), ({"height": 33}, (50, 34)), ({"scale": 3.7}, (178, 118))],
 )  # fmt: skip
 @pytest.mark.parametrize("model", ["bicubic", "tiny"])
-def test_sizes(
+def test_sizes_of_outputs(
     model: str, options: dict[str, object], size: tuple[int, int], make_clip: MakeClip, tiny_weights: Path,
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -163,7 +165,7 @@ def test_sizes(
     assert (summary.width, summary.height) == (video.width, video.height) == size
 
 
-def test_what_is_added_to_an_odd_size_repeats_the_edge(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+def test_padding_of_an_odd_size_repeats_the_edge(make_clip: MakeClip, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     clip = make_clip("in.mkv", codec="ffv1", size=(47, 31), pix_fmt="yuv444p", pts=[0], time_base=Fraction(1, 25))
     target = vsr.upscale(clip, tmp_path / "out.mp4", model="identity", pix_fmt="yuv420p", crf=0).target
     before, after = shown(clip, ffmpeg, tmp_path).astype(int), shown(target, ffmpeg, tmp_path).astype(int)
@@ -172,7 +174,7 @@ def test_what_is_added_to_an_odd_size_repeats_the_edge(make_clip: MakeClip, ffmp
     assert np.abs(after[31] - after[30]).max() <= 1 and np.abs(after[:, 47] - after[:, 46]).max() <= 1
 
 
-def test_a_family_of_models_takes_the_next_scale(
+def test_a_family_of_models_uses_the_next_larger_scale(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -222,7 +224,7 @@ def test_a_family_of_models_takes_the_next_scale(
         ("out.mov", {"codec": "prores", "preset": "fast"}, r"^prores has no preset 'fast': take proxy, lt, standard,"),
     ],
 )
-def test_refused_at_the_start(
+def test_impossible_outputs_are_refused_at_the_start(
     name: str, options: dict[str, object], message: str, make_clip: MakeClip, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -240,7 +242,7 @@ def test_a_relative_name_with_a_colon(make_clip: MakeClip, tmp_path: Path, monke
     assert Path("c:d.mkv").exists()
 
 
-def test_a_missing_program_is_missed_first(
+def test_a_missing_program_is_reported_first(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing() -> str:
@@ -263,7 +265,7 @@ def test_damage_is_in_the_summary(make_clip: MakeClip, tmp_path: Path, caplog: p
     assert f"{clip} is damaged: {summary.damage}. {summary.target} is kept." in caplog.text
 
 
-def test_an_output_that_appears_in_the_meantime_costs_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_an_output_that_appears_during_the_job_keeps_the_segments(make_clip: MakeClip, tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
     with pytest.raises(OutputError, match=r"exists already.* 8 frames are kept in .*out\.mp4\.vsr-job; run again"):
         vsr.upscale(make_clip(), target, model="identity", progress=lambda _: target.touch())
@@ -274,7 +276,7 @@ def test_an_output_that_appears_in_the_meantime_costs_nothing(make_clip: MakeCli
         assert len(list(container.decode(video=0))) == 8
 
 
-def test_pictures_that_appear_in_the_meantime_are_not_replaced(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_pictures_that_appear_during_the_job_are_not_replaced(make_clip: MakeClip, tmp_path: Path) -> None:
     third = tmp_path / "f3.png"
     with pytest.raises(OutputError, match=r"f3\.png exists now; --overwrite replaces it\. 8 frames are kept"):
         vsr.upscale(make_clip(), tmp_path / "f%d.png", model="identity", progress=lambda _: third.touch())
@@ -285,7 +287,7 @@ def test_pictures_that_appear_in_the_meantime_are_not_replaced(make_clip: MakeCl
     assert len(list(tmp_path.glob("*.png"))) == 8
 
 
-def test_a_header_that_counts_too_few_frames(
+def test_a_header_with_too_few_frames_is_an_error_for_one_picture(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vsr.pipeline.outputs._has_one_frame", lambda clip: True)
@@ -294,7 +296,7 @@ def test_a_header_that_counts_too_few_frames(
     assert not (tmp_path / "one.png").exists()
 
 
-def test_one_frame_by_its_time(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_one_frame_selected_by_time_becomes_a_picture(make_clip: MakeClip, tmp_path: Path) -> None:
     target = tmp_path / "one.png"
     summary = vsr.upscale(make_clip(), target, model="identity", start=Fraction(1, 25), end=Fraction(2, 25))
     assert summary.frames == 1 and target.is_file()

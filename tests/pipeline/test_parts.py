@@ -1,4 +1,4 @@
-"""Picture and sound: as far apart in the output as in the source, in the whole and in every part."""
+"""Video and audio keep their offset, in whole clips and in parts."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ TICKS = {".mp4": Fraction(1, 10**4), ".mov": Fraction(1, 10**4), ".mkv": Fractio
 
 @dataclass
 class Track:
-    """What is shown of a stream: the bytes of its packets, and their times in seconds, in the order of these."""
+    """The displayed packets of a stream: their bytes and their times in seconds, ordered by time."""
 
     packets: list[bytes]
     seconds: list[Fraction]
 
     def part(self, start: Fraction, end: Fraction) -> Track:
-        """What begins from ``start`` on and before ``end``, with times from ``start`` on."""
+        """Return the packets from ``start`` to before ``end``, with times relative to ``start``."""
         kept = [index for index, at in enumerate(self.seconds) if start <= at < end]
         return Track([self.packets[index] for index in kept], [self.seconds[index] - start for index in kept])
 
     def late(self, other: Track) -> Fraction:
-        """How much later than another it begins."""
+        """Return how much later than another stream it begins."""
         return self.seconds[0] - other.seconds[0]
 
 
@@ -53,7 +53,7 @@ def tracks_of(path: Path) -> dict[str, Track]:
 
 @pytest.fixture
 def offset_clip(ffmpeg: Ffmpeg, tmp_path: Path) -> Callable[..., Path]:
-    """Two seconds of moving pictures, and as many of a tone that begins later, or earlier."""
+    """Two seconds of video, and of a tone that begins later or earlier."""
 
     def make(ending: str, late: str) -> Path:
         path = tmp_path / f"in{ending}"
@@ -86,7 +86,9 @@ def check(source: dict[str, Track], result: dict[str, Track], tick: Fraction, *,
 @pytest.mark.parametrize("late", ["0.3", "-0.3", "0"])
 @pytest.mark.parametrize("target", TICKS)
 @pytest.mark.parametrize("source", [".mp4", ".mkv", ".ts"])
-def test_the_whole(source: str, target: str, late: str, offset_clip: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_whole_clip_keeps_its_offset(
+    source: str, target: str, late: str, offset_clip: Callable[..., Path], tmp_path: Path
+) -> None:
     clip = offset_clip(source, late)
     before = tracks_of(clip)
     assert float(before["audio"].late(before["video"])) == pytest.approx(float(late), abs=0.05)
@@ -101,7 +103,9 @@ def test_the_whole(source: str, target: str, late: str, offset_clip: Callable[..
 @pytest.mark.parametrize("late", ["0.3", "-0.3"])
 @pytest.mark.parametrize("target", TICKS)
 @pytest.mark.parametrize("source", [".mp4", ".ts"])
-def test_a_part(source: str, target: str, late: str, offset_clip: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_part_keeps_its_offset(
+    source: str, target: str, late: str, offset_clip: Callable[..., Path], tmp_path: Path
+) -> None:
     clip = offset_clip(source, late)
     before = tracks_of(clip)
     first = min(track.seconds[0] for track in before.values())
@@ -118,7 +122,7 @@ def test_a_part(source: str, target: str, late: str, offset_clip: Callable[..., 
     check(wanted, after, max(TICKS[target], Fraction(1, 10**4)), absolute=target != ".ts")
 
 
-def test_a_part_where_sound_has_not_begun(offset_clip: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_part_before_the_audio_begins(offset_clip: Callable[..., Path], tmp_path: Path) -> None:
     clip = offset_clip(".mp4", "1.5")
     after = tracks_of(
         vsr.upscale(clip, tmp_path / "out.mp4", model="identity", start=Fraction(1, 5), end=Fraction(1)).target
@@ -126,7 +130,7 @@ def test_a_part_where_sound_has_not_begun(offset_clip: Callable[..., Path], tmp_
     assert len(after["video"].seconds) == 20 and "audio" not in after
 
 
-def test_no_frame_in_the_part(offset_clip: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_part_without_frames_is_an_error(offset_clip: Callable[..., Path], tmp_path: Path) -> None:
     clip = offset_clip(".mp4", "0")
     with pytest.raises(InputError, match=r"in\.mp4 has no frame in the requested part\.$"):
         vsr.upscale(clip, tmp_path / "out.mp4", model="identity", start=Fraction(100))
@@ -135,7 +139,7 @@ def test_no_frame_in_the_part(offset_clip: Callable[..., Path], tmp_path: Path) 
 
 @pytest.mark.parametrize("target", [".ts", ".mp4", ".mkv"])
 def test_timestamps_that_wrap_around(target: str, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
-    """MPEG-TS counts to 2^33 ticks of 90 kHz, 95443.7 seconds, and begins anew in the middle of this clip."""
+    """MPEG-TS counts to 2^33 ticks of 90 kHz, 95443.7 seconds, and wraps around in the middle of this clip."""
     clip = tmp_path / "in.ts"
     ffmpeg(*PICTURE, *SOUND, *H264, *AAC, "-output_ts_offset", "95442.5", clip)
     before = tracks_of(clip)
@@ -147,7 +151,7 @@ def test_timestamps_that_wrap_around(target: str, ffmpeg: Ffmpeg, tmp_path: Path
 
 
 @pytest.mark.parametrize("target", [".ts", ".mkv", ".mp4", ".mov"])
-def test_timestamps_below_zero(target: str, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+def test_negative_timestamps_are_kept(target: str, ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     clip = tmp_path / "in.ts"
     delay = ("-muxdelay", "0", "-muxpreload", "0")
     ffmpeg(*PICTURE, *SOUND, *H264, *AAC, *delay, "-output_ts_offset", "-0.4", "-avoid_negative_ts", "disabled", clip)
@@ -159,7 +163,7 @@ def test_timestamps_below_zero(target: str, ffmpeg: Ffmpeg, tmp_path: Path) -> N
     check(before, after, TICKS[target], absolute=False)
 
 
-def test_no_timestamps(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+def test_a_clip_without_timestamps(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     clip = tmp_path / "in.h264"
     ffmpeg(*PICTURE, *H264, clip)
     after = tracks_of(vsr.upscale(clip, tmp_path / "out.mp4", model="identity").target)
@@ -189,7 +193,7 @@ LINES = "1\n00:00:00,100 --> 00:00:00,300\nOne\n\n2\n00:00:00,700 --> 00:00:00,9
 
 @pytest.fixture
 def rich_clip(ffmpeg: Ffmpeg, tmp_path: Path) -> Path:
-    """A Matroska file with two sounds, subtitles, chapters, titles, a font and cover art."""
+    """A Matroska file with two audio streams, subtitles, chapters, titles, a font and cover art."""
     (tmp_path / "lines.srt").write_text(LINES)
     (tmp_path / "chapters.txt").write_text(CHAPTERS)
     (tmp_path / "font.ttf").write_bytes(bytes(range(256)))
@@ -227,7 +231,7 @@ def test_chapters_and_subtitles_of_a_part(ending: str, rich_clip: Path, tmp_path
         assert abs(lines[0].duration * lines[0].time_base - Fraction("0.2")) <= Fraction(1, 500)
 
 
-def test_all_that_travels_into_matroska(rich_clip: Path, tmp_path: Path) -> None:
+def test_everything_kept_in_matroska(rich_clip: Path, tmp_path: Path) -> None:
     target = vsr.upscale(rich_clip, tmp_path / "out.mkv", model="identity").target
     assert chapters_of(target) == chapters_of(rich_clip)
     with av.open(str(rich_clip)) as source, av.open(str(target)) as result:
@@ -239,7 +243,7 @@ def test_all_that_travels_into_matroska(rich_clip: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mov"])
-def test_all_that_travels_into_mp4(ending: str, rich_clip: Path, tmp_path: Path) -> None:
+def test_everything_kept_in_mp4(ending: str, rich_clip: Path, tmp_path: Path) -> None:
     summary = vsr.upscale(rich_clip, tmp_path / f"out{ending}", model="identity")
     assert chapters_of(summary.target) == chapters_of(rich_clip)
     assert summary.streams[3] == f"stream 4, unknown attachment: left out ({ending[1:]} cannot hold it)"
@@ -252,7 +256,7 @@ def test_all_that_travels_into_mp4(ending: str, rich_clip: Path, tmp_path: Path)
         assert [stream.metadata["handler_name"] for stream in (sounds[0], lines)] == ["Stereo", "Lines"]
 
 
-def test_cover_art_travels_in_mp4(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
+def test_cover_art_is_kept_in_mp4(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
     clip, cover = tmp_path / "in.mp4", tmp_path / "cover.png"
     ffmpeg("-f", "lavfi", "-i", "color=red:s=20x20:d=0.04", "-frames:v", "1", cover)
     ffmpeg(

@@ -1,4 +1,4 @@
-"""Sizes, proportions and turns, reckoned by hand."""
+"""Sizes, proportions and orientation, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ TURNED = replace(PLAIN, display_matrix=QUARTER, sample_aspect_ratio=Fraction(4, 
         (PLAIN, {"size": (642, 361)}, (642, 361), None),  # no more than rounding
     ],
 )
-def test_upright(video: VideoInfo, options: dict[str, object], size: tuple[int, int], ratio: Fraction | None) -> None:
+def test_sizes_of_upright_clips(
+    video: VideoInfo, options: dict[str, object], size: tuple[int, int], ratio: Fraction | None
+) -> None:
     geometry = plan_geometry(video, UpscaleOptions(**options), 4)  # type: ignore[arg-type]
     assert geometry == Geometry(*size, ratio, None, UPRIGHT)
 
@@ -57,7 +59,7 @@ def test_upright(video: VideoInfo, options: dict[str, object], size: tuple[int, 
         ({"size": (480, 640)}, (640, 480), Fraction(16, 9)),
     ],
 )
-def test_a_quarter_turn_that_the_output_carries(
+def test_a_quarter_turn_that_the_output_stores(
     options: dict[str, object], coded: tuple[int, int], ratio: Fraction
 ) -> None:
     geometry = plan_geometry(TURNED, UpscaleOptions(**options), 4)  # type: ignore[arg-type]
@@ -98,7 +100,7 @@ def test_mirrored_and_slanted_clips() -> None:
         (TURNED, {"height": 640}, 2),
     ],
 )
-def test_how_much_a_clip_grows(video: VideoInfo, options: dict[str, object], factor: float | None) -> None:
+def test_factor_of(video: VideoInfo, options: dict[str, object], factor: float | None) -> None:
     assert factor_of(video, UpscaleOptions(**options)) == factor  # type: ignore[arg-type]
 
 
@@ -122,13 +124,13 @@ def test_odd_sizes_grow_to_the_next_that_fits(
     assert (becomes in caplog.text) is (size != (65, 35))
 
 
-def test_what_is_resized_is_not_padded() -> None:
+def test_resized_frames_are_not_padded() -> None:
     clip = ClipInfo(Path("a.mp4"), PLAIN, ())
     assert not plan_video(clip, CODECS["h264"], UpscaleOptions(height=181), 4)[1].padded
     assert plan_video(clip, CODECS["h264"], UpscaleOptions(height=720), 4)[1].padded
 
 
-def test_sizes_that_cannot_be_reached() -> None:
+def test_sizes_that_cannot_be_reached_are_refused() -> None:
     clip = ClipInfo(Path("a.mp4"), PLAIN, ())
     with pytest.raises(
         UsageError, match=r"^a\.mp4 would have to grow 4\.5 times; tiny reaches 4\. Choose a smaller size"
@@ -159,7 +161,9 @@ def test_sizes_that_cannot_be_reached() -> None:
         ("yuv420p", ColourTags(1, 1, 1, 1, 1), "prores", ColourTags(1, 1, 1, 1, 1), ColourSpec("bt709", False)),
     ],
 )  # fmt: skip
-def test_colour(pix_fmt: str, tags: ColourTags, codec: str, written: ColourTags, target: ColourSpec) -> None:
+def test_colour_tags_and_matrix(
+    pix_fmt: str, tags: ColourTags, codec: str, written: ColourTags, target: ColourSpec
+) -> None:
     clip = ClipInfo(Path("a.mp4"), replace(PLAIN, pix_fmt=pix_fmt, tags=tags), ())
     video, conversion = plan_video(clip, CODECS[codec], UpscaleOptions(codec=codec), 1)
     assert video.tags == written
@@ -186,7 +190,7 @@ def test_colour(pix_fmt: str, tags: ColourTags, codec: str, written: ColourTags,
         ("yuv420p", "h264", (), []),
     ],
 )
-def test_what_is_lost_is_named(
+def test_losses_are_warned_of(
     pix_fmt: str, codec: str, side_data: tuple[str, ...], words: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     clip = ClipInfo(Path("a.mp4"), replace(PLAIN, pix_fmt=pix_fmt, side_data=side_data), ())

@@ -1,4 +1,4 @@
-"""Several processes at one clip: the same output, whichever of them dies, and none of them left."""
+"""Several processes for one clip: the same output even if one dies, and no process is left."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from vsr.pipeline.scheduler import InProcess, Work
 MakeClip = Callable[..., Path]
 
 LONG = {"pts": range(0, 60_000, 500), "time_base": Fraction(1, 1000)}
-"""120 frames in 13 segments of 4.5 s, more than two workers take at once."""
+"""120 frames in 13 segments of 4.5 s, more than two workers hold at once."""
 ASKED = {"model": "identity", "preset": "ultrafast", "batch_size": 3}
 
 
 @pytest.fixture(autouse=True)
 def no_process_left(leaves_nothing: None) -> Iterator[None]:
-    """Python's own watcher of what processes share goes too, so that the children can be counted."""
+    """End Python's resource tracker too, so that child processes can be counted."""
     yield
     assert multiprocessing.active_children() == []
     resource_tracker._resource_tracker._stop()
@@ -52,7 +52,7 @@ def content(path: Path) -> list[tuple[int, str]]:
 
 
 def kill_one_when(ready: Callable[[], bool], executor: Processes) -> Callable[[object], None]:
-    """A callback that kills a worker, once: one that is at a segment."""
+    """Return a callback that once kills a worker that is computing a segment."""
     killed = []
 
     def progress(_: object) -> None:
@@ -75,7 +75,7 @@ def same_time_twice(source: Path, target: Path) -> Path:
     return target
 
 
-def test_one_pair_of_workers_for_several_clips(
+def test_two_workers_serve_several_clips(
     make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip, options = make_clip(**LONG, audio=["aac"]), UpscaleOptions(**ASKED, jobs=2)

@@ -1,4 +1,4 @@
-"""Jobs that were stopped: run again they go on, and what comes out is what an uninterrupted run makes."""
+"""Interrupted jobs: a second run resumes, with the output of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def segments_in(target: Path) -> list[str]:
 
 
 def stop_after(segments: int, target: Path) -> Callable[[object], None]:
-    """A callback that ends the job when so many segments are finished."""
+    """Return a callback that ends the job when so many segments are finished."""
 
     def progress(_: object) -> None:
         if len(segments_in(target)) >= segments:
@@ -56,12 +56,12 @@ def stop_after(segments: int, target: Path) -> Callable[[object], None]:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No frame is computed while the ones before are not yet written: how far a stopped job came is then known."""
+    """Compute no frame before the ones before are written, so that the progress of a stopped job is known."""
     monkeypatch.setattr("vsr.pipeline.segment.QUEUE_BYTES", 1)
 
 
 def interrupt(clip: Path, target: Path, segments: int = 2, **options: object) -> list[str]:
-    """Runs a job until so many segments, or some more, are finished; returns which."""
+    """Run a job until so many segments, or some more, are finished; return their names."""
     with pytest.raises(Stop):
         vsr.upscale(clip, target, progress=stop_after(segments, target), **{**ASKED, **options})
     assert not target.exists()
@@ -72,7 +72,7 @@ def interrupt(clip: Path, target: Path, segments: int = 2, **options: object) ->
 
 
 def state(target: Path) -> dict[str, tuple[int, int, int]]:
-    """Of every file of a finished segment: which it is, when it was written, and how large it is."""
+    """Return name, time and size of every file of a finished segment."""
     files = (path for folder in segments_in(target) for path in (job_folder_of(target) / folder).iterdir())
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
@@ -100,7 +100,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.usefixtures("slow")
-def test_what_is_resumed_is_what_an_uninterrupted_run_makes(
+def test_a_resumed_job_equals_an_uninterrupted_one(
     make_clip: MakeClip, tmp_path: Path, computed: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     clip, target = make_clip(**LONG, audio=["aac"]), tmp_path / "out.mp4"
@@ -164,7 +164,7 @@ CHANGES = {
 
 @pytest.mark.usefixtures("slow", "tidied")
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_changes_a_pixel_is_refused(change: str, make_clip: MakeClip, tmp_path: Path) -> None:
+def test_options_that_affect_pixels_are_refused(change: str, make_clip: MakeClip, tmp_path: Path) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
     options, said = CHANGES[change]
     interrupt(clip, target, 1)
@@ -198,7 +198,7 @@ def test_another_version_is_refused(
 
 @pytest.fixture
 def tidied(tmp_path: Path, leaves_nothing: None) -> Iterator[None]:
-    """What these tests leave on purpose, where the job is to wait, is no leak."""
+    """Remove what these tests leave on purpose in the job folder, which is no leak."""
     yield
     for folder in tmp_path.rglob("*.vsr-job"):
         shutil.rmtree(folder)
@@ -208,7 +208,7 @@ def tidied(tmp_path: Path, leaves_nothing: None) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("kept", "wanted"), [(["aac"], {"audio": "none"}), ([], {"overwrite": True}), ([], {"tolerant": True})]
 )
-def test_what_changes_no_pixel_goes_on(
+def test_options_that_affect_no_pixel_resume(
     kept: list[str], wanted: dict[str, object], make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip, target = make_clip(**LONG, audio=kept), tmp_path / "out.mp4"
@@ -233,14 +233,16 @@ def test_another_source_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("slow")
-def test_the_same_source_under_another_name_goes_on(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_the_same_source_under_another_name_resumes(make_clip: MakeClip, tmp_path: Path) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
     interrupt(clip, target)
     assert vsr.upscale(clip.rename(tmp_path / "moved.mp4"), target, **ASKED).resumed >= 18
 
 
 @pytest.mark.usefixtures("slow")
-def test_no_resume(make_clip: MakeClip, tmp_path: Path, computed: list[int], caplog: pytest.LogCaptureFixture) -> None:
+def test_no_resume_starts_over(
+    make_clip: MakeClip, tmp_path: Path, computed: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
     interrupt(clip, target)
     computed.clear()
@@ -250,7 +252,7 @@ def test_no_resume(make_clip: MakeClip, tmp_path: Path, computed: list[int], cap
 
 
 @pytest.mark.usefixtures("slow")
-def test_what_the_machine_chose_stays_as_it_was(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_settings_of_the_machine_are_kept(make_clip: MakeClip, tmp_path: Path) -> None:
     """The second run may find another number of cores, or less memory."""
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
     left = interrupt(clip, target, 2)
@@ -258,7 +260,7 @@ def test_what_the_machine_chose_stays_as_it_was(make_clip: MakeClip, tmp_path: P
 
 
 @pytest.mark.usefixtures("slow")
-def test_what_the_machine_chose_goes_with_the_rest(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_settings_of_the_machine_are_dropped_with_other_settings(make_clip: MakeClip, tmp_path: Path) -> None:
     """A batch or a tile that fits one network may be far too large, or far too small, for another."""
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
     seen: list[object] = []
@@ -278,7 +280,7 @@ def test_what_the_machine_chose_goes_with_the_rest(make_clip: MakeClip, tmp_path
 
 
 @pytest.mark.usefixtures("slow")
-def test_another_kind_of_device_goes_on_and_says_so(
+def test_another_kind_of_device_resumes_with_a_warning(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
@@ -296,7 +298,7 @@ def test_another_kind_of_device_goes_on_and_says_so(
 
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Memory runs out for more than 24 pixels; returns the edges that were tried."""
+    """Make memory run out for more than 24 pixels; return the tile sizes that were tried."""
     tried: list[int] = []
     run = TorchRuntime.__call__
 
@@ -339,7 +341,7 @@ def test_another_tile_is_another_job_whatever_it_was_halved_to(make_clip: MakeCl
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What each timing of the network is told, one after the other; the last again and again."""
+    """The results of timing the network, one after the other; the last one is repeated."""
     told = [0.5]
     monkeypatch.setattr("vsr.inference.engine.Engine.seconds_of", lambda *_: told.pop(0) if len(told) > 1 else told[0])
     return told
@@ -380,7 +382,7 @@ def test_a_resumed_job_keeps_its_segments(
 
 
 @pytest.mark.parametrize(("frames", "model", "times"), [(15, None, 0), (48, "bicubic", 0), (48, None, 1)])
-def test_short_clips_are_hardly_timed(
+def test_short_clips_are_timed_once(
     frames: int, model: str | None, times: int, make_clip: MakeClip, tmp_path: Path, tiny_weights: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -424,7 +426,7 @@ def test_a_failed_assembly_costs_only_the_assembly(
 
 
 @pytest.mark.usefixtures("slow")
-def test_an_error_says_what_is_kept(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_an_error_reports_the_frames_that_are_kept(make_clip: MakeClip, tmp_path: Path) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
 
     def progress(_: object) -> None:
@@ -439,7 +441,7 @@ def test_an_error_says_what_is_kept(make_clip: MakeClip, tmp_path: Path) -> None
     assert vsr.upscale(clip, target, **ASKED).resumed == 9
 
 
-def test_an_error_at_the_first_frame_promises_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_an_error_at_the_first_frame_reports_no_kept_frames(make_clip: MakeClip, tmp_path: Path) -> None:
     def progress(_: object) -> None:
         raise VsrError("the cat is on the keyboard.")
 
@@ -477,7 +479,7 @@ def test_pictures_are_resumed(make_clip: MakeClip, tmp_path: Path, computed: lis
 
 @pytest.fixture
 def stop_renaming(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], AbstractContextManager[None]]:
-    """Lets no more than some files of an ending be renamed out of the job's folder."""
+    """Allow only some files of an ending to be moved out of the job folder."""
 
     @contextmanager
     def until(suffix: str, count: int) -> Iterator[None]:
@@ -502,7 +504,7 @@ Until = Callable[[str, int], AbstractContextManager[None]]
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("moved", [0, 1, 20, 47])
-def test_giving_pictures_their_names_goes_on_where_it_stopped(
+def test_publishing_pictures_resumes(
     moved: int, overwrite: bool, make_clip: MakeClip, tmp_path: Path, computed: list[int], stop_renaming: Until
 ) -> None:
     clip, target, asked = make_clip(**LONG), tmp_path / "%02d.png", {"model": "identity", "overwrite": overwrite}
@@ -517,10 +519,10 @@ def test_giving_pictures_their_names_goes_on_where_it_stopped(
     assert pictures_in(tmp_path) == pictures_in(tmp_path / "whole")
 
 
-def test_a_picture_that_another_put_there_is_not_replaced(
+def test_a_picture_of_another_program_is_not_replaced(
     make_clip: MakeClip, tmp_path: Path, stop_renaming: Until
 ) -> None:
-    """Not even where publishing has begun: one in the place of ours, and one where ours is to come."""
+    """Not even after publishing has begun: one instead of a published picture, and one under a name to come."""
     clip, target = make_clip(**LONG), tmp_path / "%02d.png"
     for number in (3, 30):
         with stop_renaming(".png", 20), pytest.raises(Stop):
@@ -540,7 +542,7 @@ def test_a_picture_that_another_put_there_is_not_replaced(
 
 
 class Killed(BaseException):
-    """Ends a job without its having time for anything."""
+    """Ends a job without any clean-up."""
 
 
 @pytest.fixture
@@ -571,7 +573,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], AbstractCon
 def test_killed_between_publishing_and_cleaning(
     method: str, name: str, make_clip: MakeClip, tmp_path: Path, computed: list[int], kill_at: Until
 ) -> None:
-    """The next run tidies up and says what the one before would have said."""
+    """The next run cleans up and returns the summary of the one before."""
     clip, target, asked = make_clip(**LONG), tmp_path / name, {"model": "identity"}
     with kill_at(method, 0):
         vsr.upscale(clip, target, **asked)
@@ -587,7 +589,7 @@ def test_killed_between_publishing_and_cleaning(
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "%02d.png"])
-def test_what_another_put_in_the_place_of_a_published_output_is_refused(
+def test_a_file_that_replaced_a_published_output_is_refused(
     name: str, make_clip: MakeClip, tmp_path: Path, kill_at: Until
 ) -> None:
     clip, target = make_clip(**LONG), tmp_path / name
@@ -621,7 +623,7 @@ def test_killed_while_segments_are_removed(make_clip: MakeClip, tmp_path: Path, 
 
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("what", ["flip", "cut", "delete"])
-def test_a_damaged_segment_alone_is_computed_again(
+def test_only_a_damaged_segment_is_computed_again(
     what: str, make_clip: MakeClip, tmp_path: Path, computed: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
@@ -675,7 +677,7 @@ def test_a_source_that_changes_ends_the_job(how: str, make_clip: MakeClip, tmp_p
 def test_a_source_that_changes_during_the_assembly(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No old picture with new sound."""
+    """The output must not mix old video and new audio."""
     from vsr.pipeline import outputs
 
     clip, target, assemble = make_clip(**LONG, audio=["aac"]), tmp_path / "out.mp4", outputs.assemble
@@ -697,7 +699,7 @@ def test_a_source_that_changes_during_the_assembly(
 def test_a_picture_of_a_sequence_that_changes_ends_the_job(
     changed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is in the segment at hand at once, one of another at the end."""
+    """A picture of the current segment ends it at once, one of another at the end."""
     monkeypatch.setattr("vsr.pipeline.segments.PICTURES", 4)
     source, target = tmp_path / "in", tmp_path / "out.mkv"
     source.mkdir()
@@ -739,7 +741,7 @@ def test_a_sequence_of_pictures_is_resumed(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_equal_frames_count_across_segments(make_clip: MakeClip, tmp_path: Path, computed: list[int]) -> None:
-    """A still of 24 seconds, as lossless as the codec: one frame is computed, in whichever segment it lies."""
+    """A still clip of 24 seconds: one frame is computed, in any segment."""
     clip = make_clip("still.mkv", codec="ffv1", **LONG)
     with av.open(str(clip)) as read, av.open(str(tmp_path / "equal.mkv"), "w") as written:
         stream = written.add_stream_from_template(read.streams.video[0])
@@ -765,8 +767,8 @@ def test_a_job_that_was_killed_when_only_its_lock_was_left(make_clip: MakeClip, 
     assert not job_folder_of(target).exists()
 
 
-def test_a_folder_that_is_not_ours_is_no_job(make_clip: MakeClip, tmp_path: Path) -> None:
-    """Whether the source is there or not."""
+def test_a_foreign_folder_is_not_used(make_clip: MakeClip, tmp_path: Path) -> None:
+    """Whether the source exists or not."""
     clip, target = make_clip(), tmp_path / "out.mp4"
     job_folder_of(target).mkdir()
     (job_folder_of(target) / "notes.txt").write_text("mine")
@@ -778,7 +780,7 @@ def test_a_folder_that_is_not_ours_is_no_job(make_clip: MakeClip, tmp_path: Path
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_missing_source_costs_nothing(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_a_missing_source_keeps_finished_segments(make_clip: MakeClip, tmp_path: Path) -> None:
     clip, target = make_clip(**LONG), tmp_path / "out.mp4"
     interrupt(clip, target)
     before = state(target)

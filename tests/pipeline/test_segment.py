@@ -1,4 +1,4 @@
-"""Segments, one after the other: what equals the frame before is not computed again, what is whole is handed over."""
+"""Upscaling segments in order: repeated frames are not computed again, finished segments are reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VIDEO = VideoInfo(0, "ffv1", 6, 4, "gray", Fraction(1, 1000), None, None, None, 
 
 
 class Writer:
-    """Keeps the frames, and what it is told at the end."""
+    """Keeps the frames, and the exception at its end."""
 
     def __init__(self, folder: Path, output: Output) -> None:
         self.folder, self.output = folder, output
@@ -63,7 +63,7 @@ class Writer:
 
 @dataclass
 class Output:
-    """What an order knows of its output."""
+    """The output of a job."""
 
     refused: int | None = None
     writers: list[Writer] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Output:
 
 @dataclass
 class Clip:
-    """An order whose segments are words: a frame for each letter; equal letters are equal frames in memory of their
+    """A job whose segments are words: a frame per letter; equal letters are equal frames in memory of their
     own. A word of ``!`` cannot be read, a ``?`` is damaged."""
 
     words: Sequence[str]
@@ -101,7 +101,7 @@ class Clip:
 
 
 class Counting(Identity):
-    """Counts the frames that it sees, and the largest batch."""
+    """Counts the frames, and notes the largest batch."""
 
     seen = largest = 0
 
@@ -111,8 +111,8 @@ class Counting(Identity):
         return lr
 
 
-class LateLanes(DeviceTransfer):
-    """As on a device that works apart: three batches are on their way, and nothing comes before it is asked for."""
+class AsynchronousTransfer(DeviceTransfer):
+    """As on an asynchronous device: three batches are in flight, and results come only on request."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
@@ -134,15 +134,15 @@ class LateLanes(DeviceTransfer):
 
 @pytest.fixture(params=[0, 2])
 def depth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many batches are on their way besides the first."""
+    """Number of batches in flight besides the first."""
     if request.param:
-        monkeypatch.setattr("vsr.pipeline.segment.DeviceTransfer", LateLanes)
+        monkeypatch.setattr("vsr.pipeline.segment.DeviceTransfer", AsynchronousTransfer)
     return int(request.param)
 
 
 @pytest.fixture
 def upscale(tmp_path: Path, depth: int) -> Callable[..., tuple[list[FinishedSegment], list[int], Counting]]:
-    """Upscales the segments of a clip; returns what is told."""
+    """Upscale the segments of a clip; return the reported events."""
 
     def run(clip: Clip) -> tuple[list[FinishedSegment], list[int], Counting]:
         network, finished, counts = Counting(), [], []
@@ -199,7 +199,7 @@ def test_equal_neighbours_are_computed_once(words: list[str], computed: int, bat
     assert [done.packets for done in finished] == [tuple(writer.packets) for writer in clip.output.writers]
 
 
-def test_what_is_repeated_and_damaged_belongs_to_its_segment(upscale: Upscale) -> None:
+def test_repeats_and_damage_are_counted_in_their_segment(upscale: Upscale) -> None:
     finished, _, _ = upscale(Clip(["aab", "b??", "cd"], 4))
     assert [done.repeated for done in finished] == [1, 2, 0]
     assert [done.damage for done in finished] == [Damage(), Damage(concealed=2), Damage()]
@@ -207,7 +207,7 @@ def test_what_is_repeated_and_damaged_belongs_to_its_segment(upscale: Upscale) -
 
 @dataclass
 class Mended(Clip):
-    """A clip whose segments come out otherwise when they are decoded from further back, as the other words say."""
+    """A clip whose segments differ when they are decoded from further back, as given by the other words."""
 
     others: Sequence[str] = ()
 
@@ -250,7 +250,7 @@ class Overflowing(Identity):
 
 @pytest.mark.usefixtures("depth")
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
-def test_what_overflows_is_done_again_alone_and_counted(batch_size: int, tmp_path: Path) -> None:
+def test_only_overflowed_frames_are_computed_again_and_counted(batch_size: int, tmp_path: Path) -> None:
     clip = Clip(["AzB", "BzyC", "CC"], batch_size)
     engine, finished = Engine(Overflowing(), device="cpu", precision="fp16"), []
     upscale_segments(
@@ -262,13 +262,13 @@ def test_what_overflows_is_done_again_alone_and_counted(batch_size: int, tmp_pat
     assert [done.overflowed for done in finished] == [1, 2, 0] and engine.overflowed == 3
 
 
-def test_a_batch_lies_in_one_segment(upscale: Upscale) -> None:
-    """So that what a segment becomes does not depend on which others are left to do."""
+def test_a_batch_is_within_one_segment(upscale: Upscale) -> None:
+    """So that a segment's result does not depend on which others remain."""
     _, counts, _ = upscale(Clip(["abc", "d", "efgh"], 2))
     assert counts == [2, 1, 1, 2, 2]
 
 
-def test_one_other_pixel_makes_another_frame(upscale: Upscale) -> None:
+def test_frames_that_differ_in_one_pixel_are_computed(upscale: Upscale) -> None:
     class Nearly(Clip):
         def frames(self, segment: Segment, damage: Damage) -> Generator[Frame, None, None]:
             for value in (7, 8):
@@ -283,7 +283,7 @@ def test_one_other_pixel_makes_another_frame(upscale: Upscale) -> None:
     assert network.seen == 2
 
 
-def test_what_cannot_be_read_ends_the_work(upscale: Upscale, tmp_path: Path) -> None:
+def test_a_read_error_ends_the_work(upscale: Upscale, tmp_path: Path) -> None:
     clip = Clip(["abc", "de!", "fg"])
     with pytest.raises(InputError, match="cannot be read"):
         upscale(clip)
@@ -293,7 +293,7 @@ def test_what_cannot_be_read_ends_the_work(upscale: Upscale, tmp_path: Path) -> 
     assert all(len(writer.left_by) == 1 for writer in clip.output.writers), "each is closed once"
 
 
-def test_what_cannot_be_written_ends_the_work(upscale: Upscale, tmp_path: Path) -> None:
+def test_a_write_error_ends_the_work(upscale: Upscale, tmp_path: Path) -> None:
     clip = Clip(["abc", "de", "fg"], output=Output(refused=101))
     with pytest.raises(OutputError, match="no space left"):
         upscale(clip)
@@ -302,7 +302,7 @@ def test_what_cannot_be_written_ends_the_work(upscale: Upscale, tmp_path: Path) 
     assert not [path for path in tmp_path.glob(".000001-*/*") if path.name == RECORD]
 
 
-def test_a_folder_that_is_gone(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_output_error(tmp_path: Path) -> None:
     clip = Clip(["abc"])
     with pytest.raises(OutputError, match=r"cannot write to .*gone: No such file or directory\.$"):
         upscale_segments(

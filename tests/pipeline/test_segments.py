@@ -1,4 +1,4 @@
-"""How a clip is cut, and that its segments together are the clip."""
+"""Cutting a clip: where, and that its segments together are the clip."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Ffmpeg = Callable[..., str]
 
 SECONDS = Fraction(1)
 TICKS = (3, 6)
-"""The shortest and the longest segment in these tests, with a second for each tick."""
+"""The shortest and the longest segment in these tests, with one second per tick."""
 
 
 def index_of(timestamps: Iterable[int], keyframes: Iterable[int]) -> PacketIndex:
@@ -81,13 +81,13 @@ def test_seconds_become_ticks() -> None:
         (-5, None, [(-5, 4, 0, 4), (4, 8, 4, 4), (8, None, 8, 6)]),
     ],
 )
-def test_a_part(start: int | None, end: int | None, expected: list[tuple[int | None, ...]]) -> None:
+def test_a_part_is_cut(start: int | None, end: int | None, expected: list[tuple[int | None, ...]]) -> None:
     index = index_of(range(14), [0, 4, 8, 12])
     assert cuts(cut_by_time(index, SECONDS, start=start, end=end, seconds=TICKS)) == expected
 
 
 def test_frames_before_the_first_keyframe() -> None:
-    """Of a recording that begins between two."""
+    """Of a recording that begins between two keyframes."""
     segments = cut_by_time(index_of(range(10), [2]), SECONDS, seconds=TICKS)
     assert cuts(segments) == [(None, 4, None, 4), (4, None, 2, 6)]
 
@@ -112,13 +112,13 @@ def test_the_keyframe_before_the_entry() -> None:
 
 
 @pytest.mark.parametrize(("start", "end", "frames"), [(None, None, 7), (2, None, None), (None, 5, None)])
-def test_without_timestamps(start: int | None, end: int | None, frames: int | None) -> None:
+def test_without_timestamps_there_is_one_segment(start: int | None, end: int | None, frames: int | None) -> None:
     index = PacketIndex(np.array([], np.int64), np.array([0, 3]), 7, 0, "")
     found = cut_by_time(index, SECONDS, start=start, end=end, seconds=TICKS)
     assert found == [Segment(0, start, start, end, None, frames)]
 
 
-def test_each_frame_lies_in_one_segment() -> None:
+def test_each_frame_is_in_one_segment() -> None:
     dice = random.Random(0)
     for _ in range(300):
         count = dice.randint(1, 40)
@@ -149,17 +149,19 @@ def test_each_frame_lies_in_one_segment() -> None:
         (250, 30, 1000, [(30, 130), (130, 230), (230, 250)]),
     ],
 )
-def test_pictures(count: int, start: int | None, end: int | None, expected: list[tuple[int, int]]) -> None:
+def test_pictures_are_cut_by_number(
+    count: int, start: int | None, end: int | None, expected: list[tuple[int, int]]
+) -> None:
     segments = cut_by_number(count, start=start, end=end)
     assert cuts(segments) == [(at, to, None, to - at) for at, to in expected]
 
 
-def test_pictures_beyond_the_last() -> None:
+def test_a_start_beyond_the_last_picture() -> None:
     assert [segment.num_frames for segment in cut_by_number(5, start=20)] == [0]
 
 
 @pytest.mark.parametrize(("halved", "lengths"), [(0, [100, 100, 50]), (1, [50] * 5), (3, [12] * 20 + [10])])
-def test_pictures_in_halves(halved: int, lengths: list[int]) -> None:
+def test_segments_of_pictures_are_halved(halved: int, lengths: list[int]) -> None:
     assert [segment.num_frames for segment in cut_by_number(250, halved=halved)] == lengths
 
 
@@ -175,7 +177,7 @@ def test_a_segment_takes_about_a_minute_and_has_some_frames(frames: int, frame_s
     assert halved == 0 or frames / 2**halved >= FEWEST_FRAMES
 
 
-def test_what_became_of_a_segment_survives_json() -> None:
+def test_a_record_survives_json() -> None:
     done = FinishedSegment(3, 2, 1, Damage(1, 2, 0.5), (Timing(40, 7), Timing(0, 0)))
     again = FinishedSegment.from_dict(json.loads(json.dumps(asdict(done))))
     assert again == done
@@ -185,7 +187,7 @@ def test_what_became_of_a_segment_survives_json() -> None:
 @pytest.mark.parametrize(
     "spoiled", [None, [], {}, {"number": 0}, {"damage": 3, "packets": []}, {"damage": {}, "packets": [4]}]
 )
-def test_something_else_is_no_segment(spoiled: object) -> None:
+def test_other_fields_are_no_record(spoiled: object) -> None:
     with pytest.raises((TypeError, KeyError)):
         FinishedSegment.from_dict(spoiled)  # type: ignore[arg-type]
 
@@ -201,7 +203,7 @@ def content(frames: Iterable[Frame]) -> list[tuple[int, int, str]]:
 
 
 def check_segments(path: Path, least: int, *, seconds: float = 0.2, deinterlace: str = "no", lead_in: int = 0) -> None:
-    """Reads a clip in one run and in at least so many segments."""
+    """Read a clip in one run and in at least so many segments."""
     video = probe(path).video
     index = index_packets(path, video)
     length = Fraction(str(seconds))
@@ -241,7 +243,7 @@ def test_segments_of_real_clips(name: str, least: int, seconds: float, shared_da
 
 
 def test_segments_of_an_interlaced_clip(shared_data: Path) -> None:
-    """The deinterlacer looks at the frames on either side."""
+    """The deinterlacer uses the frames on both sides."""
     check_segments(shared_data / "clips" / "h264_540i_bff_51audio.mts", 3, seconds=0.4, deinterlace="auto", lead_in=4)
 
 
@@ -265,7 +267,7 @@ def test_segments_of_made_clips(name: str, ffmpeg: Ffmpeg, tmp_path: Path) -> No
 
 
 def test_segments_of_a_recording_without_idr_frames(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
-    """Broadcasts refresh the picture column by column; a decoder that begins later shows nothing until that is done."""
+    """Broadcasts refresh the picture column by column; a decoder that begins later shows nothing before."""
     whole, path = tmp_path / "whole.ts", tmp_path / "recorded.ts"
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=12", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-x264-params",
            "intra-refresh=1:keyint=50:bframes=0", whole)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Transparent pixels on their way through a job: what is hidden shows in no pixel of the output."""
+"""Transparent pixels: hidden colours do not affect visible pixels of the output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HIDDEN = {"black": 0, "white": 255, "noise": np.random.default_rng(0).integers(0
 
 
 def disc(hidden: object, x: int = 32) -> Image.Image:
-    """RGBA: a red disc, all else transparent over hidden colours."""
+    """RGBA: a red disc, the rest transparent over hidden colours."""
     rows, columns = np.mgrid[:48, :64]
     inside = (np.hypot(rows - 24, columns - x) < 15)[..., None]
     colours = np.where(inside, RED, np.broadcast_to(np.asarray(hidden), (48, 64, 3)))
@@ -40,7 +40,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def rim(rgba: np.ndarray) -> int:
-    """By how much a pixel differs where pictures are laid over the colour of their disc, in codes."""
+    """Return the largest difference of a pixel, in codes, with pictures composed over the colour of their disc."""
     alpha, middle = rgba[..., 3:] / 255, rgba[:1, rgba.shape[1] // 2, rgba.shape[2] // 2, :3]
     assert np.abs(middle.astype(int) - RED).max() < 25, "whatever matrix the reader takes for it"
     return int(np.abs(np.round(rgba[..., :3] * alpha + middle * (1 - alpha)) - middle).max())
@@ -59,7 +59,7 @@ def test_a_disc_has_no_rim(hidden: str, scale: float, ending: str, tmp_path: Pat
 
 @pytest.mark.parametrize("size", [None, (200, 120)])
 def test_a_network_sees_an_opaque_picture(size: tuple[int, int] | None, tiny_weights: Path, tmp_path: Path) -> None:
-    """With the colour of the disc wherever nothing is seen: what is invisible changes no pixel of it."""
+    """With the colour of the disc in all transparent pixels."""
     disc(HIDDEN["noise"]).save(tmp_path / "in.png")
     Image.new("RGBA", (64, 48), (*RED, 255)).save(tmp_path / "opaque.png")
     results = [
@@ -88,7 +88,7 @@ def test_animations_have_no_rim(source: str, target: str, tmp_path: Path) -> Non
 
 
 def test_prores_has_no_rim(ffmpeg: Callable[..., str], tmp_path: Path) -> None:
-    """Of its source, whose own blocks mix a little of what is hidden into what is seen, no more than that shows."""
+    """No more than in the source, whose blocks mix a little of the hidden colours into visible pixels."""
     disc(HIDDEN["black"]).save(tmp_path / "in.png")
     ffmpeg("-i", tmp_path / "in.png", "-c:v", "prores_ks", "-pix_fmt", "yuva444p10le", tmp_path / "in.mov")
     source = rim(read(tmp_path / "in.mov"))
@@ -96,12 +96,12 @@ def test_prores_has_no_rim(ffmpeg: Callable[..., str], tmp_path: Path) -> None:
     assert rim(read(out)) <= source + 4
 
 
-def test_without_alpha_what_is_hidden_is_shown_as_stored(tmp_path: Path) -> None:
+def test_without_alpha_hidden_colours_are_shown_as_stored(tmp_path: Path) -> None:
     disc(HIDDEN["white"]).save(tmp_path / "in.png")
     out = vsr.upscale(tmp_path / "in.png", tmp_path / "out.bmp", model="bicubic", scale=2).target
     assert (read(out)[0, 0, 0] == 255).all()
 
 
-def test_a_wholly_transparent_picture(tiny_weights: Path, tmp_path: Path) -> None:
+def test_a_wholly_transparent_picture_works(tiny_weights: Path, tmp_path: Path) -> None:
     Image.new("RGBA", (16, 12), (10, 20, 30, 0)).save(tmp_path / "in.png")
     assert not read(vsr.upscale(tmp_path / "in.png", tmp_path / "out.png", model=tiny_weights).target)[..., 3].any()

@@ -211,7 +211,7 @@ def save_discriminator(path: Path, network: nn.Module, about: Mapping[str, str])
 def _save(path: Path, network: nn.Module, about: Mapping[str, str], known: Mapping[str, type[nn.Module]]) -> None:
     architecture = next((name for name, kind in known.items() if type(network) is kind), None)
     if architecture is None:
-        raise ValueError(f"only weights of {', '.join(known)} can be saved here, not of a {type(network).__name__}")
+        raise ValueError(f"can only save weights of {', '.join(known)}, not of a {type(network).__name__}")
     metadata = {
         "format": FORMAT,
         "architecture": architecture,
