@@ -427,7 +427,7 @@ def test_stage_by_stage(photographs: Path, tmp_path: Path) -> None:
     assert (second["stage"], second["steps"]) == ("adversarial", 5)
     assert (tmp_path / "run" / "discriminator.safetensors").exists()
     back = invoke(*run, "--stage", "pretrain", "--steps", 9, "--resume")
-    assert_refused(back, 1, "is past the stage pretrain: it stands in adversarial")
+    assert_refused(back, 1, "is past the stage pretrain: it is in adversarial")
 
 
 def test_another_run_from_the_weights_of_one(photographs: Path, tmp_path: Path) -> None:

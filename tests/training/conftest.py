@@ -1,4 +1,4 @@
-"""What the tests of training share: made pictures, a tiny run in three stages, and its slow parts left out."""
+"""Fixtures of the training tests: synthetic pictures, and a tiny run in three stages without its slow parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vsr.training.recipes import Recipe, Stage
 
 
 class Distance(nn.Module):
-    """Stands for LPIPS, which wants weights: the mean absolute difference, (N, 3, H, W) twice -> (N,)."""
+    """Replaces LPIPS, which needs weights: the mean absolute difference, (N, 3, H, W) twice -> (N,)."""
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         return (sr - hr).abs().mean((1, 2, 3))
@@ -56,6 +56,6 @@ def options(tmp_path: Path, photographs: Path, tiny_recipe: Recipe) -> TrainOpti
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figure, which takes a second and is looked at elsewhere, and no weights of LPIPS."""
+    """Skip the figure, which takes a second and has tests of its own, and the weights of LPIPS."""
     monkeypatch.setattr("vsr.training.trainer.plot_losses", lambda log, figure: None)
     monkeypatch.setattr("vsr.training.trainer.load_lpips", lambda path: Distance())

@@ -1,4 +1,4 @@
-"""Run by a test: the gradients of one update by as many processes as are named, as ``FOLDER/FORM-PROCESSES.pt``.
+"""Run by a test: write the gradients of one update by several processes to ``FOLDER/FORM-PROCESSES.pt``.
 
 python joined_gradients.py PROCESSES[,PROCESSES...] FORM[,FORM...] FOLDER
 """
@@ -52,13 +52,13 @@ CLIPS = Recipe(
 
 
 def draw_clips(random: torch.Generator) -> list[torch.Tensor]:
-    """LR and HR of four clips, flow and trust against the frames before, and against those after."""
+    """Draw LR and HR of four clips, and flow and trust to the previous and to the next frames."""
     shapes = [(4, 4, 3, 8, 8), (4, 4, 3, 32, 32), *[(4, 3, 8, 8, 2), (4, 3, 8, 8)] * 2]
     return [torch.rand(shape, generator=random, dtype=torch.float64) for shape in shapes]
 
 
 def gradients(fabric: Fabric, options: TrainOptions, report: Callable[[Any], None], stop: Callable[[], bool]) -> None:
-    """The gradients of all forms, or of ``clips``: starting processes takes longer than that."""
+    """Write the gradients of all forms, or of ``clips``, at once, as starting processes takes longer than computing."""
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     fabric._precision = fabric.strategy.precision = DoublePrecision()  # so that rounding hides nothing
@@ -70,7 +70,7 @@ def gradients(fabric: Fabric, options: TrainOptions, report: Callable[[Any], Non
 
 
 def one_update(fabric: Fabric, options: TrainOptions) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One update at a learning rate of zero on this process's part of a batch that all of them make."""
+    """Do one update at a learning rate of zero on this process's part of a batch that each process makes whole."""
     state = new_train_state(fabric, options)
     begin_stage(state, "adversarial", options)
     random = torch.Generator().manual_seed(1)
@@ -90,9 +90,9 @@ def one_update(fabric: Fabric, options: TrainOptions) -> tuple[dict[str, Any], d
         seen = update(state, lr, hr, learning_rate=0.0)
     assert state.discriminator is not None
     found: dict[str, Any] = {}
-    for player, network in (("generator", state.generator.plain), ("discriminator", state.discriminator.plain)):
-        found |= {f"{player}.{name}": parameter.grad for name, parameter in network.named_parameters()}
-        found |= {f"{player}.{name}": buffer for name, buffer in network.named_buffers() if "running" in name}
+    for name_of_model, network in (("generator", state.generator.plain), ("discriminator", state.discriminator.plain)):
+        found |= {f"{name_of_model}.{name}": parameter.grad for name, parameter in network.named_parameters()}
+        found |= {f"{name_of_model}.{name}": buffer for name, buffer in network.named_buffers() if "running" in name}
     return found, seen
 
 

@@ -1,8 +1,8 @@
-"""Run by a test: the gradients of one update by processes that share one device, as ``FOLDER/PROCESSES-COMPILED.pt``.
+"""Run by a test: write the gradients of one update on a shared device to ``FOLDER/PROCESSES-COMPILED.pt``.
 
 WORLD_SIZE=2 RANK=0 LOCAL_RANK=0 ... python on_one_device.py DEVICE COMPILED FORM FOLDER
 
-Each process is a machine of its own as far as Fabric knows, and they talk by gloo, since NCCL wants a GPU for each.
+For Fabric each process is a machine of its own; they communicate by gloo, as NCCL needs a GPU for each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches: functions of the seed and their number, shared out among processes without a difference."""
+"""Batches depend on the seed and their number alone, however many processes share them."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def test_pictures_are_decoded_once_or_each_time(
     decoded: list[int] = []
     decode = PictureSet._decode
 
-    def watch(self: PictureSet, number: int) -> Any:
+    def record(self: PictureSet, number: int) -> Any:
         decoded.append(number)
         return decode(self, number)
 
-    monkeypatch.setattr(PictureSet, "_decode", watch)
+    monkeypatch.setattr(PictureSet, "_decode", record)
     options = replace(options, recipe=override(options.recipe, batch_size=12, sampling="by-picture"), workers=1)
     for cache, times in (("ram", 1), ("auto", 1), ("none", 3)):
         decoded.clear()
@@ -103,17 +103,17 @@ def test_a_stream_that_is_left_early_leaves_no_thread(options: TrainOptions, lea
     stream.close()
 
 
-def test_a_cache_on_a_gpu_that_is_not_there(options: TrainOptions) -> None:
-    with pytest.raises(UsageError, match=r"^--cache gpu needs a GPU; --cache auto takes what is there\.$"):
+def test_a_gpu_cache_without_a_gpu_is_refused(options: TrainOptions) -> None:
+    with pytest.raises(UsageError, match=r"^--cache gpu needs a GPU: use --cache auto\.$"):
         drawn(replace(options, cache="gpu"), range(1))
 
 
-def test_a_cache_on_a_gpu_that_is_too_small(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``auto`` then takes main memory."""
+def test_a_gpu_cache_that_is_too_small_is_refused(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``auto`` uses main memory then."""
     monkeypatch.setattr("vsr.training.batches.free_memory", lambda device: 4 << 10)
     pictures = PictureSet(find_pictures(options.data).training, min_size=16)
     gpu: Any = SimpleNamespace(device=torch.device("cuda"), world_size=1, global_rank=0)
-    with pytest.raises(UsageError, match=r"the pictures take 0 MiB and the GPU has 0 MiB free: take --cache auto\."):
+    with pytest.raises(UsageError, match=r"the pictures need 0 MiB, but the GPU has 0 MiB free: use --cache auto\."):
         Batches(pictures, replace(options, cache="gpu"), gpu)
     pictures.cache_bytes = 0
     Batches(pictures, options, gpu)
@@ -124,7 +124,7 @@ def test_a_cache_on_a_gpu_that_is_too_small(options: TrainOptions, monkeypatch: 
     ("unit", "batch_size", "crops", "length", "updates"),
     [("steps", 2, 1, 7, 7), ("epochs", 2, 1, 3, 18), ("epochs", 5, 1, 2, 6), ("epochs", 4, 4, 1, 12)],
 )
-def test_lengths_in_updates(
+def test_epochs_are_converted_to_updates(
     options: TrainOptions, unit: str, batch_size: int, crops: int, length: int, updates: int
 ) -> None:
     recipe = override(options.recipe, unit=unit, batch_size=batch_size, crops_per_picture=crops)
@@ -141,7 +141,7 @@ def read(path: Path) -> Tensor:
 
 
 def assert_held_out(held_out: list[HeldOut], paths: list[Path]) -> None:
-    """The pictures of these files, whole, since they are small and multiples of 4, with their LR."""
+    """Assert that these pictures are held out with their LR, whole, as they are small multiples of 4."""
     assert len(held_out) == len(paths)
     for pair, path in zip(held_out, paths, strict=True):
         assert torch.equal(pair.hr, read(path))
@@ -152,7 +152,7 @@ def assert_held_out(held_out: list[HeldOut], paths: list[Path]) -> None:
 def test_held_out_pictures_are_not_trained_on(
     options: TrainOptions, photographs: Path, hold_out: int, held: list[int]
 ) -> None:
-    """A tenth at most."""
+    """At most a tenth is held out."""
     training, held_out, layout = load_pictures(replace(options, hold_out=hold_out))
     assert_held_out(held_out, [photographs / f"{number:02}.png" for number in held])
     assert names(training) == [f"{number:02}.png" for number in range(12) if number not in held]
@@ -167,7 +167,7 @@ def test_more_pictures_hold_out_more(options: TrainOptions, tmp_path: Path) -> N
     assert names(training) == [f"{number:02}.png" for number in range(30) if number % 10]
 
 
-def test_pictures_to_measure_on_from_a_folder_of_their_own(
+def test_held_out_pictures_from_a_folder_of_their_own(
     options: TrainOptions, photographs: Path, tmp_path: Path
 ) -> None:
     own = tmp_path / "own"
@@ -183,7 +183,7 @@ def test_pictures_to_measure_on_from_a_folder_of_their_own(
         load_pictures(replace(options, validation=(tmp_path / "missing",)))
 
 
-def test_pictures_to_measure_on_from_the_layout_of_coco(
+def test_held_out_pictures_from_the_layout_of_coco(
     options: TrainOptions, photographs: Path, tmp_path: Path
 ) -> None:
     for folder, numbers in (("train2017", range(9)), ("val2017", range(9, 12))):
@@ -204,7 +204,7 @@ def test_held_out_pictures_are_degraded_like_the_others(options: TrainOptions, p
     assert not torch.equal(pair.lr, reduce(pair.hr[None] / 255, 4)[0].mul(255).round().byte())
 
 
-def test_large_pictures_are_measured_in_their_middle(options: TrainOptions, tmp_path: Path) -> None:
+def test_only_the_middle_of_large_pictures_is_measured(options: TrainOptions, tmp_path: Path) -> None:
     whole = np.random.default_rng(0).integers(0, 256, (22, 402, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "wide.png"), whole)
     _, (pair,), _ = load_pictures(replace(options, validation=(tmp_path,)))

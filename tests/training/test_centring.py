@@ -1,4 +1,4 @@
-"""Centring: the mean of a channel becomes that of the originals, through three numbers, and a run does not notice."""
+"""Centring moves the mean of each channel to that of HR by three biases, without an effect on the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHIFT = torch.tensor([0.05, -0.02, 0.01])
 
 
 def pairs(count: int = 3) -> list[tuple[Tensor, Tensor]]:
-    """LR and HR that lie well inside of [0, 1]."""
+    """Draw LR and HR well inside of [0, 1]."""
     random = torch.Generator().manual_seed(0)
     originals = [0.3 + 0.4 * torch.rand(2, 3, 32, 32, generator=random) for _ in range(count)]
     return [(torch.nn.functional.avg_pool2d(hr, 4), hr) for hr in originals]
@@ -32,7 +32,7 @@ def error(network: Generator, data: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def interpolating(**config: Any) -> Generator:
-    """A generator as training begins with: near interpolation, here with a shift of its means."""
+    """Build a generator close to interpolation, as at the start of training, with shifted means."""
     network = Generator(scale=4, blocks=1, channels=4, **config).eval()
     assert network.tail.bias is not None
     with torch.no_grad():
@@ -49,7 +49,7 @@ def state(network: Generator) -> dict[str, Tensor]:
     [({}, 1e-6), ({"normalisation": "imagenet"}, 1e-6), ({"tanh": True}, 0.01)],
     ids=["plain", "imagenet", "tanh"],
 )
-def test_a_shift_is_taken_out(config: dict[str, Any], left: float) -> None:
+def test_a_shift_is_removed(config: dict[str, Any], left: float) -> None:
     network, data = interpolating(**config), pairs()
     before = state(network)
     assert error(network, data).abs().max() > 0.02
@@ -59,8 +59,8 @@ def test_a_shift_is_taken_out(config: dict[str, Any], left: float) -> None:
     assert changed == {"tail.bias"}
 
 
-def test_where_whites_are_clipped_the_step_never_goes_too_far() -> None:
-    """Ink on white paper, which a long step would darken."""
+def test_the_step_is_never_too_large_where_whites_are_clipped() -> None:
+    """Ink on white paper, which too large a step would darken."""
     network, random = interpolating(), torch.Generator().manual_seed(0)
     ink = (torch.rand(2, 3, 8, 8, generator=random) < 0.15).float().repeat_interleave(4, 2).repeat_interleave(4, 3)
     data = [(torch.nn.functional.avg_pool2d(1 - ink, 4), 1 - ink)]
@@ -70,7 +70,7 @@ def test_where_whites_are_clipped_the_step_never_goes_too_far() -> None:
     assert bool((before.sign() == after.sign()).all()) and bool((after.abs() < before.abs()).all())
 
 
-def test_what_is_not_finite_is_left_alone(tiny_generator: Callable[..., Generator]) -> None:
+def test_weights_that_are_not_finite_do_not_change(tiny_generator: Callable[..., Generator]) -> None:
     network = tiny_generator()
     assert network.tail.bias is not None
     before = network.tail.bias.clone()
@@ -84,14 +84,14 @@ def average_of(run: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_run_writes_it_down_and_goes_on_without_it(options: TrainOptions, tmp_path: Path) -> None:
+def test_saved_weights_are_centred_but_the_run_is_not(options: TrainOptions, tmp_path: Path) -> None:
     train(options)
     average = average_of(options.output)
     written = load_file(options.output / "generator.safetensors")
     apart = {name for name, tensor in written.items() if not torch.equal(tensor, average[name].to(tensor.dtype))}
     assert apart == {"tail.bias"}
 
-    # However often it is written, the run is the same.
+    # The run does not depend on how often weights are written.
     often = replace(options, output=tmp_path / "often", checkpoint_every=1)
     train(often)
     again = average_of(often.output)

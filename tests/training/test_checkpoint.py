@@ -1,4 +1,4 @@
-"""Stopped and resumed equals uninterrupted, to the last bit; what cannot be resumed is refused in one sentence."""
+"""A stopped and resumed run equals an uninterrupted one bit for bit; others are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Interruption(Exception):
 
 
 def run_until(options: TrainOptions, step: int) -> TrainSummary:
-    """Asks a new run to stop behind an update that is not the last of its stage."""
+    """Stop a new run after an update that is not the last of its stage."""
     done = [0]
 
     def keep(at: TrainProgress) -> None:
@@ -55,7 +55,7 @@ def run_until(options: TrainOptions, step: int) -> TrainSummary:
 
 
 def kill_at(options: TrainOptions, step: int) -> None:
-    """A run that is broken off behind an update; nothing of it is written any more."""
+    """Break off a run after an update; nothing is written any more."""
 
     def break_off(at: TrainProgress) -> None:
         if at.step == step:
@@ -76,7 +76,7 @@ def content(output: Path) -> dict[str, bytes]:
 
 
 def assert_same(one: Any, other: Any, where: str = "checkpoint") -> None:
-    """Equal to the last bit, whatever is nested in whatever."""
+    """Assert that two nested values are equal bit for bit."""
     assert type(one) is type(other), where
     if isinstance(one, dict):
         assert one.keys() == other.keys(), where
@@ -93,7 +93,7 @@ def assert_same(one: Any, other: Any, where: str = "checkpoint") -> None:
 
 
 def assert_same_end(one: Path, other: Path) -> None:
-    """The checkpoints, and all weights with all that they say about themselves."""
+    """Assert that checkpoints, weights and metadata are equal."""
     assert_same(checkpoint(one), checkpoint(other))
     names = sorted(path.name for path in one.glob("*.safetensors"))
     assert names == sorted(path.name for path in other.glob("*.safetensors")) and "generator.safetensors" in names
@@ -103,13 +103,13 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 def about(path: Path) -> dict[str, Any]:
-    """What a weights file says, but for the stages that its run was asked for."""
+    """Return the metadata of a weights file without the stages that were requested."""
     texts: dict[str, Any] = dict(read_info(path).about)
     return {**texts, "training": {**json.loads(texts["training"]), "stages": None}}
 
 
 def assert_same_log(one: Path, other: Path) -> None:
-    """But for the times."""
+    """Assert that two logs are equal except for the times."""
     first, second = read_log(one / "log.csv"), read_log(other / "log.csv")
     assert first.stages == second.stages
     for column in COLUMNS:
@@ -127,10 +127,10 @@ def assert_same_log(one: Path, other: Path) -> None:
     ],
     ids=["bicubic, 1 worker", "bicubic, 3 workers", "video, 1 worker", "video, 3 workers"],
 )
-def test_stopped_at_any_update_it_goes_on_as_if_uninterrupted(
+def test_a_run_stopped_at_any_update_resumes_as_if_uninterrupted(
     options: TrainOptions, tmp_path: Path, degradation: str, changes: dict[str, Any], steps: Sequence[int]
 ) -> None:
-    """And threads and caches change nothing: the whole run has others."""
+    """Threads and caches change nothing either: they differ in the uninterrupted run."""
     options = replace(options, recipe=override(options.recipe, degradation=degradation), validate_every=2)
     whole = train(replace(options, output=tmp_path / "whole"))
     assert (whole.steps, whole.stage, whole.stopped) == (8, "adversarial", False)
@@ -149,8 +149,8 @@ def test_stopped_at_any_update_it_goes_on_as_if_uninterrupted(
         assert_same_end(part.output, whole.weights.parent)
 
 
-def test_a_killed_run_goes_on_from_an_older_checkpoint(options: TrainOptions, tmp_path: Path) -> None:
-    """The log loses the rows behind it, and the best weights what was measured behind it."""
+def test_a_killed_run_resumes_from_an_older_checkpoint(options: TrainOptions, tmp_path: Path) -> None:
+    """The rows of the log and the best measurements after it are discarded."""
     options = replace(options, checkpoint_every=4, log_every=1, validate_every=2)
     train(replace(options, output=tmp_path / "whole"))
     for step, saved in ((3, 3), (4, 4), (5, 5), (6, 5), (7, 5)):
@@ -179,8 +179,8 @@ def test_stage_by_stage_equals_all_in_one_go(options: TrainOptions, tmp_path: Pa
     assert_same_log(options.output, tmp_path / "whole")
 
 
-def test_what_was_measured_survives_a_resumption_that_measures_nothing(options: TrainOptions, tmp_path: Path) -> None:
-    """The discriminator's stage measures nothing; its weights files tell of the last measurement all the same."""
+def test_the_last_measurement_survives_a_resumption_without_one(options: TrainOptions, tmp_path: Path) -> None:
+    """The discriminator's stage measures nothing, but its weights files contain the last measurement."""
     recipe = override(options.recipe, adversarial_length=0)
     options = replace(options, recipe=recipe)
     whole = train(replace(options, output=tmp_path / "whole"))
@@ -191,7 +191,7 @@ def test_what_was_measured_survives_a_resumption_that_measures_nothing(options: 
     assert_same_end(options.output, tmp_path / "whole")
 
 
-def test_stopped_in_reduced_precision(options: TrainOptions, tmp_path: Path) -> None:
+def test_a_run_in_reduced_precision_resumes(options: TrainOptions, tmp_path: Path) -> None:
     options = replace(options, precision="bf16")
     train(replace(options, output=tmp_path / "whole"))
     assert run_until(options, 7).steps == 7
@@ -207,7 +207,7 @@ def test_resuming_a_finished_run_changes_nothing(options: TrainOptions) -> None:
 
 
 @pytest.mark.parametrize("length", [2, 5])
-def test_a_stage_may_be_made_longer_or_shorter_on_the_way(options: TrainOptions, tmp_path: Path, length: int) -> None:
+def test_the_length_of_a_running_stage_may_change(options: TrainOptions, tmp_path: Path, length: int) -> None:
     changed = replace(options, recipe=override(options.recipe, pretrain_length=length, follows="somebody"))
     train(replace(changed, output=tmp_path / "whole", checkpoint_every=1))
     run_until(options, 2)
@@ -226,14 +226,14 @@ def test_a_finished_stage_may_be_made_longer(options: TrainOptions, tmp_path: Pa
     assert_same(checkpoint(options.output)["generator"], checkpoint(tmp_path / "whole")["generator"])
 
 
-def test_a_stage_that_was_cut_short_is_done(options: TrainOptions) -> None:
+def test_a_shortened_stage_is_done(options: TrainOptions) -> None:
     run_until(options, 2)
     shorter = replace(options, recipe=override(options.recipe, pretrain_length=2), resume=True)
     assert train(replace(shorter, stage="pretrain")).steps == 2
     assert train(replace(shorter, stage="discriminator")).steps == 4
 
 
-def test_a_checkpoint_that_does_not_know_a_value_yet_had_its_default(options: TrainOptions) -> None:
+def test_a_value_missing_in_an_older_checkpoint_is_the_default(options: TrainOptions) -> None:
     run_until(options, 2)
     path = options.output / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
@@ -245,7 +245,7 @@ def test_a_checkpoint_that_does_not_know_a_value_yet_had_its_default(options: Tr
     assert train(replace(options, resume=True)).steps == 8
 
 
-def test_resuming_with_other_ways_of_running_is_allowed(options: TrainOptions) -> None:
+def test_options_that_do_not_affect_the_result_may_change(options: TrainOptions) -> None:
     run_until(options, 2)
     other = replace(options, resume=True, workers=1, cache="none", log_every=1, checkpoint_every=1, licence="CC0")
     assert train(other).steps == 8
@@ -275,7 +275,7 @@ def test_another_recipe_is_refused(options: TrainOptions, changes: dict[str, Any
 def test_another_seed_and_other_pictures_are_refused(options: TrainOptions) -> None:
     train(replace(options, stage="pretrain"))
     refused(replace(options, seed=5, resume=True), "the seed was 0 and is now 5")
-    refused(replace(options, hold_out=0, resume=True), "the pictures are others")
+    refused(replace(options, hold_out=0, resume=True), "the pictures differ")
 
 
 def refused(options: TrainOptions, sentence: str) -> None:
@@ -284,7 +284,7 @@ def refused(options: TrainOptions, sentence: str) -> None:
         train(options)
     path = options.output / "checkpoint.pt"
     assert str(caught.value) == (
-        f"{path} belongs to another run ({sentence}). Give the same again, or start a new run from its weights: "
+        f"{path} belongs to another run ({sentence}). Use the same values, or start a new run from its weights: "
         f"--init {options.output / 'generator.safetensors'}."
     )
     assert content(options.output) == before
@@ -295,7 +295,7 @@ def flip(whole: bytes, position: int) -> bytes:
 
 
 def body_bias(whole: bytes) -> bytes:
-    """The bytes of some weights."""
+    """Return the bytes of some weights."""
     weights = torch.load(BytesIO(whole), weights_only=True)["generator"]["body_norm.bias"]
     return bytes(weights.numpy().tobytes())
 
@@ -318,7 +318,7 @@ def test_a_damaged_checkpoint_is_refused(options: TrainOptions, damage: Callable
     train(options)
     path = options.output / "checkpoint.pt"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match=rf"{re.escape(str(path))} cannot be read: it is damaged, or no"):
+    with pytest.raises(CheckpointError, match=rf"{re.escape(str(path))} cannot be read: it is damaged or not"):
         train(replace(options, resume=True))
 
 
@@ -388,7 +388,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, photographs: Path, tiny_recipe: Recipe) -> Path:
-    """A run that has been through its first stage."""
+    """A run whose first stage is done."""
     output = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vsr.training.trainer.plot_losses", lambda log, figure: None)
@@ -398,7 +398,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, photographs: Path, tiny_re
 
 
 class Bomb:
-    """Unpickling one creates a file."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, crater: Path) -> None:
         self.crater = crater
@@ -408,18 +408,18 @@ class Bomb:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_checkpoint_that_would_run_a_program(options: TrainOptions, trained: Path, zipped: bool) -> None:
+def test_a_checkpoint_cannot_execute_code(options: TrainOptions, trained: Path, zipped: bool) -> None:
     shutil.copytree(trained, options.output)
     crater = options.output.with_name("crater")
     state = {**checkpoint(trained), "best": Bomb(crater)}
     torch.save(state, options.output / "checkpoint.pt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read: it is damaged, or no checkpoint of"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read: it is damaged or not a checkpoint of"):
         train(replace(options, stage="pretrain", resume=True))
     assert not crater.exists()
 
 
 def test_any_change_of_the_pickle_is_refused_in_a_sentence_or_harmless(options: TrainOptions, trained: Path) -> None:
-    """Bytes changed at random, with sums that agree."""
+    """Bytes are changed at random, with valid checksums."""
     shutil.copytree(trained, options.output)
     path = options.output / "checkpoint.pt"
     with ZipFile(trained / "checkpoint.pt") as archive:
@@ -444,40 +444,40 @@ def test_any_change_of_the_pickle_is_refused_in_a_sentence_or_harmless(options: 
     assert refused > 100
 
 
-def test_another_precision_goes_on(options: TrainOptions) -> None:
+def test_a_run_resumes_in_another_precision(options: TrainOptions) -> None:
     train(replace(options, stage="pretrain", precision="bf16"))
     assert train(replace(options, resume=True, precision="fp32")).steps == 8
 
 
-def test_nothing_to_resume(options: TrainOptions) -> None:
+def test_resuming_without_a_checkpoint_is_refused(options: TrainOptions) -> None:
     with pytest.raises(CheckpointError, match=r"^nothing to resume: .*run/checkpoint\.pt does not exist\.$"):
         train(replace(options, resume=True))
     assert not options.output.exists()
 
 
-def test_stages_that_are_past_or_not_yet_reached(options: TrainOptions) -> None:
+def test_past_and_future_stages_are_refused(options: TrainOptions) -> None:
     run_until(options, 2)
     resumed = replace(options, resume=True)
-    sentence = r"run stands at update 2 of 3 of the stage pretrain: finish it first \(--stage pretrain --resume\)\.$"
+    sentence = r"run is at update 2 of 3 of the stage pretrain: finish it first \(--stage pretrain --resume\)\.$"
     for stage in STAGES[1:]:
         with pytest.raises(CheckpointError, match=sentence):
             train(replace(resumed, stage=stage))
     train(replace(resumed, stage="pretrain"))
     train(replace(resumed, stage="discriminator"))
-    with pytest.raises(CheckpointError, match="run is past the stage pretrain: it stands in discriminator"):
+    with pytest.raises(CheckpointError, match="run is past the stage pretrain: it is in discriminator"):
         train(replace(resumed, stage="pretrain"))
     assert checkpoint(options.output)["step"] == 5
 
 
 @pytest.mark.parametrize("stage", ["discriminator", "adversarial"])
 def test_a_later_stage_needs_a_generator(options: TrainOptions, tmp_path: Path, tiny_weights: Path, stage: Any) -> None:
-    with pytest.raises(UsageError, match=f"the stage {stage} starts from a generator: give one by --init, or run the"):
+    with pytest.raises(UsageError, match=f"the stage {stage} starts from a generator: give one with --init, or run"):
         train(replace(options, stage=stage))
     assert train(replace(options, stage=stage, init=tiny_weights)).stage == stage
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "generator.safetensors", "log.csv", "card.md"])
-def test_nothing_of_a_run_is_replaced_without_being_asked_to(options: TrainOptions, name: str) -> None:
+def test_an_existing_run_is_not_replaced_without_overwrite(options: TrainOptions, name: str) -> None:
     options.output.mkdir()
     (options.output / name).write_bytes(b"precious")
     with pytest.raises(OutputError, match=r"run holds a training run\. Continue it with --resume, or .* --overwrite\."):
@@ -521,10 +521,10 @@ def test_overwriting_starts_anew_and_removes_the_old_run_only(options: TrainOpti
         ("lpips_weights", WeightsError),
     ],
 )
-def test_a_mistyped_file_shows_at_once_and_costs_no_run(
+def test_a_mistyped_file_is_reported_at_once_and_keeps_the_old_run(
     options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, error: type[Exception]
 ) -> None:
-    """Also those that are needed by a later stage only."""
+    """Even files that only a later stage needs."""
     if wrong == "lpips_weights":
         monkeypatch.setattr("vsr.training.trainer.load_lpips", load_lpips)
     if wrong == "content_weights":
@@ -544,7 +544,7 @@ def test_a_mistyped_file_shows_at_once_and_costs_no_run(
         assert not steps and content(options.output) == before
 
 
-def test_a_discriminator_of_another_size_shows_at_once(options: TrainOptions, tmp_path: Path) -> None:
+def test_a_discriminator_of_another_size_is_reported_at_once(options: TrainOptions, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     save_discriminator(other, Discriminator(channels=8, crop_size=16), {})
     with pytest.raises(WeightsError, match="of another network"):
@@ -552,7 +552,7 @@ def test_a_discriminator_of_another_size_shows_at_once(options: TrainOptions, tm
     assert not (options.output / "log.csv").exists()
 
 
-def test_an_output_that_cannot_be_written(options: TrainOptions, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused(options: TrainOptions, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     for output in (tmp_path / "file", tmp_path / "file/run", tmp_path / "file/a/b", tmp_path / ("x" * 300)):
         with pytest.raises(OutputError, match=f"^cannot write to {output}: .*"):
@@ -562,7 +562,7 @@ def test_an_output_that_cannot_be_written(options: TrainOptions, tmp_path: Path)
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Within it, files cannot grow beyond a size, as on a full disk."""
+    """Limit the size of files, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -576,7 +576,7 @@ def largest_file(size: int) -> Iterator[None]:
 def test_the_disk_has_a_checkpoint_before_it_gets_its_name(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the name before the next update: a power cut costs no more than a kill."""
+    """The name is on the disk before the next update: a power cut loses no more than a kill."""
     calls: list[str] = []
     sync, rename = os.fsync, Path.replace
 
@@ -596,12 +596,12 @@ def test_the_disk_has_a_checkpoint_before_it_gets_its_name(
     assert calls[at - 1] == f"sync {temporary}" and calls[at + 1] == f"sync {options.output.name}"
 
 
-def test_a_checkpoint_that_finds_no_room(options: TrainOptions) -> None:
-    """The system refuses in earnest; the former checkpoint stays, and the run goes on from it."""
+def test_a_checkpoint_on_a_full_disk_keeps_the_previous_one(options: TrainOptions) -> None:
+    """The system really refuses; the previous checkpoint stays, and the run continues from it."""
     options = replace(options, hold_out=0)
     run_until(options, 2)
     before = content(options.output)
-    sentence = r"^cannot write the checkpoint .*\.pt: .*Make room, then --resume goes on from the one before\.$"
+    sentence = r"^cannot write the checkpoint .*\.pt: .*space, then continue from the previous one with --resume\.$"
     with largest_file(20_000), pytest.raises(OutputError, match=sentence):
         train(replace(options, resume=True))
     after = content(options.output)
@@ -610,7 +610,7 @@ def test_a_checkpoint_that_finds_no_room(options: TrainOptions) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")])
-def test_a_disk_that_fills_up_under_the_checkpoint(
+def test_any_error_of_a_full_disk_while_writing_the_checkpoint_is_an_output_error(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     run_until(options, 2)
@@ -631,7 +631,7 @@ def test_a_disk_that_fills_up_under_the_checkpoint(
     "name",
     ["best-pretrain.safetensors", "generator.safetensors", "pretrain.safetensors", "card.md", "step-0000003.png"],
 )
-def test_a_disk_that_fills_up_under_another_file(
+def test_a_full_disk_while_writing_another_file_is_an_output_error(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     write = Path.write_bytes
@@ -652,7 +652,7 @@ def test_a_disk_that_fills_up_under_another_file(
         assert train(replace(options, resume=True, lpips_weights=None, hold_out=16)).steps == 8
 
 
-def test_an_output_that_vanishes_meanwhile(options: TrainOptions) -> None:
+def test_an_output_that_vanishes_during_a_run_is_an_output_error(options: TrainOptions) -> None:
     """A file takes the place of the folder between two updates."""
 
     def replace_folder(at: TrainProgress) -> None:

@@ -1,4 +1,4 @@
-"""LR of clips: aligned with HR in space and time, one treatment for all frames, every step felt."""
+"""LR of clips: aligned with HR in space and time, the same degradation for all frames, every step has an effect."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def degraded(
 
 
 def same_but_for(options: ClipDegradation, clip: Clip, seed: int = 0) -> tuple[Clip, Clip]:
-    """LR of the options, and of plain reduction, of the same crop."""
+    """Return LR by the options, and by plain reduction, of the same crop."""
     assert clip.shape[1] == clip.shape[2] == 64
     return degraded(clip, options, seed=seed)[0], degraded(clip, PLAIN)[0]
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize("kind", ["bicubic", "bd", "plain", "area", "soft", "sharp", "posted twice"])
-def test_lr_lies_where_hr_does(scale: int, kind: str) -> None:
+def test_lr_is_aligned_with_hr(scale: int, kind: str) -> None:
     options = {
         "bicubic": CLEAN,
         "bd": replace(CLEAN, gaussian=1.0),
@@ -57,7 +57,7 @@ def test_lr_lies_where_hr_does(scale: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize("codec", ["none", "h264", "h265", "mpeg2", "mpeg4", "flv"])
-def test_each_frame_of_lr_is_that_of_hr(codec: str) -> None:
+def test_each_frame_of_lr_shows_the_frame_of_hr(codec: str) -> None:
     options = ClipDegradation(
         clean=0.0, noise=(0, 0), codecs=(codec,), interlaced=0.0, sharpened=0.0, h264_crf=(17, 20), h265_crf=(17, 20),
         mpeg2_quantiser=(2, 3), mpeg4_quantiser=(2, 3), worst=0.0, again=0.0, lead=3,
@@ -85,7 +85,7 @@ def test_clean_is_bicubic_or_bd() -> None:
     tensor = np.ascontiguousarray(hr.transpose(0, 3, 1, 2))
     expected = reduce(torch.from_numpy(tensor).float() / 255, 4).mul(255).round().numpy().transpose(0, 2, 3, 1)
     assert np.abs(lr[:, 2:-2, 2:-2].astype(int) - expected[:, 2:-2, 2:-2]).max() <= 1
-    # A point that BD sees: the Gaussian of 1.5 pixels at the distance of LR pixels' centres from it.
+    # A point under BD: the Gaussian of 1.5 pixels at the distance of LR pixels' centres from it.
     point = np.zeros((1, 64, 64, 3), np.uint8)
     point[0, 29, 29] = 255
     centres = 4 * np.arange(16) + 1.5
@@ -119,17 +119,17 @@ def test_interlace_leaves_doubled_lines_or_combs() -> None:
     for seed in range(12):
         still, plain = same_but_for(replace(PLAIN, interlaced=1.0), lines, seed)
         woven += bool((still == plain).all())  # combs need motion
-        doubled += bool(np.ptp(still[:, 2:-2].astype(int)) < 30)  # one field has no lines left to tell
+        doubled += bool(np.ptp(still[:, 2:-2].astype(int)) < 30)  # one field lost its lines
     assert woven and doubled and woven + doubled == 12
     slow = np.stack([np.full((64, 64, 3), 100 + 5 * frame, np.uint8) for frame in range(4)])
     fast = np.stack([np.full((64, 64, 3), 60 * frame, np.uint8) for frame in range(4)])
     combs = [np.ptp(same_but_for(replace(PLAIN, interlaced=1.0), slow, seed)[0][0]) for seed in range(12)]
     assert {int(comb) for comb in combs} <= {0, 2, 3} and max(combs) > 0
     pairs = [same_but_for(replace(PLAIN, interlaced=1.0), fast, seed) for seed in range(12)]
-    assert all((lr == plain).all() for lr, plain in pairs)  # too fast to be taken for what stands
+    assert all((lr == plain).all() for lr, plain in pairs)  # too fast to count as still
 
 
-def test_a_clip_that_was_posted_before_has_lost_more() -> None:
+def test_a_clip_that_was_compressed_before_has_lost_more() -> None:
     clip = moving(64, 64, 4, grain=2)
     once = replace(PLAIN, codecs=("h264",), h264_crf=(28, 28), worst=0.0)
     _, hr = degraded(clip, PLAIN)
@@ -141,7 +141,7 @@ def test_a_clip_that_was_posted_before_has_lost_more() -> None:
     assert errors[1] > 1.1 * errors[0]
 
 
-def test_the_worst_are_worse_than_the_range() -> None:
+def test_the_worst_clips_exceed_the_range_of_qualities() -> None:
     clip = moving(64, 64, 4, grain=2)
     plain = degraded(clip, PLAIN)[0].astype(float)
     for codec in ("h264", "h265"):
@@ -159,7 +159,7 @@ def test_noise_is_new_in_each_frame() -> None:
     assert 3 < lr.std() < 5 and abs(np.corrcoef(lr[0].ravel(), lr[1].ravel())[0, 1]) < 0.15
 
 
-def test_the_random_numbers_decide_everything() -> None:
+def test_clips_depend_on_the_random_numbers_alone() -> None:
     clip = moving(96, 96, 8)
     one, same, other = (degraded(clip, ClipDegradation(), seed=seed) for seed in (4, 4, 5))
     assert (one[0] == same[0]).all() and (one[1] == same[1]).all()
@@ -179,10 +179,10 @@ def test_the_region_holds_the_context() -> None:
         (np.zeros((4, 64, 64, 3), np.float32), 4, 64, "expected a clip"),
         (np.zeros((4, 64, 64, 3), np.uint8), 4, 62, "multiples of 4, got 62"),
         (np.zeros((4, 66, 64, 3), np.uint8), 4, 64, "multiples of 4"),
-        (np.zeros((4, 64, 64, 3), np.uint8), 5, 64, "4 frames of 64x64 holds no 5 frames of 64"),
-        (np.zeros((4, 64, 32, 3), np.uint8), 4, 64, "4 frames of 32x64 holds no 4 frames of 64"),
+        (np.zeros((4, 64, 64, 3), np.uint8), 5, 64, "4 frames of 64x64 is too small for 5 frames of 64"),
+        (np.zeros((4, 64, 32, 3), np.uint8), 4, 64, "4 frames of 32x64 is too small for 4 frames of 64"),
     ],
 )
-def test_clips_that_cannot_be_degraded(clip: Clip, frames: int, crop: int, message: str) -> None:
+def test_invalid_clips_are_refused(clip: Clip, frames: int, crop: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         degraded(clip, ClipDegradation(), frames=frames, crop=crop)

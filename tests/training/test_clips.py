@@ -1,4 +1,4 @@
-"""Batches of clips: functions of the seed, the step and the number in the batch, of pictures and videos as asked."""
+"""Batches of clips depend on the seed, the step and the number in the batch, and mix pictures and videos by share."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_share_of_real_motion_is_kept(
 
 
 @pytest.mark.parametrize("kind", ["pictures", "videos"])
-def test_one_kind_is_enough(clip_options: TrainOptions, kind: str) -> None:
+def test_pictures_or_videos_alone_are_enough(clip_options: TrainOptions, kind: str) -> None:
     source = clip_options.data[0] if kind == "pictures" else clip_options.data[1]
     options = replace(clip_options, data=(source,))
     clips, _, layout = find_clips(options)
@@ -91,7 +91,7 @@ def test_one_kind_is_enough(clip_options: TrainOptions, kind: str) -> None:
         Clips(None, None)
 
 
-def test_a_window_that_is_no_multiple_is_cut_to_one(clip_options: TrainOptions, make_clip: Any) -> None:
+def test_a_window_is_cropped_to_a_multiple_of_the_scale(clip_options: TrainOptions, make_clip: Any) -> None:
     odd = make_clip("odd.mp4", size=(38, 22))
     options = replace(clip_options, data=(odd,))
     clips = find_clips(options)[0]
@@ -99,7 +99,7 @@ def test_a_window_that_is_no_multiple_is_cut_to_one(clip_options: TrainOptions, 
     assert shapes == {(20, 36), (36, 20)}
 
 
-def test_what_is_measured_on_is_held_out(clip_options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_clips_are_not_trained_on(clip_options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     training, held_out, _ = find_clips(clip_options)
     assert held_out is not None and held_out.pictures is not None and training.pictures is not None
     assert not {*held_out.pictures.files} & {*training.pictures.files}
@@ -117,7 +117,7 @@ def test_what_is_measured_on_is_held_out(clip_options: TrainOptions, monkeypatch
     assert find_clips(replace(clip_options, hold_out=0))[1] is None
 
 
-def test_every_picture_is_drawn_by_its_area(clip_options: TrainOptions) -> None:
+def test_pictures_are_drawn_by_their_area(clip_options: TrainOptions) -> None:
     pictures = find_clips(clip_options)[0].pictures
     assert pictures is not None
     counts = np.bincount([pictures.at_pixel(share) for share in np.linspace(0, 1, 5000, endpoint=False)])
@@ -125,7 +125,7 @@ def test_every_picture_is_drawn_by_its_area(clip_options: TrainOptions) -> None:
     assert np.abs(counts / 5000 - areas / areas.sum()).max() < 0.002
 
 
-def test_nothing_of_a_picture_is_changed(clip_options: TrainOptions) -> None:
+def test_pictures_are_not_modified(clip_options: TrainOptions) -> None:
     clips = find_clips(clip_options)[0]
     assert clips.pictures is not None
     before = [clips.pictures[number].copy() for number in range(len(clips.pictures))]

@@ -20,7 +20,7 @@ CODECS = sorted(BEST)
 
 
 def error(left: np.ndarray, right: np.ndarray) -> float:
-    """Root of the mean squared difference, in codes."""
+    """Return the root of the mean squared difference, in codes."""
     return float(np.sqrt(np.mean((left.astype(np.float64) - right) ** 2)))
 
 
@@ -47,7 +47,7 @@ def test_at_the_best_quality_little_but_chroma_is_lost(codec: str, pixel_format:
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (17, 33), (31, 48), (50, 40), (97, 24)])
 @pytest.mark.parametrize("codec", CODECS)
-def test_any_size_and_number_of_frames_returns(codec: str, size: tuple[int, int]) -> None:
+def test_the_shape_is_kept_for_any_size_and_number_of_frames(codec: str, size: tuple[int, int]) -> None:
     for count, b_frames in ((1, 2), (2, 1), (5, 0), (5, 3)):
         frames = moving(*size, count=count, grain=3)
         decoded = compress(frames, codec=codec, quality=MIDDLE[codec] // 2, pixel_format="yuv420p", b_frames=b_frames)
@@ -74,7 +74,7 @@ def test_the_result_is_always_the_same_in_any_thread(codec: str, size: tuple[int
 
     def decoded(number: int) -> np.ndarray:
         memory = [np.full(60_000, number * 37 % 256, np.uint8) for _ in range(16)]
-        del memory  # what a codec reads without having written it differs now
+        del memory  # memory that a codec reads without writing it differs now
         return compress(frames, codec=codec, quality=20, pixel_format="yuv420p")
 
     with ThreadPoolExecutor(4) as pool:
@@ -82,7 +82,7 @@ def test_the_result_is_always_the_same_in_any_thread(codec: str, size: tuple[int
     assert all((other == same[0]).all() for other in same)
 
 
-def test_chroma_loses_what_its_planes_cannot_hold() -> None:
+def test_subsampling_loses_fine_chroma() -> None:
     stripes = np.zeros((1, 16, 16, 3), np.uint8)
     stripes[:, :, ::2] = (200, 40, 40)
     stripes[:, :, 1::2] = (40, 40, 200)
@@ -101,7 +101,7 @@ def test_grey_survives_subsampling() -> None:
         assert np.abs(subsample(grey, pixel_format=name).astype(int) - grey).max() <= 1
 
 
-def test_views_are_taken() -> None:
+def test_views_are_accepted() -> None:
     frames = moving()
     mirrored = frames[:, ::-1, ::-1].transpose(0, 2, 1, 3)
     expected = compress(np.ascontiguousarray(mirrored), codec="mpeg2", quality=4, pixel_format="yuv420p")
@@ -110,7 +110,7 @@ def test_views_are_taken() -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads and memory as Linux tells them")
-def test_nothing_is_left_behind(codec: str) -> None:
+def test_no_memory_leaks(codec: str) -> None:
     def used() -> tuple[int, int]:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return len(os.listdir("/proc/self/task")), pages * os.sysconf("SC_PAGESIZE")
@@ -123,7 +123,7 @@ def test_nothing_is_left_behind(codec: str) -> None:
         compress(frames, codec=codec, quality=30 if codec in ("h264", "h265") else 9, pixel_format="yuv420p")
     threads_after, memory_after = used()
     assert threads_after == threads
-    assert memory_after - memory < 12 << 20  # an encoder that stays costs at least a tenth of a megabyte
+    assert memory_after - memory < 12 << 20  # a leaked encoder takes at least a tenth of a megabyte
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_nothing_is_left_behind(codec: str) -> None:
         ({"b_frames": -1}, "b_frames"),
     ],
 )
-def test_a_mistake_is_named(changed: dict[str, object], message: str) -> None:
+def test_invalid_arguments_are_named(changed: dict[str, object], message: str) -> None:
     given = {"codec": "h264", "quality": 20, "pixel_format": "yuv420p", **changed}
     with pytest.raises(ValueError, match=message):
         compress(moving(), **given)  # type: ignore[arg-type]
@@ -152,14 +152,14 @@ def test_a_mistake_is_named(changed: dict[str, object], message: str) -> None:
         np.zeros((0, 8, 8, 3), "u1"),
     ],
 )
-def test_what_are_no_frames_is_refused(frames: np.ndarray) -> None:
+def test_invalid_frames_are_refused(frames: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected frames"):
         compress(frames, codec="h264", quality=20, pixel_format="yuv420p")
     with pytest.raises(ValueError, match="expected frames"):
         subsample(frames, pixel_format="yuv420p")
 
 
-def test_a_codec_that_libav_lacks_or_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_failing_codec_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     original = compression._CODECS["h264"]
     missing = dataclasses.replace(original, encoder="no_such_encoder")
     monkeypatch.setitem(compression._CODECS, "h264", missing)
@@ -172,11 +172,11 @@ def test_a_codec_that_libav_lacks_or_that_fails_is_named(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_keyframes_come_as_often_as_asked(codec: str) -> None:
+def test_the_interval_of_keyframes_is_kept(codec: str) -> None:
     frames = moving(64, 64, 4)
     often, seldom, alone = (
         compress(part, codec=codec, quality=MIDDLE[codec], pixel_format="yuv420p", b_frames=0, keyframes=keyframes)
         for part, keyframes in ((frames, 3), (frames, 250), (frames[3:], 3))
     )
     assert (often[3] != seldom[3]).any()
-    assert (often[3] == alone[0]).all() or codec == "h265"  # whose rate control looks back
+    assert (often[3] == alone[0]).all() or codec == "h265"  # its rate control depends on earlier frames

@@ -28,7 +28,7 @@ PLAIN = VideoDegradation(
 
 
 def atlas(height: int, width: int) -> np.ndarray:
-    """(height, width, 3) uint8 RGB whose every pixel tells its row and its column; blue is in the middle."""
+    """(height, width, 3) uint8 RGB with row and column as red and green; blue is constant."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows, columns, np.full_like(rows, 128)], -1).astype(np.uint8)
 
@@ -54,7 +54,7 @@ def test_reduce_is_bicubic_rounded_to_8_bits() -> None:
     assert reduce(torch.full((1, 3, 16, 16), 3 / 255), 8).mul(255).unique().tolist() == [3]
 
 
-def test_a_region_holds_the_crop_its_context_and_its_way() -> None:
+def test_a_region_has_room_for_crop_context_and_path() -> None:
     options = VideoDegradation(motion=8, frames=4, context=8)
     assert region_size(options, 96, 4) == 96 + 2 * 8 * 4 + 8 * 3
     assert region_size(replace(options, motion=0.5), 96, 4) == 96 + 64 + 4  # 1.5 rounded up to the scale
@@ -74,7 +74,7 @@ def test_kernels_are_those_of_known_resizers(reduction: str, scale: int) -> None
         "area": lambda: cv2.resize(hr, (16, 16), interpolation=cv2.INTER_AREA),
         "bilinear": lambda: interpolate(tensor, (16, 16), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy(),
     }[reduction]()
-    inner = slice(2, -2)  # the borders are each resizer's own
+    inner = slice(2, -2)  # resizers differ at borders
     # Once through 8-bit YUV and back, whose rounding costs up to two codes.
     assert np.abs(lr[inner, inner].astype(float) - known.clip(0, 255)[inner, inner]).max() <= 2.5
     assert abs(np.mean(lr[inner, inner].astype(float) - known.clip(0, 255)[inner, inner])) < 0.2
@@ -84,7 +84,7 @@ def test_kernels_are_those_of_known_resizers(reduction: str, scale: int) -> None
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize("reduction", ["bicubic", "area", "bilinear"])
 @pytest.mark.parametrize("codec", ["none", "h264", "h265", "mpeg2"])
-def test_lr_lies_exactly_on_hr(codec: str, reduction: str, scale: int) -> None:
+def test_lr_is_exactly_aligned_with_hr(codec: str, reduction: str, scale: int) -> None:
     options = VideoDegradation(
         clean=0.0, blur=(1.0, 1.0), reductions=(reduction,), noise=(0.0, 0.0), codecs=(codec,), motion=6.0,
         h264_crf=(8, 8), h265_crf=(8, 8), mpeg2_quantiser=(2, 2),
@@ -96,7 +96,7 @@ def test_lr_lies_exactly_on_hr(codec: str, reduction: str, scale: int) -> None:
         lr, hr = degrade(region, crop, scale, options, np.random.default_rng(seed))
         shifts.append(shift_between(lr, bicubic(hr, scale)))
     assert np.abs(shifts).max() < 0.05
-    beside = bicubic(np.roll(hr, 1, 1), scale)  # the measure sees one HR pixel
+    beside = bicubic(np.roll(hr, 1, 1), scale)  # the measurement resolves one HR pixel
     assert shift_between(lr, beside)[1] == pytest.approx(-1 / scale, abs=0.07)
 
 
@@ -115,7 +115,7 @@ def test_the_share_of_clean_crops_is_kept() -> None:
     assert 0.22 < same.float().mean() < 0.38
 
 
-def test_noise_has_the_strength_that_was_asked_for() -> None:
+def test_noise_has_the_requested_strength() -> None:
     grey = np.full((128, 128, 3), 120, np.uint8)
     options = replace(PLAIN, noise=(5.0, 5.0), motion=0)
     shares = []
@@ -167,15 +167,15 @@ def test_blur_differs_between_axes_by_a_quarter_at_most() -> None:
 
 @pytest.fixture
 def clips(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """What is filmed, before it is stored without compression."""
+    """The frames that are filmed, before they are stored without compression."""
     seen: list[np.ndarray] = []
     original = compression.subsample
 
-    def watch(frames: np.ndarray, *, pixel_format: str) -> np.ndarray:
+    def record(frames: np.ndarray, *, pixel_format: str) -> np.ndarray:
         seen.append(frames)
         return original(frames, pixel_format=pixel_format)
 
-    monkeypatch.setattr(compression, "subsample", watch)
+    monkeypatch.setattr(compression, "subsample", record)
     return seen
 
 
@@ -185,12 +185,12 @@ def corners(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     seen: list[np.ndarray] = []
     original = degradation._draw_path
 
-    def watch(*given: Any) -> degradation._Path:
+    def record(*given: Any) -> degradation._Path:
         path = original(*given)
         seen.append(np.array(path.corners))
         return path
 
-    monkeypatch.setattr(degradation, "_draw_path", watch)
+    monkeypatch.setattr(degradation, "_draw_path", record)
     return seen
 
 
@@ -199,7 +199,7 @@ def test_windows_move_at_a_constant_speed(clips: list[np.ndarray], corners: list
     size = region_size(options, 96, 4)
     for seed in range(60):
         degrade(atlas(size, size), 96, 4, options, np.random.default_rng(seed))
-        # Each frame shows what lies there: the middle of 160 pixels, of whose halves rounding makes even numbers.
+        # Each frame shows its position: the middle of 160 pixels, with halves rounded to even numbers.
         assert np.abs(clips[-1][..., :2].mean((1, 2)) - 79.5 - corners[-1]).max() <= 0.5
     assert {clip.shape for clip in clips} == {(4, 40, 40, 3)}
     steps = np.diff(np.stack(corners), axis=1)  # (60, 3, 2)
@@ -207,11 +207,11 @@ def test_windows_move_at_a_constant_speed(clips: list[np.ndarray], corners: list
     speeds = np.hypot(*mean[:, 0].T)
     assert 6 < speeds.max() <= 8 + 1.5 and np.quantile(speeds, 0.25) < 4
     assert np.abs(steps - mean).max() <= 3  # the jitter of two frames, and rounding
-    assert (mean > 1).any(0).all() and (mean < -1).any(0).all()  # every way
+    assert (mean > 1).any(0).all() and (mean < -1).any(0).all()  # every direction
     assert (np.stack(corners) % 4 == np.arange(4)[:, None, None, None]).any((1, 2)).all()  # parts of an LR pixel
 
 
-def test_some_windows_stand_still(corners: list[np.ndarray]) -> None:
+def test_some_windows_do_not_move(corners: list[np.ndarray]) -> None:
     for seed in range(100):
         degrade(atlas(184, 184), 96, 4, replace(PLAIN, still=0.3), np.random.default_rng(seed))
     still = np.array([np.ptp(path, axis=0).max() == 0 for path in corners])
@@ -251,7 +251,7 @@ def test_one_frame_is_enough() -> None:
     assert lr.shape == (16, 16, 3) and hr.shape == (64, 64, 3)
 
 
-def test_everything_follows_from_the_seed_and_the_step() -> None:
+def test_degradation_depends_on_seed_and_step_alone() -> None:
     regions = [texture(150, 3, seed) for seed in range(6)]
     lr, hr = degrade_batch(regions, 64, 4, DEFAULTS, seed=1, step=2)
     assert lr.shape == (6, 3, 16, 16) and hr.shape == (6, 3, 64, 64) and lr.dtype == hr.dtype == torch.uint8
@@ -271,7 +271,7 @@ def test_threads_change_nothing() -> None:
         assert all(map(torch.equal, pool.map(make, range(12)), map(make, range(12))))
 
 
-def test_mirrored_views_are_taken() -> None:
+def test_mirrored_views_are_accepted() -> None:
     region = texture(110, 3)
     lr, hr = degrade(region[::-1, ::-1].transpose(1, 0, 2), 64, 4, DEFAULTS, np.random.default_rng(0))
     copied = np.ascontiguousarray(region[::-1, ::-1].transpose(1, 0, 2))
@@ -290,14 +290,14 @@ def test_a_whole_picture_is_degraded_evenly() -> None:
     assert np.abs(shift_between(pixels, bicubic(picture[:128, :148], 4))).max() < 0.05
 
 
-def test_a_picture_takes_the_middle_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_degraded_by_the_middle_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, object]] = []
 
-    def watch(frames: np.ndarray, **how: object) -> np.ndarray:
+    def record(frames: np.ndarray, **how: object) -> np.ndarray:
         seen.append({"frames": len(frames), "noise": float(frames[0].std()), **how})
         return frames
 
-    monkeypatch.setattr(compression, "compress", watch)
+    monkeypatch.setattr(compression, "compress", record)
     options = VideoDegradation(noise=(3.0, 9.0), h264_crf=(20, 30), frames=3)
     degrade_picture(np.full((256, 256, 3), 128, np.uint8), 4, options, seed=0)
     noise = seen[0].pop("noise")
@@ -308,14 +308,14 @@ def test_a_picture_takes_the_middle_of_the_options(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("region", "crop_size", "message"),
     [
-        (np.zeros((40, 30, 3), np.uint8), 32, "a region of 30x40 holds no crop of 32"),
+        (np.zeros((40, 30, 3), np.uint8), 32, "a region of 30x40 is too small for a crop of 32"),
         (np.zeros((40, 40, 3), np.uint8), 30, "multiple of 4, got 30"),
         (np.zeros((40, 40, 3), np.uint8), 0, "multiple of 4, got 0"),
         (np.zeros((40, 40), np.uint8), 32, "expected a region"),
         (np.zeros((40, 40, 3), np.float32), 32, "expected a region"),
     ],
 )
-def test_a_mistake_is_named(region: np.ndarray, crop_size: int, message: str) -> None:
+def test_invalid_arguments_are_named(region: np.ndarray, crop_size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         degrade(region, crop_size, 4, DEFAULTS, np.random.default_rng(0))
 
@@ -333,7 +333,7 @@ def test_a_mistake_is_named(region: np.ndarray, crop_size: int, message: str) ->
         ("frames", 0, "at least one frame"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(field: str, value: object, message: str) -> None:
+def test_invalid_options_are_refused(field: str, value: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replace(DEFAULTS, **{field: value})  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Clips that are made of pictures: never beyond their edges, equally sharp in all frames, moving as cameras do."""
+"""Clips made of pictures: never beyond their edges, equally sharp in all frames, moving like a camera."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def no_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shape", [(160, 200), (60, 300), (40, 40)], ids=["large", "flat", "smaller than the window"])
-def test_nothing_comes_from_beyond_a_picture(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pixel_comes_from_beyond_a_picture(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(film_module, "PLAIN", 0.0)
     white, grey = np.full((*shape, 3), 255, np.uint8), np.full((90, 90, 3), 255, np.uint8)
     for seed in SEEDS:
@@ -47,7 +47,7 @@ def test_a_window_stays_inside_where_there_is_room(no_layers: None) -> None:
     assert sum(mirrored) < 4
 
 
-def test_frames_are_sharp_wherever_their_pixels_fall(no_layers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_are_equally_sharp_at_any_subpixel_position(no_layers: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(film_module, "BLURRED", 0.0)
     picture = cv2.resize(texture(400, 400, grain=0.8), (300, 300), interpolation=cv2.INTER_AREA)
     own = cv2.Laplacian(picture.astype(float), cv2.CV_64F).std()
@@ -57,7 +57,7 @@ def test_frames_are_sharp_wherever_their_pixels_fall(no_layers: None, monkeypatc
         assert max(details) < 1.25 * min(details)
 
 
-def test_a_quarter_stands_still_and_no_frame_jumps() -> None:
+def test_a_quarter_of_the_clips_is_still_and_no_frame_jumps() -> None:
     picture = texture(300, 300, grain=3)
     still = 0
     for seed in range(60):
@@ -68,7 +68,7 @@ def test_a_quarter_stands_still_and_no_frame_jumps() -> None:
     assert 6 <= still <= 26
 
 
-def test_cameras_move_smoothly_and_each_way(no_layers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cameras_move_smoothly_in_each_direction(no_layers: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("FASTEST", 2.0), ("SHAKE", 0.0), ("TURN", 0.0), ("ZOOM", 0.0), ("BLURRED", 0.0)):
         monkeypatch.setattr(film_module, name, value)
     picture = texture(300, 300, grain=3)
@@ -81,7 +81,7 @@ def test_cameras_move_smoothly_and_each_way(no_layers: None, monkeypatch: pytest
     assert np.min(ways) < -0.4 and np.max(ways) > 0.4
 
 
-def test_layers_move_apart_from_the_ground(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_move_independently_of_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(film_module, "PLAIN", 0.0)
     monkeypatch.setattr(film_module, "STILL", 0.0)
     monkeypatch.setattr(film_module, "TRIPOD", 1.0)
@@ -95,7 +95,7 @@ def test_layers_move_apart_from_the_ground(monkeypatch: pytest.MonkeyPatch) -> N
     assert moved > 0.6 * len(SEEDS) and soft > 0.8 * len(SEEDS)
 
 
-def test_plain_layers_are_of_one_colour_that_is_often_saturated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flat_layers_have_one_colour_that_is_often_saturated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(film_module, "TRIPOD", 1.0)
     monkeypatch.setattr(film_module, "MOST_LAYERS", 1)
     monkeypatch.setattr(film_module, "BLURRED", 0.0)
@@ -110,11 +110,11 @@ def test_plain_layers_are_of_one_colour_that_is_often_saturated(monkeypatch: pyt
     assert saturated >= len(SEEDS) // 6
 
 
-def test_motion_blur_lies_along_the_way(no_layers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_motion_blur_is_along_the_motion(no_layers: None, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = texture(300, 300, grain=1)
     for name, value in (("SHAKE", 0.0), ("TURN", 0.0), ("ZOOM", 0.0), ("TILT", 0.0)):
         monkeypatch.setattr(film_module, name, value)
-    monkeypatch.setattr(film_module, "_unit", lambda angle: (1.0, 0.0))  # to the right
+    monkeypatch.setattr(film_module, "_unit_vector", lambda angle: (1.0, 0.0))  # to the right
     losses = []
     for seed in SEEDS:
         details = []
@@ -127,9 +127,9 @@ def test_motion_blur_lies_along_the_way(no_layers: None, monkeypatch: pytest.Mon
     assert across < 0.85 and across < down - 0.1
 
 
-def test_the_random_numbers_decide_everything() -> None:
+def test_clips_depend_on_the_random_numbers_alone() -> None:
     picture = texture()
     assert (filmed(picture, 3) == filmed(picture, 3)).all()
     assert (filmed(picture, 3) != filmed(picture, 4)).any()
     mirrored = np.ascontiguousarray(picture[:, ::-1])[:, ::-1]
-    assert (filmed(picture, 3) == filmed(mirrored, 3)).all()  # a view will do
+    assert (filmed(picture, 3) == filmed(mirrored, 3)).all()  # a view is accepted

@@ -1,6 +1,6 @@
-"""One process or several: the same gradients and the same weights, and an end to all of them whatever happens to one.
+"""One process or several: the same gradients and weights, and all processes end whatever happens to one.
 
-Processes take seconds to start, as each imports torch; so each start here shows several things.
+Processes take seconds to start, as each imports torch; so each start tests several things.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor, multiprocessing
 
 from vsr.errors import TrainingError, UsageError
-from vsr.training.launch import _fabric, _joining, _meet_on_loopback, _precision, _Relay, launch
+from vsr.training.launch import _fabric, _join_started_processes, _precision, _Relay, _use_loopback, launch
 from vsr.training.log import read_log
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import RECIPES, override
@@ -41,7 +41,7 @@ SECONDS = 300
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Without torchmetrics, which lightning_fabric imports for its version: it takes longer than all else together."""
+    """Return an environment without torchmetrics, whose import by lightning_fabric takes longer than all else."""
     folder = tmp_path_factory.mktemp("hidden")
     (folder / "torchmetrics.py").write_text("raise ImportError\n")
     before = os.environ.get("PYTHONPATH")
@@ -64,13 +64,13 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path, environment
         assert {name.split(".")[0] for name in gradients} == {"generator", "discriminator"}
         assert len([name for name in gradients if "running" in name]) > 10
         largest = {name: float(gradient.abs().max()) for name, gradient in gradients.items()}
-        # Comparing, or all within the margin, the same on top of all verdicts changes nothing.
+        # With a comparing loss, or all logits within the margin, a constant added to all logits changes nothing.
         assert [name for name in largest if largest[name] < 1e-7] == ["discriminator.head.3.bias"] * (form != "bce")
         for name, gradient in gradients.items():
             assert gradient.dtype == torch.float64
             tolerance = 1e-6 * max(largest[name], 1e-7)
             torch.testing.assert_close(two[0][name], gradient, rtol=0, atol=tolerance, msg=f"{form} {name}")
-        # Of the terms each process logs its own part, but the verdicts are on all crops.
+        # Each process logs its own part of the terms, but the discriminator's outputs are on all crops.
         for name in ("discriminator_loss", "d_real", "d_fake", "adversarial"):
             torch.testing.assert_close(two[1][name], seen[name], rtol=1e-9, atol=0)
 
@@ -95,7 +95,7 @@ def test_two_processes_from_python(
     alone = replace(options, recipe=override(options.recipe, batch_size=4), output=tmp_path / "one", log_every=2)
     summary = train(alone)
 
-    # What the caller sees: each update reported once, and the messages and the summary of the first process.
+    # The caller sees each update once, and the messages and the summary of the first process.
     assert found["reported"] == [*range(1, 9)]
     assert found["messages"].count("11 pictures to train on, 1 held out, from update 0") == 1
     assert (found["summary"]["steps"], found["summary"]["stage"], found["summary"]["stopped"]) == (
@@ -107,7 +107,7 @@ def test_two_processes_from_python(
     assert found["summary"]["quality"]["psnr_y"] == pytest.approx(summary.quality.psnr_y, abs=1e-2)
     assert found["processes_left"] == 0
 
-    # What the run leaves: the networks that one process trains. Eight updates of 1e-3 could lie 8e-3 and more apart.
+    # The run trains the same networks as one process. Eight updates of 1e-3 could differ by 8e-3 and more.
     one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
     for network in ("generator", "ema", "discriminator"):
         assert_close(two[network], one[network], 2e-4)
@@ -119,11 +119,11 @@ def test_two_processes_from_python(
     # The script has no LPIPS.
     assert names[0] - {"best-adversarial.safetensors"} == names[1]
 
-    # An error in one process is the caller's, at once, although the other waits.
+    # An error in one process is raised in the caller at once, although the other waits.
     assert found["error"] == "CheckpointError: the second process says no"
     assert found["error_seconds"] < SECONDS / 2
 
-    # One process takes over from two.
+    # One process continues the run of two.
     longer = override(alone.recipe, adversarial_length=4)
     resumed = train(replace(alone, output=tmp_path / "two", recipe=longer, resume=True))
     assert resumed.steps == 9 and read_log(tmp_path / "two/log.csv")["step"].tolist() == [2, 3, 4, 5, 6, 8, 9]
@@ -134,7 +134,7 @@ Start = Callable[[Path], subprocess.Popen[str]]
 
 @pytest.fixture
 def start(photographs: Path, environment: dict[str, str]) -> Iterator[Start]:
-    """Starts the command with two processes, in a session of its own; waits until its first checkpoint."""
+    """Return a function that starts the command with two processes in a new session and awaits a checkpoint."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(output: Path) -> subprocess.Popen[str]:
@@ -180,7 +180,7 @@ pytest_linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="
 
 @pytest_linux
 @pytest.mark.usefixtures("quick")
-def test_ctrl_c_reaches_two_processes(options: TrainOptions, tmp_path: Path, photographs: Path, start: Start) -> None:
+def test_ctrl_c_stops_two_processes(options: TrainOptions, tmp_path: Path, photographs: Path, start: Start) -> None:
     output = tmp_path / "two"
     process = start(output)
     started = children(process.pid)
@@ -192,7 +192,7 @@ def test_ctrl_c_reaches_two_processes(options: TrainOptions, tmp_path: Path, pho
     assert stderr.splitlines()[-1] == f"vsr: stopped after step {step}; the same command with --resume goes on."
     assert "Traceback" not in stderr
     until(lambda: not any(map(alive, started)), 10)
-    # And one process can take over.
+    # And one process can continue.
     recipe = replace(options.recipe, follows="", **vars_of(output))
     resumed = train(replace(options, output=output, recipe=recipe, hold_out=0, resume=True, log_every=10))
     assert resumed.steps == step + 2
@@ -201,7 +201,7 @@ def test_ctrl_c_reaches_two_processes(options: TrainOptions, tmp_path: Path, pho
 
 
 def vars_of(output: Path) -> dict[str, Any]:
-    """The values of the recipe that a checkpoint was made with, two updates longer than it has."""
+    """Return the recipe of a checkpoint as options, two updates longer."""
     from vsr.training.recipes import ClipDegradation, Labels, Stage, VideoDegradation
 
     state = checkpoint(output)
@@ -217,7 +217,7 @@ def vars_of(output: Path) -> dict[str, Any]:
 
 
 @pytest_linux
-def test_one_of_two_is_killed(tmp_path: Path, start: Start) -> None:
+def test_the_other_process_ends_when_one_is_killed(tmp_path: Path, start: Start) -> None:
     process = start(tmp_path / "two")
     started = children(process.pid)
     os.kill(workers(process.pid)[1], signal.SIGKILL)
@@ -227,14 +227,14 @@ def test_one_of_two_is_killed(tmp_path: Path, start: Start) -> None:
     assert (process.returncode, stdout) == (1, ""), stderr
     line = stderr.splitlines()[-1]
     assert line.startswith("vsr: a training process died (")
-    assert line.endswith("), and the others were stopped; --resume goes on from the last checkpoint.")
+    assert line.endswith("), and the others were stopped; continue from the last checkpoint with --resume.")
     assert "Traceback" not in stderr
     until(lambda: not any(map(alive, started)), 10)
     assert checkpoint(tmp_path / "two")["step"] >= 5
 
 
 @pytest_linux
-def test_the_parent_is_killed(tmp_path: Path, start: Start) -> None:
+def test_the_processes_end_when_the_parent_is_killed(tmp_path: Path, start: Start) -> None:
     process = start(tmp_path / "two")
     started = children(process.pid)
     assert len(started) >= 2
@@ -243,7 +243,7 @@ def test_the_parent_is_killed(tmp_path: Path, start: Start) -> None:
     until(lambda: not any(map(alive, started)), 10)
 
 
-# What needs no process of its own
+# Without further processes
 
 
 def report_and_return(fabric: Any, options: TrainOptions, report: Any, stop: Any) -> tuple[int, int, bool]:
@@ -251,7 +251,7 @@ def report_and_return(fabric: Any, options: TrainOptions, report: Any, stop: Any
     return fabric.world_size, fabric.global_rank, stop()
 
 
-def test_one_process_is_this_one(options: TrainOptions) -> None:
+def test_a_single_process_is_this_one(options: TrainOptions) -> None:
     seen: list[str] = []
     assert launch(report_and_return, options, seen.append, lambda: True) == (1, 0, True)
     assert seen == ["seen"]
@@ -259,13 +259,13 @@ def test_one_process_is_this_one(options: TrainOptions) -> None:
 
 @pytest.fixture
 def threads_for_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Queues and events of threads, so that no process is started."""
+    """Use queues and events of threads, so that no process is started."""
     context = SimpleNamespace(Queue=queue.Queue, Event=threading.Event)
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: context)
 
 
 @pytest.mark.usefixtures("threads_for_processes")
-def test_what_processes_send_is_handed_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_of_processes_are_delivered(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[str] = []
     asked = [False]
     relay = _Relay(seen.append, lambda: asked[0])
@@ -311,7 +311,7 @@ def test_a_callback_that_fails_stops_the_run_and_is_not_called_again(which: str)
     ],
     ids=["fp16", "tf32", "tpu"],
 )
-def test_what_this_machine_lacks(options: TrainOptions, changes: dict[str, Any], sentence: str) -> None:
+def test_missing_hardware_is_refused(options: TrainOptions, changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence.replace(".", r"\.")):
         launch(report_and_return, replace(options, **changes), print, lambda: False)
 
@@ -319,12 +319,12 @@ def test_what_this_machine_lacks(options: TrainOptions, changes: dict[str, Any],
 @pytest.mark.parametrize(
     ("device", "named", "sentence"),
     [
-        ("mps", "mps", "several processes share CPUs or CUDA devices, not mps: take --device cpu."),
-        ("cuda", "cuda", "torch sees 1 CUDA devices, and --devices asks 2."),
-        ("cuda:0", "cuda:0", "--device cuda:0 names one device, and --devices asks for 2."),
+        ("mps", "mps", "several processes can share CPUs or CUDA devices, but not mps: use --device cpu."),
+        ("cuda", "cuda", "torch finds 1 CUDA devices, but --devices asks for 2."),
+        ("cuda:0", "cuda:0", "--device cuda:0 names one device, but --devices asks for 2."),
     ],
 )
-def test_devices_that_cannot_be_several(
+def test_several_processes_on_unsuitable_devices_are_refused(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, device: str, named: str, sentence: str
 ) -> None:
     monkeypatch.setattr("vsr.training.launch.choose_device", torch.device)
@@ -346,21 +346,21 @@ def arithmetic(fabric: Any, options: TrainOptions, report: Any, stop: Any) -> tu
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
-def test_products_are_not_rounded_unless_asked_for(options: TrainOptions, precision: Any) -> None:
-    """torch's own choice would be TF32 for convolutions."""
+def test_float32_products_are_not_rounded_by_default(options: TrainOptions, precision: Any) -> None:
+    """torch's default is TF32 for convolutions."""
     before = arithmetic(None, options, None, None)
     assert before == ("highest", True)
     assert launch(arithmetic, replace(options, precision=precision), print, lambda: False) == ("highest", False)
     assert arithmetic(None, options, None, None) == before
 
 
-def test_tf32_is_asked_for(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tf32_rounds_products(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vsr.training.launch._precision", lambda options, device: "tf32")
     assert launch(arithmetic, options, print, lambda: False) == ("high", True)
 
 
 @pytest.mark.parametrize(("emulates", "precision"), [(True, "fp32"), (False, "bf16")])
-def test_auto_takes_no_emulated_bf16(
+def test_auto_avoids_emulated_bf16(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, emulates: bool, precision: str
 ) -> None:
     monkeypatch.setattr("vsr.training.launch.computes_in_bf16", lambda device: not emulates)
@@ -369,7 +369,7 @@ def test_auto_takes_no_emulated_bf16(
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps"])
-def test_a_device_of_torchs_is_taken_by_its_name(options: TrainOptions, device: str) -> None:
+def test_a_torch_device_is_accepted_by_its_name(options: TrainOptions, device: str) -> None:
     assert replace(options, device=torch.device(device)).device == device
 
 
@@ -390,15 +390,15 @@ SRUN = {"SLURM_NTASKS": "8", "SLURM_PROCID": "3"}
     ],
     ids=["alone", "torchrun", "two machines", "one process", "no torchrun", "sbatch", "srun"],
 )
-def test_processes_that_others_have_started_train_together(
+def test_externally_started_processes_train_together(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], devices: int, nodes: int
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     options = replace(options, recipe=override(options.recipe, batch_size=8))
-    joining = _joining(options)
-    assert (joining.devices, joining.nodes) == (devices, nodes)
-    assert _joining(joining) == joining
+    joined = _join_started_processes(options)
+    assert (joined.devices, joined.nodes) == (devices, nodes)
+    assert _join_started_processes(joined) == joined
 
 
 @pytest.mark.parametrize(
@@ -407,13 +407,13 @@ def test_processes_that_others_have_started_train_together(
         (
             {**TORCHRUN, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
             {"devices": 4},
-            "--devices 4 --nodes 1 asks for others than torchrun or srun has started, --devices 2 --nodes 1: "
+            "--devices 4 --nodes 1 differs from what torchrun or srun has started, --devices 2 --nodes 1: "
             "leave both out.",
         ),
         (
             {**TORCHRUN, "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
             {"devices": 2},
-            "--devices 2 --nodes 1 asks for others than torchrun or srun has started, --devices 1 --nodes 1: "
+            "--devices 2 --nodes 1 differs from what torchrun or srun has started, --devices 1 --nodes 1: "
             "leave both out.",
         ),
         (
@@ -424,12 +424,12 @@ def test_processes_that_others_have_started_train_together(
         (
             {**SRUN, "SLURM_STEP_NUM_TASKS": "8"},
             {},
-            "srun has started 8 processes, not so many on each machine: --ntasks-per-node.",
+            "srun has started 8 processes but does not state how many run on each machine: set --ntasks-per-node.",
         ),
     ],
     ids=["others", "one alone", "batch", "srun"],
 )
-def test_processes_that_cannot_train_together(
+def test_externally_started_processes_that_do_not_fit_are_refused(
     options: TrainOptions,
     monkeypatch: pytest.MonkeyPatch,
     variables: dict[str, str],
@@ -439,7 +439,7 @@ def test_processes_that_cannot_train_together(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError) as caught:
-        _joining(replace(options, recipe=override(options.recipe, batch_size=8), **changes))
+        _join_started_processes(replace(options, recipe=override(options.recipe, batch_size=8), **changes))
     assert str(caught.value) == sentence
 
 
@@ -449,7 +449,7 @@ def test_torchrun_trains_once(tmp_path: Path, photographs: Path, environment: di
         "adversarial-content": 0, "blocks": 1, "channels": 4, "discriminator-channels": 4, "batch-size": 4,
         "crop-size": 16, "hold-out": 0, "device": "cpu", "log-every": 1,
     }  # fmt: skip
-    # On the loopback, as the name of a bare machine leads nowhere.
+    # On the loopback device, as the host name of a bare machine may not resolve.
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
     command = [sys.executable, *torchrun, "-m", "vsr"]
     command += ["train", "--data", str(photographs), "-o", str(tmp_path / "run"), "-v"]
@@ -462,14 +462,14 @@ def test_torchrun_trains_once(tmp_path: Path, photographs: Path, environment: di
 
 
 @pytest.mark.parametrize(("name", "interface"), [("localhost", None), ("nowhere.invalid", "lo")])
-def test_processes_meet_where_the_name_of_the_machine_leads_nowhere(
+def test_processes_use_the_loopback_device_if_the_host_name_does_not_resolve(
     name: str, interface: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")  # so that it is removed at the end
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
     monkeypatch.setattr("socket.gethostname", lambda: name)
     monkeypatch.setattr("sys.platform", "linux")
-    _meet_on_loopback()
+    _use_loopback()
     assert os.environ.get("GLOO_SOCKET_IFNAME") == interface
 
 

@@ -1,4 +1,4 @@
-"""Means by hand, what a killed run leaves, full disks, and event files read by TensorBoard's own reader."""
+"""Means by hand, logs of killed runs, full disks, and event files read by TensorBoard's own reader."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_rows_reach_the_file_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [0, 199, 200, 250, 1000])
-def test_resuming_removes_what_lies_behind_the_checkpoint(tmp_path: Path, step: int) -> None:
+def test_resuming_removes_the_rows_after_the_checkpoint(tmp_path: Path, step: int) -> None:
     with Log(tmp_path, step=0) as log:
         for written in (100, 200, 300):
             log.write(pretrain(written, written / 7))
@@ -95,7 +95,7 @@ def test_resuming_removes_what_lies_behind_the_checkpoint(tmp_path: Path, step: 
 
 
 @pytest.mark.parametrize("torn", ["2", "200,pretrain,2", "200,pretrain" + "," * 20, "\0\0\0"])
-def test_a_torn_last_line_does_not_count(tmp_path: Path, torn: str) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path, torn: str) -> None:
     with Log(tmp_path, step=0) as log:
         log.write(pretrain(100))
     whole = (tmp_path / LOG).read_text()
@@ -114,14 +114,14 @@ def test_an_empty_file_gets_its_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("step,loss\n1,0.5\n", "has other columns"),
-        (HEADER.rstrip(), "has other columns"),
+        ("step,loss\n1,0.5\n", "its columns differ"),
+        (HEADER.rstrip(), "its columns differ"),
         (HEADER + "1,pretrain\n", "damaged in line 2"),
         (HEADER + "1,pretrain" + "," * 20 + "\nx,pretrain" + "," * 20 + "\n", "damaged in line 3"),
         (HEADER + "1,pretrain,1,1,fast" + "," * 17 + "\n", "damaged in line 2"),
     ],
 )
-def test_a_file_that_is_no_log(tmp_path: Path, content: str, complaint: str) -> None:
+def test_a_file_that_is_not_a_log_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
     path = tmp_path / LOG
     path.write_text(content)
     with pytest.raises(CheckpointError, match=complaint) as caught:
@@ -132,7 +132,7 @@ def test_a_file_that_is_no_log(tmp_path: Path, content: str, complaint: str) -> 
         read_log(path)
 
 
-def test_no_log(tmp_path: Path) -> None:
+def test_a_missing_log_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the log .*No such file"):
         read_log(tmp_path / LOG)
     with pytest.raises(OutputError, match="cannot write .*No such file"):
@@ -150,14 +150,14 @@ def test_no_log(tmp_path: Path) -> None:
         ({"step": 1, "stage": None}, "needs a step and a stage"),
     ],
 )
-def test_rows_that_do_not_fit(tmp_path: Path, row: dict[str, float | str | None], complaint: str) -> None:
+def test_invalid_rows_are_refused(tmp_path: Path, row: dict[str, float | str | None], complaint: str) -> None:
     with Log(tmp_path, step=0) as log, pytest.raises(ValueError, match=complaint):
         log.write(row)
     assert (tmp_path / LOG).read_text() == HEADER
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk(tmp_path: Path, leaves_nothing: None) -> None:
+def test_a_full_disk_is_an_output_error(tmp_path: Path, leaves_nothing: None) -> None:
     with Log(tmp_path, step=0) as log:
         (tmp_path / LOG).unlink()
         (tmp_path / LOG).symlink_to("/dev/full")
@@ -165,7 +165,7 @@ def test_a_full_disk(tmp_path: Path, leaves_nothing: None) -> None:
             log.write(pretrain(100))
 
 
-def test_what_stood_there_survives_a_failed_rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_log_survives_a_failed_rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
@@ -233,7 +233,7 @@ def test_event_files_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     log.close()
 
 
-def test_event_files_that_cannot_be_made(tmp_path: Path) -> None:
+def test_event_files_that_cannot_be_created(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "tensorboard").touch()
     with pytest.raises(OutputError, match="cannot write .*tensorboard"):

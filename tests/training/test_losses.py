@@ -1,4 +1,4 @@
-"""Each term of the losses against values worked out by hand."""
+"""Each term of the losses against values computed by hand."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_pixel_losses() -> None:
     assert float(charbonnier(sr, hr)) == pytest.approx(sum(roots) / 4)
 
 
-def test_charbonnier_has_a_gradient_where_nothing_is_wrong() -> None:
+def test_charbonnier_has_no_gradient_without_error() -> None:
     sr = torch.full((1, 3, 2, 2), 0.5, requires_grad=True)
     (gradient,) = torch.autograd.grad(charbonnier(sr, torch.full((1, 3, 2, 2), 0.5)), sr)
     assert not gradient.any()
 
 
 def test_artefacts_by_hand() -> None:
-    """LDL's weight: the variance of the residual in the 7x7 pixels around, times the fifth root of that of all."""
+    """LDL's weight: the local variance of the residual in 7x7 pixels times the fifth root of the global variance."""
     torch.manual_seed(0)
     sr, hr, average = torch.rand(3, 2, 3, 12, 12)
     residual, of_average = (sr - hr).abs().sum(1), (average - hr).abs().sum(1)
@@ -74,7 +74,7 @@ def test_total_variation() -> None:
     assert float(total_variation(torch.full((2, 3, 4, 5), 0.7))) == 0
 
 
-def test_total_variation_depends_on_no_size() -> None:
+def test_total_variation_does_not_depend_on_the_size() -> None:
     image = torch.rand(1, 3, 8, 8)
     # Mirrored copies beside each other add only differences of zero between equal neighbours.
     tiled = torch.cat([image, image.flip(-1)], -1)
@@ -89,9 +89,9 @@ def test_binary_cross_entropy(labels: tuple[float, float]) -> None:
     state = ADVERSARIAL["bce"]
     real = (cross_entropy(3, labels[1]) + cross_entropy(0.5, labels[1])) / 2
     fake = (cross_entropy(-1, labels[0]) + cross_entropy(2, labels[0])) / 2
-    told = torch.full((2,), labels[0]), torch.full((2,), labels[1])
-    assert float(state.discriminator(FAKE, REAL, *told)) == pytest.approx(real + fake, rel=1e-6)
-    # The generator wants its crops taken for real in full, whatever the discriminator is told.
+    given_labels = torch.full((2,), labels[0]), torch.full((2,), labels[1])
+    assert float(state.discriminator(FAKE, REAL, *given_labels)) == pytest.approx(real + fake, rel=1e-6)
+    # The generator's target is 1, whatever the labels of the discriminator are.
     assert float(state.generator(FAKE, REAL)) == pytest.approx((cross_entropy(-1, 1) + cross_entropy(2, 1)) / 2)
     assert not state.compares
 
@@ -101,10 +101,10 @@ def test_relativistic_average(labels: tuple[float, float]) -> None:
     state = ADVERSARIAL["relativistic"]
     real, fake = [3.0 - 0.5, 0.5 - 0.5], [-1.0 - 1.75, 2.0 - 1.75]  # less the mean of the other side
     generator = sum(cross_entropy(x, 0) for x in real) / 4 + sum(cross_entropy(x, 1) for x in fake) / 4
-    told = torch.full((2,), labels[0]), torch.full((2,), labels[1])
-    judged = sum(cross_entropy(x, labels[1]) for x in real) / 4 + sum(cross_entropy(x, labels[0]) for x in fake) / 4
+    given_labels = torch.full((2,), labels[0]), torch.full((2,), labels[1])
+    expected = sum(cross_entropy(x, labels[1]) for x in real) / 4 + sum(cross_entropy(x, labels[0]) for x in fake) / 4
     assert float(state.generator(FAKE, REAL)) == pytest.approx(generator, rel=1e-6)
-    assert float(state.discriminator(FAKE, REAL, *told)) == pytest.approx(judged, rel=1e-6)
+    assert float(state.discriminator(FAKE, REAL, *given_labels)) == pytest.approx(expected, rel=1e-6)
     assert state.compares
 
 
@@ -130,13 +130,13 @@ def test_the_two_sides_pull_apart(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(ADVERSARIAL))
-def test_who_does_not_compare_needs_no_logits_of_real_crops(name: str) -> None:
+def test_forms_that_do_not_compare_ignore_the_logits_of_real_crops(name: str) -> None:
     form = ADVERSARIAL[name]
     with_real, without = form.generator(FAKE, REAL), form.generator(FAKE, torch.zeros(2))
     assert bool(with_real == without) is not form.compares
 
 
-def test_labels_that_are_drawn() -> None:
+def test_drawn_labels() -> None:
     random = np.random.default_rng(0)
     fixed = draw_labels(Labels("fixed", 0.9), 3, random)
     assert fixed.dtype == torch.float32 and torch.equal(fixed, torch.full((3,), 0.9))

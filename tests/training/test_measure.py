@@ -1,4 +1,4 @@
-"""Measurements against the same by hand."""
+"""Measurements against values computed by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def pair(height: int, width: int, scale: int) -> HeldOut:
-    """Blotches, so that there is something to be upscaled."""
+    """Draw blotches, so that there is structure to upscale."""
     hr = resize_bicubic(torch.rand(1, 3, height // 4, width // 4), height, width).clamp(0, 1)
     hr = hr.mul(255).round()
     return HeldOut(reduce(hr / 255, scale)[0].mul(255).round().byte(), hr[0].byte())
@@ -42,21 +42,21 @@ def test_two_pictures_of_unequal_sizes_by_hand(scale: int) -> None:
         distance.append(float((expected / 255 - hr).abs().mean()))
     assert abs(psnr[0] - psnr[1]) > 0.01 and abs(ssim[0] - ssim[1]) > 1e-4
     assert quality is not None and quality.lpips is not None
-    # A mean over the pictures, not over their pixels.
+    # The mean is over pictures, not over pixels.
     assert quality.psnr_y == pytest.approx(sum(psnr) / 2, abs=1e-9)
     assert quality.ssim_y == pytest.approx(sum(ssim) / 2, abs=1e-9)
     assert quality.lpips == pytest.approx(sum(distance) / 2, abs=1e-6)
 
 
-def test_it_is_done_in_float32_whatever_the_run_computes_in() -> None:
+def test_measuring_uses_float32_whatever_the_precision_of_the_run() -> None:
     seen: list[bool] = []
 
-    class Watching(Bicubic):
+    class PrecisionRecorder(Bicubic):
         def forward(self, lr: Tensor) -> Tensor:
             seen.append(torch.backends.cudnn.allow_tf32)
             return super().forward(lr)
 
-    measure(Watching(scale=4), [pair(40, 40, 4)], Distance(), scale=4, device=CPU)
+    measure(PrecisionRecorder(scale=4), [pair(40, 40, 4)], Distance(), scale=4, device=CPU)
     assert seen == [False] and torch.backends.cudnn.allow_tf32
 
 
@@ -66,8 +66,8 @@ def test_without_lpips_and_without_pictures() -> None:
     assert measure(Bicubic(scale=4), [], Distance(), scale=4, device=CPU) == (None, [])
 
 
-def test_what_is_right_in_every_code() -> None:
-    """Within half a code of the original, and beyond the range: rounded and clipped as a file would be."""
+def test_output_that_rounds_to_hr_is_perfect() -> None:
+    """Output within half a code of HR, or beyond the range, is rounded and clipped as in a file."""
 
     class Nearly(nn.Module):
         def forward(self, lr: Tensor) -> Tensor:
@@ -80,8 +80,8 @@ def test_what_is_right_in_every_code() -> None:
     assert quality == Quality(float("inf"), pytest.approx(1), None)  # type: ignore[arg-type]
 
 
-def test_the_mode_of_the_generator_is_left() -> None:
-    class TrainMonitor(nn.Module):
+def test_the_mode_of_the_generator_is_restored() -> None:
+    class ModeRecorder(nn.Module):
         modes: list[bool] = []
 
         def forward(self, lr: Tensor) -> Tensor:
@@ -90,10 +90,10 @@ def test_the_mode_of_the_generator_is_left() -> None:
             return resize_bicubic(lr, 4 * lr.shape[-2], 4 * lr.shape[-1])
 
     for training in (True, False):
-        network = TrainMonitor().train(training)
+        network = ModeRecorder().train(training)
         measure(network, [pair(32, 32, 4)], None, scale=4, device=CPU)
         assert network.training is training
-    assert TrainMonitor.modes == [False, False]
+    assert ModeRecorder.modes == [False, False]
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])

@@ -1,4 +1,4 @@
-"""What a GPU is to be asked first. The same on the CPU shows that the questions are put rightly."""
+"""What is to be checked on a GPU; the same tests run on the CPU show that they are sound."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=n
 
 
 def gradients(folder: Path, device: str, processes: int, compiled: bool, form: str) -> tuple[dict[str, Tensor], ...]:
-    """Of one update on a batch that the processes share, on one device."""
+    """Return the gradients of one update on a batch that the processes share, on one device."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     started = []
@@ -41,11 +41,11 @@ def gradients(folder: Path, device: str, processes: int, compiled: bool, form: s
         command = [sys.executable, str(HERE / "on_one_device.py"), device, str(compiled), form, str(folder)]
         started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:
-        said = [process.communicate(timeout=SECONDS)[1] for process in started]
+        errors = [process.communicate(timeout=SECONDS)[1] for process in started]
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0] * processes, said
+    assert [process.returncode for process in started] == [0] * processes, errors
     found: tuple[dict[str, Tensor], ...] = torch.load(folder / f"{processes}-{compiled}.pt")
     return found
 
@@ -61,7 +61,7 @@ def gradients(folder: Path, device: str, processes: int, compiled: bool, form: s
 )
 def test_two_processes_share_a_device(device: str, compiled: bool, form: str, tmp_path: Path) -> None:
     """The discriminator passes twice, over upscaled crops and real ones, before its gradients are averaged; batch
-    normalisation is over the joined batch; compiled or not. It comes to what one process finds, which computes plainly.
+    normalisation is over the joined batch; compiled or not. The result equals that of a single, uncompiled process.
     """
     one, seen = gradients(tmp_path, device, 1, False, form)
     two, also_seen = gradients(tmp_path, device, 2, compiled, form)
@@ -74,8 +74,8 @@ def test_two_processes_share_a_device(device: str, compiled: bool, form: str, tm
 
 
 @pytest.fixture
-def play(tiny_recipe: Recipe) -> Callable[..., TrainState]:
-    """Builds a tiny game in the adversarial stage, in float16 with one scaler for both networks."""
+def build_state(tiny_recipe: Recipe) -> Callable[..., TrainState]:
+    """Return a function that builds a tiny state in the adversarial stage, in float16, with one scaler for both."""
 
     def build(device: str, **values: Any) -> TrainState:
         scaler = torch.amp.GradScaler(device, init_scale=1024.0)  # type: ignore[attr-defined]
@@ -111,8 +111,8 @@ def scale_of(state: TrainState) -> float:
 
 @DEVICES
 @pytest.mark.parametrize("clip", [0.0, 1.0])
-def test_one_scaler_serves_both_networks(device: str, clip: float, play: Callable[..., TrainState]) -> None:
-    state = play(device, gradient_clip=clip)
+def test_one_scaler_serves_both_networks(device: str, clip: float, build_state: Callable[..., TrainState]) -> None:
+    state = build_state(device, gradient_clip=clip)
     assert state.discriminator is not None
     networks = (state.generator.plain, state.discriminator.plain)
     for _ in range(3):
@@ -125,10 +125,10 @@ def test_one_scaler_serves_both_networks(device: str, clip: float, play: Callabl
 @DEVICES
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("which", ["generator", "discriminator"])
-def test_an_overflow_in_one_network_costs_that_one_a_step(
-    device: str, which: str, clip: float, play: Callable[..., TrainState]
+def test_an_overflow_in_one_network_skips_the_step_of_that_network_only(
+    device: str, which: str, clip: float, build_state: Callable[..., TrainState]
 ) -> None:
-    state = play(device, gradient_clip=clip)
+    state = build_state(device, gradient_clip=clip)
     assert state.discriminator is not None
     networks = {"generator": state.generator.plain, "discriminator": state.discriminator.plain}
     first = next(networks[which].parameters())

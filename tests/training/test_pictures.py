@@ -21,7 +21,7 @@ from vsr.training.pictures import Draws, PackedPictures, PictureFile, PictureSet
 
 
 def atlas(number: int, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) uint8 RGB whose every pixel tells its row, its column and the picture's number."""
+    """(height, width, 3) uint8 RGB whose pixels encode row, column and the picture's number."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows, columns, np.full_like(rows, number)], -1).astype(np.uint8)
 
@@ -44,13 +44,13 @@ def files(tmp_path: Path) -> list[PictureFile]:
 
 @pytest.fixture
 def pictures(files: list[PictureFile]) -> PictureSet:
-    """Of the six atlases."""
+    """The set of the six atlases."""
     return PictureSet(files, min_size=16)
 
 
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """The log, whatever a command that ran before has made of the loggers."""
+    """The log, whatever a previous command has done to the loggers."""
     monkeypatch.setattr(logging.getLogger("vsr"), "propagate", True)
     caplog.set_level(logging.WARNING, logger="vsr")
     return caplog
@@ -66,7 +66,7 @@ def same(one: Draws, other: Draws) -> bool:
 
 
 def hollow(path: Path, height: int, width: int) -> PictureFile:
-    """A PNG whose header is fine and whose data are not."""
+    """Return a PNG with a valid header and damaged data."""
     file = write(path, np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
     content = bytearray(path.read_bytes())
     content[-100:-50] = bytes(50)
@@ -107,10 +107,10 @@ def test_pictures_that_cannot_be_used_are_left_out(
         PictureSet(files, min_size=46)
 
 
-def test_what_is_damaged_inside_is_stood_in_for(
+def test_a_picture_with_damaged_data_is_replaced(
     tmp_path: Path, files: list[PictureFile], warnings: pytest.LogCaptureFixture
 ) -> None:
-    """By the next one, or the first behind the last, wherever and in whatever order they are drawn."""
+    """The next one replaces it, or the first after the last, in whatever order they are drawn."""
     first, last = hollow(tmp_path / "00.png", 40, 40), hollow(tmp_path / "99.png", 30, 80)
     mixed = [first, files[0], hollow(tmp_path / "01.png", 16, 90), *files[1:], last]
     options = {"flips": False, "crop": "centre"}
@@ -125,7 +125,7 @@ def test_what_is_damaged_inside_is_stood_in_for(
     assert torch.equal(later.crops(drawn(later, 64, **options), 16), whole)
     packed = PackedPictures(PictureSet(mixed, min_size=16), torch.device("cpu"))
     assert torch.equal(packed.crops(drawn(pictures, 64, **options), 16), whole)
-    # Centred at (12, 12) and (7, 32) in the damaged ones; 20 rows end the latter's stand-in before that.
+    # Centred at (12, 12) and (7, 32) in the damaged ones; the replacement of the latter has 20 rows only.
     draws = drawn(pictures, 64, **options)
     assert {tuple(crop[:, 0, 0].tolist()) for crop in whole[draws.picture == 0]} == {(4, 12, 0)}
     assert {tuple(crop[:, 0, 0].tolist()) for crop in whole[draws.picture == 8]} == {(4, 29, 0)}
@@ -138,27 +138,27 @@ def test_a_picture_of_another_size_than_its_header_says_is_damaged(
     pictures = PictureSet(files, min_size=16)
     write(files[2].path, atlas(9, 30, 30))
     assert int(pictures[2][0, 0, 2]) == 3
-    assert "2.png is 30x30, where its header says 39x22" in warnings.text
+    assert "2.png is 30x30, but its header says 39x22" in warnings.text
 
 
-def test_all_damaged_behind_their_headers(tmp_path: Path) -> None:
+def test_a_set_with_damaged_data_only_is_an_error(tmp_path: Path) -> None:
     pictures = PictureSet([hollow(tmp_path / f"{index}.png", 20, 20) for index in range(3)], min_size=16)
     for _ in range(2):
-        with pytest.raises(TrainingDataError, match="all 3 pictures are damaged behind their headers"):
+        with pytest.raises(TrainingDataError, match="all 3 pictures are damaged after their headers"):
             pictures[1]
     assert pictures.left_out == {"damaged": 3}
 
 
 def test_a_picture_that_vanished_is_an_error(pictures: PictureSet, files: list[PictureFile]) -> None:
-    """A disk that has gone must not be taken for damage."""
+    """A lost disk must not count as damage."""
     files[2].path.unlink()
     with pytest.raises(InputError, match=r"^cannot read .*2\.png: No such file"):
         pictures[2]
     assert not pictures.left_out
 
 
-def test_the_cache_takes_no_more_than_it_may(files: list[PictureFile]) -> None:
-    """What is kept is drawn first and fits; what is not is decoded again, which is seen by taking the files away."""
+def test_the_cache_respects_its_limit(files: list[PictureFile]) -> None:
+    """Pictures that are drawn first and fit are cached; the others are decoded again, which needs the files."""
     sizes = [3 * height * width for height, width in SIZES]
     for budget, kept in ((sizes[4] + sizes[0], {4, 0}), (0, set()), (sum(sizes), set(range(6)))):
         pictures = PictureSet(files, min_size=16, cache_bytes=budget)
@@ -184,10 +184,10 @@ def test_the_cache_from_many_threads(files: list[PictureFile]) -> None:
     assert [int(pictures[number][0, 0, 2]) for number in range(6)] == list(range(6)), "counted once each, all fit"
 
 
-def test_threads_that_meet_over_a_picture(
+def test_two_threads_may_decode_the_same_picture(
     tmp_path: Path, files: list[PictureFile], warnings: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is decoded by both, but counted once: in the cache, or as damaged."""
+    """Both decode it, but it counts once: in the cache, or as damaged."""
     meeting, calls = threading.Barrier(2), Counter[str]()
 
     def decode(encoded: bytes, name: str) -> np.ndarray:
@@ -281,14 +281,14 @@ def test_parts_join_to_the_whole(pictures: PictureSet) -> None:
     assert torch.equal(torch.cat([pictures.crops(part, 16) for part in parts]), pictures.crops(draws, 16))
 
 
-def test_places_lie_in_the_pictures_and_reach_their_edges(pictures: PictureSet) -> None:
+def test_positions_are_within_the_pictures_and_reach_their_edges(pictures: PictureSet) -> None:
     draws = drawn(pictures, 3000)
     for number, (height, width) in enumerate(SIZES):
         mine = draws.picture == number
         assert set(draws.top[mine]) == set(range(height - 15)) and set(draws.left[mine]) == set(range(width - 15))
 
 
-def test_centred_places(pictures: PictureSet) -> None:
+def test_centred_crops(pictures: PictureSet) -> None:
     draws = drawn(pictures, 100, crop="centre", crop_size=15)
     assert {(number, top, left) for number, top, left in zip(draws.picture, draws.top, draws.left, strict=True)} == {
         (0, 2, 15), (1, 3, 13), (2, 3, 12), (3, 4, 10), (4, 4, 9), (5, 5, 7)
@@ -335,7 +335,7 @@ def test_several_crops_of_each_picture(pictures: PictureSet) -> None:
     assert pictures.steps_per_epoch(8, 4) == 3 and pictures.steps_per_epoch(16, 4) == 2
 
 
-def test_crops_that_cannot_be_drawn(pictures: PictureSet) -> None:
+def test_invalid_crops_are_refused(pictures: PictureSet) -> None:
     with pytest.raises(ValueError, match="crop_size at most 16.*got 17, 4 and 1"):
         drawn(pictures, 4, 17)
     with pytest.raises(ValueError, match="a multiple of crops_per_picture: got 16, 4 and 3"):
@@ -358,7 +358,7 @@ def turned(picture: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def orientations(pictures: PictureSet, batch: Tensor, draws: Draws) -> list[str]:
-    """Which orientation of the place that was drawn each crop is; each must be exactly one."""
+    """Return the orientation of each crop; each must match exactly one."""
     names = []
     for crop, number, top, left in zip(batch, draws.picture, draws.top, draws.left, strict=True):
         original = atlas(int(number), *SIZES[number])[top : top + batch.shape[2], left : left + batch.shape[3]]
@@ -398,7 +398,7 @@ def test_by_hand() -> None:
     """The order of the steps: mirrored, then transposed."""
     draws = Draws(2, *(np.array([value]) for value in (0, 1, 1, True, False, True)))
     pictures = PictureSet.__new__(PictureSet)
-    pictures.stand_in = lambda number, keep=True: (0, atlas(0, 4, 4))  # type: ignore[method-assign]
+    pictures.first_usable = lambda number, keep=True: (0, atlas(0, 4, 4))  # type: ignore[method-assign]
     pictures.files = [PictureFile(Path("a"))]
     # Rows 1 and 2, columns 1 and 2: [[11, 12], [21, 22]] -> [[21, 22], [11, 12]] -> [[21, 11], [22, 12]].
     crop = pictures.crops(draws, 2)[0]
@@ -411,7 +411,7 @@ def test_crops_as_large_as_the_picture(tmp_path: Path) -> None:
     assert (batch.permute(0, 2, 3, 1).numpy() == atlas(0, 12, 12)).all()
 
 
-def test_regions_lie_around_their_crops(pictures: PictureSet) -> None:
+def test_regions_surround_their_crops(pictures: PictureSet) -> None:
     draws = drawn(pictures, 60, rotations=True)
     crops, regions = pictures.crops(draws, 16), pictures.regions(draws, 26)
     for index, region in enumerate(regions):
@@ -447,7 +447,7 @@ def devices() -> list[Any]:
 
 
 @pytest.mark.parametrize("device", devices())
-def test_packed_pictures_are_cut_alike(device: str, pictures: PictureSet) -> None:
+def test_packed_pictures_give_the_same_crops(device: str, pictures: PictureSet) -> None:
     calls: list[tuple[int, int]] = []
     packed = PackedPictures(pictures, torch.device(device), workers=3, progress=lambda *call: calls.append(call))
     assert calls == [(done, 6) for done in range(1, 7)]
@@ -474,7 +474,7 @@ def test_packing_leaves_the_cache_empty(pictures: PictureSet, files: list[Pictur
         pictures[0]
 
 
-# Making ahead
+# Prefetching
 
 
 def numbered(step: int) -> Tensor:
@@ -483,7 +483,7 @@ def numbered(step: int) -> Tensor:
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("steps", [range(0), range(1), range(5, 7), range(40), range(3, 30, 4)], ids=str)
-def test_ahead_keeps_the_order(steps: range, workers: int) -> None:
+def test_prefetch_keeps_the_order(steps: range, workers: int) -> None:
     def make(step: int) -> Tensor:
         time.sleep(0.002 if step % 3 == 0 else 0)
         return torch.tensor(step)
@@ -491,7 +491,7 @@ def test_ahead_keeps_the_order(steps: range, workers: int) -> None:
     assert [int(batch) for batch in prefetch(make, steps, workers=workers)] == list(steps)
 
 
-def test_ahead_goes_no_further_than_twice_its_workers() -> None:
+def test_prefetch_is_at_most_twice_its_workers_ahead() -> None:
     made: list[int] = []
 
     def make(step: int) -> Tensor:
@@ -508,7 +508,7 @@ def test_ahead_goes_no_further_than_twice_its_workers() -> None:
     assert set(threading.enumerate()) == before
 
 
-def test_ahead_passes_an_error_on_in_its_place() -> None:
+def test_prefetch_raises_an_error_at_its_step() -> None:
     def make(step: int) -> Tensor:
         if step == 3:
             raise InputError("picture 3 is broken")
@@ -523,7 +523,7 @@ def test_ahead_passes_an_error_on_in_its_place() -> None:
     assert set(threading.enumerate()) == before
 
 
-def test_ahead_drops_what_has_not_begun_when_closed() -> None:
+def test_prefetch_cancels_pending_work_when_closed() -> None:
     made: list[int] = []
     begun, go_on = threading.Event(), threading.Event()
 
@@ -544,7 +544,7 @@ def test_ahead_drops_what_has_not_begun_when_closed() -> None:
     assert made == [0, 1]
 
 
-def test_ahead_leaves_no_thread_when_the_loop_ends_by_an_error() -> None:
+def test_prefetch_leaves_no_thread_when_the_loop_raises() -> None:
     before = set(threading.enumerate())
     batches = prefetch(numbered, range(100), workers=3)
     next(batches)

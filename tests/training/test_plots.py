@@ -1,4 +1,4 @@
-"""The curves: in the pixels of the picture, and in what matplotlib was asked to draw."""
+"""The curves of the plot: in the pixels of the figure, and in the calls of matplotlib."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLUE, GREEN, RED, BROWN, ORANGE, BLACK = (
 
 
 def write_log(folder: Path, *, pretrain: int = 30, discriminator: int = 5, adversarial: int = 60) -> Path:
-    """A log of made-up rows, one every ten steps; every third row of the generator's stages was measured."""
+    """Write a log of synthetic rows, one per ten steps; every third row of the generator's stages has measurements."""
     random = np.random.default_rng(0)
     stages = ["pretrain"] * pretrain + ["discriminator"] * discriminator + ["adversarial"] * adversarial
     with Log(folder, step=0) as log:
@@ -56,12 +56,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def count(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
-    """Pixels of nearly a colour."""
+    """Count the pixels close to a colour."""
     return int((np.abs(picture.astype(int) - colour).max(-1) < 40).sum())
 
 
 def panels_of(figure: Figure) -> tuple[list[Axes], list[Axes]]:
-    """The panels of the whole run, and those of its last third."""
+    """Return the panels of the whole run and those of its last third."""
     axes = [axes for axes in figure.axes if axes.get_xlabel()]
     return axes[0::2], axes[1::2]
 
@@ -81,7 +81,7 @@ def test_every_panel_of_a_whole_run_has_its_curves(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [LOG, "losses.png"]
 
 
-def test_only_rows_that_have_data(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_only_panels_with_data_are_drawn(tmp_path: Path, drawn: list[Figure]) -> None:
     assert plot_losses(write_log(tmp_path, discriminator=0, adversarial=0), tmp_path / "losses.png")
     assert read_picture(tmp_path / "losses.png").shape == (700, 1600, 3)
     whole, zoomed = panels_of(drawn[0])
@@ -140,7 +140,7 @@ def test_many_rows_are_smoothed(tmp_path: Path, drawn: list[Figure]) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_too_few_rows_to_draw(tmp_path: Path, number: int) -> None:
+def test_too_few_rows_are_not_drawn(tmp_path: Path, number: int) -> None:
     target = tmp_path / "losses.png"
     assert not plot_losses(write_log(tmp_path, pretrain=number, discriminator=0, adversarial=0), target)
     assert not target.exists()
@@ -159,7 +159,7 @@ def test_too_few_rows_to_draw(tmp_path: Path, number: int) -> None:
         {"lpips": (0.5, None)},
     ],
 )
-def test_strange_values(tmp_path: Path, values: dict[str, tuple[float | None, float | None]]) -> None:
+def test_unusual_values(tmp_path: Path, values: dict[str, tuple[float | None, float | None]]) -> None:
     with Log(tmp_path, step=0) as log:
         for index in (0, 1):
             row = {name: pair[index] for name, pair in values.items()}
@@ -175,7 +175,7 @@ def test_a_log_without_any_value(tmp_path: Path) -> None:
     assert not plot_losses(tmp_path / LOG, tmp_path / "losses.png")
 
 
-def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
+def test_unreadable_logs_and_unwritable_figures_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the log"):
         plot_losses(tmp_path / LOG, tmp_path / "losses.png")
     log = write_log(tmp_path, pretrain=2, discriminator=0, adversarial=0)

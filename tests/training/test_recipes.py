@@ -1,4 +1,4 @@
-"""Each recipe against what is written down of it, and one update of each of its stages on networks cut down."""
+"""Each recipe against its documented values, and one update of each of its stages on small networks."""
 
 from __future__ import annotations
 
@@ -100,24 +100,24 @@ RECURRENT: dict[str, dict[str, Any]] = {
 }
 
 
-def test_the_tables_are_whole() -> None:
+def test_the_tables_are_complete() -> None:
     assert TABLE.keys() | RECURRENT.keys() == RECIPES.keys()
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_what_is_written_down_of_recurrent_generators(name: str) -> None:
-    recipe, said = RECIPES[name], RECURRENT[name]
-    assert tuple(recipe.stage(stage).length for stage in STAGES) == said["lengths"]
+def test_the_documented_values_of_recurrent_generators(name: str) -> None:
+    recipe, expected_values = RECIPES[name], RECURRENT[name]
+    assert tuple(recipe.stage(stage).length for stage in STAGES) == expected_values["lengths"]
     for stage in STAGES:
         weights = {loss: getattr(recipe.stage(stage), loss) for loss in LOSSES}
-        assert {loss: weight for loss, weight in weights.items() if weight} == said.get(stage, {}), stage
-    assert (recipe.blocks, recipe.channels, recipe.aligned) == said["generator"]
-    assert (recipe.frames, recipe.long_frames, recipe.crop_size, recipe.batch_size) == said["clips"]
+        assert {loss: weight for loss, weight in weights.items() if weight} == expected_values.get(stage, {}), stage
+    assert (recipe.blocks, recipe.channels, recipe.aligned) == expected_values["generator"]
+    assert (recipe.frames, recipe.long_frames, recipe.crop_size, recipe.batch_size) == expected_values["clips"]
     assert (recipe.generator, recipe.scale, recipe.discriminator_head) == ("recurrent", 4, "pooled")
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_one_update_of_each_stage_on_clips(name: str, asked: list[str]) -> None:
+def test_one_update_of_each_stage_on_clips(name: str, requested: list[str]) -> None:
     recipe = override(cut_down(name), frames=3, long_frames=0)
     options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)
     state = new_train_state(Fabric(accelerator="cpu", devices=1), options)
@@ -126,10 +126,11 @@ def test_one_update_of_each_stage_on_clips(name: str, asked: list[str]) -> None:
     clips = ClipBatch(nn.functional.avg_pool3d(hr, (1, 4, 4)), hr, shift, shift)
     for stage in options.stages:
         begin_stage(state, stage, options)
-        seen = update_clips(state, clips, 1e-4)
-        assert set(seen) == {"generator_loss", *RECURRENT[name][stage]} | (JUDGED if stage == "adversarial" else set())
-        total = sum(float(seen[term]) for term in RECURRENT[name][stage])
-        assert float(seen["generator_loss"]) == pytest.approx(total, rel=1e-5)
+        reported = update_clips(state, clips, 1e-4)
+        discriminator_terms = DISCRIMINATOR_TERMS if stage == "adversarial" else set()
+        assert set(reported) == {"generator_loss", *RECURRENT[name][stage]} | discriminator_terms
+        total = sum(float(reported[term]) for term in RECURRENT[name][stage])
+        assert float(reported["generator_loss"]) == pytest.approx(total, rel=1e-5)
     assert isinstance(state.generator.plain, RecurrentGenerator) and state.generator.plain.aligned
     if state.discriminator is not None:
         config = cast(Discriminator, state.discriminator.plain).config
@@ -137,31 +138,31 @@ def test_one_update_of_each_stage_on_clips(name: str, asked: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_what_is_written_down(name: str) -> None:
-    recipe, said = RECIPES[name], TABLE[name]
-    assert recipe.unit == said["unit"]
-    assert tuple(recipe.stage(stage).length for stage in STAGES) == said["lengths"]
+def test_the_documented_values(name: str) -> None:
+    recipe, expected_values = RECIPES[name], TABLE[name]
+    assert recipe.unit == expected_values["unit"]
+    assert tuple(recipe.stage(stage).length for stage in STAGES) == expected_values["lengths"]
     for stage in STAGES:
         weights = {loss: getattr(recipe.stage(stage), loss) for loss in LOSSES}
-        assert {loss: weight for loss, weight in weights.items() if weight} == said.get(stage, {}), stage
+        assert {loss: weight for loss, weight in weights.items() if weight} == expected_values.get(stage, {}), stage
         assert recipe.stage(stage).learning_rate == 1e-4
-    for stage, layer in said["layers"].items():
+    for stage, layer in expected_values["layers"].items():
         assert getattr(recipe, stage).content_layer == layer
-    assert (recipe.content_network, recipe.content_activation) == (said["content_network"], "after")
-    assert (str(recipe.real_labels), str(recipe.fake_labels)) == said["labels"]
+    assert (recipe.content_network, recipe.content_activation) == (expected_values["content_network"], "after")
+    assert (str(recipe.real_labels), str(recipe.fake_labels)) == expected_values["labels"]
     assert recipe.adversarial_form == "bce"
     networks = (recipe.upsampling, recipe.tanh, recipe.normalisation, recipe.norm_momentum, recipe.discriminator_head)
-    assert networks == said["networks"]
+    assert networks == expected_values["networks"]
     crops = (recipe.crop_size, recipe.crop, recipe.crops_per_picture, recipe.batch_size, recipe.sampling)
-    assert crops == said["crops"]
-    assert (recipe.flips, recipe.rotations, recipe.transposes) == said["turned"]
-    # What all of them share.
+    assert crops == expected_values["crops"]
+    assert (recipe.flips, recipe.rotations, recipe.transposes) == expected_values["turned"]
+    # The same for all of them.
     assert (recipe.scale, recipe.blocks, recipe.channels, recipe.discriminator_channels) == (4, 16, 64, 64)
     assert (recipe.betas, recipe.gradient_clip, recipe.degradation) == ((0.9, 0.999), 0.0, "bicubic")
     assert recipe.follows
 
 
-def test_which_rates_fall() -> None:
+def test_which_learning_rates_fall() -> None:
     falling = {
         (name, stage): recipe.stage(stage).milestones
         for name, recipe in RECIPES.items()
@@ -190,8 +191,8 @@ def slim_weights(network: str) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The content networks that were asked for; random weights are given for each."""
+def requested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The content networks that were requested; each gets random weights."""
     networks: list[str] = []
 
     def find(network: str, path: Path | None) -> Mapping[str, Tensor]:
@@ -209,11 +210,11 @@ def cut_down(name: str) -> Recipe:
     )
 
 
-JUDGED = {"discriminator_loss", "d_real", "d_fake"}
+DISCRIMINATOR_TERMS = {"discriminator_loss", "d_real", "d_fake"}
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_one_update_of_each_stage(name: str, asked: list[str]) -> None:
+def test_one_update_of_each_stage(name: str, requested: list[str]) -> None:
     recipe = cut_down(name)
     options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)
     state = new_train_state(Fabric(accelerator="cpu", devices=1), options)
@@ -221,23 +222,23 @@ def test_one_update_of_each_stage(name: str, asked: list[str]) -> None:
     lr = nn.functional.avg_pool2d(hr, 4)
     for stage in options.stages:
         begin_stage(state, stage, options)
-        seen = update(state, lr, hr, 1e-4)
-        expected = {"discriminator": JUDGED}.get(stage) or {"generator_loss", *TABLE[name][stage]}
-        assert set(seen) == (expected | JUDGED if stage == "adversarial" else expected), stage
-        assert all(value.ndim == 0 and torch.isfinite(value) and not value.requires_grad for value in seen.values())
+        reported = update(state, lr, hr, 1e-4)
+        expected = {"discriminator": DISCRIMINATOR_TERMS}.get(stage) or {"generator_loss", *TABLE[name][stage]}
+        assert set(reported) == (expected | DISCRIMINATOR_TERMS if stage == "adversarial" else expected), stage
+        assert all(value.ndim == 0 and torch.isfinite(value) and not value.requires_grad for value in reported.values())
         if stage != "discriminator":
-            total = sum(float(seen[term]) for term in TABLE[name][stage])
-            assert float(seen["generator_loss"]) == pytest.approx(total, rel=1e-5)
+            total = sum(float(reported[term]) for term in TABLE[name][stage])
+            assert float(reported["generator_loss"]) == pytest.approx(total, rel=1e-5)
         layer = TABLE[name]["layers"].get(stage)
         reached = None if state.features is None else list(state.features.convolutions)[-1]  # type: ignore[arg-type]
         assert reached == layer, stage
-    assert set(asked) == {recipe.content_network}
+    assert set(requested) == {recipe.content_network}
     assert (state.step, state.stage, state.stage_step) == (len(options.stages), "adversarial", 1)
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_the_networks_of_each(name: str, asked: list[str]) -> None:
-    recipe, said = cut_down(name), TABLE[name]["networks"]
+def test_the_networks_of_each(name: str, requested: list[str]) -> None:
+    recipe, expected_values = cut_down(name), TABLE[name]["networks"]
     options = TrainOptions(data=(Path("data"),), output=Path("run"), recipe=recipe)
     state = new_train_state(Fabric(accelerator="cpu", devices=1), options)
     begin_stage(state, "adversarial", options)
@@ -248,23 +249,23 @@ def test_the_networks_of_each(name: str, asked: list[str]) -> None:
         "scale": 4,
         "blocks": 1,
         "channels": 4,
-        "upsampling": said[0],
-        "tanh": said[1],
-        "normalisation": said[2],
-        "norm_momentum": said[3],
+        "upsampling": expected_values[0],
+        "tanh": expected_values[1],
+        "normalisation": expected_values[2],
+        "norm_momentum": expected_values[3],
     }
-    assert {norm.momentum for norm in generator.modules() if isinstance(norm, nn.BatchNorm2d)} == {said[3]}
+    assert {norm.momentum for norm in generator.modules() if isinstance(norm, nn.BatchNorm2d)} == {expected_values[3]}
     first = next(layer for layer in generator.upsample[0] if isinstance(layer, nn.Conv2d))  # type: ignore[union-attr]
-    # Into PixelShuffle go four times the channels; behind repeated pixels they are the width of what follows.
+    # Into PixelShuffle go four times the channels; after repeated pixels they are the width of the next layer.
     assert (first.in_channels, first.out_channels) == (4, 16)
-    assert generator.tail.in_channels == (16 if said[0] == "nearest" else 4)
+    assert generator.tail.in_channels == (16 if expected_values[0] == "nearest" else 4)
     slopes = {layer.negative_slope for layer in generator.modules() if isinstance(layer, nn.LeakyReLU)}
-    assert slopes == ({0.2} if said[0] == "nearest" else set())
+    assert slopes == ({0.2} if expected_values[0] == "nearest" else set())
     dark = generator.eval()(torch.full((1, 3, 8, 8), -9.0))
-    assert (float(dark.detach().min()) >= 0) is said[1], "tanh alone keeps to [0, 1]"
-    assert (discriminator.config["channels"], discriminator.config["head"]) == (4, said[4])
+    assert (float(dark.detach().min()) >= 0) is expected_values[1], "tanh alone keeps to [0, 1]"
+    assert (discriminator.config["channels"], discriminator.config["head"]) == (4, expected_values[4])
     larger = torch.rand(2, 3, 48, 48)
-    if said[4] == "pooled":
+    if expected_values[4] == "pooled":
         assert discriminator(larger).shape == (2,)
     else:
         with pytest.raises(RuntimeError):

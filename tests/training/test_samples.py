@@ -1,4 +1,4 @@
-"""Strips: each panel at its place, pixel by pixel."""
+"""Strips of samples: each panel at its position, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vsr.training.report import GAP, HEADER, sample_strip, write_samples
 
 
 def pictures(height: int, width: int, scale: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """LR, SR and HR of noise, so that any shift shows."""
+    """Draw LR, SR and HR of noise, so that any shift shows."""
     sizes = (height, width), (scale * height, scale * width), (scale * height, scale * width)
     lr, sr, hr = (torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in sizes)
     return lr, sr, hr
@@ -28,18 +28,18 @@ def pixels(picture: Tensor) -> np.ndarray:
 
 
 def enlarged(picture: Tensor, scale: int) -> np.ndarray:
-    """By repeated pixels, and by OpenCV rather than by what is tested."""
+    """Enlarge with repeated pixels by OpenCV, independently of the tested code."""
     return cv2.resize(pixels(picture), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
 
 
 def nearly_equal(one: np.ndarray, other: np.ndarray) -> bool:
-    """But for a few values that lie on the edge of rounding."""
+    """Whether two pictures are equal except for a few values at the edge of rounding."""
     difference = np.abs(one.astype(int) - other)
     return bool(difference.max() <= 1 and difference.mean() < 1e-3)
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_panels_stand_at_their_places(scale: int) -> None:
+def test_panels_are_at_their_positions(scale: int) -> None:
     height, width = 160 // scale, 240 // scale
     lr, sr, hr = pictures(height, width, scale)
     strip = sample_strip([lr], [sr], [hr], step=1000)
@@ -77,7 +77,7 @@ def test_smaller_pictures_are_padded() -> None:
     assert (strip[top:, left + 200 :] == 255).all()
 
 
-def test_of_large_pictures_the_middle_is_shown() -> None:
+def test_the_middle_of_large_pictures_is_shown() -> None:
     lr, sr, hr = pictures(70, 101)
     strip = sample_strip([lr], [sr], [hr], step=0)
     assert strip.shape == (HEADER + 256, 4 * 256 + 3 * GAP, 3)
@@ -98,20 +98,20 @@ def test_columns_are_as_wide_as_their_labels() -> None:
 @pytest.mark.parametrize(
     ("lr", "sr", "hr", "complaint"),
     [
-        ((3, 4, 4), (3, 16, 16), (3, 16, 12), "do not belong together"),
-        ((3, 4, 4), (3, 16, 12), (3, 16, 12), "do not belong together"),
-        ((3, 4, 4), (3, 3, 3), (3, 3, 3), "do not belong together"),
+        ((3, 4, 4), (3, 16, 16), (3, 16, 12), "do not match"),
+        ((3, 4, 4), (3, 16, 12), (3, 16, 12), "do not match"),
+        ((3, 4, 4), (3, 3, 3), (3, 3, 3), "do not match"),
         ((1, 4, 4), (1, 16, 16), (1, 16, 16), r"uint8 tensors \(3, H, W\), got torch.uint8 \(1, 4, 4\)"),
         ((1, 3, 4, 4), (1, 3, 16, 16), (1, 3, 16, 16), "uint8 tensors"),
     ],
 )
-def test_shapes_that_do_not_fit(lr: tuple[int], sr: tuple[int], hr: tuple[int], complaint: str) -> None:
+def test_shapes_that_do_not_match_are_refused(lr: tuple[int], sr: tuple[int], hr: tuple[int], complaint: str) -> None:
     made = ([torch.zeros(shape, dtype=torch.uint8)] for shape in (lr, sr, hr))
     with pytest.raises(ValueError, match=complaint):
         sample_strip(*made, step=0)
 
 
-def test_other_dtypes_and_no_pictures() -> None:
+def test_other_dtypes_and_no_pictures_are_refused() -> None:
     lr, sr, hr = pictures(4, 4)
     with pytest.raises(ValueError, match="uint8 tensors .* got torch.float32"):
         sample_strip([lr], [sr.float()], [hr], step=0)
@@ -130,7 +130,7 @@ def test_write_samples(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
-def test_samples_that_cannot_be_written(tmp_path: Path) -> None:
+def test_samples_that_cannot_be_written_are_an_output_error(tmp_path: Path) -> None:
     made = [[picture] for picture in pictures(4, 4)]
     with pytest.raises(OutputError, match=r"cannot write .*samples.png: No such file"):
         write_samples(tmp_path / "missing" / "samples.png", *made, step=1)

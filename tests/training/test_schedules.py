@@ -1,4 +1,4 @@
-"""The learning rate's factor at single updates, worked out by hand."""
+"""The learning rate's factor at single updates, computed by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vsr.training.losses import SCHEDULES, constant, cosine, multi_step, one_cyc
 from vsr.training.recipes import RECIPES, Stage
 
 
-def test_every_schedule_of_a_stage_is_known_by_its_name() -> None:
+def test_every_schedule_of_a_stage_is_registered() -> None:
     assert set(get_args(get_type_hints(Stage)["schedule"])) == SCHEDULES.keys()
     assert SCHEDULES["multi-step"] is multi_step and SCHEDULES["one-cycle"] is one_cycle
     assert SCHEDULES["cosine"] is cosine and SCHEDULES["constant"] is constant
@@ -66,7 +66,7 @@ def test_the_papers_rate_falls_after_a_hundred_thousand_updates() -> None:
 
 
 @pytest.mark.parametrize("pictures", [1, 7, 800])
-def test_div2k_falls_behind_epoch_200(pictures: int) -> None:
+def test_div2k_falls_after_epoch_200(pictures: int) -> None:
     stage = RECIPES["div2k-256"].adversarial
     factors = [multi_step(epoch * pictures - 1, 240 * pictures, stage.milestones) for epoch in (1, 200, 201, 240)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1])

@@ -41,7 +41,7 @@ def names_of(files: Iterable[PictureFile]) -> list[str]:
 
 
 def laid(kind: str, folder: Path, names: Iterable[str]) -> Path:
-    """The same pictures in a folder, in an archive, or in an archive in a folder."""
+    """Write the same pictures into a folder, an archive, or an archive in a folder."""
     if kind == "folder":
         return fill(folder / "data", names)
     archive = pack(folder / "data" / "all.zip", names)
@@ -50,13 +50,13 @@ def laid(kind: str, folder: Path, names: Iterable[str]) -> Path:
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """The log, whatever a command that ran before has made of the loggers."""
+    """The log, whatever a previous command has done to the loggers."""
     monkeypatch.setattr(logging.getLogger("vsr"), "propagate", True)
     caplog.set_level(logging.INFO, logger="vsr")
     return caplog
 
 
-def test_folders_are_searched_through(tmp_path: Path) -> None:
+def test_folders_are_searched_recursively(tmp_path: Path) -> None:
     names = ["a.JPG", "b.png", "deep/d.jpeg", "deep/er/c.webp", "e.tif", "f.TIFF", "g.bmp", "Füße/映画.png"]
     hidden = [".hidden.png", ".git/a.png", "__MACOSX/a.png", "deep/__MACOSX/._b.png"]
     fill(tmp_path, [*names, *hidden, "notes.txt", "clip.mp4", "deep/raw.dng", "png"])
@@ -68,7 +68,7 @@ def test_folders_are_searched_through(tmp_path: Path) -> None:
     assert (found.validation, found.layout) == ([], "pictures")
 
 
-def test_archives_are_searched_through(tmp_path: Path) -> None:
+def test_archives_are_searched_recursively(tmp_path: Path) -> None:
     names = ["a.JPG", "b.png", "deep/d.jpeg", "Füße/映画.png"]
     archive = pack(tmp_path / "data.zip", [*names, ".b.png", "__MACOSX/deep/d.jpeg", "../up.png", "notes.txt"])
     found = find_pictures([archive])
@@ -79,14 +79,14 @@ def test_archives_are_searched_through(tmp_path: Path) -> None:
 
 
 def test_the_order_is_by_folders_and_then_by_sources(tmp_path: Path) -> None:
-    """Neither the place of a source nor a separator that sorts behind some letters changes it."""
+    """It depends neither on the path of a source nor on a separator that sorts after some letters."""
     fill(tmp_path / "z", ["a/2.png", "a-b/1.png", "a.png"])
     fill(tmp_path / "b", ["c.png"])
     found = find_pictures([tmp_path / "z", tmp_path / "b"])
     assert names_of(found.training) == ["a/2.png", "a-b/1.png", "a.png", "c.png"]
 
 
-def test_nothing_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duplicates_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, ["one/a.png", "two/b.png", "two/c.png"])
     archive = pack(tmp_path / "three.zip", ["d.png"])
     monkeypatch.chdir(tmp_path)
@@ -102,7 +102,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert names_of(find_pictures([tmp_path / "data"]).training) == ["b.png", "far/a.png"]
 
 
-def test_an_archive_in_a_folder_is_as_good_as_unpacked(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_an_archive_in_a_folder_is_like_an_unpacked_one(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     pack(tmp_path / "photos.zip", ["photos/1.png", "photos/2.png"])
     pack(tmp_path / "flat.zip", ["3.png"])
     pack(tmp_path / "notes.zip", [], readme=b"")
@@ -115,11 +115,11 @@ def test_an_archive_in_a_folder_is_as_good_as_unpacked(tmp_path: Path, log: pyte
     assert names_of(found) == ["flat/3.png", "photos/1.png", "photos/2.png"]
     assert not any(file.member for file in found)
     assert {record.getMessage() for record in log.records} == {
-        f"left out: {tmp_path / name}, which is unpacked beside it" for name in ("photos.zip", "flat.zip")
+        f"left out: {tmp_path / name}, which is already unpacked beside it" for name in ("photos.zip", "flat.zip")
     }
 
 
-def test_sources_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_sources_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, ["good/a.png", "text/notes.txt", "clip.mp4"])
     pack(tmp_path / "empty.zip", [])
     looked = r"looked for \.bmp, \.jpeg, .*, in all subfolders and archives"
@@ -131,16 +131,16 @@ def test_sources_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"half"])
-def test_a_damaged_archive(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_archive_is_refused(content: bytes, tmp_path: Path) -> None:
     archive = pack(tmp_path / "bad.zip", ["a.png"])
     archive.write_bytes(archive.read_bytes()[:60] if content == b"half" else content)
     for source in (archive, tmp_path):
         with pytest.raises(TrainingDataError) as caught:
             find_pictures([source])
-        assert str(caught.value) == f"{archive} is no zip archive, or a damaged one: fetch it again or remove it."
+        assert str(caught.value) == f"{archive} is not a zip archive or is damaged: download it again or remove it."
 
 
-def test_an_encrypted_archive(tmp_path: Path) -> None:
+def test_an_encrypted_archive_is_refused(tmp_path: Path) -> None:
     archive = pack(tmp_path / "secret.zip", ["a.png"])
     content = bytearray(archive.read_bytes())
     content[content.index(b"PK\1\2") + 8] |= 1  # the flag, in the archive's list
@@ -150,7 +150,7 @@ def test_an_encrypted_archive(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
-def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
+def test_an_unreadable_folder_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, ["a.png", "locked/b.png"])
     (tmp_path / "locked").chmod(0)
     try:
@@ -244,7 +244,7 @@ def test_celeba_without_its_list(tmp_path: Path, log: pytest.LogCaptureFixture) 
     assert "no list_eval_partition.txt near" in log.records[0].getMessage()
 
 
-def test_a_damaged_list(tmp_path: Path) -> None:
+def test_a_damaged_partition_list_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, ["img_align_celeba/1.jpg"])
     for line in ("1.jpg 3", "1.jpg", "1.jpg 0 0"):
         (tmp_path / "list_eval_partition.txt").write_text(f"0.jpg 0\n{line}\n")
@@ -252,7 +252,7 @@ def test_a_damaged_list(tmp_path: Path) -> None:
             find_pictures([tmp_path])
 
 
-def test_only_pictures_for_tests(tmp_path: Path) -> None:
+def test_a_layout_with_test_pictures_only_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, ["img_align_celeba/3.jpg"])
     (tmp_path / "list_eval_partition.txt").write_text(PARTITION)
     with pytest.raises(TrainingDataError, match="in the layout of CelebA: none of the pictures are for training"):
@@ -271,8 +271,8 @@ def test_layouts_side_by_side(tmp_path: Path) -> None:
     assert found.layout == "COCO, CelebA, pictures"
 
 
-def test_what_is_named_first_wins(tmp_path: Path) -> None:
-    """A folder of validation pictures that is named for training is trained on, and not measured on too."""
+def test_the_first_of_overlapping_sources_wins(tmp_path: Path) -> None:
+    """A validation folder given for training is trained on and not measured on too."""
     fill(tmp_path, ["train2017/1.jpg", "val2017/2.jpg"])
     found = find_pictures([tmp_path / "val2017", tmp_path])
     assert (names_of(found.training), found.validation) == (["2.jpg", "train2017/1.jpg"], [])
@@ -290,7 +290,7 @@ def test_sizes_in_order_with_progress(tmp_path: Path) -> None:
     assert calls == [(256, 600), (512, 600), (600, 600)] and not left_out
 
 
-def test_the_first_that_cannot_be_used_are_named(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_the_first_unusable_pictures_are_named(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     fill(tmp_path, [f"small{index}.png" for index in range(8)])
     (tmp_path / "large.png").write_bytes(cv2.imencode(".png", np.zeros((9, 5), np.uint8))[1].tobytes())
     for index in range(6):
@@ -313,8 +313,8 @@ def test_the_first_that_cannot_be_used_are_named(tmp_path: Path, log: pytest.Log
         usable_pictures(files[-6:], min_size=1, workers=2)
 
 
-def test_one_hostile_source_after_another(tmp_path: Path, log: pytest.LogCaptureFixture, capfd: Any) -> None:
-    """Each is counted and left out, nothing is waited for, and what is hidden is not even counted."""
+def test_hostile_files_are_left_out(tmp_path: Path, log: pytest.LogCaptureFixture, capfd: Any) -> None:
+    """Each is counted and left out without blocking; hidden files are not counted."""
     good = fill(tmp_path / "data", ["a.png", "deep/b.png"])
     tags = [(256, 4, 1, 65536), (257, 4, 1, 32768)]
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
@@ -343,14 +343,14 @@ def test_one_hostile_source_after_another(tmp_path: Path, log: pytest.LogCapture
     assert capfd.readouterr().err == ""
 
 
-def test_an_archive_that_is_a_pipe(tmp_path: Path) -> None:
+def test_an_archive_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, ["a.png"])
     os.mkfifo(tmp_path / "pipe.zip")
     with pytest.raises(TrainingDataError, match=r"cannot read .*pipe\.zip: it is a pipe or a device"):
         find_pictures([tmp_path])
 
 
-def test_a_list_that_is_a_bomb(tmp_path: Path) -> None:
+def test_a_huge_partition_list_is_refused(tmp_path: Path) -> None:
     archive = pack(tmp_path / "celeba.zip", ["img_align_celeba/1.png"])
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("list_eval_partition.txt", bytes(65 << 20))
@@ -358,7 +358,7 @@ def test_a_list_that_is_a_bomb(tmp_path: Path) -> None:
         find_pictures([archive])
 
 
-def test_videos_are_found_where_they_are_wanted(tmp_path: Path) -> None:
+def test_videos_are_found_if_requested(tmp_path: Path) -> None:
     fill(tmp_path, ["a.png", "deep/b.MP4", "deep/.hidden.mp4", "c.mkv", ".cache/d.mp4", "e.gif", "f.txt"])
     found = find_pictures([tmp_path, tmp_path / "c.mkv"], videos=True)
     assert found.videos == [tmp_path / "c.mkv", tmp_path / "deep" / "b.MP4"]
@@ -368,7 +368,7 @@ def test_videos_are_found_where_they_are_wanted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["", "b.mp4"], ids=["folder", "file"])
-def test_a_source_may_hold_videos_alone(tmp_path: Path, source: str) -> None:
+def test_a_source_may_contain_videos_only(tmp_path: Path, source: str) -> None:
     fill(tmp_path, ["b.mp4"])
     found = find_pictures([tmp_path / source], videos=True)
     assert found == Found([], [], "videos", [tmp_path / "b.mp4"])

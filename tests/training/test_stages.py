@@ -1,4 +1,4 @@
-"""The networks of a run: how they are built, from what they start, and how they enter a stage."""
+"""The networks of a run: how they are built and initialised, and how a stage begins."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def learn(state: TrainState, updates: int = 1) -> None:
         update(state, torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32), 1e-3)
 
 
-def judge_of(state: TrainState) -> nn.Module:
+def discriminator_of(state: TrainState) -> nn.Module:
     assert state.discriminator is not None
     return state.discriminator.plain
 
 
-def test_a_new_game() -> None:
+def test_a_new_state() -> None:
     chosen = options(values={**LOSSES, "betas": (0.5, 0.9)})
     state = start(chosen)
     assert (state.step, state.stage_step, state.stage, state.best) == (0, 0, "pretrain", {})
@@ -69,12 +69,12 @@ def test_a_new_game() -> None:
     assert same(state.ema.module.state_dict(), state.generator.plain.state_dict())
     assert state.ema.module is not state.generator.plain
     prepare_stage(state, "adversarial", chosen)
-    for player in (state.generator, state.discriminator):
-        assert player is not None
-        held = [parameter for group in player.optimizer.param_groups for parameter in group["params"]]
-        assert {id(parameter) for parameter in held} == {id(parameter) for parameter in player.plain.parameters()}
-        assert isinstance(player.optimizer.optimizer, torch.optim.Adam)
-        assert [group["betas"] for group in player.optimizer.param_groups] == [(0.5, 0.9)]
+    for model in (state.generator, state.discriminator):
+        assert model is not None
+        held = [parameter for group in model.optimizer.param_groups for parameter in group["params"]]
+        assert {id(parameter) for parameter in held} == {id(parameter) for parameter in model.plain.parameters()}
+        assert isinstance(model.optimizer.optimizer, torch.optim.Adam)
+        assert [group["betas"] for group in model.optimizer.param_groups] == [(0.5, 0.9)]
 
 
 def test_the_networks_follow_the_recipe() -> None:
@@ -85,7 +85,7 @@ def test_the_networks_follow_the_recipe() -> None:
     state = start(options(values=LOSSES | values), "adversarial")
     keys = ("scale", "blocks", "channels", "upsampling", "tanh", "normalisation", "norm_momentum")
     assert cast(Generator, state.generator.plain).config == {key: values[key] for key in keys}
-    config = cast(Discriminator, judge_of(state)).config
+    config = cast(Discriminator, discriminator_of(state)).config
     assert (config["channels"], config["head"], config["crop_size"]) == (5, "pooled", 48)
 
 
@@ -101,12 +101,12 @@ def test_first_weights_depend_on_the_seed_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     other = start(options(seed=6), "adversarial")
     assert same(copied_state(first.generator.plain), copied_state(again.generator.plain))
-    assert same(copied_state(judge_of(first)), copied_state(judge_of(again)))
+    assert same(copied_state(discriminator_of(first)), copied_state(discriminator_of(again)))
     assert not torch.equal(first.generator.plain.tail.weight, other.generator.plain.tail.weight)  # type: ignore[union-attr, arg-type]
-    assert not same(copied_state(judge_of(first)), copied_state(judge_of(other)))
+    assert not same(copied_state(discriminator_of(first)), copied_state(discriminator_of(other)))
 
 
-def test_the_greatest_seed() -> None:
+def test_the_greatest_seed_is_accepted() -> None:
     learn(start(options(seed=2**63 - 1), "adversarial"))
 
 
@@ -122,25 +122,25 @@ def test_a_stage_begins_from_the_average_with_clean_optimisers() -> None:
         assert same(copied_state(state.generator.plain), average), "the discriminator's stage changes nothing of it"
         assert same(copied_state(state.ema.module), average) and int(state.ema.n_averaged) == 0
         assert state.discriminator is not None
-        for player in (state.generator, state.discriminator):
-            assert not player.optimizer.optimizer.state, stage
-        judge = copied_state(judge_of(state))
+        for model in (state.generator, state.discriminator):
+            assert not model.optimizer.optimizer.state, stage
+        discriminator = copied_state(discriminator_of(state))
         learn(state)
     learn(state)
-    assert not same(copied_state(judge_of(state)), judge)
+    assert not same(copied_state(discriminator_of(state)), discriminator)
     counts = [moments["step"] for moments in state.generator.optimizer.optimizer.state.values()]
     assert counts and all(int(count) == 2 for count in counts), "Adam counts from the stage's start"
     assert int(state.ema.n_averaged) == 2
 
 
-def test_the_discriminator_goes_on_into_the_next_stage() -> None:
+def test_the_discriminator_is_kept_in_the_next_stage() -> None:
     chosen = options()
     state = start(chosen, "discriminator")
     learn(state, 2)
-    player, learnt = state.discriminator, copied_state(judge_of(state))
+    model, learnt = state.discriminator, copied_state(discriminator_of(state))
     begin_stage(state, "adversarial", chosen)
-    assert state.discriminator is player
-    assert same(copied_state(judge_of(state)), learnt)
+    assert state.discriminator is model
+    assert same(copied_state(discriminator_of(state)), learnt)
 
 
 def slim_weights(network: str) -> dict[str, Tensor]:
@@ -174,13 +174,13 @@ def test_content_networks_come_with_the_stage_that_needs_them(tmp_path: Path) ->
 
 def test_no_content_network_without_a_content_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     def find(network: str, path: Path | None) -> dict[str, Tensor]:
-        raise AssertionError("nobody asked for it")
+        raise AssertionError("not needed")
 
     monkeypatch.setattr("vsr.training.checkpoint.find_content_weights", find)
     chosen = options()
     for stage in ("pretrain", "discriminator", "adversarial"):
         assert start(chosen, stage).features is None
-    with pytest.raises(AssertionError, match="nobody"):
+    with pytest.raises(AssertionError, match="not needed"):
         start(options(values={}))
     start(options(values={}, stage="pretrain"))  # what is not run needs nothing
 
@@ -200,14 +200,14 @@ def test_no_content_network_without_a_content_loss(monkeypatch: pytest.MonkeyPat
     ],
     ids=str,
 )
-def test_layers_that_are_not_there_are_seen_at_once(values: dict[str, Any], words: str) -> None:
+def test_missing_layers_are_reported_at_once(values: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError) as caught:
         start(options(values=values))
     assert str(caught.value).startswith(words)
     assert caught.value.exit_code == 2
 
 
-def test_missing_content_weights_are_seen_before_the_first_update(
+def test_missing_content_weights_are_reported_before_the_first_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(url: str, *arguments: Any, **keywords: Any) -> None:
@@ -226,7 +226,7 @@ def test_missing_content_weights_are_seen_before_the_first_update(
 
 @pytest.fixture
 def trained(tmp_path: Path, tiny_generator: Callable[..., Generator]) -> Callable[..., Path]:
-    """Writes a weights file of a tiny generator."""
+    """Return a function that writes a weights file of a tiny generator."""
 
     def write(generator: Generator | None = None, **config: Any) -> Path:
         path = tmp_path / "other.safetensors"
@@ -270,7 +270,7 @@ def test_init_of_another_scale_starts_all_but_the_upsampling(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     left = ", ".join(sorted(name for name in own if name.startswith("upsample.1.")))
-    assert record.getMessage().endswith(f"other.safetensors starts the generator but for {left}.")
+    assert record.getMessage().endswith(f"other.safetensors initialises the generator except for {left}.")
 
 
 @pytest.mark.parametrize(
@@ -286,39 +286,39 @@ def test_init_of_another_kind_is_refused(trained: Callable[..., Path], config: d
     path = trained(Generator(blocks=1, channels=4, **config))
     with pytest.raises(UsageError) as caught:
         start(options(init=path))
-    assert str(caught.value) == f"--init {path} is a network of another kind: its {apart}."
+    assert str(caught.value) == f"--init {path} is a different kind of network: its {apart}."
     start(options(init=path, values=LOSSES | config))
 
 
-def test_init_that_cannot_be(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_unusable_init_is_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match="nowhere.safetensors"):
         start(options(init=tmp_path / "nowhere.safetensors"))
     with pytest.raises(WeightsError, match="the numbers of blocks and channels must agree"):
         start(options(init=trained(), values=LOSSES | {"blocks": 2}))
-    judge = tmp_path / "judge.safetensors"
-    save_discriminator(judge, Discriminator(channels=4, crop_size=32), {})
+    discriminator = tmp_path / "discriminator.safetensors"
+    save_discriminator(discriminator, Discriminator(channels=4, crop_size=32), {})
     with pytest.raises(WeightsError, match="is a discriminator, which judges pictures in training"):
-        start(options(init=judge))
+        start(options(init=discriminator))
 
 
-def test_a_discriminator_can_be_given(tmp_path: Path, trained: Callable[..., Path]) -> None:
+def test_the_discriminator_starts_from_given_weights(tmp_path: Path, trained: Callable[..., Path]) -> None:
     given = Discriminator(channels=4, crop_size=32)
-    path = tmp_path / "judge.safetensors"
+    path = tmp_path / "discriminator.safetensors"
     save_discriminator(path, given, {})
     chosen = options(init_discriminator=path)
     state = start(chosen, "adversarial")
-    for name, tensor in judge_of(state).state_dict().items():
+    for name, tensor in discriminator_of(state).state_dict().items():
         torch.testing.assert_close(tensor, given.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
-    assert judge_of(state).training
-    # Seen at the start of the run, not behind the stage before.
+    assert discriminator_of(state).training
+    # Reported at the start of the run, not after the previous stage.
     with pytest.raises(WeightsError, match="is a generator"):
         start(replace(chosen, init_discriminator=trained()))
     with pytest.raises(WeightsError, match="nowhere.safetensors"):
         start(replace(chosen, init_discriminator=tmp_path / "nowhere.safetensors"))
 
 
-def test_the_average_is_no_part_of_the_network() -> None:
-    """What is done to one is not done to the other."""
+def test_the_average_shares_no_tensors_with_the_network() -> None:
+    """A change of one does not change the other."""
     state = start(options(), "pretrain")
     network = copy.deepcopy(state.ema.module)
     with torch.no_grad():

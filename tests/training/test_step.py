@@ -1,4 +1,4 @@
-"""One update against the same worked out in plain torch: losses, labels, gradients, Adam's step, the moving average."""
+"""One update against the same computed in plain torch: losses, labels, gradients, Adam's step, the moving average."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ REAL, FAKE = Labels("uniform", 0.7, 1.0), Labels("normal", 0.1, 0.05)
 
 
 class Pooled(nn.Module):
-    """In the place of VGG: features that can be worked out by hand."""
+    """Replaces VGG: features that can be computed by hand."""
 
     def forward(self, image: Tensor) -> Tensor:
         return functional.avg_pool2d(image, 4).square()
 
 
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainState]:
-    """Builds a tiny game that stands in a stage, with every parameter random."""
+def build_state(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainState]:
+    """Return a function that builds a tiny state in a stage, with every parameter random."""
     monkeypatch.setattr("vsr.training.checkpoint.find_content_weights", lambda network, path: {})
     monkeypatch.setattr("vsr.training.checkpoint.ContentFeatures", lambda *arguments, **keywords: Pooled())
 
@@ -73,7 +73,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def judge_of(state: TrainState) -> nn.Module:
+def discriminator_of(state: TrainState) -> nn.Module:
     assert state.discriminator is not None
     return state.discriminator.plain
 
@@ -87,7 +87,7 @@ def cross_entropy(logits: Tensor, labels: Tensor | float) -> Tensor:
     return (softplus(logits) - labels * logits).mean()
 
 
-def judged(form: str, fake: Tensor, real: Tensor, fake_labels: Tensor, real_labels: Tensor) -> Tensor:
+def discriminator_loss(form: str, fake: Tensor, real: Tensor, fake_labels: Tensor, real_labels: Tensor) -> Tensor:
     if form == "bce":
         return cross_entropy(real, real_labels) + cross_entropy(fake, fake_labels)
     if form == "relativistic":
@@ -96,7 +96,7 @@ def judged(form: str, fake: Tensor, real: Tensor, fake_labels: Tensor, real_labe
     return (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()
 
 
-def fooled(form: str, fake: Tensor, real: Tensor) -> Tensor:
+def generator_loss(form: str, fake: Tensor, real: Tensor) -> Tensor:
     if form == "bce":
         return cross_entropy(fake, 1.0)
     if form == "relativistic":
@@ -130,57 +130,57 @@ def gradients_by_hand(network: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("form", ["bce", "relativistic", "hinge"])
-def test_an_adversarial_update_by_hand(play: Callable[..., TrainState], form: str) -> None:
+def test_an_adversarial_update_by_hand(build_state: Callable[..., TrainState], form: str) -> None:
     weights = {"mse": 0.5, "l1": 0.25, "content": 2.0, "total_variation": 0.125, "adversarial": 0.05}
-    state = play(adversarial_form=form, **{f"adversarial_{name}": weight for name, weight in weights.items()})
+    state = build_state(adversarial_form=form, **{f"adversarial_{name}": weight for name, weight in weights.items()})
     state.step = 7
     lr, hr = batch()
-    generator, judge = copy.deepcopy(state.generator.plain), copy.deepcopy(judge_of(state))
-    generator_before, judge_before = copied_state(generator), copied_state(judge)
+    generator, discriminator = copy.deepcopy(state.generator.plain), copy.deepcopy(discriminator_of(state))
+    generator_before, discriminator_before = copied_state(generator), copied_state(discriminator)
 
-    seen = update(state, lr, hr, RATE)
+    reported = update(state, lr, hr, RATE)
 
     sr = generator(lr)
-    fake, real = judge(sr.detach()), judge(hr)
-    loss = judged(form, fake, real, *drawn_by_hand(3, 7, 2))
-    assert float(seen["discriminator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
-    assert float(seen["d_real"]) == pytest.approx(float((1 / (1 + torch.exp(-real))).mean().detach()), rel=1e-5)
-    assert float(seen["d_fake"]) == pytest.approx(float((1 / (1 + torch.exp(-fake))).mean().detach()), rel=1e-5)
-    of_judge = gradients_by_hand(judge, loss)
-    assert_adams_first_step(judge_before, judge_of(state), of_judge)
-    for name, parameter in judge_of(state).named_parameters():
+    fake, real = discriminator(sr.detach()), discriminator(hr)
+    loss = discriminator_loss(form, fake, real, *drawn_by_hand(3, 7, 2))
+    assert float(reported["discriminator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert float(reported["d_real"]) == pytest.approx(float((1 / (1 + torch.exp(-real))).mean().detach()), rel=1e-5)
+    assert float(reported["d_fake"]) == pytest.approx(float((1 / (1 + torch.exp(-fake))).mean().detach()), rel=1e-5)
+    discriminator_gradients = gradients_by_hand(discriminator, loss)
+    assert_adams_first_step(discriminator_before, discriminator_of(state), discriminator_gradients)
+    for name, parameter in discriminator_of(state).named_parameters():
         assert parameter.requires_grad, name
         assert parameter.grad is not None
-        # Had the generator's step gone into them, they would be others.
-        torch.testing.assert_close(parameter.grad, of_judge[name], rtol=1e-4, atol=1e-6, msg=name)
+        # The generator's step must not have changed them.
+        torch.testing.assert_close(parameter.grad, discriminator_gradients[name], rtol=1e-4, atol=1e-6, msg=name)
 
-    # The generator plays against the discriminator that has just learnt.
-    judge.load_state_dict(judge_of(state).state_dict())
-    fake, real = judge(sr), judge(hr).detach()
+    # The generator trains against the updated discriminator.
+    discriminator.load_state_dict(discriminator_of(state).state_dict())
+    fake, real = discriminator(sr), discriminator(hr).detach()
     terms = {
         "mse": 0.5 * (sr - hr).square().mean(),
         "l1": 0.25 * (sr - hr).abs().mean(),
         "content": 2.0 * (functional.avg_pool2d(sr, 4) ** 2 - functional.avg_pool2d(hr, 4) ** 2).square().mean(),
         "total_variation": 0.125 * (sr.diff(dim=2).square().mean() + sr.diff(dim=3).square().mean()),
-        "adversarial": 0.05 * fooled(form, fake, real),
+        "adversarial": 0.05 * generator_loss(form, fake, real),
     }
     for name, term in terms.items():
-        assert float(seen[name]) == pytest.approx(float(term.detach()), rel=1e-5), name
+        assert float(reported[name]) == pytest.approx(float(term.detach()), rel=1e-5), name
     total = torch.stack(list(terms.values())).sum()
-    assert float(seen["generator_loss"]) == pytest.approx(float(total.detach()), rel=1e-5)
+    assert float(reported["generator_loss"]) == pytest.approx(float(total.detach()), rel=1e-5)
     assert_adams_first_step(generator_before, state.generator.plain, gradients_by_hand(generator, total))
-    assert seen.keys() == {*terms, "generator_loss", "discriminator_loss", "d_real", "d_fake"}
+    assert reported.keys() == {*terms, "generator_loss", "discriminator_loss", "d_real", "d_fake"}
     assert (state.step, state.stage_step) == (8, 1)
 
 
 @pytest.mark.parametrize("name", ["mse", "l1", "content", "total_variation"])
-def test_a_pretraining_update_by_hand(play: Callable[..., TrainState], name: str) -> None:
-    state = play("pretrain", **{"pretrain_mse": 0.0, f"pretrain_{name}": 3.0})
+def test_a_pretraining_update_by_hand(build_state: Callable[..., TrainState], name: str) -> None:
+    state = build_state("pretrain", **{"pretrain_mse": 0.0, f"pretrain_{name}": 3.0})
     assert state.discriminator is None
     lr, hr = batch()
     generator = copy.deepcopy(state.generator.plain)
     before = copied_state(generator)
-    seen = update(state, lr, hr, RATE)
+    reported = update(state, lr, hr, RATE)
     sr = generator(lr)
     loss = {
         "mse": (sr - hr).square().mean(),
@@ -188,56 +188,57 @@ def test_a_pretraining_update_by_hand(play: Callable[..., TrainState], name: str
         "content": (functional.avg_pool2d(sr, 4) ** 2 - functional.avg_pool2d(hr, 4) ** 2).square().mean(),
         "total_variation": sr.diff(dim=2).square().mean() + sr.diff(dim=3).square().mean(),
     }[name] * 3
-    assert seen.keys() == {"generator_loss", name}
-    assert float(seen[name]) == float(seen["generator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert reported.keys() == {"generator_loss", name}
+    assert float(reported[name]) == float(reported["generator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
     assert_adams_first_step(before, state.generator.plain, gradients_by_hand(generator, loss))
     assert state.discriminator is None, "pretraining needs none"
 
 
-def test_the_rate_is_that_of_each_update(play: Callable[..., TrainState]) -> None:
-    state = play()
+def test_each_update_uses_its_learning_rate(build_state: Callable[..., TrainState]) -> None:
+    state = build_state()
     assert state.discriminator is not None
     update(state, *batch(), RATE)
     for rate in (2e-4, 0.0):
-        before = copied_state(state.generator.plain), copied_state(judge_of(state))
+        before = copied_state(state.generator.plain), copied_state(discriminator_of(state))
         update(state, *batch(), rate)
-        for player, old in zip((state.generator, state.discriminator), before, strict=True):
-            assert {group["lr"] for group in player.optimizer.param_groups} == {rate}
-            steps = [float((value.detach() - old[name]).abs().max()) for name, value in player.plain.named_parameters()]
+        for model, old in zip((state.generator, state.discriminator), before, strict=True):
+            assert {group["lr"] for group in model.optimizer.param_groups} == {rate}
+            steps = [float((value.detach() - old[name]).abs().max()) for name, value in model.plain.named_parameters()]
             assert max(steps) <= 1.5 * rate and (max(steps) > 0) is (rate > 0)
 
 
-def test_the_discriminators_stage_leaves_the_generator_alone(play: Callable[..., TrainState]) -> None:
-    state = play("discriminator")
+def test_the_discriminators_stage_leaves_the_generator_alone(build_state: Callable[..., TrainState]) -> None:
+    state = build_state("discriminator")
     parts = {"generator": state.generator.plain, "ema": state.ema}
-    before, judge = {name: copied_state(part) for name, part in parts.items()}, copied_state(judge_of(state))
+    before = {name: copied_state(part) for name, part in parts.items()}
+    discriminator = copied_state(discriminator_of(state))
     for _ in range(2):
-        seen = update(state, *batch(), RATE)
-    assert seen.keys() == {"discriminator_loss", "d_real", "d_fake"}
+        reported = update(state, *batch(), RATE)
+    assert reported.keys() == {"discriminator_loss", "d_real", "d_fake"}
     for name, part in parts.items():
         assert changed(before[name], copied_state(part)) == set(), name
-    assert not state.generator.optimizer.optimizer.state, "Adam has seen nothing"
+    assert not state.generator.optimizer.optimizer.state, "Adam has no moments"
     assert all(parameter.grad is None for parameter in state.generator.plain.parameters())
     assert {"features.0.weight", "features.3.running_mean", "head.3.bias"} <= changed(
-        judge, copied_state(judge_of(state))
+        discriminator, copied_state(discriminator_of(state))
     )
     assert (state.step, state.stage_step) == (2, 2)
 
 
-def test_the_discriminators_stage_by_hand(play: Callable[..., TrainState]) -> None:
-    """The generator is seen as it upscales, in eval mode; so are its statistics left alone."""
-    state = play("discriminator")
+def test_the_discriminators_stage_by_hand(build_state: Callable[..., TrainState]) -> None:
+    """The generator upscales in eval mode, so that its statistics do not change."""
+    state = build_state("discriminator")
     lr, hr = batch()
-    generator, judge = copy.deepcopy(state.generator.plain).eval(), copy.deepcopy(judge_of(state))
-    before = copied_state(judge)
-    seen = update(state, lr, hr, RATE)
-    loss = judged("bce", judge(generator(lr).detach()), judge(hr), *drawn_by_hand(3, 0, 2))
-    assert float(seen["discriminator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
-    assert_adams_first_step(before, judge_of(state), gradients_by_hand(judge, loss))
+    generator, discriminator = copy.deepcopy(state.generator.plain).eval(), copy.deepcopy(discriminator_of(state))
+    before = copied_state(discriminator)
+    reported = update(state, lr, hr, RATE)
+    loss = discriminator_loss("bce", discriminator(generator(lr).detach()), discriminator(hr), *drawn_by_hand(3, 0, 2))
+    assert float(reported["discriminator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert_adams_first_step(before, discriminator_of(state), gradients_by_hand(discriminator, loss))
 
 
-def test_the_generator_learns_in_training_mode_again(play: Callable[..., TrainState]) -> None:
-    state = play("discriminator", adversarial_content=0.0)
+def test_the_generator_learns_in_training_mode_again(build_state: Callable[..., TrainState]) -> None:
+    state = build_state("discriminator", adversarial_content=0.0)
     update(state, *batch(), RATE)
     state.stage = "adversarial"
     before = copied_state(state.generator.plain)
@@ -248,31 +249,35 @@ def test_the_generator_learns_in_training_mode_again(play: Callable[..., TrainSt
 
 
 @pytest.mark.parametrize(("form", "looks_at_real"), [("bce", False), ("hinge", False), ("relativistic", True)])
-def test_who_asks_the_discriminator_of_what(play: Callable[..., TrainState], form: str, looks_at_real: bool) -> None:
-    state = play(adversarial_form=form)
+def test_the_discriminator_gets_the_inputs_and_gradients_it_needs(
+    build_state: Callable[..., TrainState], form: str, looks_at_real: bool
+) -> None:
+    state = build_state(adversarial_form=form)
     lr, hr = batch()
-    asked: list[tuple[str, bool, bool]] = []
+    calls: list[tuple[str, bool, bool]] = []
 
     def remember(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         kind = "real" if torch.equal(inputs[0].detach(), hr) else "fake"
-        asked.append((kind, inputs[0].requires_grad, torch.is_grad_enabled()))
+        calls.append((kind, inputs[0].requires_grad, torch.is_grad_enabled()))
 
-    judge_of(state).register_forward_pre_hook(remember)
+    discriminator_of(state).register_forward_pre_hook(remember)
     update(state, lr, hr, RATE)
     own = [("fake", False, True), ("real", False, True)]
-    assert asked == [*own, ("fake", True, True), *([("real", False, False)] if looks_at_real else [])]
+    assert calls == [*own, ("fake", True, True), *([("real", False, False)] if looks_at_real else [])]
 
 
-def test_an_adversarial_stage_without_the_adversarial_loss_asks_no_judge(play: Callable[..., TrainState]) -> None:
-    state = play(adversarial_adversarial=0.0)
-    asked: list[int] = []
-    judge_of(state).register_forward_pre_hook(lambda module, inputs: asked.append(1))
+def test_the_generators_loss_without_an_adversarial_term_skips_the_discriminator(
+    build_state: Callable[..., TrainState],
+) -> None:
+    state = build_state(adversarial_adversarial=0.0)
+    calls: list[int] = []
+    discriminator_of(state).register_forward_pre_hook(lambda module, inputs: calls.append(1))
     assert "adversarial" not in update(state, *batch(), RATE)
-    assert len(asked) == 2
+    assert len(calls) == 2
 
 
-def test_no_gradient_from_the_discriminators_loss_reaches_the_generator(play: Callable[..., TrainState]) -> None:
-    state = play(adversarial_adversarial=0.0, adversarial_content=0.0, adversarial_mse=1.0)
+def test_no_gradient_from_the_discriminators_loss_reaches_the_generator(build_state: Callable[..., TrainState]) -> None:
+    state = build_state(adversarial_adversarial=0.0, adversarial_content=0.0, adversarial_mse=1.0)
     lr, hr = batch()
     generator = copy.deepcopy(state.generator.plain)
     update(state, lr, hr, RATE)
@@ -281,14 +286,14 @@ def test_no_gradient_from_the_discriminators_loss_reaches_the_generator(play: Ca
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7, msg=name)
 
 
-def test_each_update_has_its_own_gradients(play: Callable[..., TrainState]) -> None:
+def test_each_update_has_its_own_gradients(build_state: Callable[..., TrainState]) -> None:
     """At a rate of 0 and with fixed labels the second update is the first again, and not the sum of both."""
-    state = play(real_labels=Labels("fixed", 0.9), fake_labels=Labels("fixed", 0.1))
+    state = build_state(real_labels=Labels("fixed", 0.9), fake_labels=Labels("fixed", 0.1))
     lr, hr = batch()
     found = []
     for _ in range(2):
         update(state, lr, hr, 0.0)
-        networks = (state.generator.plain, judge_of(state))
+        networks = (state.generator.plain, discriminator_of(state))
         found.append([parameter.grad.clone() for network in networks for parameter in network.parameters()])
     for first, second in zip(*found, strict=True):
         torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-8)
@@ -300,9 +305,9 @@ def norm(gradients: list[Tensor]) -> float:
 
 
 @pytest.mark.parametrize("clip", [1e-3, 1e6])
-def test_gradients_are_clipped_network_by_network(play: Callable[..., TrainState], clip: float) -> None:
+def test_gradients_are_clipped_network_by_network(build_state: Callable[..., TrainState], clip: float) -> None:
     lr, hr = batch()
-    free, clipped = play(), play(gradient_clip=clip)
+    free, clipped = build_state(), build_state(gradient_clip=clip)
     clipped.generator.plain.load_state_dict(free.generator.plain.state_dict())
     update(free, lr, hr, 0.0)
     update(clipped, lr, hr, 0.0)
@@ -319,9 +324,9 @@ def test_gradients_are_clipped_network_by_network(play: Callable[..., TrainState
             torch.testing.assert_close(after, before * min(1, clip / length), rtol=1e-3, atol=1e-9)
 
 
-def test_the_moving_average_by_hand(play: Callable[..., TrainState]) -> None:
+def test_the_moving_average_by_hand(build_state: Callable[..., TrainState]) -> None:
     """The first average is a copy of the first updated network; then it moves by one less the decay. Buffers follow."""
-    state = play("pretrain", ema_decay=0.75)
+    state = build_state("pretrain", ema_decay=0.75)
     networks, averages = [], []
     for _ in range(3):
         update(state, *batch(), RATE)
@@ -341,8 +346,8 @@ def test_the_moving_average_by_hand(play: Callable[..., TrainState]) -> None:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
-    """The labels of fake and of real that the discriminator is told, update by update."""
+def labels(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+    """The labels of fake and of real crops of each update."""
     labels: list[tuple[Tensor, Tensor]] = []
     bce = update_module.ADVERSARIAL["bce"]
 
@@ -356,36 +361,36 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_labels_are_a_function_of_seed_and_step(
-    play: Callable[..., TrainState], told: list[tuple[Tensor, Tensor]]
+    build_state: Callable[..., TrainState], labels: list[tuple[Tensor, Tensor]]
 ) -> None:
     for seed, step, updates in ((3, 0, 2), (3, 1, 1), (4, 0, 1)):
-        state = play("discriminator", seed=seed)
+        state = build_state("discriminator", seed=seed)
         state.step = step
         for _ in range(updates):
             torch.rand(5)  # whatever else is drawn
             update(state, *batch(size=4), RATE)
-    (first, second, resumed, other) = told
-    for fake, real in told:
+    (first, second, resumed, other) = labels
+    for fake, real in labels:
         assert fake.shape == real.shape == (4,) and fake.dtype == torch.float32
         assert len(set(fake.tolist())) == len(set(real.tolist())) == 4, "one for each crop"
         assert (real >= 0.7).all() and (real <= 1).all() and (fake < 0.4).all() and (fake >= 0).all()
     for side in (0, 1):
-        assert torch.equal(second[side], resumed[side]), "a run that goes on is told the same"
+        assert torch.equal(second[side], resumed[side]), "a continued run draws the same labels"
         assert not torch.equal(first[side], second[side])
         assert not torch.equal(first[side], other[side])
 
 
-def test_half_precision_ends_before_the_losses(play: Callable[..., TrainState]) -> None:
-    state = play(precision="bf16-mixed", adversarial_form="relativistic", adversarial_mse=1.0)
-    seen = update(state, *batch(), RATE)
-    assert {value.dtype for value in seen.values()} == {torch.float32}
-    assert all(torch.isfinite(value) for value in seen.values())
-    for network in (state.generator.plain, judge_of(state), state.ema.module):
+def test_half_precision_ends_before_the_losses(build_state: Callable[..., TrainState]) -> None:
+    state = build_state(precision="bf16-mixed", adversarial_form="relativistic", adversarial_mse=1.0)
+    reported = update(state, *batch(), RATE)
+    assert {value.dtype for value in reported.values()} == {torch.float32}
+    assert all(torch.isfinite(value) for value in reported.values())
+    for network in (state.generator.plain, discriminator_of(state), state.ema.module):
         assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
 
 
-def test_updates_bring_the_loss_down(play: Callable[..., TrainState]) -> None:
-    state = play("pretrain")
+def test_updates_bring_the_loss_down(build_state: Callable[..., TrainState]) -> None:
+    state = build_state("pretrain")
     lr, hr = batch()
     hr = functional.interpolate(lr, scale_factor=4.0)
     losses = [float(update(state, lr, hr, RATE)["generator_loss"]) for _ in range(40)]
@@ -393,7 +398,7 @@ def test_updates_bring_the_loss_down(play: Callable[..., TrainState]) -> None:
 
 
 def slim_weights() -> dict[str, Tensor]:
-    """Random ones in the smallest layout of VGG that there is."""
+    """Random weights in the smallest layout of VGG."""
     names = [("conv0", 3, 3, 1)]
     inputs = 3
     for stage, (width, count) in enumerate(zip((16, 32, 64, 128, 128), (2, 2, 4, 4, 4), strict=True), start=1):
@@ -427,5 +432,5 @@ def test_each_recipe_on_a_device_without_float64(
     for stage in options.stages:
         begin_stage(state, stage, options)
         lr, hr = (torch.rand(4, 3, size, size).to(limited_device) for size in (8, 32))
-        seen = update(state, lr, hr, RATE)
-        assert all(value.device == limited_device and bool(value.isfinite()) for value in seen.values())
+        reported = update(state, lr, hr, RATE)
+        assert all(value.device == limited_device and bool(value.isfinite()) for value in reported.values())

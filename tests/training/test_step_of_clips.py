@@ -1,4 +1,4 @@
-"""Clips in training: forth and back, through the generator, and as the discriminator sees them."""
+"""Clips in training: round trips, the pass through the generator, and the input of the discriminator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def generator(aligned: bool = True) -> RecurrentGenerator:
     return network
 
 
-def test_there_and_back() -> None:
+def test_a_round_trip_reverses_frames_and_shifts() -> None:
     batch = clips(frames=3)
     both = batch.round_trip()
     assert torch.equal(both.lr, batch.lr[:, [0, 1, 2, 1, 0]]) and torch.equal(both.hr, batch.hr[:, [0, 1, 2, 1, 0]])
@@ -39,15 +39,15 @@ def test_there_and_back() -> None:
     assert torch.equal(both.after.trust, torch.stack(after, 1))
 
 
-def test_there_and_back_without_motion() -> None:
+def test_a_round_trip_without_motion() -> None:
     plain = ClipBatch(torch.rand(1, 3, 3, 4, 4), torch.rand(1, 3, 3, 8, 8)).round_trip()
     assert plain.lr.shape[1] == 5 and plain.before is None and plain.after is None
-    with pytest.raises(ValueError, match="both ways"):
+    with pytest.raises(ValueError, match="needs both shifts"):
         ClipBatch(plain.lr, plain.hr, before=shift()).round_trip()
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_the_state_goes_from_frame_to_frame(aligned: bool) -> None:
+def test_the_state_is_passed_from_frame_to_frame(aligned: bool) -> None:
     batch, network = clips(frames=3), generator(aligned)
     found = upscale_clips(network, network, batch)
     state = network.initial_state(batch.lr[:, 0])
@@ -67,7 +67,7 @@ def test_an_aligned_generator_needs_the_motion() -> None:
 
 
 @pytest.mark.parametrize(("backprop_frames", "reached"), [(0, [0, 1, 2, 3]), (1, [3]), (2, [2, 3]), (3, [3])])
-def test_gradients_reach_back_as_far_as_they_may(backprop_frames: int, reached: list[int]) -> None:
+def test_gradients_are_cut_off_at_the_interval(backprop_frames: int, reached: list[int]) -> None:
     batch, network = clips(), generator()
     lr = batch.lr.requires_grad_()
     last = upscale_clips(network, network, batch, backprop_frames=backprop_frames)[-1]
@@ -75,8 +75,8 @@ def test_gradients_reach_back_as_far_as_they_may(backprop_frames: int, reached: 
     assert [number for number in range(4) if bool(gradient[:, number].any())] == reached
 
 
-def test_triplets_are_still_clips_and_neighbours_moved_onto_the_middle() -> None:
-    """What moves by a whole LR pixel a frame to the right lies still once its neighbours are moved."""
+def test_triplets_are_still_clips_and_neighbours_warped_onto_the_middle() -> None:
+    """A motion of one LR pixel per frame to the right is still after the neighbours are warped."""
     wide = torch.rand(2, 3, 16, 40)
 
     def view(number: int) -> Tensor:
@@ -84,7 +84,7 @@ def test_triplets_are_still_clips_and_neighbours_moved_onto_the_middle() -> None
 
     frames = [view(number) for number in range(4)]
     flow = torch.zeros(2, 3, 8, 8, 2)
-    flow[..., 0] = -1  # lay a pixel to the left before
+    flow[..., 0] = -1  # was a pixel to the left before
     trust = torch.ones(2, 3, 8, 8)
     batch = ClipBatch(torch.rand(2, 4, 3, 8, 8), torch.stack(frames, 1), Shift(flow, trust), Shift(-flow, trust))
     seen = triplets(frames, batch, [1, 2])

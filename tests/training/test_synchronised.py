@@ -1,4 +1,4 @@
-"""Batch normalisation over processes, where one process is all of them; two are tested with what starts them."""
+"""Batch normalisation over processes, with a single process; two processes are tested in test_launch.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def alone() -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-def test_joining_without_others() -> None:
+def test_joining_without_processes() -> None:
     part = torch.rand(3)
     assert joined(part) is part
 
@@ -36,7 +36,7 @@ def test_joining_with_one_process() -> None:
 
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("momentum", [0.1, 0.5])
-def test_it_is_torchs_batch_normalisation(momentum: float) -> None:
+def test_it_equals_torchs_batch_normalisation(momentum: float) -> None:
     """Output, all gradients and the running statistics, over several batches."""
     plain = nn.BatchNorm2d(5, eps=1e-3, momentum=momentum).double()
     ours = SynchronisedBatchNorm2d(5, eps=1e-3, momentum=momentum).double()
@@ -60,8 +60,8 @@ def test_it_is_torchs_batch_normalisation(momentum: float) -> None:
 
 
 @pytest.mark.usefixtures("alone")
-def test_of_one_pixel_there_is_no_spread() -> None:
-    """Where the unbiased variance would divide by zero."""
+def test_the_variance_of_one_pixel_is_zero() -> None:
+    """The unbiased variance would divide by zero."""
     norm = SynchronisedBatchNorm2d(2)
     norm(torch.rand(1, 2, 1, 1))
     assert torch.isfinite(norm.state_dict()["running_var"]).all()

@@ -1,4 +1,4 @@
-"""A run on clips from end to end: it learns, is continued exactly, says what it is, and is refused in one sentence."""
+"""A run on clips from end to end: it learns, continues exactly, writes its metadata, and is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TINY = override(
 
 @pytest.fixture
 def options(tmp_path: Path, photographs: Path) -> TrainOptions:
-    """A tiny run on clips over the photographs, none of which is compressed."""
+    """A tiny run on clips of the photographs, without compression."""
     return TrainOptions(data=(photographs,), output=tmp_path / "run", recipe=TINY, device="cpu", log_every=1)
 
 
@@ -92,17 +92,17 @@ def test_a_run_of_three_stages(options: TrainOptions) -> None:
     info = read_info(summary.weights)
     assert info.architecture == "recurrent"
     assert info.config == {"scale": 4, "blocks": 1, "channels": 4, "aligned": True}
-    said = json.loads(info.about["training"])
-    assert said["generator"] == "recurrent, 1 blocks of 4 channels, its state moved along the motion"
-    assert said["crops"] == "2 clips of 20x20, 3 frames each, at the end of a stage 4"
+    training = json.loads(info.about["training"])
+    assert training["generator"] == "recurrent, 1 blocks of 4 channels, its state moved along the motion"
+    assert training["crops"] == "2 clips of 20x20, 3 frames each, at the end of a stage 4"
     card = (options.output / "card.md").read_text()
-    assert said["generator"] in card and said["crops"] in card and "the last frames of 1 held-out clips" in card
+    assert training["generator"] in card and training["crops"] in card and "the last frames of 1 held-out clips" in card
     assert isinstance(load_network(summary.weights), RecurrentGenerator)
     assert find_partner(str(summary.weights)) == options.output / "pretrain.safetensors"
 
 
 @pytest.mark.parametrize("stop", [2, 5, 8])
-def test_stopped_at_any_update_it_goes_on_as_if_uninterrupted(
+def test_a_run_stopped_at_any_update_resumes_as_if_uninterrupted(
     options: TrainOptions, tmp_path: Path, stop: int
 ) -> None:
     whole = replace(options, output=tmp_path / "whole")
@@ -168,7 +168,7 @@ def test_parts_of_a_batch_agree_with_the_whole(options: TrainOptions) -> None:
 
 
 @pytest.mark.parametrize(("aligned", "teacher", "known"), [(True, None, True), (False, None, False)])
-def test_motion_is_estimated_where_it_is_asked_for(
+def test_motion_is_estimated_if_needed(
     options: TrainOptions, aligned: bool, teacher: Any, known: bool
 ) -> None:
     from types import SimpleNamespace
@@ -180,7 +180,7 @@ def test_motion_is_estimated_where_it_is_asked_for(
 
 
 def test_the_shift_against_either_neighbour() -> None:
-    """A picture that moves by two pixels a frame to the right lay two to the left before."""
+    """A picture that moves two pixels per frame to the right was two pixels to the left before."""
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (12, 20, 3), np.uint8)).resize((80, 48), Image.Resampling.BICUBIC)
     wide = torch.from_numpy(np.asarray(coarse).copy()).permute(2, 0, 1)
@@ -193,7 +193,7 @@ def test_the_shift_against_either_neighbour() -> None:
     assert float(before.flow[inner][..., 1].abs().median()) < 0.1 and float(before.trust[inner].median()) > 0.8
 
 
-def test_measured_on_the_last_frames(options: TrainOptions) -> None:
+def test_the_last_frames_are_measured(options: TrainOptions) -> None:
     _, held_out, _ = load_clips(options)
     (pair,) = held_out
     assert pair.clip is not None and pair.clip.lr.shape == (1, 4, 3, 5, 5)
@@ -208,7 +208,7 @@ def test_measured_on_the_last_frames(options: TrainOptions) -> None:
     assert torch.equal(sr, expected.clamp(0, 1).mul(255).round().byte())
 
 
-def test_centring_takes_most_of_a_shift_out() -> None:
+def test_centring_removes_most_of_a_shift() -> None:
     network = RecurrentGenerator(scale=2, blocks=1, channels=4)
     lr = torch.rand(2, 3, 3, 8, 8) * 0.5 + 0.2
     hr = torch.stack(upscale_clips(network, network, ClipBatch(lr, lr)), 1).detach().clamp(0, 1)
@@ -219,7 +219,7 @@ def test_centring_takes_most_of_a_shift_out() -> None:
     assert float(network.tail.bias.detach().abs().max()) < 1e-4
 
 
-def test_a_log_from_before_is_continued(options: TrainOptions) -> None:
+def test_a_log_of_an_older_version_is_continued(options: TrainOptions) -> None:
     train(replace(options, stage="pretrain"))
     log = options.output / "log.csv"
     row = ["1", "pretrain", "1", *["0.5"] * (len(COLUMNS_OF_PICTURES) - 3)]
@@ -229,7 +229,7 @@ def test_a_log_from_before_is_continued(options: TrainOptions) -> None:
     assert rows["step"].tolist() == [1, 5, 6] and rows["mse"][0] == 0.5 and np.isnan(rows["charbonnier"][0])
 
 
-def test_a_teacher_is_followed(options: TrainOptions, tmp_path: Path) -> None:
+def test_a_teacher_is_imitated(options: TrainOptions, tmp_path: Path) -> None:
     teacher = tmp_path / "teacher.safetensors"
     save_network(teacher, RecurrentGenerator(blocks=1, channels=6, aligned=True), {})
     recipe = override(options.recipe, aligned=False, pretrain_teacher=0.5)
@@ -244,7 +244,7 @@ def test_a_teacher_is_followed(options: TrainOptions, tmp_path: Path) -> None:
         (RecurrentGenerator(scale=2, blocks=1, channels=4), "is not a recurrent generator of scale 4"),
     ],
 )
-def test_a_teacher_of_another_kind(options: TrainOptions, tmp_path: Path, network: Any, sentence: str) -> None:
+def test_an_unsuitable_teacher_is_refused(options: TrainOptions, tmp_path: Path, network: Any, sentence: str) -> None:
     teacher = tmp_path / "teacher.safetensors"
     save_network(teacher, network, {})
     recipe = override(options.recipe, pretrain_teacher=0.5)
@@ -252,10 +252,10 @@ def test_a_teacher_of_another_kind(options: TrainOptions, tmp_path: Path, networ
         train(replace(options, recipe=recipe, teacher=teacher))
 
 
-def test_to_start_from_weights_of_another_kind(options: TrainOptions, tmp_path: Path) -> None:
+def test_initial_weights_of_another_kind_are_refused(options: TrainOptions, tmp_path: Path) -> None:
     path = tmp_path / "start.safetensors"
     save_network(path, Generator(blocks=1, channels=4), {})
-    with pytest.raises(UsageError, match="is a network of another kind"):
+    with pytest.raises(UsageError, match="is a different kind of network"):
         train(replace(options, init=path))
     save_network(path, RecurrentGenerator(blocks=2, channels=4), {})
     with pytest.raises(WeightsError, match="blocks and channels must agree"):
@@ -321,12 +321,12 @@ def test_options_that_contradict_the_recipe(options: TrainOptions, changes: dict
     assert str(caught.value) == sentence
 
 
-def test_memory_that_does_not_suffice(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_explained(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhaust(*arguments: Any) -> Any:
         raise torch.OutOfMemoryError("Tried to allocate 2 GiB.")
 
     monkeypatch.setattr("vsr.training.trainer.update_clips", exhaust)
-    with pytest.raises(Exception, match="has no memory for batches of 2 clips of 4 frames of 20: take a smaller"):
+    with pytest.raises(Exception, match="has not enough memory for batches of 2 clips of 4 frames of 20: use a"):
         train(options)
 
 

@@ -1,4 +1,4 @@
-"""A run from end to end: it learns, reports, is decided by its seed, and ends in one sentence where it cannot go on."""
+"""A run from end to end: it learns, reports, is decided by its seed, and ends in one sentence if it cannot continue."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def checkpoint(output: Path) -> dict[str, Any]:
 
 
 def on_device(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
-    """Let runs take a device that Fabric does not know."""
+    """Let runs use a device that Fabric does not know."""
 
     def fabric(options: TrainOptions) -> Fabric:
         made = Fabric(accelerator="cpu", devices=1)
@@ -70,7 +70,7 @@ def equal_files(one: Path, other: Path) -> bool:
 
 
 def tensors(state: Any) -> list[Tensor]:
-    """All that are nested in a checkpoint."""
+    """Return all tensors nested in a checkpoint."""
     if isinstance(state, Tensor):
         return [state]
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
@@ -103,7 +103,7 @@ def test_a_run_of_three_stages(options: TrainOptions) -> None:
 def test_each_stage_changes_its_networks_and_no_other(options: TrainOptions) -> None:
     states = []
     train(replace(options, checkpoint_every=1), progress=lambda at: states.append(checkpoint(options.output)))
-    pretrained, judged, played = states[2], states[4], states[7]
+    pretrained, after_discriminator, after_adversarial = states[2], states[4], states[7]
     assert "discriminator" not in pretrained
 
     def changed(one: dict[str, Any], other: dict[str, Any], network: str) -> set[str]:
@@ -111,14 +111,14 @@ def test_each_stage_changes_its_networks_and_no_other(options: TrainOptions) -> 
 
     assert {"head.0.weight", "tail.bias", "body_norm.running_mean"} <= changed(states[0], states[1], "generator")
     assert "module.tail.bias" in changed(states[0], states[1], "ema")
-    # The stage of the discriminator takes the average for its generator, in eval mode.
+    # The discriminator's stage uses the average as its generator, in eval mode.
     average = {name.removeprefix("module."): value for name, value in pretrained["ema"].items()}
     for state in states[3:5]:
         assert all(torch.equal(state["generator"][name], average[name]) for name in state["generator"])
         assert changed(state, pretrained, "ema") == {"n_averaged"}
-    assert len(changed(states[3], judged, "discriminator")) > 5
+    assert len(changed(states[3], after_discriminator, "discriminator")) > 5
     for network in ("generator", "discriminator", "ema"):
-        assert len(changed(states[6], played, network)) > 5, network
+        assert len(changed(states[6], after_adversarial, network)) > 5, network
 
 
 def test_each_stage_draws_batches_of_its_own(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,12 +126,12 @@ def test_each_stage_draws_batches_of_its_own(options: TrainOptions, monkeypatch:
     stream = Batches.stream
     centring = range(CROPS // options.recipe.batch_size)
 
-    def watch(self: Batches, steps: range) -> Any:
+    def record(self: Batches, steps: range) -> Any:
         if steps != centring:
             asked.append(steps)
         return stream(self, steps)
 
-    monkeypatch.setattr(Batches, "stream", watch)
+    monkeypatch.setattr(Batches, "stream", record)
     train(options)
     train(replace(options, recipe=override(options.recipe, adversarial_length=5), resume=True))
     assert asked == [range(0, 3), range(3, 5), range(5, 8), range(8, 10)]
@@ -147,7 +147,7 @@ def test_training_brings_the_loss_down(options: TrainOptions) -> None:
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
-def test_the_seed_decides(options: TrainOptions) -> None:
+def test_the_weights_depend_on_the_seed(options: TrainOptions) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(replace(options, seed=seed, output=options.output.with_name(name)))
     a, b, c = (tensors(checkpoint(options.output.with_name(name))) for name in "abc")
@@ -196,7 +196,7 @@ def test_bf16_differs_and_stays_in_float32(options: TrainOptions) -> None:
     assert 0 < difference <= 6e-3, "three updates of 1e-3, at worst in opposite directions"
 
 
-def test_the_weights_are_a_model_and_tell_of_the_run(options: TrainOptions) -> None:
+def test_the_weights_are_a_model_with_the_metadata_of_the_run(options: TrainOptions) -> None:
     summary = train(replace(options, licence="CC0", command="vsr train --data photographs"))
     info = read_info(summary.weights)
     assert info.architecture == "srgan" and (info.config["scale"], info.config["blocks"]) == (4, 1)
@@ -206,13 +206,13 @@ def test_the_weights_are_a_model_and_tell_of_the_run(options: TrainOptions) -> N
     assert summary.quality is not None and recorded["quality"]["psnr_y"] == summary.quality.psnr_y
     assert info.about["licence"] == "CC0" and info.about["recipe"] == "nobody"
     assert info.about["data"].startswith("photographs") and info.about["data"].endswith("(pictures, 11 pictures)")
-    judge = read_info(options.output / "discriminator.safetensors")
-    assert judge.architecture == "discriminator" and judge.about == info.about
+    discriminator = read_info(options.output / "discriminator.safetensors")
+    assert discriminator.architecture == "discriminator" and discriminator.about == info.about
     engine = load_model(str(summary.weights), device="cpu")
     assert engine.upscale(np.zeros((5, 7, 3), np.uint8)).shape == (20, 28, 3)
 
 
-def test_the_last_update_is_no_stop(options: TrainOptions) -> None:
+def test_a_stop_at_the_last_update_does_not_count(options: TrainOptions) -> None:
     summary = train(replace(options, stage="pretrain"), should_stop=lambda: False)
     asked = iter([False, False, True])
     again = train(replace(options, stage="pretrain", overwrite=True), should_stop=lambda: next(asked))
@@ -220,7 +220,7 @@ def test_the_last_update_is_no_stop(options: TrainOptions) -> None:
 
 
 def test_a_stop_writes_everything(options: TrainOptions) -> None:
-    """Also where nothing was due."""
+    """Even if nothing was due."""
     summary = train(options, should_stop=lambda: True)
     assert (summary.stopped, summary.steps, summary.stage) == (True, 1, "pretrain")
     assert sorted(path.name for path in options.output.iterdir()) == [
@@ -266,7 +266,7 @@ def test_without_lpips_the_run_goes_on(
     assert np.isnan(read_log(options.output / "log.csv")["lpips"]).all()
 
 
-def test_weights_of_lpips_that_were_named_are_needed(
+def test_missing_lpips_weights_that_were_given_are_an_error(
     options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vsr.training.trainer.load_lpips", load_lpips)
@@ -340,7 +340,7 @@ def test_what_is_not_finite_ends_the_run_and_is_never_written(
     path = options.output / "checkpoint.pt"
     assert str(caught.value) == (
         f"{words} at or before step 7; {path} holds the last good state. "
-        "Take a smaller learning rate, --gradient-clip 1, or --precision fp32."
+        "Use a smaller learning rate, --gradient-clip 1, or --precision fp32."
     )
     assert checkpoint(options.output)["step"] == 5
     assert all(torch.isfinite(tensor).all() for tensor in tensors(checkpoint(options.output)))
@@ -357,14 +357,14 @@ def test_an_enormous_learning_rate(options: TrainOptions) -> None:
         validate_every=1,
         stage="pretrain",
     )
-    sentence = r"at or before step \d; no checkpoint was written before\. Take a smaller learning rate"
+    sentence = r"at or before step \d; no checkpoint was written before\. Use a smaller learning rate"
     with pytest.raises(TrainingError, match=sentence):
         train(options)
     assert not [*options.output.glob("*.safetensors")]
 
 
 @pytest.mark.parametrize("how", ["gpu", "cpu", "numpy"])
-def test_memory_that_does_not_suffice(options: TrainOptions, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_out_of_memory_is_explained(options: TrainOptions, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     def exhaust(*arguments: Any) -> Any:
         if how == "gpu":
             raise torch.OutOfMemoryError("Tried to allocate 2 GiB.")
@@ -374,23 +374,23 @@ def test_memory_that_does_not_suffice(options: TrainOptions, monkeypatch: pytest
     with pytest.raises(TrainingError) as caught:
         train(options)
     assert str(caught.value) == (
-        "cpu has no memory for batches of 2 crops of 16: take a smaller --batch-size or --crop-size, "
+        "cpu has not enough memory for batches of 2 crops of 16: use a smaller --batch-size or --crop-size, "
         "or --precision bf16."
     )
 
 
-def test_memory_that_does_not_suffice_at_the_start(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_at_the_start_is_explained(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """The networks themselves may be what is too large, beside another program on the GPU."""
 
     def exhaust(*arguments: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr("vsr.training.trainer.new_train_state", exhaust)
-    with pytest.raises(TrainingError, match="has no memory for batches"):
+    with pytest.raises(TrainingError, match="has not enough memory for batches"):
         train(options)
 
 
-def test_other_errors_stay_what_they_are(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_translated(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any) -> Any:
         raise RuntimeError("a bug")
 
@@ -400,7 +400,7 @@ def test_other_errors_stay_what_they_are(options: TrainOptions, monkeypatch: pyt
 
 
 def test_a_picture_that_turns_out_damaged_changes_nothing_else(options: TrainOptions, tmp_path: Path) -> None:
-    """Damage behind the header is met by a thread in the middle of the run."""
+    """A thread finds damage after the header in the middle of the run."""
     photographs = tmp_path / "photographs"
     shutil.copytree(options.data[0], photographs)
     damaged = photographs / "03.png"
@@ -423,7 +423,7 @@ def test_a_run_leaves_no_thread_and_no_open_file(options: TrainOptions, leaves_n
 
 
 def test_two_runs_into_one_folder(options: TrainOptions) -> None:
-    """The second is refused, whatever it is asked for, and disturbs nothing; afterwards the lock is gone."""
+    """The second is refused with any options and disturbs nothing; afterwards the lock is gone."""
     refusals: list[str] = []
 
     def begin_another(at: TrainProgress) -> None:
@@ -438,13 +438,13 @@ def test_two_runs_into_one_folder(options: TrainOptions) -> None:
     assert read_log(options.output / "log.csv")["step"][-1] == 8 and not (options.output / ".lock").exists()
 
 
-def test_a_lock_that_a_killed_run_left(options: TrainOptions) -> None:
+def test_the_lock_of_a_killed_run_is_ignored(options: TrainOptions) -> None:
     options.output.mkdir()
     (options.output / ".lock").touch()
     assert train(options).steps == 8
 
 
-def test_a_lock_that_is_no_file(options: TrainOptions) -> None:
+def test_a_lock_that_is_not_a_file_is_refused(options: TrainOptions) -> None:
     options.output.mkdir()
     os.mkfifo(options.output / ".lock")
     with pytest.raises(OutputError, match="is not a regular file; move .*run away"):

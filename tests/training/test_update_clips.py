@@ -1,4 +1,4 @@
-"""One update on clips against the same worked out in plain torch."""
+"""One update on clips against the same computed in plain torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TINY = {
 
 
 class Pooled(nn.Module):
-    """In the place of VGG: features that can be worked out by hand."""
+    """Replaces VGG: features that can be computed by hand."""
 
     def forward(self, image: Tensor) -> Tensor:
         return functional.avg_pool2d(image, 4).square()
@@ -45,8 +45,8 @@ def shake(network: nn.Module) -> None:
 
 
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., TrainState]:
-    """Builds a tiny game on clips that stands in a stage, with every parameter random and no weight but those given."""
+def build_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., TrainState]:
+    """Return a function that builds a tiny state on clips in a stage, with random parameters and given weights only."""
     monkeypatch.setattr("vsr.training.checkpoint.find_content_weights", lambda network, path: {})
     monkeypatch.setattr("vsr.training.checkpoint.ContentFeatures", lambda *arguments, **keywords: Pooled())
 
@@ -77,7 +77,7 @@ def batch(frames: int = FRAMES) -> ClipBatch:
 
 
 def by_hand(generator: nn.Module, clips: ClipBatch) -> list[Tensor]:
-    """The frames that a generator makes, aligned."""
+    """Upscale clips with an aligned generator."""
     network, before = cast(RecurrentGenerator, generator), clips.before
     state = network.initial_state(clips.lr[:, 0])
     upscaled = []
@@ -99,8 +99,8 @@ def mean_over_frames(loss: Callable[[Tensor], Tensor], sr: list[Tensor], other: 
 
 @pytest.mark.parametrize("name", ["mse", "l1", "charbonnier", "content", "total_variation", "teacher", "artefacts"])
 @pytest.mark.parametrize("aligned", [True, False])
-def test_a_pretraining_update_by_hand(play: Callable[..., TrainState], name: str, aligned: bool) -> None:
-    state = play("pretrain", {name: 3.0}, aligned=aligned, content_frames=9)
+def test_a_pretraining_update_by_hand(build_state: Callable[..., TrainState], name: str, aligned: bool) -> None:
+    state = build_state("pretrain", {name: 3.0}, aligned=aligned, content_frames=9)
     clips = batch()
     generator, average = copy.deepcopy(state.generator.plain), copy.deepcopy(state.ema.module)
     shake(cast(nn.Module, state.ema.module))
@@ -125,28 +125,28 @@ def test_a_pretraining_update_by_hand(play: Callable[..., TrainState], name: str
     pairs = list(zip(sr, hr, strict=True))
     loss = 3 * expected[name]()
     gradients = torch.autograd.grad(loss, list(generator.parameters()))
-    seen = update_clips(state, clips, 0.0)
-    assert seen.keys() == {"generator_loss", name}
-    assert float(seen[name]) == float(seen["generator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    reported = update_clips(state, clips, 0.0)
+    assert reported.keys() == {"generator_loss", name}
+    assert float(reported[name]) == float(reported["generator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
     for parameter, gradient in zip(state.generator.plain.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
     assert (state.step, state.stage_step) == (1, 1)
 
 
-def test_ping_pong_by_hand(play: Callable[..., TrainState]) -> None:
-    state = play("pretrain", {"ping_pong": 2.0, "l1": 1.0})
+def test_ping_pong_by_hand(build_state: Callable[..., TrainState]) -> None:
+    state = build_state("pretrain", {"ping_pong": 2.0, "l1": 1.0})
     clips = batch()
     sr = by_hand(copy.deepcopy(state.generator.plain), clips.round_trip())
     hr = clips.hr[:, [0, 1, 2, 3, 2, 1, 0]].unbind(1)
-    seen = update_clips(state, clips, RATE)
+    reported = update_clips(state, clips, RATE)
     apart = torch.stack([(sr[there] - sr[back]).square().mean() for there, back in ((0, 6), (1, 5), (2, 4))]).mean()
-    assert float(seen["ping_pong"]) == pytest.approx(2 * float(apart.detach()), rel=1e-5)
-    assert float(seen["l1"]) == pytest.approx(
+    assert float(reported["ping_pong"]) == pytest.approx(2 * float(apart.detach()), rel=1e-5)
+    assert float(reported["l1"]) == pytest.approx(
         float(mean_over_frames(lambda error: error.abs().mean(), sr, list(hr)).detach()), rel=1e-5
     )
 
 
-def judged_by_hand(frames: list[Tensor], clips: ClipBatch, middle: int) -> Tensor:
+def discriminator_input_by_hand(frames: list[Tensor], clips: ClipBatch, middle: int) -> Tensor:
     assert clips.before is not None and clips.after is not None
     earlier = warp(frames[middle - 1], enlarge_flow(clips.before.flow[:, middle - 1], 4), "bicubic")
     later = warp(frames[middle + 1], enlarge_flow(clips.after.flow[:, middle], 4), "bicubic")
@@ -154,71 +154,73 @@ def judged_by_hand(frames: list[Tensor], clips: ClipBatch, middle: int) -> Tenso
     return torch.stack((moving, frames[middle].repeat(1, 3, 1, 1)), 1).flatten(0, 1)
 
 
-def test_an_adversarial_update_by_hand(play: Callable[..., TrainState]) -> None:
-    state = play("adversarial", {"l1": 1.0, "adversarial": 0.5})
+def test_an_adversarial_update_by_hand(build_state: Callable[..., TrainState]) -> None:
+    state = build_state("adversarial", {"l1": 1.0, "adversarial": 0.5})
     assert state.discriminator is not None
     clips = batch()
-    generator, judge = copy.deepcopy(state.generator.plain), copy.deepcopy(state.discriminator.plain)
+    generator, discriminator = copy.deepcopy(state.generator.plain), copy.deepcopy(state.discriminator.plain)
     sr, hr = by_hand(generator, clips), list(clips.hr.unbind(1))
     middle = int(np.random.default_rng([3, 0, 3]).choice(range(1, FRAMES - 1), 1, replace=False)[0])
-    fake, real = judged_by_hand(sr, clips, middle), judged_by_hand(hr, clips, middle)
+    fake, real = discriminator_input_by_hand(sr, clips, middle), discriminator_input_by_hand(hr, clips, middle)
 
-    seen = update_clips(state, clips, RATE)
+    reported = update_clips(state, clips, RATE)
 
-    verdicts = judge(fake.detach()), judge(real)
+    verdicts = discriminator(fake.detach()), discriminator(real)
     loss = functional.softplus(verdicts[0]).mean() + functional.softplus(-verdicts[1]).mean()
-    assert float(seen["discriminator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert float(reported["discriminator_loss"]) == pytest.approx(float(loss.detach()), rel=1e-4)
     for parameter, gradient in zip(
-        state.discriminator.plain.parameters(), torch.autograd.grad(loss, list(judge.parameters())), strict=True
+        state.discriminator.plain.parameters(), torch.autograd.grad(loss, list(discriminator.parameters())), strict=True
     ):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
         assert parameter.requires_grad
-    judge.load_state_dict(state.discriminator.plain.state_dict())
-    fooled = 0.5 * functional.softplus(-judge(fake)).mean()
+    discriminator.load_state_dict(state.discriminator.plain.state_dict())
+    adversarial = 0.5 * functional.softplus(-discriminator(fake)).mean()
     pixels = mean_over_frames(lambda error: error.abs().mean(), sr, hr)
-    assert float(seen["adversarial"]) == pytest.approx(float(fooled.detach()), rel=1e-4)
-    gradients = torch.autograd.grad(pixels + fooled, list(generator.parameters()))
+    assert float(reported["adversarial"]) == pytest.approx(float(adversarial.detach()), rel=1e-4)
+    gradients = torch.autograd.grad(pixels + adversarial, list(generator.parameters()))
     for parameter, gradient in zip(state.generator.plain.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
-    assert seen.keys() == {"generator_loss", "l1", "adversarial", "discriminator_loss", "d_real", "d_fake"}
+    assert reported.keys() == {"generator_loss", "l1", "adversarial", "discriminator_loss", "d_real", "d_fake"}
 
 
-def test_the_discriminators_stage_leaves_the_generator_alone(play: Callable[..., TrainState]) -> None:
-    state = play("discriminator", {"ping_pong": 1.0})
+def test_the_discriminators_stage_leaves_the_generator_alone(build_state: Callable[..., TrainState]) -> None:
+    state = build_state("discriminator", {"ping_pong": 1.0})
     before = {name: tensor.clone() for name, tensor in state.generator.plain.state_dict().items()}
-    seen = update_clips(state, batch(), RATE)
-    assert seen.keys() == {"discriminator_loss", "d_real", "d_fake"}
+    reported = update_clips(state, batch(), RATE)
+    assert reported.keys() == {"discriminator_loss", "d_real", "d_fake"}
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.generator.plain.state_dict().items())
 
 
-def test_frames_are_drawn_by_seed_and_update(play: Callable[..., TrainState], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[int]] = []
+def test_frames_are_drawn_by_seed_and_update(
+    build_state: Callable[..., TrainState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[int]] = []
 
     def triplets(frames: list[Tensor], clips: ClipBatch, middles: list[int]) -> Tensor:
-        asked.append(middles)
+        drawn.append(middles)
         return torch.cat([frames[0].repeat(1, 3, 1, 1)] * 2)
 
     monkeypatch.setattr("vsr.training.step.triplets", triplets)
     for step in (0, 0, 1, 2, 3, 4, 5):
-        state = play("discriminator", {}, judged_frames=2, frames=8)
+        state = build_state("discriminator", {}, judged_frames=2, frames=8)
         state.step = step
         update_clips(state, batch(8), RATE)
-    assert asked[0::2] == asked[1::2], "the same frames of SR and of HR"
-    assert asked[0] == asked[2] and len({tuple(one) for one in asked}) > 2
-    assert all(len(set(one)) == 2 and {*one} <= {*range(1, 7)} for one in asked)
+    assert drawn[0::2] == drawn[1::2], "the same frames of SR and of HR"
+    assert drawn[0] == drawn[2] and len({tuple(one) for one in drawn}) > 2
+    assert all(len(set(one)) == 2 and {*one} <= {*range(1, 7)} for one in drawn)
 
 
-def test_half_precision_ends_before_the_losses(play: Callable[..., TrainState]) -> None:
+def test_half_precision_ends_before_the_losses(build_state: Callable[..., TrainState]) -> None:
     weights = dict.fromkeys(("l1", "content", "ping_pong", "teacher", "artefacts", "adversarial"), 1.0)
-    state = play("adversarial", weights, precision="bf16-mixed")
-    seen = update_clips(state, batch(), RATE)
-    assert {value.dtype for value in seen.values()} == {torch.float32}
-    assert all(torch.isfinite(value) for value in seen.values())
+    state = build_state("adversarial", weights, precision="bf16-mixed")
+    reported = update_clips(state, batch(), RATE)
+    assert {value.dtype for value in reported.values()} == {torch.float32}
+    assert all(torch.isfinite(value) for value in reported.values())
     assert {tensor.dtype for tensor in state.generator.plain.parameters()} == {torch.float32}
 
 
-def test_updates_bring_the_loss_down(play: Callable[..., TrainState]) -> None:
-    state = play("pretrain", {"charbonnier": 1.0})
+def test_updates_bring_the_loss_down(build_state: Callable[..., TrainState]) -> None:
+    state = build_state("pretrain", {"charbonnier": 1.0})
     clips = batch()
     hr = torch.stack([functional.interpolate(lr, scale_factor=4.0) for lr in clips.lr.unbind(1)], 1)
     clips = ClipBatch(clips.lr, hr, clips.before, clips.after)
@@ -238,5 +240,5 @@ def test_a_device_without_float64(limited_device: torch.device, monkeypatch: pyt
     state = new_train_state(fabric, options)
     for name in options.stages:
         begin_stage(state, name, options)
-        seen = update_clips(state, batch().to(limited_device), RATE)
-        assert all(value.device == limited_device and bool(value.isfinite()) for value in seen.values())
+        reported = update_clips(state, batch().to(limited_device), RATE)
+        assert all(value.device == limited_device and bool(value.isfinite()) for value in reported.values())

@@ -1,4 +1,4 @@
-"""Clips from video files: consecutive frames of one place, without a cut, whatever the file is like."""
+"""Clips from video files: consecutive frames of one window, without a cut, for any kind of file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MakeClip = Callable[..., Path]
 
 
 def write(path: Path, frames: Iterable[np.ndarray], rate: int = 25) -> Path:
-    """A lossless video of (H, W, 3) uint8 RGB frames."""
+    """Write a lossless video of (H, W, 3) uint8 RGB frames."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=rate)
         for number, rgb in enumerate(frames):
@@ -36,7 +36,7 @@ def write(path: Path, frames: Iterable[np.ndarray], rate: int = 25) -> Path:
 
 
 def atlas(number: int, height: int = 40, width: int = 56) -> np.ndarray:
-    """A frame whose every pixel tells its frame, its row and its column."""
+    """Return a frame whose pixels encode frame, row and column."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([np.full_like(rows, number), rows, columns], -1).astype(np.uint8)
 
@@ -56,7 +56,7 @@ def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(videos_module, "PIECE", 10)
 
 
-def test_a_clip_is_consecutive_frames_of_one_place_in_every_orientation(tmp_path: Path, short_pieces: None) -> None:
+def test_a_clip_is_consecutive_frames_of_one_window_in_every_orientation(tmp_path: Path, short_pieces: None) -> None:
     videos = VideoSet([write(tmp_path / "a.mkv", map(atlas, range(47)))], min_size=16, frames=5)
     assert len(videos) == 4
     seen, begins = set(), set()
@@ -74,7 +74,7 @@ def test_a_clip_is_consecutive_frames_of_one_place_in_every_orientation(tmp_path
     assert {0, 42} <= begins and len(begins) > 20
 
 
-def test_a_piece_is_decoded_by_itself_as_in_the_whole(
+def test_a_piece_decodes_to_the_same_frames_as_the_whole(
     make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch, short_pieces: None
 ) -> None:
     groups = {"preset": "medium", "x264-params": "keyint=7:scenecut=0:bframes=3"}
@@ -96,10 +96,10 @@ def test_no_clip_has_a_cut(tmp_path: Path) -> None:
     steps = [np.abs(np.diff(drawn(videos, seed, 48).astype(float), axis=0)).mean((1, 2, 3)).max() for seed in range(40)]
     assert max(steps) < 24
     fast = write(tmp_path / "b.mkv", [np.roll(scenes[0], 9 * number, 1) for number in range(8)])
-    assert len(drawn(VideoSet([fast], min_size=16, frames=8), 0)) == 8  # what moves fast all the time is not cut
+    assert len(drawn(VideoSet([fast], min_size=16, frames=8), 0)) == 8  # constant fast motion is not a cut
 
 
-def test_the_windows_of_small_videos_are_as_large_as_they_are(tmp_path: Path) -> None:
+def test_windows_are_reduced_to_the_size_of_small_videos(tmp_path: Path) -> None:
     videos = VideoSet([write(tmp_path / "a.mkv", map(atlas, range(8)))], min_size=32, frames=4)
     assert sorted({drawn(videos, seed, 48).shape[1:3] for seed in range(12)}) == [(40, 48), (48, 40)]
 
@@ -121,7 +121,7 @@ def test_colours_are_those_of_the_file(make_clip: MakeClip) -> None:
     assert np.abs(videos._runs(videos._pieces[0])[0].astype(int) - expected).max() <= 2
 
 
-def test_what_cannot_be_used_is_left_out_by_name(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_unusable_videos_are_left_out_by_name(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     good = write(tmp_path / "good.mkv", map(atlas, range(8)))
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "empty.mp4").touch()
@@ -133,7 +133,7 @@ def test_what_cannot_be_used_is_left_out_by_name(tmp_path: Path, log: pytest.Log
     assert "left out 3 of 4 videos" in log.text
 
 
-def test_another_piece_stands_in_for_what_is_damaged_or_short(
+def test_damaged_or_short_pieces_are_replaced(
     tmp_path: Path, make_clip: MakeClip, log: pytest.LogCaptureFixture
 ) -> None:
     broken = make_clip("broken.mkv", size=(64, 48), pts=range(0, 40 * 512, 512))
@@ -141,15 +141,15 @@ def test_another_piece_stands_in_for_what_is_damaged_or_short(
     short = write(tmp_path / "short.mkv", map(atlas, range(3)))
     good = write(tmp_path / "good.mkv", map(atlas, range(30)))
     videos = VideoSet([broken, short, good], min_size=32, frames=4)
-    broken.write_bytes(content[:800])  # since it was looked at
+    broken.write_bytes(content[:800])  # after the headers were read
     clips = [drawn(videos, seed, 32) for seed in range(30)]
     assert all(len(clip) == 4 and np.ptp(clip[0, ..., 0]) == 0 for clip in clips)  # all from the good one
-    assert log.text.count("left out, another takes its place") == 2 and "short.mkv has no 4 frames" in log.text
+    assert log.text.count("left out and replaced by another") == 2 and "short.mkv has no 4 frames" in log.text
     with pytest.raises(TrainingDataError, match="none of the videos has 4 frames without a cut"):
         drawn(VideoSet([short], min_size=32, frames=4), 0)
 
 
-def test_a_file_that_has_gone_ends_the_run(tmp_path: Path) -> None:
+def test_a_file_that_vanished_ends_the_run(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mkv", map(atlas, range(8)))
     videos = VideoSet([path], min_size=32, frames=4)
     path.unlink()
@@ -157,7 +157,7 @@ def test_a_file_that_has_gone_ends_the_run(tmp_path: Path) -> None:
         drawn(videos, 0)
 
 
-def test_pieces_are_kept_as_far_as_memory_reaches(tmp_path: Path, short_pieces: None) -> None:
+def test_pieces_are_cached_up_to_the_limit(tmp_path: Path, short_pieces: None) -> None:
     path = write(tmp_path / "a.mkv", map(atlas, range(40)))
     free, none, one = (
         VideoSet([path], min_size=16, frames=4, cache_bytes=limit) for limit in (1 << 30, 0, 10 * 40 * 56 * 3)

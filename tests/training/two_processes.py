@@ -1,4 +1,4 @@
-"""Run by a test: two training processes started from Python; what the caller sees of them, as JSON on stdout.
+"""Run by a test: start two training processes from Python, and print what the caller sees as JSON.
 
 python two_processes.py PICTURES FOLDER
 """

@@ -1,1 +1,1 @@
-"""Training of the generator: options, data, trainer. Knows no media and no pipeline."""
+"""Training of the generator: options, data, losses, checkpoints and the trainer. Imports no pipeline."""

@@ -1,4 +1,7 @@
-"""The batches of a run: each a function of the seed and its number, made ahead by threads."""
+"""The training and held-out data of a run, and its batches of pictures or clips.
+
+Each batch depends on the seed and its number alone; threads prefetch them.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ from vsr.training.step import ClipBatch, HeldOut, find_shift, least_size, middle
 
 
 def load_pictures(options: TrainOptions) -> tuple[PictureSet, list[HeldOut], str]:
-    """Find the pictures to train on and those to measure on.
+    """Find the pictures to train on and the held-out pictures.
 
     Returns:
-        The training set, the held-out pictures with their LR, and how the data lie.
+        The training set, the held-out pictures with their LR, and the layout of the data.
 
     Raises:
-        TrainingDataError: there are none that can be used.
+        TrainingDataError: no picture is usable.
     """
     recipe = options.recipe
     found = find_pictures(options.data)
@@ -55,15 +58,15 @@ def _held_out(picture: Tensor, options: TrainOptions) -> HeldOut:
 
 
 class Batches:
-    """Draws the part of each batch that this process trains on.
+    """Draw the part of each batch that this process trains on.
 
     Args:
-        pictures: to crop from.
-        options: recipe, seed, cache and workers.
+        pictures: the pictures to crop.
+        options: the options of the run; recipe, seed, cache and workers are used.
         fabric: device and processes.
 
     Raises:
-        UsageError: a cache on a GPU where there is none, or where the pictures do not fit.
+        UsageError: the cache is to be on a GPU, but there is none or the pictures do not fit.
     """
 
     def __init__(self, pictures: PictureSet, options: TrainOptions, fabric: Fabric) -> None:
@@ -76,35 +79,35 @@ class Batches:
             pictures.cache_bytes = 0 if options.cache == "none" else available_memory() // (2 * options.devices)
 
     def whole(self) -> Batches:
-        """The same batches with the parts of all processes."""
+        """Return the same batches with the parts of all processes."""
         other = copy(self)
         other._part = slice(0, self._recipe.batch_size)
         return other
 
     def stream(self, steps: range) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """LR (N, 3, h, w) and HR (N, 3, H, W) of each step in order, float in [0, 1] on the device, channels last."""
+        """Yield LR (N, 3, h, w) and HR (N, 3, H, W) of each step: float in [0, 1] on the device, channels last."""
         with closing(prefetch(self._make, steps, workers=self._workers)) as made:
             for lr, hr in made:
-                hr = _on(self._device, hr)
+                hr = _to_device(self._device, hr)
                 yield (
-                    (reduce(hr, self._recipe.scale) if lr is None else _on(self._device, lr)).contiguous(
+                    (reduce(hr, self._recipe.scale) if lr is None else _to_device(self._device, lr)).contiguous(
                         memory_format=torch.channels_last
                     ),
                     hr,
                 )
 
     def _make(self, step: int) -> tuple[Tensor | None, Tensor]:
-        """uint8 LR, None where it is made of HR on the device, and uint8 HR."""
+        """Return LR and HR, both uint8; LR is None where it is computed from HR on the device."""
         recipe, draws = self._recipe, self._draws(step)
         if self._packed is not None:
             return None, self._packed.crops(draws, recipe.crop_size)
         if recipe.degradation == "bicubic":
-            return None, _pinned(self._pictures.crops(draws, recipe.crop_size), self._device)
+            return None, _pin(self._pictures.crops(draws, recipe.crop_size), self._device)
         regions = self._pictures.regions(draws, region_size(recipe.video, recipe.crop_size, recipe.scale))
         lr, hr = degrade_batch(
             regions, recipe.crop_size, recipe.scale, recipe.video, seed=self._seed, step=step, first=self._part.start
         )
-        return _pinned(lr, self._device), _pinned(hr, self._device)
+        return _pin(lr, self._device), _pin(hr, self._device)
 
     def _draws(self, step: int) -> Draws:
         recipe = self._recipe
@@ -124,29 +127,29 @@ class Batches:
 
 
 def load_clips(options: TrainOptions) -> tuple[Clips, list[HeldOut], str]:
-    """Find what clips to train on are made of, and make those to measure on.
+    """Find the pictures and videos to train on, and make the held-out clips.
 
     Returns:
-        The training set, the held-out clips, and how the data lie.
+        The training set, the held-out clips, and the layout of the data.
 
     Raises:
-        TrainingDataError: there is nothing that can be used.
+        TrainingDataError: no picture or video is usable.
     """
     training, apart, layout = find_clips(options)
     return training, [] if apart is None else _held_out_clips(apart, options), layout
 
 
 def find_clips(options: TrainOptions) -> tuple[Clips, Clips | None, str]:
-    """Find the pictures and videos that clips are made of, and those to measure on.
+    """Find the pictures and videos that clips are made of, and those that are held out.
 
-    Measured on are the pictures and videos of ``options.validation``, or of the layout; else ``options.hold_out``
-    pictures and pieces of videos of the training set, a tenth of either at most.
+    Held out are the pictures and videos of ``options.validation``, or the validation part of the layout; otherwise
+    ``options.hold_out`` pictures and pieces of videos of the training set, at most a tenth of each.
 
     Returns:
-        The training set, what is held out (None where there is nothing), and how the data lie.
+        The training set, the held-out set (None if it is empty), and the layout of the data.
 
     Raises:
-        TrainingDataError: there is nothing that can be used.
+        TrainingDataError: no picture or video is usable.
     """
     found = find_pictures(options.data, videos=True)
     training = _clips(found.training, found.videos, options)
@@ -164,9 +167,9 @@ def find_clips(options: TrainOptions) -> tuple[Clips, Clips | None, str]:
 
 
 def _held_out_clips(clips: Clips, options: TrainOptions) -> list[HeldOut]:
-    """Clips of the length that is seen last in training; what is measured of each is its last frame."""
+    """Make clips as long as the last ones of the training; the last frame of each is measured."""
     count = min(options.hold_out, len(clips.pictures or ()) + len(clips.videos or ()))
-    if not count:  # pictures and videos to measure on were named, and none is wanted
+    if not count:  # options.validation is given, but hold_out is 0
         return []
     lr, hr = clip_batch(clips, longest(options.recipe), options.seed, 0, count=count)
     both = ClipBatch(lr, hr, find_shift(lr, "before"))
@@ -174,7 +177,7 @@ def _held_out_clips(clips: Clips, options: TrainOptions) -> list[HeldOut]:
 
 
 def longest(recipe: Recipe) -> Recipe:
-    """A recipe whose clips all have as many frames as its longest."""
+    """Return the recipe with all clips as long as its longest."""
     return replace(recipe, frames=max(recipe.frames, recipe.long_frames), long_frames=0)
 
 
@@ -191,18 +194,18 @@ def _clips(pictures: Sequence[PictureFile], videos: Sequence[Path], options: Tra
 
 
 class ClipBatches:
-    """Draws the clips of each batch that this process trains on, and estimates their motion.
+    """Draw the clips of each batch that this process trains on, and estimate their motion.
 
     Args:
-        clips: to draw from.
-        options: recipe, seed, cache and workers.
+        clips: the pictures and videos to draw from.
+        options: the options of the run; recipe, seed, cache and workers are used.
         fabric: device and processes.
     """
 
     def __init__(self, clips: Clips, options: TrainOptions, fabric: Fabric) -> None:
         self._clips, self._recipe, self._seed = clips, options.recipe, options.seed
         self._device, self._workers = fabric.device, options.workers
-        self._moves = options.recipe.aligned or options.teacher is not None
+        self._needs_motion = options.recipe.aligned or options.teacher is not None
         self._count = options.recipe.batch_size // fabric.world_size
         self._first = fabric.global_rank * self._count
         kept = [part for part in (clips.pictures, clips.videos) if part is not None]
@@ -210,7 +213,7 @@ class ClipBatches:
             part.cache_bytes = 0 if options.cache == "none" else available_memory() // (2 * options.devices * len(kept))
 
     def whole(self) -> ClipBatches:
-        """The same batches with the parts of all processes."""
+        """Return the same batches with the parts of all processes."""
         other = copy(self)
         other._first, other._count = 0, self._recipe.batch_size
         return other
@@ -218,13 +221,13 @@ class ClipBatches:
     def stream(
         self, steps: range, *, long_from: int | None = None, both_ways: bool = False
     ) -> Generator[ClipBatch, None, None]:
-        """The clips of each step in order, float in [0, 1] on the device.
+        """Yield the clips of each step in order: float in [0, 1], on the device.
 
         Args:
-            steps: numbers of updates.
-            long_from: the step from which on clips are as long as the recipe's longest; None: none.
-            both_ways: whether the motion is wanted against the frames before and after; otherwise against the frame
-                before, where the generator or a teacher asks for it.
+            steps: numbers of the updates.
+            long_from: the first step whose clips are as long as the recipe's longest; None if there is none.
+            both_ways: whether to estimate the motion to the previous and to the next frame; otherwise only to the
+                previous frame, if the generator or a teacher needs it.
         """
         make = partial(self._make, long_from=long_from, both_ways=both_ways)
         with closing(prefetch(make, steps, workers=self._workers)) as made:
@@ -232,42 +235,42 @@ class ClipBatches:
                 yield batch.to(self._device)
 
     def _make(self, step: int, *, long_from: int | None, both_ways: bool) -> ClipBatch:
-        """Pictures of uint8 codes, in main memory."""
+        """Return a batch of uint8 frames in main memory."""
         recipe = self._recipe if long_from is None or step < long_from else longest(self._recipe)
         lr, hr = clip_batch(self._clips, recipe, self._seed, step, self._first, self._count)
-        before = find_shift(lr, "before") if self._moves or both_ways else None
+        before = find_shift(lr, "before") if self._needs_motion or both_ways else None
         batch = ClipBatch(lr, hr, before, find_shift(lr, "after") if both_ways else None)
         return batch.pin_memory() if self._device.type == "cuda" else batch
 
 
 def updates_of(length: int, recipe: Recipe, pictures: PictureSet | Clips) -> int:
-    """A stage's length in updates."""
+    """Return the length of a stage in updates."""
     if recipe.unit == "steps":
         return length
-    assert isinstance(pictures, PictureSet)  # a recipe on clips counts steps
+    assert isinstance(pictures, PictureSet)  # recipes for clips count steps
     return length * pictures.steps_per_epoch(recipe.batch_size, recipe.crops_per_picture)
 
 
 def _packed(pictures: PictureSet, options: TrainOptions, device: torch.device) -> PackedPictures | None:
-    """Pictures in the device's own memory, where that is wanted and they fit into a quarter of what is free."""
+    """Pack the pictures into the device's memory, if requested and if they fit into a quarter of the free memory."""
     if options.cache not in ("auto", "gpu") or options.recipe.degradation != "bicubic" or device.type == "cpu":
         if options.cache == "gpu":
-            raise UsageError("--cache gpu needs a GPU; --cache auto takes what is there.")
+            raise UsageError("--cache gpu needs a GPU: use --cache auto.")
         return None
     needed, free = PackedPictures.bytes_needed(pictures), free_memory(device)
     if needed <= free // 4:
         return PackedPictures(pictures, device, workers=options.workers)
     if options.cache == "gpu":
         raise UsageError(
-            f"the pictures take {needed >> 20} MiB and the GPU has {free >> 20} MiB free: take --cache auto."
+            f"the pictures need {needed >> 20} MiB, but the GPU has {free >> 20} MiB free: use --cache auto."
         )
     return None
 
 
-def _pinned(batch: Tensor, device: torch.device) -> Tensor:
+def _pin(batch: Tensor, device: torch.device) -> Tensor:
     return batch.pin_memory() if device.type == "cuda" else batch
 
 
-def _on(device: torch.device, batch: Tensor) -> Tensor:
+def _to_device(device: torch.device, batch: Tensor) -> Tensor:
     batch = batch.to(device, non_blocking=True)
     return (batch.float() / 255).contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,8 @@
-"""The networks of a run and how they enter a stage: built, begun from the stage before, or from given weights."""
+"""The state of a run: its networks, its folder and its checkpoint.
+
+Builds the networks, from given weights or new ones, and prepares each stage; locks, checks and cleans the folder of the
+run; writes checkpoints, and checks and restores them.
+"""
 
 from __future__ import annotations
 
@@ -34,22 +38,22 @@ logger = logging.getLogger(__name__)
 
 
 def new_train_state(fabric: Fabric, options: TrainOptions) -> TrainState:
-    """A generator at its start, ready for ``begin_stage``.
+    """Build the generator and its moving average, ready for ``begin_stage``.
 
     Raises:
-        UnknownModelError: there is no ``options.init``.
-        UsageError: the content network has no such layer, or ``options.init`` or the teacher is of another kind.
-        WeightsError: weights to start from, or of a content network, are missing or damaged.
+        UnknownModelError: ``options.init`` does not exist.
+        UsageError: the content network has no such layer, or ``options.init`` or the teacher has another architecture.
+        WeightsError: initial weights, or those of a content network, are missing or damaged.
     """
     recipe = options.recipe
-    # Files that a later stage wants are tried now, and not when a long stage before it is done.
+    # Load the files of later stages once now, so that a mistake shows before a long first stage is done.
     for stage in options.stages:
         _features(recipe, stage, options)
     if options.init_discriminator is not None:
         _discriminator(recipe, options.init_discriminator)
     generator = _seeded(options.seed, lambda: _generator(recipe))
     if options.init is not None:
-        _start_from(options.init, generator)
+        _load_initial_weights(options.init, generator)
     teacher = _teacher(recipe, options)
     if teacher is not None:
         teacher = teacher.to(fabric.device).to(memory_format=torch.channels_last)
@@ -60,10 +64,10 @@ def new_train_state(fabric: Fabric, options: TrainOptions) -> TrainState:
 
 
 def prepare_stage(state: TrainState, stage: StageName, options: TrainOptions) -> None:
-    """Have what a stage needs beside the generator: a discriminator, a content network.
+    """Set up the discriminator and the content network if a stage needs them.
 
     Raises:
-        WeightsError: weights of either are missing or damaged.
+        WeightsError: the weights of one of them are missing or damaged.
     """
     state.stage = stage
     if stage != "pretrain" and state.discriminator is None:
@@ -76,7 +80,7 @@ def prepare_stage(state: TrainState, stage: StageName, options: TrainOptions) ->
 
 
 def begin_stage(state: TrainState, stage: StageName, options: TrainOptions) -> None:
-    """Enter a stage: from the moving average of the stage before, with optimisers that have seen nothing.
+    """Begin a stage from the moving average of the previous stage, with fresh optimisers.
 
     Raises:
         WeightsError: see ``prepare_stage``.
@@ -90,18 +94,18 @@ def begin_stage(state: TrainState, stage: StageName, options: TrainOptions) -> N
             model.optimizer.optimizer.state.clear()
 
 
-def _start_from(path: Path, generator: nn.Module) -> None:
-    """Take over all weights that fit; of a network for another scale that is everything before the upsampling."""
+def _load_initial_weights(path: Path, generator: nn.Module) -> None:
+    """Load all weights that fit; from a network of another scale, everything before the upsampling."""
     other = load_network(str(path))
     if type(other) is not type(generator):
-        raise UsageError(f"--init {path} is a network of another kind than the recipe's generator.")
+        raise UsageError(f"--init {path} is a different kind of network from the recipe's generator.")
     mine, theirs = (cast(Network, network).config for network in (generator, other))
-    apart = [name for name in ("tanh", "normalisation") if mine.get(name) != theirs.get(name)]
-    if apart:
-        raise UsageError(f"--init {path} is a network of another kind: its {' and '.join(apart)} differ.")
+    differing = [name for name in ("tanh", "normalisation") if mine.get(name) != theirs.get(name)]
+    if differing:
+        raise UsageError(f"--init {path} is a different kind of network: its {' and '.join(differing)} differ.")
     left = set(load_shared(generator, other.state_dict())) & set(generator.state_dict())
     if left:
-        logger.warning("%s starts the generator but for %s.", path, ", ".join(sorted(left)))
+        logger.warning("%s initialises the generator except for %s.", path, ", ".join(sorted(left)))
 
 
 def _generator(recipe: Recipe) -> nn.Module:
@@ -152,7 +156,7 @@ def _features(recipe: Recipe, stage: StageName, options: TrainOptions) -> Conten
 
 
 def _seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """First weights that depend on the seed alone, and leave the caller's random state as it was."""
+    """Build a network whose initial weights depend on the seed alone; the caller's random state does not change."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build()
@@ -174,29 +178,31 @@ DISCRIMINATOR = "discriminator.safetensors"
 FIGURE = "losses.png"
 SAMPLES = "samples"
 LOCK = ".lock"
-"""Held by the process that trains into the folder."""
+"""Locked by the process that trains into the folder."""
 FORMAT = "vsr-checkpoint-2"
 
 FILES = (CHECKPOINT, WEIGHTS, DISCRIMINATOR, LOG, FIGURE, CARD)
 FILES_OF_STAGES = ("best-pretrain.safetensors", "best-adversarial.safetensors", "pretrain.safetensors")
 FOLDERS = (SAMPLES, TENSORBOARD)
-"""What a run writes into its folder; nothing else there is ever removed."""
+"""What a run writes into its folder; nothing else in it is ever removed."""
 
 MAY_CHANGE = frozenset({"follows", "unit", "pretrain.length", "discriminator.length", "adversarial.length"})
-"""Values of a recipe that may differ when a run is resumed: a stage may be made longer or shorter on the way."""
+"""Values of a recipe that may differ when a run is resumed: the length of a stage may change."""
 
 
 DEFAULTS = Recipe(follows="", pretrain=Stage(), adversarial=Stage())
-"""What a recipe says where nothing is said."""
+"""The default values of a recipe."""
 
 
 @contextmanager
 def run_folder(options: TrainOptions) -> Iterator[None]:
-    """Make the folder of a run and lock it, or find it fit to be continued or replaced; without a result it goes again.
+    """Create and lock the folder of a run, and check that a run in it may be continued or replaced.
+
+    On exit the folder is removed if it is empty.
 
     Raises:
-        OutputError: it holds a run and nothing was said about it, another process is training into it, or it cannot be
-            written.
+        OutputError: it holds a run and neither resume nor overwrite is set, another process is training into it, or it
+            cannot be written.
         CheckpointError: there is nothing to continue.
     """
     output = options.output
@@ -219,10 +225,10 @@ def run_folder(options: TrainOptions) -> Iterator[None]:
 
 def _check_run(options: TrainOptions) -> None:
     try:
-        something = any((options.output / name).exists() for name in FILES)
-        if something and not (options.resume or options.overwrite):
+        holds_run = any((options.output / name).exists() for name in FILES)
+        if holds_run and not (options.resume or options.overwrite):
             raise OutputError(
-                f"{options.output} holds a training run. Continue it with --resume, or start anew with --overwrite."
+                f"{options.output} holds a training run. Continue it with --resume, or replace it with --overwrite."
             )
         if options.resume and not (options.output / CHECKPOINT).exists():
             raise CheckpointError(f"nothing to resume: {options.output / CHECKPOINT} does not exist.")
@@ -233,7 +239,7 @@ def _check_run(options: TrainOptions) -> None:
 
 
 def _discard_if_empty(output: Path) -> None:
-    """Remove the folder of a run that came to nothing; one with anything in it stays."""
+    """Remove the folder of a run that wrote nothing into it."""
     with suppress(OSError):
         if {path.name for path in output.iterdir()} <= {SAMPLES}:
             with suppress(FileNotFoundError):
@@ -242,10 +248,10 @@ def _discard_if_empty(output: Path) -> None:
 
 
 def remove_old_run(output: Path) -> None:
-    """Remove what a run has written; only when all else is in order, so that a mistyped ``--data`` costs no run.
+    """Remove the files of an old run; called after all other checks, so that a mistyped ``--data`` deletes nothing.
 
     Raises:
-        OutputError: it cannot be removed.
+        OutputError: a file cannot be removed.
     """
     try:
         for name in (*FILES, *FILES_OF_STAGES):
@@ -259,16 +265,16 @@ def remove_old_run(output: Path) -> None:
 
 
 def save_checkpoint(state: TrainState, output: Path, *, fingerprint: str, lengths: Mapping[StageName, int]) -> None:
-    """Write the whole state of a run, under a temporary name first; on return the disk has it.
+    """Write the whole state of a run under a temporary name and rename it; on return it is on the disk.
 
     Args:
-        state: the run.
-        output: its folder.
-        fingerprint: of the pictures.
-        lengths: updates of each stage.
+        state: the state of the run.
+        output: the folder of the run.
+        fingerprint: the fingerprint of the pictures.
+        lengths: the length of each stage in updates.
 
     Raises:
-        OutputError: it cannot be written; what stood there before still does.
+        OutputError: it cannot be written; the previous checkpoint is still there.
     """
     saved = {
         "format": FORMAT,
@@ -296,7 +302,8 @@ def save_checkpoint(state: TrainState, output: Path, *, fingerprint: str, length
         publish(temporary, target)
     except (OSError, RuntimeError) as exc:  # torch's writer reports a full disk as RuntimeError
         raise OutputError(
-            f"cannot write the checkpoint {target}: {exc}. Make room, then --resume goes on from the one before."
+            f"cannot write the checkpoint {target}: {exc}. "
+            "Free some space, then continue from the previous one with --resume."
         ) from exc
     finally:
         with suppress(OSError):
@@ -304,26 +311,26 @@ def save_checkpoint(state: TrainState, output: Path, *, fingerprint: str, length
 
 
 def restore_checkpoint(state: TrainState, options: TrainOptions, *, fingerprint: str) -> int:
-    """Put a run where its checkpoint was written.
+    """Restore the state of a run from its checkpoint.
 
     Args:
-        state: new; changed in place.
-        options: of the run that is to go on.
-        fingerprint: of its pictures.
+        state: a new state; changed in place.
+        options: the options of the run to continue.
+        fingerprint: the fingerprint of its pictures.
 
     Returns:
-        The length of the stage that it stands in, in updates, as the run was last given it.
+        The length of the current stage in updates, as recorded in the checkpoint.
 
     Raises:
-        CheckpointError: it is damaged, of another version, or of another recipe, seed or set of pictures.
+        CheckpointError: the checkpoint is damaged, or belongs to another version, recipe, seed or set of pictures.
     """
     path = options.output / CHECKPOINT
-    saved = _read(path)
+    saved = _read_checkpoint(path)
     try:
         changed = list(_differences(saved, state.recipe, options.seed, fingerprint))
         if changed:
             raise CheckpointError(
-                f"{path} belongs to another run ({'; '.join(changed)}). Give the same again, or start a new run from "
+                f"{path} belongs to another run ({'; '.join(changed)}). Use the same values, or start a new run from "
                 f"its weights: --init {options.output / WEIGHTS}."
             )
         _check_counters(saved)
@@ -341,26 +348,27 @@ def restore_checkpoint(state: TrainState, options: TrainOptions, *, fingerprint:
         state.quality = None if saved["quality"] is None else Quality(**saved["quality"])
         length: int = saved["lengths"][state.stage]
     except (AttributeError, LookupError, ArithmeticError, RuntimeError, TypeError, ValueError) as exc:
-        why = str(exc) if isinstance(exc, _Damage) else "its parts do not belong together"
+        reason = str(exc) if isinstance(exc, _Damage) else "its parts do not match"
         raise CheckpointError(
-            f"{path} is damaged: {why}. Start a new run from its weights: --init {options.output / WEIGHTS}."
+            f"{path} is damaged: {reason}. Start a new run from its weights: --init {options.output / WEIGHTS}."
         ) from exc
     return length
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What ``save_checkpoint`` wrote.
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what ``save_checkpoint`` wrote.
 
     Raises:
-        CheckpointError: it is damaged, something else, or of another version.
+        CheckpointError: the file is damaged, not a checkpoint, or of another version.
     """
     try:
         _check_sums(path)
         state = load_pickled(path)
-    except Exception as exc:  # of damaged bytes the unpickler raises anything from KeyError to UnicodeDecodeError
+    except Exception as exc:  # damaged bytes make the unpickler raise anything, from KeyError to UnicodeDecodeError
         if is_out_of_memory(exc):
             raise
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "it is damaged, or no checkpoint of vsr"
+        system_error = isinstance(exc, OSError) and exc.strerror
+        reason = system_error or "it is damaged or not a checkpoint of vsr"
         raise CheckpointError(f"{path} cannot be read: {reason}.") from exc
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of vsr.")
@@ -368,7 +376,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_sums(path: Path) -> None:
-    """A checkpoint is a zip archive, whose sums torch writes but does not compare: a flipped bit would pass."""
+    """Check the checksums of the zip archive, which torch writes but ignores: a flipped bit would go unnoticed."""
     with ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
@@ -376,35 +384,35 @@ def _check_sums(path: Path) -> None:
 
 
 class _Damage(ValueError):
-    """What is wrong with a checkpoint, in words."""
+    """A checkpoint is damaged; the message says how."""
 
 
 def _check_counters(state: Mapping[str, Any]) -> None:
-    """See to it that all that is no tensor is what ``save_checkpoint`` writes.
+    """Check that everything but the tensors is as ``save_checkpoint`` writes it.
 
     Raises:
         _Damage: it is not.
     """
     if state["stage"] not in STAGES:
-        raise _Damage(f"it knows no stage {shortened(str(state['stage']))}")
+        raise _Damage(f"it names the unknown stage {shortened(str(state['stage']))}")
     counts = {"step": state["step"], "stage_step": state["stage_step"], **state["lengths"]}
     for name, count in counts.items():
         if type(count) is not int or not 0 <= count < 1 << 53:
-            raise _Damage(f"its {shortened(str(name))} is no number of updates")
+            raise _Damage(f"its {shortened(str(name))} is not a number of updates")
     if state["stage_step"] > state["step"] or not state["lengths"].keys() <= set(STAGES):
         raise _Damage("its counts of updates contradict each other")
     quality = {} if state["quality"] is None else asdict(Quality(**state["quality"]))
     measured = [value for name, value in quality.items() if name != "lpips" or value is not None]
     for value in (*measured, *state["best"].values(), *state["scaler"].values()):
         if type(value) not in (int, float) or value != value:
-            raise _Damage("a measurement in it is no number")
+            raise _Damage("a measurement in it is not a number")
 
 
 def _check_networks(saved: Mapping[str, Any], state: TrainState) -> None:
-    """See to it that the tensors of a checkpoint are those of a run's networks and optimisers.
+    """Check that the tensors of a checkpoint fit the networks and optimisers of a run.
 
     Raises:
-        _Damage: they are not.
+        _Damage: they do not.
     """
     models = {"generator": state.generator, "discriminator": state.discriminator}
     for name, model in models.items():
@@ -414,17 +422,17 @@ def _check_networks(saved: Mapping[str, Any], state: TrainState) -> None:
     _check_tensors("moving average", saved["ema"], state.ema.state_dict())
 
 
-def _check_tensors(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    alike = given.keys() == wanted.keys() and all(_is_like(given[name], wanted[name]) for name in wanted)
-    if not alike:
-        raise _Damage(f"its {what} is of another shape, or not finite")
+def _check_tensors(part: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    fits = given.keys() == wanted.keys() and all(_is_compatible(given[name], wanted[name]) for name in wanted)
+    if not fits:
+        raise _Damage(f"its {part} has another shape or is not finite")
 
 
 def _check_optimizer(name: str, given: Mapping[str, Any], model: TrainableModel) -> None:
     optimizer = model.optimizer.optimizer
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     wanted = optimizer.state_dict()["param_groups"]
-    rates = [group.pop("lr", None) for group in given["param_groups"]]  # set anew at each update
+    rates = [group.pop("lr", None) for group in given["param_groups"]]  # set at each update
     same = [{key: value for key, value in group.items() if key != "lr"} for group in wanted] == given["param_groups"]
     for group, rate in zip(given["param_groups"], rates, strict=True):
         group["lr"] = rate
@@ -433,35 +441,35 @@ def _check_optimizer(name: str, given: Mapping[str, Any], model: TrainableModel)
     for number in moments if complete else ():
         entry = moments[number]
         complete &= entry.keys() == {"step", "exp_avg", "exp_avg_sq"} and entry["step"].numel() == 1
-        complete &= all(_is_like(entry[key], parameters[number]) for key in ("exp_avg", "exp_avg_sq"))
+        complete &= all(_is_compatible(entry[key], parameters[number]) for key in ("exp_avg", "exp_avg_sq"))
         complete &= bool(torch.isfinite(entry["step"]).all()) and bool((entry["exp_avg_sq"] >= 0).all())
     if not same or not complete or not all(type(rate) is float for rate in rates):
-        raise _Damage(f"what the optimiser of its {name} remembers is of another shape, or not finite")
+        raise _Damage(f"the optimiser state of its {name} has another shape or is not finite")
 
 
-def _is_like(given: Tensor, wanted: Tensor) -> bool:
-    """Whether a tensor can be taken over."""
+def _is_compatible(given: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor can replace another."""
     same = given.shape == wanted.shape and given.is_floating_point() == wanted.is_floating_point()
     return same and bool(torch.isfinite(given).all())
 
 
 def _differences(state: Mapping[str, Any], recipe: Recipe, seed: int, fingerprint: str) -> Iterator[str]:
-    # A value that the checkpoint does not know yet had no effect when it was written: its default says so.
-    wanted, recorded = _flat(asdict(recipe)), _flat(asdict(DEFAULTS)) | _flat(state["recipe"])
+    # A value that an older checkpoint does not contain had no effect then, which is what its default means.
+    wanted, recorded = _flatten(asdict(recipe)), _flatten(asdict(DEFAULTS)) | _flatten(state["recipe"])
     for name in sorted(wanted.keys() | recorded.keys()):
         if name not in MAY_CHANGE and wanted.get(name) != recorded.get(name):
             yield f"{shortened(name)} was {option_text(recorded.get(name))} and is now {option_text(wanted.get(name))}"
     if seed != state["seed"]:
         yield f"the seed was {option_text(state['seed'])} and is now {seed}"
     if fingerprint != state["pictures"]:
-        yield "the pictures are others"
+        yield "the pictures differ"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

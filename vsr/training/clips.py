@@ -1,4 +1,8 @@
-"""Clips to train on: of pictures that are filmed, and of video files, each a function of the seed and its number."""
+"""Clips to train on: drawn from pictures that a virtual camera films and from video files.
+
+``Clips`` and ``clip_batch`` draw batches, each clip a function of the seed, the step and its number; ``film`` makes a
+clip of a picture; ``VideoSet`` cuts clips from video files.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +39,18 @@ from vsr.training.pictures import PictureSet
 from vsr.training.recipes import Recipe
 
 DRAWN, DEGRADED = 8, 9
-"""Keep the random numbers of clips and of their degradation apart from others of the same seed and step."""
+"""Seed words that keep the random numbers of clips and of degradation apart from others of the same step."""
 
 
 class Clips:
-    """What clips are drawn from. Safe from several threads.
+    """Draw clips from pictures and videos. Thread-safe.
 
     Args:
-        pictures: to film; None where there are none.
-        videos: to cut clips from; None where there are none.
+        pictures: the pictures to film, or None.
+        videos: the videos to cut clips from, or None.
 
     Raises:
-        TrainingDataError: there is neither.
+        TrainingDataError: there are neither pictures nor videos.
     """
 
     def __init__(self, pictures: PictureSet | None, videos: VideoSet | None) -> None:
@@ -56,7 +60,7 @@ class Clips:
             raise TrainingDataError("none of the pictures and videos can be used.")
 
     def fingerprint(self) -> str:
-        """16 hex digits that name the pictures and videos."""
+        """Return 16 hex digits that identify the pictures and videos."""
         listed = "\n".join(part.fingerprint() if part is not None else "" for part in (self.pictures, self.videos))
         return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
@@ -64,28 +68,28 @@ class Clips:
         """Draw a clip.
 
         Args:
-            frames: T; at most as many as the videos were asked for.
+            frames: T; at most the ``frames`` of the video set.
             size: edge of the window in HR pixels.
-            real_motion: share of the clips that come from video files, where there are both.
-            random: decides everything.
+            real_motion: share of the clips from video files, if there are pictures and videos.
+            random: source of all random numbers.
 
         Returns:
-            (T, H, W, 3) uint8 RGB; H and W are ``size``, or less in small videos. Not to be written to.
+            (T, H, W, 3) uint8 RGB; H and W are ``size``, or less in small videos. Do not modify.
         """
         real = random.random() < real_motion
         if self.videos is not None and (real or self.pictures is None):
             return self.videos.draw(size, random)[:frames]
-        another = self._another()
-        return film(another(random), frames, size, another, random)
+        draw_picture = self._picture_drawer()
+        return film(draw_picture(random), frames, size, draw_picture, random)
 
-    def _another(self) -> Callable[[np.random.Generator], Picture]:
+    def _picture_drawer(self) -> Callable[[np.random.Generator], Picture]:
         pictures = self.pictures
         assert pictures is not None
         return lambda random: pictures[pictures.at_pixel(float(random.random()))]
 
 
 def draw_clip(clips: Clips, recipe: Recipe, seed: int, step: int, number: int) -> Clip:
-    """The HR clip of a number in the batch of a step, with the context and lead that ``degrade_clip`` wants."""
+    """Draw HR clip ``number`` of the batch of a step, with the context and lead that ``degrade_clip`` needs."""
     size = clip_region_size(recipe.clip, recipe.crop_size, recipe.scale)
     random = np.random.default_rng([seed, step, number, DRAWN])
     clip = clips.draw(recipe.frames + recipe.clip.lead, size, recipe.real_motion, random)
@@ -96,15 +100,15 @@ def draw_clip(clips: Clips, recipe: Recipe, seed: int, step: int, number: int) -
 def clip_batch(
     clips: Clips, recipe: Recipe, seed: int, step: int, first: int = 0, count: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """A part of the batch of a step; parts agree with the whole.
+    """Make the batch of a step or a part of it; the parts equal those of the whole batch.
 
     Args:
-        clips: to draw from; their videos give clips of at least ``recipe.frames + recipe.clip.lead`` frames.
+        clips: the pictures and videos; clips of videos have at least ``recipe.frames + recipe.clip.lead`` frames.
         recipe: batch and crop size, scale, frames and degradation.
-        seed: together with ``step`` and a clip's number in the batch decides everything.
+        seed: seed of the run; with ``step`` and a clip's number in the batch it determines the clip.
         step: number of the update.
-        first: number in the batch of the first clip wanted.
-        count: clips wanted; None takes all from ``first`` on.
+        first: number in the batch of the first clip.
+        count: number of clips; None means all from ``first`` on.
 
     Returns:
         LR (N, T, 3, crop_size / scale, crop_size / scale) and HR (N, T, 3, crop_size, crop_size), uint8 RGB.
@@ -122,80 +126,80 @@ def clip_batch(
 STILL = 0.25
 """Share of the clips in which nothing moves."""
 TRIPOD = 0.25
-"""Share of the others in which the camera stands and layers move."""
+"""Share of the others in which the camera is_static still and layers move."""
 FASTEST = 24.0
-"""HR pixels a frame; speeds are this times the square of a uniform number."""
+"""HR pixels per frame; speeds are this times the square of a uniform random number."""
 STEEPEST = 0.15
-"""Greatest change of the speed from frame to frame, over the speed."""
+"""Greatest relative change of the speed from frame to frame."""
 SHAKE = 1.0
-"""Greatest standard deviation of a hand's shaking, in HR pixels."""
+"""Greatest standard deviation of camera shake, in HR pixels."""
 TURN = math.radians(1.5)
-"""Greatest rotation in a frame; small ones are drawn more often (a cube of a uniform number)."""
+"""Greatest rotation per frame; small ones are drawn more often (the cube of a uniform random number)."""
 ZOOM = 0.02
-"""Greatest growth in a frame, drawn likewise."""
+"""Greatest relative change of size per frame, drawn likewise."""
 TILT = math.radians(5)
-"""Greatest angle at which a moving window lies in its picture."""
+"""Greatest angle between a moving window and its picture."""
 COARSEST = 2.0
-"""Greatest number of picture pixels to an HR pixel, along an axis; the least is one."""
+"""Greatest number of picture pixels per HR pixel along an axis; the least is one."""
 DENSITY = 1.5
-"""Least number of pixels, along an axis and to an HR pixel, of what frames are sampled from."""
+"""Least number of pixels per HR pixel, along an axis, of the canvas that frames are sampled from."""
 BLURRED = 0.3
 """Share of the moving clips with motion blur."""
 MOST_MOMENTS = 6
-"""Moments of an exposure that are averaged for a frame."""
+"""Greatest number of moments of an exposure that are averaged for a frame."""
 MOMENT = 1.5
-"""HR pixels that something moves between two of them, unless it is too fast for that."""
+"""Greatest motion between two of these moments in HR pixels, unless ``MOST_MOMENTS`` is too few for that."""
 LAYERED = 0.4
-"""Share of the clips of a moving camera with layers in front of the ground."""
+"""Share of the clips of a moving camera that have layers in front of the background."""
 MOST_LAYERS = 3
-LAYER_STANDS = 0.25
-"""Share of these layers that do not move: a logo, a caption."""
+STATIC_LAYER = 0.25
+"""Share of the layers that do not move, as a logo or a caption."""
 PLAIN = 0.15
-"""Share of the layers of a single colour, as drawings and captions have them and photographs do not."""
+"""Share of the layers of a single colour, which occur in drawings and captions but not in photographs."""
 LAYER_SIZE = (0.2, 0.8)
-"""Over that of the window."""
+"""Range of the edge of a layer, relative to that of the window."""
 MARGIN = 3
-"""Pixels that sampling sees beyond a window."""
+"""Pixels beyond a window that sampling reads."""
 
 Matrix = npt.NDArray[np.float64]
-"""(3, 3), of points (x, y, 1)."""
-Another = Callable[[np.random.Generator], Picture]
-"""Draws another picture."""
+"""(3, 3), an affine map of points (x, y, 1)."""
+DrawPicture = Callable[[np.random.Generator], Picture]
+"""Draws a picture at random."""
 
 
-def film(picture: Picture, frames: int, size: int, another: Another, random: np.random.Generator) -> Clip:
+def film(picture: Picture, frames: int, size: int, draw_picture: DrawPicture, random: np.random.Generator) -> Clip:
     """Film a picture: a window moves over it, and layers move in front of it.
 
     Args:
-        picture: (H, W, 3) uint8 RGB. Where it is too small for the window's way, that is shorter; where it is too small
-            for the window, it is mirrored at its edges.
+        picture: (H, W, 3) uint8 RGB. If it is too small for the path of the window, the path is scaled; if it is too
+            small for the window, it is mirrored at its edges.
         frames: T.
         size: edge of the window in HR pixels.
-        another: draws pictures that layers are cut from.
-        random: decides everything.
+        draw_picture: draws the pictures that layers are cut from.
+        random: source of all random numbers.
 
     Returns:
         (T, size, size, 3) uint8 RGB.
     """
     still = random.random() < STILL
     tripod = random.random() < TRIPOD
-    camera = _standing(frames) if still or tripod else _draw_motion(frames, random)
-    views = [_ground(_turned(picture, random), size, camera, random)]
+    camera = _no_motion(frames) if still or tripod else _draw_motion(frames, random)
+    views = [_make_background(_reorient(picture, random), size, camera, random)]
     if tripod or random.random() < LAYERED:
         for number in range(int(random.integers(1, MOST_LAYERS + 1))):
-            stands = still or (random.random() < LAYER_STANDS and bool(number or not tripod))
-            motion = _standing(frames) if stands else _draw_motion(frames, random)
+            is_static = still or (random.random() < STATIC_LAYER and bool(number or not tripod))
+            motion = _no_motion(frames) if is_static else _draw_motion(frames, random)
             plain = random.random() < PLAIN
-            content = _draw_plain(size, random) if plain else _turned(another(random), random)
-            views.append(_layer(content, size, motion, random))
+            content = _draw_flat_colour(size, random) if plain else _reorient(draw_picture(random), random)
+            views.append(_make_layer(content, size, motion, random))
     exposure = random.uniform(0.2, 1.0) if random.random() < BLURRED else 0.0
     if still:
-        return np.repeat(_frame(views, size, 0, 0.0)[None], frames, 0)
-    return np.stack([_frame(views, size, number, exposure) for number in range(frames)])
+        return np.repeat(_render_frame(views, size, 0, 0.0)[None], frames, 0)
+    return np.stack([_render_frame(views, size, number, exposure) for number in range(frames)])
 
 
-def _turned(picture: Picture, random: np.random.Generator) -> Picture:
-    """A view of a picture in one of its eight orientations."""
+def _reorient(picture: Picture, random: np.random.Generator) -> Picture:
+    """Return a view of a picture in one of its eight orientations."""
     rows, columns, swap = random.integers(2, size=3)
     picture = picture[:: 1 - 2 * int(rows), :: 1 - 2 * int(columns)]
     return picture.transpose(1, 0, 2) if swap else picture
@@ -203,17 +207,17 @@ def _turned(picture: Picture, random: np.random.Generator) -> Picture:
 
 @dataclass(frozen=True)
 class _Motion:
-    """Where a window lies at each moment."""
+    """The position of a window at each moment."""
 
     places: npt.NDArray[np.float64]
-    """(T + 2, 4): x and y in HR pixels, angle, logarithm of the size, from the frame before the first to that after the
-    last; about zero in the middle."""
+    """(T + 2, 4): x and y in HR pixels, angle, logarithm of the size, from the frame before the first to the one after
+    the last; about zero in the middle."""
 
     def at(self, time: float) -> Matrix:
-        """HR pixels around the window's centre -> HR pixels around the centre of where it is in the middle.
+        """Map HR pixels around the window's centre to HR pixels around its centre in the middle of the clip.
 
         Args:
-            time: number of a frame, which need not be whole, from -1 to T.
+            time: number of a frame from -1 to T, with fractions.
         """
         before = min(int(time + 1), len(self.places) - 2)
         share = time + 1 - before
@@ -221,12 +225,12 @@ class _Motion:
         cos, sin = math.exp(growth) * math.cos(angle), math.exp(growth) * math.sin(angle)
         return np.array([[cos, -sin, x], [sin, cos, y], [0, 0, 1]])
 
-    def shortened(self, share: float) -> _Motion:
-        """A share of the same way."""
+    def scaled(self, share: float) -> _Motion:
+        """Return the motion along a share of the same path."""
         return _Motion(self.places * share)
 
 
-def _standing(frames: int) -> _Motion:
+def _no_motion(frames: int) -> _Motion:
     return _Motion(np.zeros((frames + 2, 4)))
 
 
@@ -238,68 +242,68 @@ def _draw_motion(frames: int, random: np.random.Generator) -> _Motion:
     turn, zoom = random.uniform(-1, 1, size=2) ** 3
     shake = SHAKE * random.random() ** 2 * random.standard_normal((2, frames + 4))
     shake = shake[:, :-2] / 4 + shake[:, 1:-1] / 2 + shake[:, 2:] / 4
-    ways = [
+    paths = [
         after_middle * speed * along + after_middle**2 / 2 * acceleration * bent + shaken
-        for along, bent, shaken in zip(_unit(direction), _unit(bend), shake, strict=True)
+        for along, bent, shaken in zip(_unit_vector(direction), _unit_vector(bend), shake, strict=True)
     ]
-    return _Motion(np.stack([*ways, TURN * turn * after_middle, ZOOM * zoom * after_middle], 1))
+    return _Motion(np.stack([*paths, TURN * turn * after_middle, ZOOM * zoom * after_middle], 1))
 
 
-def _unit(angle: float) -> tuple[float, float]:
+def _unit_vector(angle: float) -> tuple[float, float]:
     return math.cos(angle), math.sin(angle)
 
 
 @dataclass(frozen=True)
 class _View:
-    """A ground or a layer, and where the window lies on it."""
+    """A background or a layer, and the position of the window on it."""
 
     canvas: Picture
     to_canvas: Matrix
-    """HR pixels around the centre of where the window is in the middle of the clip -> pixels of the canvas."""
+    """Maps HR pixels around the window's centre in the middle of the clip to pixels of the canvas."""
     motion: _Motion
     mask: Floats | None = None
-    """(rows, columns) of the canvas: how opaque a layer is, 0 to 1."""
+    """(rows, columns): the opacity of each pixel of a layer, 0 to 1."""
 
     def at(self, time: float, size: int) -> Matrix:
-        """Pixels of the window -> pixels of the canvas."""
+        """Return the map from pixels of the window to pixels of the canvas."""
         centre = (size - 1) / 2
         return self.to_canvas @ self.motion.at(time) @ _shift(-centre, -centre)
 
 
-def _ground(picture: Picture, size: int, motion: _Motion, random: np.random.Generator) -> _View:
+def _make_background(picture: Picture, size: int, motion: _Motion, random: np.random.Generator) -> _View:
     tilt = random.uniform(-TILT, TILT) if motion.places.any() else 0.0
     turn = np.array([[math.cos(tilt), -math.sin(tilt), 0], [math.sin(tilt), math.cos(tilt), 0], [0, 0, 1]])
     room = np.array(picture.shape[1::-1], float)
     whole = motion
     for share in (1.0, 0.5, 0.25, 0.0):
-        motion = whole.shortened(share)
+        motion = whole.scaled(share)
         least, most = _extent([turn @ motion.at(number - 1) for number in range(len(motion.places))], size)
         coarsest = float((room / (most - least)).min())
         if coarsest >= 1:
             break
     coarseness = _draw_coarseness(coarsest, random)
-    # Where the centre can lie so that the window stays inside; in the middle of a picture that is too small.
+    # The range of the centre that keeps the window inside; the middle of a picture that is too small.
     low, high = -least * coarseness, room - most * coarseness
     place = np.where(low < high, random.uniform(np.minimum(low, high), np.maximum(low, high)), (low + high) / 2)
     box = np.stack([np.floor(place + least * coarseness), np.ceil(place + most * coarseness)])
     (left, top), (right, bottom) = np.clip(box, 0, room).astype(int).tolist()
-    canvas, scaling = _canvas(picture[top:bottom, left:right], coarseness)
+    canvas, scaling = _make_canvas(picture[top:bottom, left:right], coarseness)
     to_picture = _shift(*(place - 0.5 - (left, top))) @ np.diag([coarseness, coarseness, 1]) @ turn
     return _View(canvas, scaling @ to_picture, motion)
 
 
-def _draw_plain(size: int, random: np.random.Generator) -> Picture:
-    """(size, size, 3) of one colour. A channel is 0 or 255 two times out of three, so that many are saturated."""
+def _draw_flat_colour(size: int, random: np.random.Generator) -> Picture:
+    """Return (size, size, 3) of one colour; a channel is 0 or 255 two times out of three, so that many saturate."""
     colour = random.choice([0, 255, int(random.integers(256))], 3)
     return np.tile(colour.astype(np.uint8), (size, size, 1))
 
 
-def _layer(picture: Picture, size: int, motion: _Motion, random: np.random.Generator) -> _View:
+def _make_layer(picture: Picture, size: int, motion: _Motion, random: np.random.Generator) -> _View:
     edge = size * random.uniform(*LAYER_SIZE)
     coarseness = _draw_coarseness(min(picture.shape[:2]) / edge, random)
     cut = min(math.ceil(edge * coarseness), *picture.shape[:2])
     top, left = (int(random.integers(length - cut + 1)) for length in picture.shape[:2])
-    canvas, scaling = _canvas(picture[top : top + cut, left : left + cut], coarseness)
+    canvas, scaling = _make_canvas(picture[top : top + cut, left : left + cut], coarseness)
     place = random.uniform(-size / 2, size / 2, size=2)  # of the layer's centre
     to_picture = _shift(*[(cut - 1) / 2] * 2) @ np.diag([coarseness, coarseness, 1]) @ _shift(*-place)
     mask = _draw_mask(len(canvas), cut / coarseness, random)
@@ -307,23 +311,23 @@ def _layer(picture: Picture, size: int, motion: _Motion, random: np.random.Gener
 
 
 def _draw_coarseness(coarsest: float, random: np.random.Generator) -> float:
-    """Picture pixels to an HR pixel, along an axis."""
+    """Draw the number of picture pixels per HR pixel along an axis."""
     return float(np.clip(coarsest, 1, COARSEST) ** random.random())
 
 
 def _extent(matrices: Sequence[Matrix], size: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The least and the greatest (x, y) that windows of a size reach, with what sampling sees beyond them."""
+    """Return the least and the greatest (x, y) that windows of a size reach, including the margin of sampling."""
     reach = size / 2 + MARGIN
     corners = np.array([[-reach, reach, -reach, reach], [-reach, -reach, reach, reach], [1, 1, 1, 1]])
     points = np.concatenate([matrix @ corners for matrix in matrices], 1)[:2]
     return points.min(1), points.max(1)
 
 
-def _canvas(patch: Picture, coarseness: float) -> tuple[Picture, Matrix]:
-    """Filter a part of a picture for HR pixels, and enlarge it where it is not dense enough for sampling.
+def _make_canvas(patch: Picture, coarseness: float) -> tuple[Picture, Matrix]:
+    """Low-pass a part of a picture for HR pixels, and enlarge it where it is not dense enough for sampling.
 
     Returns:
-        What frames are sampled from, and pixels of the patch -> pixels of it.
+        The canvas that frames are sampled from, and the map from pixels of the patch to pixels of the canvas.
     """
     kernel = _lowpass(coarseness)
     patch = np.ascontiguousarray(patch)
@@ -339,7 +343,7 @@ def _canvas(patch: Picture, coarseness: float) -> tuple[Picture, Matrix]:
 
 
 def _lowpass(coarseness: float) -> Floats:
-    """The bicubic kernel, stretched against aliasing; one weight where there is nothing to reduce."""
+    """Return the bicubic kernel, stretched against aliasing; a single weight if nothing is reduced."""
     reach = math.ceil(2 * coarseness) - 1
     at = np.abs(np.arange(-reach, reach + 1)) / coarseness
     near, far = (1.5 * at - 2.5) * at**2 + 1, ((-0.5 * at + 2.5) * at - 4) * at + 2
@@ -348,12 +352,12 @@ def _lowpass(coarseness: float) -> Floats:
 
 
 def _draw_mask(length: int, edge: float, random: np.random.Generator) -> Floats:
-    """(length, length): a blob, a box, or shreds, with edges that are 0.7 to 3 HR pixels soft.
+    """Draw a mask (length, length): a blob, a box or shreds, with soft edges of 0.7 to 3 HR pixels.
 
     Args:
         length: pixels of the canvas.
         edge: the same in HR pixels.
-        random: draws the shape.
+        random: source of all random numbers.
     """
     place: Floats = (np.arange(length, dtype=np.float32) + np.float32(0.5)) / np.float32(length) * 2 - 1
     softness = random.uniform(0.7, 3.0) * 2 / edge
@@ -366,12 +370,12 @@ def _draw_mask(length: int, edge: float, random: np.random.Generator) -> Floats:
         if shape > 0.7:
             grid = random.standard_normal((int(random.integers(4, 12)),) * 2).astype(np.float32)
             shreds = cv2.resize(grid, (length, length), interpolation=cv2.INTER_CUBIC)
-            inside = np.minimum(inside, shreds / len(grid))  # whose slope is about that of its grid
+            inside = np.minimum(inside, shreds / len(grid))  # the slope is about that of the grid
     return cast(Floats, np.clip(inside / softness + 0.5, 0, 1).astype(np.float32))
 
 
 def _blob(place: Floats, random: np.random.Generator) -> Floats:
-    """How far inside of a wavy closed line each point of a square lies, over half of its edge."""
+    """Return how far each point of a square is inside a wavy closed line, relative to half of its edge."""
     angle, radius = np.arctan2(place[:, None], place), np.hypot(place[:, None], place)
     line = np.full_like(radius, 0.6)
     for waves in range(2, 7):
@@ -383,109 +387,109 @@ def _shift(x: float, y: float) -> Matrix:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
 
 
-def _frame(views: Sequence[_View], size: int, number: int, exposure: float) -> Picture:
-    """(size, size, 3): the mean over the moments of an exposure, as a share of the time from frame to frame."""
+def _render_frame(views: Sequence[_View], size: int, number: int, exposure: float) -> Picture:
+    """Render a frame (size, size, 3): the mean over an exposure, which is a share of the time between frames."""
     moments = 1
     if exposure:
-        fastest = max(_way(view, number, exposure, size) for view in views)
+        fastest = max(_distance_moved(view, number, exposure, size) for view in views)
         moments = int(np.clip(math.ceil(fastest / MOMENT), 1, MOST_MOMENTS))
     if moments == 1:
-        return _seen(views, size, number)
+        return _compose(views, size, number)
     mean = np.zeros((size, size, 3), np.float32)
     for moment in range(moments):
-        cv2.accumulate(_seen(views, size, number + exposure * ((moment + 0.5) / moments - 0.5)), mean)
+        cv2.accumulate(_compose(views, size, number + exposure * ((moment + 0.5) / moments - 0.5)), mean)
     return np.rint(mean / moments).astype(np.uint8)
 
 
-def _way(view: _View, number: int, exposure: float, size: int) -> float:
-    """HR pixels that a corner of the window moves in an exposure."""
+def _distance_moved(view: _View, number: int, exposure: float, size: int) -> float:
+    """Return how far a corner of the window moves during an exposure, in HR pixels."""
     begin, end = (view.motion.at(number + half * exposure) for half in (-0.5, 0.5))
     corners = np.array([[-1, 1, -1, 1], [-1, -1, 1, 1], [2 / size] * 4]) * size / 2
     return float(np.hypot(*((end - begin) @ corners)[:2]).max())
 
 
-def _seen(views: Sequence[_View], size: int, time: float) -> Picture:
-    ground, *layers = views
-    seen = _sampled(ground.canvas, ground.at(time, size), size, size)
+def _compose(views: Sequence[_View], size: int, time: float) -> Picture:
+    background, *layers = views
+    frame = _sample(background.canvas, background.at(time, size), size, size)
     for layer in layers:
-        _paste(seen, layer, layer.at(time, size))
-    return seen
+        _paste(frame, layer, layer.at(time, size))
+    return frame
 
 
-def _sampled(canvas: Picture, matrix: Matrix, width: int, height: int) -> Picture:
+def _sample(canvas: Picture, matrix: Matrix, width: int, height: int) -> Picture:
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     sampled = cv2.warpAffine(canvas, matrix[:2], (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
     return cast(Picture, sampled)
 
 
-def _paste(seen: Picture, layer: _View, matrix: Matrix) -> None:
-    """Lay a layer over what is seen so far, where it lies in the window."""
+def _paste(frame: Picture, layer: _View, matrix: Matrix) -> None:
+    """Blend a layer over the frame."""
     assert layer.mask is not None
     rows, columns = layer.mask.shape
     corners = np.linalg.solve(matrix, np.array([[0, columns, 0, columns], [0, 0, rows, rows], [1, 1, 1, 1]]))[:2]
-    size = np.array(seen.shape[1::-1])
+    size = np.array(frame.shape[1::-1])
     left, top = np.clip(np.floor(corners.min(1)), 0, size).astype(int).tolist()
     right, bottom = np.clip(np.ceil(corners.max(1)), 0, size).astype(int).tolist()
     if left >= right or top >= bottom:
         return
     matrix = matrix @ _shift(left, top)
-    above = _sampled(layer.canvas, matrix, right - left, bottom - top)
+    above = _sample(layer.canvas, matrix, right - left, bottom - top)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     opaque = cv2.warpAffine(layer.mask, matrix[:2], (right - left, bottom - top), flags=flags)
-    part = np.ascontiguousarray(seen[top:bottom, left:right])
-    seen[top:bottom, left:right] = cv2.blendLinear(above, part, opaque, 1 - opaque)
+    part = np.ascontiguousarray(frame[top:bottom, left:right])
+    frame[top:bottom, left:right] = cv2.blendLinear(above, part, opaque, 1 - opaque)
 
 
 logger = logging.getLogger(__name__)
 
 PIECE = 64
-"""Frames that are decoded at a time, about."""
+"""Approximate number of frames that are decoded at a time."""
 LONGEST_PIECE = 2 * PIECE
-"""Frames of a piece whose video has more of them in its time than its header says."""
+"""Greatest number of frames of a piece, for videos with more frames than their header says."""
 LARGE = 1080
-"""Lines from which a video is reduced: cameras and codecs leave less detail than it has pixels."""
+"""Height from which videos are reduced: cameras and codecs leave less detail than there are pixels."""
 CUT = 24.0
-"""8-bit codes by which frames differ across a cut, on average and at the least; around it by less than a third."""
+"""Least mean difference of frames across a cut in 8-bit codes; the differences around it are below a third of it."""
 _NAMED = 5
-"""Files left out that are named; the others are counted."""
+"""Greatest number of skipped files that are named in warnings; the others are counted."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Frames of a video that follow each other."""
+    """A run of consecutive frames of a video that is decoded as a whole."""
 
     path: Path
     video: VideoInfo
     start: int | None
-    """In ticks of the stream; None is the beginning."""
+    """First tick in the stream's time base; None: the beginning."""
     end: int | None
-    """The first tick that is no longer wanted; None is the end."""
+    """First tick after the piece; None: the end."""
     frames: int
-    """By the header."""
+    """Number of frames according to the header."""
 
     @property
     def reduction(self) -> int:
-        """HR is the video reduced by this."""
+        """Factor by which frames are reduced to make HR."""
         return max(1, min(self.video.width, self.video.height) * 2 // LARGE)
 
 
 class VideoSet:
-    """Video files to cut clips from. Safe from several threads.
+    """Video files to cut clips from. Thread-safe.
 
-    A long video is several pieces, each decoded by itself. Files that cannot be read, or whose frames are smaller than
-    a crop, are left out with a warning; where a piece turns out to be damaged, or to have no run of frames between two
-    cuts that is long enough, the next one stands in for it.
+    A long video is split into pieces that are decoded separately. Files that cannot be read, or whose frames are
+    smaller than a crop, are left out with a warning. A piece that is damaged, or has no long enough run of frames
+    between two cuts, is replaced by the next one.
 
     Args:
         paths: the files.
         min_size: least length of either edge of a frame in pixels.
-        frames: of a clip.
-        workers: threads that read headers.
-        cache_bytes: memory for decoded pieces, which are kept as they are drawn; None takes a quarter of what is free.
+        frames: number of frames of a clip.
+        workers: number of threads that read headers.
+        cache_bytes: memory for decoded pieces, which are cached when drawn; None means a quarter of the free memory.
 
     Attributes:
-        paths: those that are used.
-        left_out: how many are not.
+        paths: the files that are used.
+        left_out: number of files that are not used.
         cache_bytes: as above; may be changed.
     """
 
@@ -496,9 +500,9 @@ class VideoSet:
         self._frames = frames
         with ThreadPoolExecutor(workers) as pool:
             found = list(pool.map(lambda path: _pieces(path, min_size, max(PIECE, 2 * frames)), paths))
-        reasons = [words for words in found if isinstance(words, str)]
-        for words in reasons[:_NAMED]:
-            logger.warning("left out: %s", words)
+        reasons = [reason for reason in found if isinstance(reason, str)]
+        for reason in reasons[:_NAMED]:
+            logger.warning("left out: %s", reason)
         self.left_out = len(reasons)
         if reasons:
             logger.warning("left out %d of %d videos", len(reasons), len(paths))
@@ -510,11 +514,11 @@ class VideoSet:
     def _reduce_to(self, pieces: list[_Piece]) -> None:
         self._pieces = pieces
         self.paths = list(dict.fromkeys(piece.path for piece in pieces))
-        # Not by area, as places in one scene resemble each other more than two scenes do.
+        # Not weighted by area: places in one scene are more alike than two scenes.
         self._ends = np.cumsum([piece.frames for piece in pieces], dtype=np.int64)
 
     def hold_out(self, count: int) -> VideoSet:
-        """Take ``count`` pieces, evenly spread over the set, out of it into one of their own; at most all."""
+        """Move ``count`` pieces, evenly spread over the set, into a new set; at most all."""
         count = min(count, len(self))
         chosen = {number * len(self) // count for number in range(count)}
         held_out = copy.copy(self)
@@ -523,7 +527,7 @@ class VideoSet:
         return held_out
 
     def fingerprint(self) -> str:
-        """16 hex digits that name the pieces: their files' names, their sizes and their times, in order."""
+        """Return 16 hex digits that identify the pieces: names of the files, sizes and times, in order."""
         listed = "".join(
             f"{piece.path.name}\0{piece.video.height}x{piece.video.width}\0{piece.start}\0{piece.frames}\n"
             for piece in self._pieces
@@ -534,22 +538,22 @@ class VideoSet:
         return len(self._pieces)
 
     def draw(self, size: int, random: np.random.Generator) -> Clip:
-        """Draw a clip: a window that stands, in a video that runs forwards or backwards, mirrored and turned.
+        """Draw a clip: a fixed window of a video that runs forwards or backwards, mirrored and transposed at random.
 
-        Each frame of the videos is about as likely to be in it as any other.
+        All frames of the videos are about equally likely.
 
         Args:
-            size: edge of the window in HR pixels; of smaller videos it is as large as they are.
-            random: decides everything.
+            size: edge of the window in HR pixels; reduced to the size of smaller videos.
+            random: source of all random numbers.
 
         Returns:
-            (T, H, W, 3) uint8 RGB, H and W at most ``size``, without a cut; not to be written to.
+            (T, H, W, 3) uint8 RGB, H and W at most ``size``, without a cut. Do not modify.
 
         Raises:
-            TrainingDataError: no video has frames enough.
+            TrainingDataError: no video has enough frames.
         """
         number = int(np.searchsorted(self._ends, random.integers(self._ends[-1]), side="right"))
-        runs = self._stand_in(number)
+        runs = self._first_usable(number)
         choices = [len(run) - self._frames + 1 for run in runs]
         place = int(random.integers(sum(choices)))
         ends = np.cumsum(choices)
@@ -561,38 +565,38 @@ class VideoSet:
         clip = clip[::time, ::rows, ::columns]
         return clip.transpose(0, 2, 1, 3) if random.integers(2) else clip
 
-    def _stand_in(self, number: int) -> list[Clip]:
-        """The runs of frames of the first piece from ``number`` on, and from the start again, that has any."""
+    def _first_usable(self, number: int) -> list[Clip]:
+        """Return the runs of the first usable piece from ``number`` on, continuing at the start of the set."""
         for found in chain(range(number, len(self)), range(number)):
             if runs := self._runs(self._pieces[found]):
                 return runs
         raise TrainingDataError(f"none of the videos has {self._frames} frames without a cut. Choose other videos.")
 
     def _runs(self, piece: _Piece) -> list[Clip]:
-        """The runs of a piece between cuts that are long enough; none where it is damaged."""
+        """Return the long enough runs between cuts of a piece; none if it is damaged."""
         runs = self._cache.get(piece)
         if runs is not None:
             return runs
-        words = f"{piece.path} has no {self._frames} frames without a cut from tick {piece.start or 0} on"
+        reason = f"{piece.path} has no {self._frames} frames without a cut from tick {piece.start or 0} on"
         try:
             decoded = _decode(piece)
-            runs = [run for run in _between_cuts(decoded) if len(run) >= self._frames] if len(decoded) else []
+            runs = [run for run in _split_at_cuts(decoded) if len(run) >= self._frames] if len(decoded) else []
         except InputError as exc:
             if isinstance(exc.__cause__, OSError) and not isinstance(exc.__cause__, LibavError):
-                raise  # of a disk that has gone: no reason to go on without
-            runs, words = [], str(exc)
+                raise  # the disk is gone: do not continue without the file
+            runs, reason = [], str(exc)
         with self._lock:
             size = sum(run.nbytes for run in runs)
             if piece not in self._cache and self._cached_bytes[0] + size <= self.cache_bytes:
                 self._cache[piece] = runs
                 self._cached_bytes[0] += size
                 if not runs:
-                    logger.warning("left out, another takes its place: %s", words)
+                    logger.warning("left out and replaced by another: %s", reason)
         return runs
 
 
 def _pieces(path: Path, min_size: int, length: int) -> list[_Piece] | str:
-    """The pieces of a video of ``length`` frames or more, or why there are none."""
+    """Split a video into pieces of at least ``length`` frames; returns the reason if it cannot be used."""
     try:
         video = probe(path).video
         decoded_format(video)
@@ -613,18 +617,18 @@ def _pieces(path: Path, min_size: int, length: int) -> list[_Piece] | str:
 
 
 def _decode(piece: _Piece) -> Clip:
-    """All frames of a piece, reduced."""
+    """Decode and reduce all frames of a piece."""
     _, layout = decoded_format(piece.video)
     colour = colour_of(piece.video, piece.video.height)
-    damage = Damage()  # of a piece nobody need be told
+    damage = Damage()  # not reported for a piece
     frames = read_frames(piece.path, piece.video, start=piece.start, end=piece.end, deinterlace="auto", damage=damage)
     with closing(frames):
-        rgb = [_rgb(frame, layout, colour, piece.reduction) for frame in islice(frames, LONGEST_PIECE)]
+        rgb = [_to_rgb(frame, layout, colour, piece.reduction) for frame in islice(frames, LONGEST_PIECE)]
     return np.stack(rgb) if rgb else np.empty((0, 0, 0, 3), np.uint8)
 
 
-def _rgb(frame: Frame, layout: PixelLayout, colour: ColourSpec, reduction: int) -> Codes:
-    """(H, W, 3)."""
+def _to_rgb(frame: Frame, layout: PixelLayout, colour: ColourSpec, reduction: int) -> Codes:
+    """Convert a frame to RGB and reduce it: (H, W, 3)."""
     rgb = planes_to_rgb([torch.from_numpy(plane[None].copy()) for plane in frame.planes], layout, colour)
     codes = cast(Codes, rgb_to_codes(rgb)[0])
     if reduction > 1:
@@ -634,8 +638,8 @@ def _rgb(frame: Frame, layout: PixelLayout, colour: ColourSpec, reduction: int) 
     return codes
 
 
-def _between_cuts(clip: Clip) -> list[Clip]:
-    """A clip taken apart where the picture changes all at once."""
+def _split_at_cuts(clip: Clip) -> list[Clip]:
+    """Split a clip at its cuts."""
     small = np.stack([cv2.resize(frame, (32, 32), interpolation=cv2.INTER_AREA) for frame in clip]).astype(np.float32)
     steps = np.abs(np.diff(small, axis=0)).mean((1, 2, 3))
     padded = np.pad(steps, 1, mode="reflect") if len(steps) > 1 else np.pad(steps, 1)

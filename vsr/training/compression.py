@@ -1,7 +1,7 @@
-"""A few frames through a video codec and back, in memory: what real clips have been through. Needs PyAV.
+"""Encode a few frames with a video codec and decode them, in memory, as real clips have been. Needs PyAV.
 
-RGB becomes planes and planes become RGB by :mod:`vsr.imaging.colour`, as in ``vsr upscale``: training sees the chroma
-that inference will see.
+:mod:`vsr.imaging.colour` converts between RGB and planes, as in ``vsr upscale``: training sees the same chroma as
+inference.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class _Codec:
     encoder: str
     decoder: str
     least_size: int
-    """Pixels; smaller frames are grown to it."""
+    """Least edge in pixels; smaller frames are padded to it."""
     qualities: range
     options: Callable[[int, int], dict[str, str]]
-    """(quality, B-frames in a row) -> what libav's encoder takes."""
+    """(quality, consecutive B-frames) -> options of libav's encoder."""
 
 
 def _x264(crf: int, b_frames: int) -> dict[str, str]:
-    # The default preset, as most clips have: psychovisual optimisation and trellis leave marks of their own. Without
+    # The default preset, as most clips use: psychovisual optimisation and trellis leave marks of their own. Without
     # the lookahead, which sees too little in a few frames, it costs half a millisecond more than the fastest.
     params = f"bframes={b_frames}:b-adapt=0:mbtree=0:rc-lookahead=0:sync-lookahead=0:scenecut=0"
     return {"preset": "medium", "crf": str(crf), "x264-params": params}
@@ -75,7 +75,7 @@ def _flv(quantiser: int, b_frames: int) -> dict[str, str]:
 
 _CODECS = {
     "h264": _Codec("libx264", "h264", 16, range(52), _x264),
-    # 34: of a single row of its 32x32 units, x265 makes something else each time.
+    # 34: for a single row of its 32x32 units, the output of x265 differs between calls.
     "h265": _Codec("libx265", "hevc", 34, range(52), _x265),
     "mpeg2": _Codec("mpeg2video", "mpeg2video", 16, range(1, 32), _mpeg),
     "mpeg4": _Codec("mpeg4", "mpeg4", 16, range(1, 32), _mpeg),
@@ -86,31 +86,31 @@ _CHROMA = {
     "mpeg4": dict.fromkeys(("yuv422p", "yuv444p"), "yuv420p"),
     "flv": dict.fromkeys(("yuv422p", "yuv444p"), "yuv420p"),
 }
-"""What a codec takes for pixel formats that it lacks."""
+"""The substitutes for pixel formats that a codec does not support."""
 
 
 def compress(
     frames: Frames, *, codec: str, quality: int, pixel_format: str, b_frames: int = 2, keyframes: int | None = None
 ) -> Frames:
-    """What a decoder makes of frames that were encoded: one intra frame, then predicted ones.
+    """Encode frames and return the decoded ones: one intra frame, then predicted frames.
 
-    Any size will do: frames are grown to what the codec takes by repeating their edges, and cut back.
+    Frames of any size are padded to a size that the codec supports by repeating their edges, and cropped afterwards.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB, at least one.
         codec: h264, h265, mpeg2, mpeg4 (part 2) or flv (Sorenson's H.263).
-        quality: a constant rate factor of 0..51 for H.264 and H.265, a quantiser of 1..31 for the others; more is
-            worse.
-        pixel_format: how chroma is stored: yuv420p, yuv422p or yuv444p. MPEG-2 has no 4:4:4 and takes 4:2:2 for
-            it; MPEG-4 and Sorenson's H.263 take 4:2:0 for all.
-        b_frames: greatest number of bidirectional frames in a row.
-        keyframes: greatest number of frames from one intra frame to the next; None leaves it to the encoder.
+        quality: a constant rate factor of 0..51 for H.264 and H.265, a quantiser of 1..31 for the others; a
+            greater value is worse.
+        pixel_format: how chroma is stored: yuv420p, yuv422p or yuv444p. MPEG-2 has no 4:4:4 and uses 4:2:2
+            instead; MPEG-4 and Sorenson's H.263 always use 4:2:0.
+        b_frames: greatest number of consecutive bidirectional frames.
+        keyframes: greatest number of frames from one intra frame to the next; None means the encoder's default.
 
     Returns:
-        (T, H, W, 3) uint8 RGB, in the order in which they came.
+        (T, H, W, 3) uint8 RGB, in the same order.
 
     Raises:
-        ValueError: frames of another shape or dtype, or a codec, quality or pixel format that does not exist.
+        ValueError: the frames have another shape or dtype, or the codec, quality or pixel format does not exist.
         UsageError: this build of libav lacks the codec.
         TrainingError: the codec fails.
     """
@@ -137,7 +137,7 @@ def compress(
 
 
 def subsample(frames: Frames, *, pixel_format: str) -> Frames:
-    """What the planes of a pixel format keep of frames, without any compression.
+    """Convert frames to the planes of a pixel format and back, without compression.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB, at least one.
@@ -147,19 +147,19 @@ def subsample(frames: Frames, *, pixel_format: str) -> Frames:
         (T, H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: frames of another shape or dtype, or a pixel format that does not exist.
+        ValueError: the frames have another shape or dtype, or the pixel format does not exist.
     """
     return _to_rgb(_to_planes(frames, pixel_format, 1), pixel_format, frames.shape)
 
 
 def _to_planes(frames: Frames, pixel_format: str, least_size: int) -> list[tuple[Plane, ...]]:
-    """Y, Cb and Cr of each frame, of even size and at least ``least_size``."""
+    """Return Y, Cb and Cr of each frame, padded to an even size of at least ``least_size``."""
     if pixel_format not in LAYOUTS:
         raise ValueError(f"pixel_format must be one of {', '.join(LAYOUTS)}, got {pixel_format!r}")
     if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape or frames.dtype != np.uint8:
         raise ValueError(f"expected frames (T, H, W, 3) of uint8, got {frames.shape} of {frames.dtype}")
     below, right = (max(size + size % 2, least_size) - size for size in frames.shape[1:3])
-    # By NumPy, for the same reason as in _to_rgb.
+    # With NumPy, for the same reason as in _to_rgb.
     grown = np.pad(frames, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
     rgb = torch.from_numpy(grown).permute(0, 3, 1, 2).to(torch.float32).div_(255)
     planes = rgb_to_planes(rgb, LAYOUTS[pixel_format], COLOUR)
@@ -167,10 +167,10 @@ def _to_planes(frames: Frames, pixel_format: str, least_size: int) -> list[tuple
 
 
 def _to_rgb(planes: Sequence[tuple[Plane, ...]], pixel_format: str, shape: tuple[int, ...]) -> Frames:
-    """The inverse of ``_to_planes``, cut to ``shape`` (T, H, W, 3)."""
+    """Invert ``_to_planes`` and crop to ``shape`` (T, H, W, 3)."""
     stacked = [torch.from_numpy(np.stack(same)) for same in zip(*planes, strict=True)]
     rgb = planes_to_rgb(stacked, LAYOUTS[pixel_format], COLOUR)[:, :, : shape[1], : shape[2]]
-    # Not by round_, for which PyTorch wakes all of its threads, while a network is in need of them.
+    # Without round_, for which PyTorch wakes all of its threads while the network needs them.
     codes = rgb.mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
     return cast(Frames, codes.permute(0, 2, 3, 1).contiguous().numpy())
 
@@ -182,7 +182,7 @@ def _encode(
     context.height, context.width = frames[0][0].shape
     context.pix_fmt = pixel_format
     context.framerate, context.time_base = RATE, 1 / RATE
-    context.thread_count = 1  # the batch is what is computed in parallel
+    context.thread_count = 1  # parallel over the batch instead
     context.options = options
     if keyframes is not None:
         context.gop_size = keyframes

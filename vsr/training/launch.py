@@ -1,7 +1,8 @@
-"""Processes: one on one device, or several that share each batch, by Lightning Fabric.
+"""Start the processes of a run with Lightning Fabric: one on one device, or several that share each batch.
 
-Several are spawned from here and reported on here: the caller's callbacks stay in its own process, an error in one
-process ends all of them, and Ctrl-C reaches them as the wish to stop that it is.
+Several processes are spawned here and report here: the caller's callbacks run in its own process, an error in one
+process ends all of them, and Ctrl-C stops them cleanly. Also chooses device and precision, and joins tensors and batch
+normalisation over the processes.
 """
 
 from __future__ import annotations
@@ -38,53 +39,53 @@ Report = Callable[[Any], None]
 Stop = Callable[[], bool]
 T = TypeVar("T")
 
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # here, so that spawned processes are quiet too
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # here, so that it holds in spawned processes too
 logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells stderr whom it ends
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it reports on stderr which processes it ends
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def launch(work: Callable[..., T], options: TrainOptions, report: Report, should_stop: Stop) -> T:
-    """Run ``work(fabric, options, report, should_stop)`` in each process that the options ask for.
+    """Run ``work(fabric, options, report, should_stop)`` in each process that the options request.
 
     Args:
-        work: importable by name, so that other processes find it; what it returns and reports has to be picklable.
-        options: devices, nodes and precision among them.
-        report: called in this process with what the first process reports.
-        should_stop: asked in this process.
+        work: importable by name, so that other processes find it; its result and its reports must be picklable.
+        options: the options of the run; devices, nodes and precision are used.
+        report: called in this process with each report of the first process.
+        should_stop: called in this process.
 
     Returns:
-        What the first process returns.
+        The result of the first process.
 
     Raises:
-        UsageError: devices or precision that this machine lacks.
+        UsageError: this machine lacks the devices or the precision.
         TrainingError: a process died.
-        VsrError: whatever ``work`` raised, in whichever process.
+        VsrError: raised by ``work`` in any process.
     """
-    options = _joining(options)
+    options = _join_started_processes(options)
     fabric = _fabric(options)
-    if options.devices * options.nodes == 1 or _started_by_others():
+    if options.devices * options.nodes == 1 or _is_launched_externally():
         fabric.launch()
         if not fabric.is_global_zero:
-            logging.getLogger("vsr").setLevel(logging.ERROR)  # one of them tells
-        with _arithmetic(fabric, options):
+            logging.getLogger("vsr").setLevel(logging.ERROR)  # only the first process logs
+        with _float32_context(fabric, options):
             return work(fabric, options, report, should_stop)
     others = set(multiprocessing.active_children())
     relay = _Relay(report, should_stop)
     try:
-        # Bound beforehand, and the result sent: Fabric would look for tensors in all that it carries itself.
+        # Arguments are bound and the result is sent, as Fabric searches all that it passes itself for tensors.
         fabric.launch(partial(_in_process, work=work, options=options, messages=relay.messages, stop=relay.stop))
     except (ProcessRaisedException, ProcessExitedException) as exc:
         relay.close()
         if relay.error is not None:
             raise relay.error from exc
         reason = getattr(exc, "signal_name", None) or str(exc).strip().splitlines()[-1]
-        if reason == "SIGINT" and should_stop():  # Ctrl-C before the process had got so far as to ignore it
+        if reason == "SIGINT" and should_stop():  # Ctrl-C before the process ignored it
             raise KeyboardInterrupt from exc
         raise TrainingError(
             f"a training process died ({reason}), and the others were stopped; "
-            "--resume goes on from the last checkpoint."
+            "continue from the last checkpoint with --resume."
         ) from exc
     finally:
         relay.close()
@@ -97,14 +98,14 @@ def launch(work: Callable[..., T], options: TrainOptions, report: Report, should
 
 
 class _Relay:
-    """Hands on in this process what the others send, and to them the wish to stop."""
+    """Deliver the messages of the other processes in this one, and forward the request to stop to them."""
 
     def __init__(self, report: Report, should_stop: Stop) -> None:
         context = multiprocessing.get_context("spawn")
         self.messages, self.stop = context.Queue(), context.Event()
         self.error: VsrError | None = None
         self.failure: BaseException | None = None
-        """What a callback of the caller has raised."""
+        """The exception that a callback of the caller raised."""
         self.result: Any = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(report, should_stop), daemon=True)
@@ -132,7 +133,7 @@ class _Relay:
                 self.error = self.error or content
 
     def _call(self, callback: Callable[[], Any]) -> Any:
-        """Once a callback of the caller has raised, the run is stopped, and no more are called."""
+        """Call a callback of the caller; when one raises, stop the run and call no more."""
         if self.failure is not None:
             return None
         try:
@@ -142,16 +143,16 @@ class _Relay:
             self.stop.set()
 
     def close(self) -> None:
-        """Wait until all messages are handed on."""
+        """Wait until all messages are delivered."""
         self._done.set()
         self._thread.join()
 
 
 def _in_process(fabric: Fabric, *, work: Callable[..., Any], options: TrainOptions, messages: Any, stop: Any) -> None:
-    """What each spawned process runs."""
-    # Ctrl-C reaches every process of a terminal and means a wish to stop, of which the parent tells.
+    """Run ``work`` in a spawned process."""
+    # Ctrl-C reaches every process of a terminal; the parent handles it and forwards the request to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     root = logging.getLogger("vsr")
     root.handlers[:] = [_Forward(messages)] if fabric.is_global_zero else [logging.NullHandler()]
     root.setLevel(logging.INFO)
@@ -160,7 +161,7 @@ def _in_process(fabric: Fabric, *, work: Callable[..., Any], options: TrainOptio
         messages.put(("report", content))
 
     try:
-        with _arithmetic(fabric, options):
+        with _float32_context(fabric, options):
             result = work(fabric, options, report, stop.is_set)
     except VsrError as exc:
         messages.put(("error", exc))
@@ -169,7 +170,7 @@ def _in_process(fabric: Fabric, *, work: Callable[..., Any], options: TrainOptio
         messages.put(("result", result))
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -185,50 +186,53 @@ class _Forward(QueueHandler):
         self._messages.put(("log", record))
 
 
-def _joining(options: TrainOptions) -> TrainOptions:
-    """The options of a process that others have started: one of as many as they say.
+def _join_started_processes(options: TrainOptions) -> TrainOptions:
+    """Return the options with the number of processes that torchrun or srun has started, if it has.
 
     Raises:
-        UsageError: the options ask for another number, or the batch does not divide among so many.
+        UsageError: the options request another number, or the batch does not divide among so many.
     """
     started = _started_processes()
-    asked = options.devices, options.nodes
-    if started is None or started == asked:
+    requested = options.devices, options.nodes
+    if started is None or started == requested:
         return options
-    if asked != (1, 1):
+    if requested != (1, 1):
         raise UsageError(
-            f"--devices {options.devices} --nodes {options.nodes} asks for others than torchrun or srun has started, "
+            f"--devices {options.devices} --nodes {options.nodes} differs from what torchrun or srun has started, "
             f"--devices {started[0]} --nodes {started[1]}: leave both out."
         )
     return replace(options, devices=started[0], nodes=started[1])
 
 
 def _started_processes() -> tuple[int, int] | None:
-    """Processes on each machine, and machines, that torchrun or srun has started to train together; None: neither.
+    """Return (processes on each machine, machines) as started by torchrun or srun; None if neither was used.
 
     Raises:
-        UsageError: srun has not told them how many are on each machine.
+        UsageError: srun does not state how many processes run on each machine.
     """
     if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        whole = _number("WORLD_SIZE", 1)
-        each = _number("LOCAL_WORLD_SIZE", whole)
-    elif "SLURM_PROCID" in os.environ and _number("SLURM_STEP_NUM_TASKS", 1) > 1:
-        whole = _number("SLURM_STEP_NUM_TASKS", 1)
-        each = _number("SLURM_NTASKS_PER_NODE", 0)
+        whole = _environment_number("WORLD_SIZE", 1)
+        each = _environment_number("LOCAL_WORLD_SIZE", whole)
+    elif "SLURM_PROCID" in os.environ and _environment_number("SLURM_STEP_NUM_TASKS", 1) > 1:
+        whole = _environment_number("SLURM_STEP_NUM_TASKS", 1)
+        each = _environment_number("SLURM_NTASKS_PER_NODE", 0)
         if not each:
-            raise UsageError(f"srun has started {whole} processes, not so many on each machine: --ntasks-per-node.")
+            raise UsageError(
+                f"srun has started {whole} processes but does not state how many run on each machine: "
+                "set --ntasks-per-node."
+            )
     else:
         return None
     return (each, whole // each) if whole % each == 0 else None
 
 
-def _number(variable: str, otherwise: int) -> int:
+def _environment_number(variable: str, default: int) -> int:
     text = os.environ.get(variable, "")
-    return int(text) if text.isascii() and text.isdigit() and int(text) else otherwise
+    return int(text) if text.isascii() and text.isdigit() and int(text) else default
 
 
-def _arithmetic(fabric: Fabric, options: TrainOptions) -> AbstractContextManager[None]:
-    """How CUDA takes float32, in each process for the length of its work."""
+def _float32_context(fabric: Fabric, options: TrainOptions) -> AbstractContextManager[None]:
+    """Set how CUDA multiplies float32 matrices, within the returned context."""
     return float32_products(tf32=_precision(options, fabric.device) == "tf32")
 
 
@@ -237,14 +241,16 @@ def _fabric(options: TrainOptions) -> Fabric:
     precision = _precision(options, device)
     several = options.devices * options.nodes > 1
     if device.type == "mps" and several:
-        raise UsageError("several processes share CPUs or CUDA devices, not mps: take --device cpu.")
+        raise UsageError("several processes can share CPUs or CUDA devices, but not mps: use --device cpu.")
     if device.type == "cuda" and options.devices > torch.cuda.device_count():
-        raise UsageError(f"torch sees {torch.cuda.device_count()} CUDA devices, and --devices asks {options.devices}.")
+        raise UsageError(
+            f"torch finds {torch.cuda.device_count()} CUDA devices, but --devices asks for {options.devices}."
+        )
     if device.index is not None and several:
-        raise UsageError(f"--device {options.device} names one device, and --devices asks for {options.devices}.")
-    method: Any = "popen" if _started_by_others() else "spawn"
+        raise UsageError(f"--device {options.device} names one device, but --devices asks for {options.devices}.")
+    method: Any = "popen" if _is_launched_externally() else "spawn"
     if several and options.nodes == 1:
-        _meet_on_loopback()
+        _use_loopback()
     return Fabric(
         accelerator=device.type,
         devices=[device.index] if device.index is not None else options.devices,
@@ -254,9 +260,9 @@ def _fabric(options: TrainOptions) -> Fabric:
     )
 
 
-def _meet_on_loopback() -> None:
-    """Let the processes of a machine meet on its loopback where its own name leads to none of its addresses, as in a
-    bare container; torch does so too, and each process warns of it."""
+def _use_loopback() -> None:
+    """Let the processes of a machine connect over the loopback device if its host name does not resolve to it, as in a
+    bare container; torch would do so too, with a warning from each process."""
     try:
         socket.create_server((socket.gethostname(), 0)).close()
     except OSError:
@@ -273,14 +279,14 @@ def _precision(options: TrainOptions, device: torch.device) -> str:
     return options.precision
 
 
-def _started_by_others() -> bool:
+def _is_launched_externally() -> bool:
     """Whether torchrun or a scheduler has started a process for each device already."""
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ or ("LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ)
     return torchrun or ("SLURM_NTASKS" in os.environ and "SLURM_PROCID" in os.environ)
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; its gradient is the sum of their gradients."""
+    """Sum a tensor over all processes; the gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -296,37 +302,37 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def joined(part: Tensor) -> Tensor:
-    """The parts (n,) of all processes, in their order: (processes * n,).
+    """Concatenate the parts (n,) of all processes in their order: (processes * n,).
 
-    Gradients flow back to the process that a part came from. There they count once for each process that uses the
-    whole, as the mean over processes wants that follows.
+    Gradients flow back to the process of each part, once for each process that uses the result: the mean of gradients
+    over processes, which follows, needs them so.
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return part
     whole = part.new_zeros(distributed.get_world_size(), len(part))
     whole = whole.index_copy(0, torch.tensor([distributed.get_rank()], device=part.device), part[None])
-    return _sum(whole).flatten()
+    return _sum_over_processes(whole).flatten()
 
 
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` whose statistics in training are those of the joined batch: (N, C, H, W) -> the same.
+    """``nn.BatchNorm2d`` with the statistics of the batch of all processes in training: (N, C, H, W) -> the same.
 
-    All processes must hold equally many pixels.
+    All processes must have the same number of pixels.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        mean = _mean(x.mean((0, 2, 3)))  # (N, C, H, W) -> (C,)
+        mean = _mean_over_processes(x.mean((0, 2, 3)))  # (N, C, H, W) -> (C,)
         centred = x - mean[:, None, None]
-        variance = _mean(centred.square().mean((0, 2, 3)))
+        variance = _mean_over_processes(centred.square().mean((0, 2, 3)))
         count = distributed.get_world_size() * x.numel() // x.shape[1]
-        self._remember(mean.detach(), variance.detach(), count)
+        self._update_running_statistics(mean.detach(), variance.detach(), count)
         scale: Tensor = self.weight / (variance + self.eps).sqrt()
         return centred * scale[:, None, None] + self.bias[:, None, None]
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
@@ -334,17 +340,17 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance * count / max(1, count - 1), self.momentum)
 
 
-def _mean(part: Tensor) -> Tensor:
-    return _sum(part) / distributed.get_world_size()
+def _mean_over_processes(part: Tensor) -> Tensor:
+    return _sum_over_processes(part) / distributed.get_world_size()
 
 
-def _sum(tensor: Tensor) -> Tensor:
+def _sum_over_processes(tensor: Tensor) -> Tensor:
     total: Tensor = _SumOverProcesses.apply(tensor)
     return total
 
 
 def synchronise(network: nn.Module, device: torch.device) -> nn.Module:
-    """Put synchronised normalisations in the place of all others: torch's own on a GPU, ours elsewhere."""
+    """Replace all batch normalisations by synchronised ones: torch's own on a GPU, ours elsewhere."""
     if device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return converted

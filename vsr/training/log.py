@@ -1,4 +1,4 @@
-"""The log of a training run: means over steps, a table on the disk, its curves, and what it comes to at the end."""
+"""The log of a training run: means over steps, ``log.csv`` and TensorBoard events, statistics, and a plot."""
 
 from __future__ import annotations
 
@@ -26,45 +26,45 @@ LOG = "log.csv"
 TENSORBOARD = "tensorboard"
 
 GENERATOR = ("generator_loss", *LOSSES)
-"""The sum that the generator minimises, and its terms, each weighted as it enters the sum."""
+"""The sum that the generator minimises, and its weighted terms."""
 DISCRIMINATOR = ("discriminator_loss", "d_real", "d_fake")
-"""Its loss, and the mean of the sigmoid of its logits for real crops and for upscaled ones."""
+"""The discriminator's loss, and the mean sigmoid of its logits for real and for upscaled crops."""
 QUALITY = ("psnr_y", "ssim_y", "lpips")
-"""On the held-out pictures; in the rows where they were measured."""
+"""Measured on the held-out pictures; empty in other rows."""
 RATE = ("crops_per_second", "learning_rate")
 COLUMNS = ("step", "stage", "stage_step", "seconds", *RATE, *GENERATOR, *DISCRIMINATOR, *QUALITY)
-"""``step``: updates in all. ``stage_step``: updates of this stage. ``seconds``: of this run so far."""
+"""``step``: updates of all stages. ``stage_step``: updates of this stage. ``seconds``: since the run was started."""
 
 COLUMNS_OF_PICTURES = tuple(name for name in COLUMNS if name not in ("charbonnier", *LOSSES_OF_CLIPS))
-"""Those of a log from before there was training on clips, which is continued with the others empty."""
+"""The columns of logs from before training on clips; such a log is continued with the other columns empty."""
 
 GROUPS = {"rate": RATE, "loss": GENERATOR, "discriminator": DISCRIMINATOR, "quality": QUALITY}
 """How the columns are grouped in TensorBoard."""
 
 
 class Averages:
-    """Means of named numbers over steps, kept on their device: adding does not wait for the device."""
+    """Means of named numbers over steps, accumulated on the device: adding does not wait for it."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Take in one step: 0-d tensors, all on one device; a name may be absent from a step.
+        """Add one step: 0-d tensors, all on one device; a name may be missing in a step.
 
         Raises:
-            ValueError: a tensor that is not 0-d.
+            ValueError: a tensor is not 0-d.
         """
         for name, value in values.items():
             if value.ndim:
                 raise ValueError(f"expected a 0-d tensor for {name}, got shape {tuple(value.shape)}")
-            # Copied: a CUDA graph would write its next result into the same memory.
+            # Copied, as a CUDA graph writes its next result into the same memory.
             number = value.detach().to(torch.float32, copy=True)
             self._sums[name] = self._sums[name] + number if name in self._sums else number
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def mean(self) -> dict[str, float]:
-        """The mean of each name over the steps that had it since the last call; waits for the device once."""
+        """Return the mean of each name over its steps since the last call; waits for the device once."""
         if not self._sums:
             return {}
         sums: list[float] = torch.stack(list(self._sums.values())).tolist()
@@ -74,40 +74,40 @@ class Averages:
 
 
 class Log:
-    """``log.csv`` in the folder of a run, and TensorBoard's event files beside it if asked for.
+    """Write ``log.csv`` in the folder of a run, and TensorBoard's event files if requested.
 
-    A row stands for the steps since the row before it. Rows behind ``step``, which a killed run left, are removed, and
-    so is a last line without its end.
+    A row holds the means since the previous row. Opening removes the rows after ``step`` and an incomplete last line,
+    which a killed run may leave.
 
     Args:
-        folder: of the run; exists.
-        step: updates that are done when the log is opened.
+        folder: the folder of the run, which must exist.
+        step: number of updates done when the log is opened.
         tensorboard: also write event files into ``tensorboard/``.
 
     Raises:
-        CheckpointError: the file there is no log of this version.
+        CheckpointError: the existing file is not a log of this version.
         OutputError: it cannot be written.
         UsageError: TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, *, step: int, tensorboard: bool = False) -> None:
         self._path = folder / LOG
-        self._cut(step)
-        # Any, since its methods are untyped.
+        self._truncate(step)
+        # Any, as its methods are untyped.
         self._events: Any = _open_tensorboard(folder / TENSORBOARD, step) if tensorboard else None
 
     def write(self, row: Mapping[str, float | str | None]) -> None:
-        """Append a row and hand it to the disk. A column that is absent or None stays empty.
+        """Append a row. Columns that are missing or None stay empty.
 
         Raises:
-            ValueError: a column that the log does not have, or no step or stage.
+            ValueError: the row has an unknown column, or no step or stage.
             OutputError: it cannot be written.
         """
         if row.get("step") is None or not row.get("stage"):
             raise ValueError(f"a row needs a step and a stage, got {dict(row)}")
         line = _encode(row)
         try:
-            # Opened anew for each row, so that nothing of it waits in a buffer that a killed run would lose.
+            # Opened for each row, so that a killed run loses nothing in a buffer.
             with open(self._path, "a", encoding="utf-8", newline="") as file:
                 file.write(line)
             if self._events is not None:
@@ -119,7 +119,7 @@ class Log:
         """Close the event files.
 
         Raises:
-            OutputError: their last bytes cannot be written.
+            OutputError: they cannot be written.
         """
         events, self._events = self._events, None
         if events is None:
@@ -137,7 +137,7 @@ class Log:
     ) -> None:
         self.close()
 
-    def _cut(self, step: int) -> None:
+    def _truncate(self, step: int) -> None:
         try:
             present = self._path.read_bytes()
         except FileNotFoundError:
@@ -147,7 +147,7 @@ class Log:
         try:
             rows = _decode(present, self._path) if present else []
         except InputError as exc:
-            raise CheckpointError(f"{exc} Move it away, or start anew.") from exc
+            raise CheckpointError(f"{exc} Move it away, or replace the run with --overwrite.") from exc
         kept = ",".join(COLUMNS) + "\n" + "".join(_encode(row) for row in rows if int(row["step"]) <= step)
         if kept.encode() != present:
             write_whole(self._path, kept.encode())
@@ -161,7 +161,7 @@ class Log:
 
 
 def find_tensorboard() -> Any:
-    """TensorBoard's writer.
+    """Return TensorBoard's ``SummaryWriter``.
 
     Raises:
         UsageError: it is not installed.
@@ -181,23 +181,23 @@ def _open_tensorboard(folder: Path, step: int) -> Any:
 
 
 def _encode(row: Mapping[str, float | str | None]) -> str:
-    strange = sorted(set(row) - set(COLUMNS))
-    if strange:
-        raise ValueError(f"the log has no column {', '.join(strange)}")
+    unknown = sorted(set(row) - set(COLUMNS))
+    if unknown:
+        raise ValueError(f"the log has no column {', '.join(unknown)}")
     values = (row.get(name) for name in COLUMNS)
-    return ",".join("" if value is None else _text(value) for value in values) + "\n"
+    return ",".join("" if value is None else _format(value) for value in values) + "\n"
 
 
-def _text(value: float | str) -> str:
+def _format(value: float | str) -> str:
     return str(value) if isinstance(value, (int, str)) else f"{float(value):.7g}"
 
 
 def _decode(content: bytes, path: Path) -> list[dict[str, str]]:
-    """The rows of a log as they are written; a last line without its end, left by a killed run, does not count."""
+    """Parse the rows of a log; an incomplete last line, which a killed run may leave, is ignored."""
     header, *lines = content.decode("utf-8", errors="replace").split("\n")[:-1] or [""]
     columns = tuple(header.split(","))
     if columns not in (COLUMNS, COLUMNS_OF_PICTURES):
-        raise InputError(f"{path} is no training log of this version of vsr: it has other columns.")
+        raise InputError(f"{path} is not a training log of this version of vsr: its columns differ.")
     rows = []
     for number, line in enumerate(lines, 2):
         try:
@@ -210,11 +210,11 @@ def _decode(content: bytes, path: Path) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Rows:
-    """A log that was read.
+    """The rows of a log.
 
     Attributes:
         stages: the stage of each row.
-        values: each other column as float64, (rows,); nan where it is empty.
+        values: each other column as float64 (rows,), nan where it is empty.
     """
 
     stages: tuple[str, ...]
@@ -228,10 +228,10 @@ class Rows:
 
 
 def read_log(path: Path) -> Rows:
-    """Read a log; a last line without its end, left by a killed run, is left out.
+    """Read a log, without an incomplete last line.
 
     Raises:
-        InputError: it cannot be read, is damaged, or is no log of this version.
+        InputError: it cannot be read, is damaged, or is not a log of this version.
     """
     try:
         rows = _decode(path.read_bytes(), path)
@@ -244,11 +244,11 @@ def read_log(path: Path) -> Rows:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of one column over the rows of one stage.
+    """Statistics of one column over the rows of one stage.
 
     Attributes:
-        mean: over the rows.
-        standard_deviation: of the rows, not of the steps that a row is the mean of; 0 for a single row.
+        mean: the mean of the rows.
+        standard_deviation: of the rows, which are means over steps; 0 for a single row.
         minimum: the least row.
         last: the last row.
     """
@@ -260,7 +260,7 @@ class Statistics:
 
 
 def summarise(rows: Rows) -> dict[str, dict[str, Statistics]]:
-    """Stage -> column -> statistics, of the losses and of D(real) and D(fake); what a stage lacks is absent."""
+    """Return stage -> column -> statistics for the losses, D(real) and D(fake); columns without values are absent."""
     summary: dict[str, dict[str, Statistics]] = {}
     for stage in dict.fromkeys(rows.stages):
         inside = np.array([name == stage for name in rows.stages])
@@ -274,7 +274,7 @@ def summarise(rows: Rows) -> dict[str, dict[str, Statistics]]:
 
 
 def summary_table(summary: Mapping[str, Mapping[str, Statistics]]) -> str:
-    """Aligned text without a newline at its end: a line for each stage and column."""
+    """Format statistics as aligned text, a line for each stage and column, without a final newline."""
     lines = [("stage", "quantity", "mean", "std", "min", "last")]
     for stage, columns in summary.items():
         for column, found in columns.items():
@@ -309,26 +309,26 @@ CURVES = {
     "psnr_y": ("PSNR-Y", "tab:blue"),
     "lpips": ("LPIPS", "tab:orange"),
 }
-"""Column of the log -> its name in the legend and its colour."""
+"""Column of the log -> name in the legend and colour."""
 
 
 TITLE_PAD = 28
-"""Points between axes and title; the names of the stages stand there."""
+"""Points between axes and title, where the names of the stages are written."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One row of the picture.
+    """One row of the figure.
 
     Attributes:
-        title: above it.
-        label: of the y axis.
-        columns: what is drawn.
-        logarithmic: the y axis is.
-        measured: values are few, each drawn with a marker and joined across the rows without one.
-        right: columns on a second y axis.
-        right_label: of that axis.
-        marked: a value with a line of its own.
+        title: the title above it.
+        label: the label of the y axis.
+        columns: the columns of the log to draw.
+        logarithmic: whether the y axis is logarithmic.
+        measured: whether values are sparse: drawn with markers and joined across empty rows.
+        right: the columns on a second y axis.
+        right_label: the label of that axis.
+        marked: a value to mark by a horizontal line, or None.
     """
 
     title: str
@@ -362,27 +362,27 @@ PANELS = (
 
 
 def plot_losses(log: Path, target: Path) -> bool:
-    """Draw a log: the whole run on the left, its last third on the right, a row for each subject that has data.
+    """Plot a log: the whole run on the left, its last third on the right, a row for each panel that has data.
 
-    Where rows are many, they are drawn faint under their running mean. On the right the y axes leave out the outermost
-    hundredth of the values at each end, and terms of the generator below a hundredth of the largest.
+    Long logs are drawn faint under their running mean. On the right the y axes exclude the outermost hundredth of the
+    values at each end, and terms of the generator below a hundredth of the largest.
 
     Args:
         log: ``log.csv`` of a run.
-        target: PNG of about 1600 pixels by 350 for each row; replaced.
+        target: the PNG to write or replace, about 1600 pixels by 350 for each row.
 
     Returns:
-        False where the log has less than two rows, or no value; then nothing is written.
+        Whether the figure was written: False if the log has fewer than two rows, or no values.
 
     Raises:
         InputError: the log cannot be read.
-        OutputError: the picture cannot be written.
+        OutputError: the figure cannot be written.
     """
     rows = read_log(log)
     panels = [panel for panel in PANELS if any(_has_data(rows, name) for name in (*panel.columns, *panel.right))]
     if len(rows) < 2 or not panels:
         return False
-    # Only here, since it takes about a second; and without pyplot, which keeps figures and looks for a window system.
+    # Imported here, as it takes about a second, and without pyplot, which keeps figures and looks for a display.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(16, 3.5 * len(panels)), dpi=100, layout="constrained")
@@ -394,7 +394,7 @@ def plot_losses(log: Path, target: Path) -> bool:
         whole.set_title(panel.title, loc="left", pad=TITLE_PAD, fontweight="bold")
         handles = _draw(zoomed, panel, rows, since, outliers=False)
         zoomed.set_title("last third", loc="left", pad=TITLE_PAD)
-        # Above the axes it covers no curve, and over the short title there is room.
+        # Above the axes it covers no curve, and there is room beside the short title.
         place = {"loc": "lower right", "bbox_to_anchor": (1, 1.1), "borderaxespad": 0, "ncols": len(handles)}
         zoomed.legend(handles=handles, **place, frameon=False, fontsize="small", columnspacing=1, handlelength=1.5)
     if _window(rows) > 1:
@@ -410,14 +410,14 @@ def _has_data(rows: Rows, column: str) -> bool:
 
 
 def _draw(axes: Axes, panel: Panel, rows: Rows, since: float, *, outliers: bool) -> list[Line2D]:
-    """One panel from the step ``since`` on; returns a handle for each entry of a legend."""
+    """Draw one panel from the step ``since`` on; returns a handle for each entry of the legend."""
     handles = []
     for side, names in ((axes, panel.columns), (axes.twinx() if panel.right else axes, panel.right)):
         drawn = [name for name in names if _has_data(rows, name)]
         for name in drawn:
-            handles += _curve(side, rows, name, measured=panel.measured)
+            handles += _draw_curve(side, rows, name, measured=panel.measured)
         values = np.concatenate([np.empty(0), *(rows[name][rows["step"] >= since] for name in drawn)])
-        _limit(side, values[np.isfinite(values)], panel, outliers=outliers)
+        _set_y_limits(side, values[np.isfinite(values)], panel, outliers=outliers)
         if panel.right:
             side.set_ylabel(panel.label if side is axes else panel.right_label, color=CURVES[names[0]][1])
             side.yaxis.set_visible(bool(drawn))
@@ -435,17 +435,17 @@ def _draw(axes: Axes, panel: Panel, rows: Rows, since: float, *, outliers: bool)
     return handles
 
 
-def _curve(axes: Axes, rows: Rows, column: str, *, measured: bool) -> list[Line2D]:
+def _draw_curve(axes: Axes, rows: Rows, column: str, *, measured: bool) -> list[Line2D]:
     name, colour = CURVES[column]
     steps, values = rows["step"], rows[column]
     if measured:
         found = np.isfinite(values)
         size = 4 if found.sum() < 150 else 2
         return axes.plot(steps[found], values[found], "o-", color=colour, markersize=size, linewidth=1.2, label=name)
-    # The sum is wide, and under its terms: where it has a single one, both are seen.
+    # The sum is drawn wide and under its terms, so that both are visible if there is a single term.
     width = 3.5 if column == "generator_loss" else 1.4
     lines = []
-    for part in _stages(rows):
+    for part in _stage_slices(rows):
         if _window(rows) > 1:
             axes.plot(steps[part], values[part], color=colour, linewidth=0.7, alpha=0.3)
         marker = "." if len(rows) < 60 or part.stop - part.start == 1 else ""
@@ -458,25 +458,25 @@ def _window(rows: Rows) -> int:
     return max(1, len(rows) // 60)
 
 
-def _stages(rows: Rows) -> Iterator[slice]:
-    """The rows of each stage."""
+def _stage_slices(rows: Rows) -> Iterator[slice]:
+    """Yield the rows of each stage."""
     changes = [index for index in range(1, len(rows)) if rows.stages[index] != rows.stages[index - 1]]
     yield from map(slice, [0, *changes], [*changes, len(rows)])
 
 
 def _running_mean(values: Values, window: int) -> Values:
-    """The mean of up to ``window`` values around each; nan where there is none."""
+    """Return the mean of up to ``window`` values around each value; nan where there is no value."""
     kernel = np.ones(min(window, len(values)))
     found = np.isfinite(values)
     sums = np.convolve(np.where(found, values, 0), kernel, "same")
     return np.where(found, sums / np.maximum(1, np.convolve(found, kernel, "same")), np.nan)
 
 
-def _limit(axes: Axes, values: Values, panel: Panel, *, outliers: bool) -> None:
-    """Scale and range of the y axis for the finite ``values`` in view."""
+def _set_y_limits(axes: Axes, values: Values, panel: Panel, *, outliers: bool) -> None:
+    """Set scale and range of the y axis for the finite ``values`` in view."""
     if not values.size:
         return
-    if panel.logarithmic and values.min() < 0:  # the hinge loss of the generator is of either sign
+    if panel.logarithmic and values.min() < 0:  # the hinge loss of the generator has either sign
         axes.set_yscale("symlog", linthresh=10 ** np.ceil(np.log10(-values.min())))
     elif panel.logarithmic and values.any():
         axes.set_yscale("log")
@@ -492,16 +492,16 @@ def _limit(axes: Axes, values: Values, panel: Panel, *, outliers: bool) -> None:
 
 
 def _mark_stages(axes: Axes, rows: Rows, since: float) -> None:
-    """The name of each stage in view above the axes, and a line where it begins."""
+    """Write the name of each stage in view above the axes, and draw a line where it begins."""
     steps = rows["step"]
     middle = (since + steps[-1]) / 2
-    for number, part in enumerate(_stages(rows)):
+    for number, part in enumerate(_stage_slices(rows)):
         begin = steps[max(0, part.start - 1)]
         if steps[part.stop - 1] <= since:
             continue
         if begin > since:
             axes.axvline(begin, color="grey", linewidth=0.6)
-        # By turns at two heights, since a short stage is narrower than its name.
+        # At two alternating heights, as a short stage is narrower than its name.
         axes.annotate(
             rows.stages[part.start],
             (max(begin, since), 1),

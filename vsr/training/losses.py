@@ -1,6 +1,7 @@
-"""The terms of the training losses. Each is a mean, so that none depends on the size of crops or batches.
+"""The terms of the training losses, the labels of the discriminator, and the schedules of the learning rate.
 
-Adversarial terms take logits, of the discriminator on real and on upscaled crops, and come in three forms:
+Each loss is a mean, so that none depends on the size of crops or batches. Adversarial losses use the discriminator's
+logits of real and of upscaled crops, in three forms:
 
 - ``bce``: binary cross-entropy, non-saturating; Goodfellow et al. 2014, and Ledig et al. 2017, equation 6.
 - ``relativistic``: the average form of Jolicoeur-Martineau 2018 (https://arxiv.org/abs/1807.00734), as in ESRGAN.
@@ -22,37 +23,37 @@ from vsr.training.recipes import Labels
 
 
 def mse(sr: Tensor, hr: Tensor) -> Tensor:
-    """Mean squared error of (N, 3, H, W)."""
+    """Return the mean squared error of (N, 3, H, W)."""
     return functional.mse_loss(sr, hr)
 
 
 def l1(sr: Tensor, hr: Tensor) -> Tensor:
-    """Mean absolute error of (N, 3, H, W)."""
+    """Return the mean absolute error of (N, 3, H, W)."""
     return functional.l1_loss(sr, hr)
 
 
 def charbonnier(sr: Tensor, hr: Tensor) -> Tensor:
-    """Mean of sqrt(error^2 + 1e-6) of (N, 3, H, W): L1 that is smooth below a quarter of a code (Lai et al. 2017)."""
+    """Return the mean of sqrt(error^2 + 1e-6): L1, smooth below a quarter of a code (Lai et al. 2017)."""
     return ((sr - hr).square() + 1e-6).sqrt().mean()
 
 
 def total_variation(image: Tensor) -> Tensor:
-    """Mean squared difference of neighbours, down and across: (N, 3, H, W) -> scalar."""
+    """Return the mean squared difference of neighbours, vertical and horizontal: (N, 3, H, W) -> scalar."""
     down = (image[..., 1:, :] - image[..., :-1, :]).square().mean()
     across = (image[..., :, 1:] - image[..., :, :-1]).square().mean()
     return down + across
 
 
 def artefacts(sr: Tensor, hr: Tensor, average: Tensor) -> Tensor:
-    """Mean absolute error weighted by how likely it is an artefact: Liang et al. 2022, https://arxiv.org/abs/2203.09195.
+    """Return the mean absolute error weighted by the likelihood of artefacts.
 
-    What scatters around a pixel is texture of the wrong kind. Pixels at which the generator is nearer to HR than its
-    moving average count nothing. The weights are given no gradient.
+    After Liang et al. 2022, https://arxiv.org/abs/2203.09195: a large local variance of the error means wrong texture.
+    Pixels where the generator is closer to HR than its moving average have no weight. The weights have no gradient.
 
     Args:
         sr: (N, 3, H, W), H and W at least 4.
         hr: (N, 3, H, W).
-        average: what the moving average of the generator makes of the same LR, likewise.
+        average: (N, 3, H, W), the same LR upscaled by the moving average of the generator.
     """
     with torch.no_grad():
         residual, of_average = ((hr - upscaled).abs().sum(1, keepdim=True) for upscaled in (sr, average))
@@ -65,7 +66,7 @@ def artefacts(sr: Tensor, hr: Tensor, average: Tensor) -> Tensor:
 
 
 def draw_labels(labels: Labels, count: int, random: np.random.Generator) -> Tensor:
-    """What the discriminator is told of ``count`` crops: (count,) float32 in [0, 1], on the CPU."""
+    """Draw the labels of ``count`` crops for the discriminator: (count,) float32 in [0, 1], on the CPU."""
     if labels.kind == "uniform":
         values = random.uniform(labels.low, labels.high, count)
     elif labels.kind == "normal":
@@ -77,12 +78,12 @@ def draw_labels(labels: Labels, count: int, random: np.random.Generator) -> Tens
 
 @dataclass(frozen=True)
 class Adversarial:
-    """One form of the game: what the generator and the discriminator minimise.
+    """One form of the adversarial losses of generator and discriminator.
 
     Attributes:
         generator: (logits of fake, logits of real) -> scalar.
         discriminator: (logits of fake, logits of real, labels of fake, labels of real) -> scalar.
-        compares: whether the generator's loss looks at the logits of real crops, which cost a pass to have.
+        compares: whether the generator's loss uses the logits of real crops, which cost a forward pass.
     """
 
     generator: Callable[[Tensor, Tensor], Tensor]
@@ -127,22 +128,22 @@ ADVERSARIAL: dict[str, Adversarial] = {
 
 
 def constant(step: int, steps: int, milestones: Sequence[float] = ()) -> float:
-    """One, always."""
+    """Return 1 for every step."""
     return 1.0
 
 
 def multi_step(step: int, steps: int, milestones: Sequence[float] = ()) -> float:
-    """A tenth behind each of the ``milestones``, which are shares of ``steps``."""
+    """Multiply by a tenth after each of the ``milestones``, which are shares of ``steps``."""
     return 0.1 ** sum(step >= round(share * steps) for share in milestones)
 
 
 def cosine(step: int, steps: int, milestones: Sequence[float] = ()) -> float:
-    """Falls from one to zero along half a cosine (Loshchilov and Hutter 2017, without restarts)."""
+    """Fall from one to zero along half a cosine (Loshchilov and Hutter 2017, without restarts)."""
     return 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
 
 
 def one_cycle(step: int, steps: int, milestones: Sequence[float] = ()) -> float:
-    """Rises linearly over the first 4 % of ``steps``, then falls to zero along a cosine."""
+    """Rise linearly over the first 4 % of ``steps``, then fall to zero along a cosine."""
     warm_up = max(1, round(0.04 * steps))
     if step < warm_up:
         return (step + 1) / warm_up

@@ -1,7 +1,8 @@
-"""Where training pictures and videos lie, and how large the pictures are.
+"""The pictures and videos to train on: finding them, and drawing crops from the pictures.
 
-Pictures lie in folders and zip archives, which are read in place, some in the layouts of COCO and CelebA; videos lie in
-folders.
+``find_pictures`` searches folders and zip archives, which are read in place, and knows the layouts of COCO and CelebA;
+videos are found in folders only. ``usable_pictures`` checks the sizes. ``PictureSet`` and ``PackedPictures`` decode
+pictures and cut crops; ``prefetch`` prepares batches in threads.
 """
 
 from __future__ import annotations
@@ -38,41 +39,41 @@ from vsr.inference.device import available_memory
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-"""Called with the number of pictures done and of all."""
+"""Called with the number of pictures done and the total."""
 
 _LARGEST_LIST = 64 << 20
-"""Bytes of a list of parts; CelebA's has four million."""
+"""Greatest size of a partition list in bytes; CelebA's has four million."""
 
 _NAMED = 5
-"""Pictures left out for one reason that are named; the others are counted."""
+"""Greatest number of skipped pictures that are named for each reason; the others are counted."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the sources hold, each in the order of the sources, then of the names."""
+    """The content of the sources, ordered by source, then by name."""
 
     training: list[PictureFile]
     validation: list[PictureFile]
-    """What the layout sets aside for that; empty where it sets nothing aside."""
+    """The validation part of the layout; empty if it has none."""
     layout: str
     """``COCO``, ``CelebA``, ``pictures``, ``videos``, or several of them with commas."""
     videos: list[Path] = field(default_factory=list)
-    """Video files, where they are wanted."""
+    """Video files, if requested."""
 
 
 def find_pictures(sources: Sequence[Path], *, videos: bool = False) -> Found:
-    """The pictures among ``sources``: files, zip archives, and folders, which are searched through with their archives.
+    """Find the pictures in ``sources``: files, zip archives, and folders with their subfolders and archives.
 
-    In the layout of COCO (folders train2014 or train2017 beside val2014 or val2017) and of CelebA (img_align_celeba
-    with list_eval_partition) training and validation are told apart, and the pictures for tests left out. Without that
-    all are for training. Hidden files, ``__MACOSX`` and repeats are left out.
+    The layouts of COCO (folders train2014 or train2017 beside val2014 or val2017) and CelebA (img_align_celeba with
+    list_eval_partition) separate training and validation pictures, and test pictures are left out. All other pictures
+    are for training. Hidden files, ``__MACOSX`` and duplicates are left out.
 
     Args:
         sources: files, archives and folders.
-        videos: whether to find video files as well, but in archives; a source may then hold videos alone.
+        videos: whether to find video files outside of archives too; a source may then contain videos only.
 
     Raises:
-        TrainingDataError: a source does not exist or holds nothing wanted; an archive is damaged or encrypted.
+        TrainingDataError: a source does not exist or contains nothing usable; an archive is damaged or encrypted.
     """
     training: list[PictureFile] = []
     validation: list[PictureFile] = []
@@ -80,7 +81,7 @@ def find_pictures(sources: Sequence[Path], *, videos: bool = False) -> Found:
     clips: dict[str, Path] = {}
     seen: set[str] = set()
     for source in sources:
-        files = sorted(_listing(source), key=lambda file: file.relative.split("/"))
+        files = sorted(_list_source(source), key=lambda file: file.relative.split("/"))
         found_clips = list(_videos(source)) if videos else []
         if not files and not found_clips:
             kinds = "pictures and no videos" if videos else "pictures"
@@ -101,7 +102,7 @@ def find_pictures(sources: Sequence[Path], *, videos: bool = False) -> Found:
 
 
 def _unseen(files: Sequence[PictureFile], seen: set[str]) -> list[PictureFile]:
-    """The files that are not in ``seen``, which takes them up."""
+    """Return the files that are not in ``seen``, and add them to it."""
     folders: dict[Path, str] = {}
     unseen = []
     for file in files:
@@ -118,13 +119,13 @@ def _unseen(files: Sequence[PictureFile], seen: set[str]) -> list[PictureFile]:
 def usable_pictures(
     files: Sequence[PictureFile], *, min_size: int, workers: int, progress: Progress | None = None
 ) -> tuple[dict[PictureFile, tuple[int, int]], Counter[str]]:
-    """The pictures that are large enough, by their headers alone; the first of the others are warned of by name.
+    """Select the pictures that are large enough by their headers; warn of the first of the others by name.
 
     Args:
         files: the pictures.
         min_size: least length of either edge in pixels.
-        workers: threads that read headers.
-        progress: called with the number of pictures done and of all.
+        workers: number of threads that read headers.
+        progress: called with the number of pictures done and the total.
 
     Returns:
         (height, width) of each usable picture in order, and how many are "damaged" or "too small".
@@ -135,17 +136,17 @@ def usable_pictures(
     usable, left_out, largest = {}, Counter[str](), (0, 0)
     for file, size in zip(files, _read_sizes(files, workers, progress), strict=True):
         if isinstance(size, InputError):
-            why, words = "damaged", str(size)
+            kind, reason = "damaged", str(size)
         elif min(size) < min_size:
-            why, words = "too small", f"{file.name} is {size[1]}x{size[0]}, smaller than {min_size}"
+            kind, reason = "too small", f"{file.name} is {size[1]}x{size[0]}, smaller than {min_size}"
             largest = max(largest, size, key=lambda size: (min(size), max(size)))
         else:
             usable[file] = size
             continue
-        left_out[why] += 1
-        if left_out[why] <= _NAMED:
-            logger.warning("left out: %s", words)
-    counts = ", ".join(f"{count} {why}" for why, count in sorted(left_out.items()))
+        left_out[kind] += 1
+        if left_out[kind] <= _NAMED:
+            logger.warning("left out: %s", reason)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
     if not usable:
         smaller = f"; the largest of these is {largest[1]}x{largest[0]}, so choose a smaller --crop-size" * any(largest)
         raise TrainingDataError(f"none of the {len(files)} pictures can be used: {counts}{smaller}.")
@@ -164,14 +165,14 @@ def _read_sizes(
             return exc
 
     with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(files), 256):  # a chunk at a time, so that an interrupt ends it soon
+        for start in range(0, len(files), 256):  # in chunks, so that an interrupt is quick
             chunk = files[start : start + 256]
             yield from pool.map(read, chunk)
             if progress is not None:
                 progress(start + len(chunk), len(files))
 
 
-def _listing(source: Path) -> Iterator[PictureFile]:
+def _list_source(source: Path) -> Iterator[PictureFile]:
     if source.is_dir():
         yield from _in_folder(source)
     elif not source.exists():
@@ -184,7 +185,7 @@ def _listing(source: Path) -> Iterator[PictureFile]:
 
 
 def _videos(source: Path) -> Iterator[Path]:
-    """The video files of a source, in the order of their names."""
+    """Yield the video files of a source, ordered by name."""
     endings = _video_endings()
     if not source.is_dir():
         yield from [source] * (source.suffix.lower() in endings)
@@ -194,10 +195,10 @@ def _videos(source: Path) -> Iterator[Path]:
 
 
 def _video_endings() -> frozenset[str]:
-    # Here, so that training on pictures needs no PyAV.
+    # Imported here, so that training on pictures needs no PyAV.
     from vsr.media.formats import VIDEO_ENDINGS
 
-    return VIDEO_ENDINGS - {".gif"}  # of few colours
+    return VIDEO_ENDINGS - {".gif"}  # has few colours
 
 
 def _in_folder(folder: Path) -> Iterator[PictureFile]:
@@ -208,11 +209,11 @@ def _in_folder(folder: Path) -> Iterator[PictureFile]:
             if ending in ENDINGS:
                 yield PictureFile(here / name, relative=str(below / name))
             elif ending == ".zip":
-                yield from _in_packed_folder(here / name, below)
+                yield from _in_archive_of_folder(here / name, below)
 
 
 def _folders(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """A folder and all below it that are visible, each once, with the names of their visible files."""
+    """Yield a folder and its visible subfolders, each once, with the names of their visible files."""
 
     def refuse(error: OSError) -> None:
         raise TrainingDataError(f"cannot read the folder {error.filename}: {error.strerror}.") from error
@@ -228,14 +229,14 @@ def _folders(folder: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(here), list(filter(_is_visible, names))
 
 
-def _in_packed_folder(archive: Path, below: PurePosixPath) -> Iterator[PictureFile]:
-    """The pictures of an archive that lies in a folder, named as if it were unpacked there."""
+def _in_archive_of_folder(archive: Path, below: PurePosixPath) -> Iterator[PictureFile]:
+    """Yield the pictures of an archive in a folder, named as if it were unpacked there."""
     members = _members(archive)
     if not members:
         return
     first = members[0].filename
     if (archive.parent / first).exists() or (archive.parent / archive.stem / first).exists():
-        logger.info("left out: %s, which is unpacked beside it", archive)
+        logger.info("left out: %s, which is already unpacked beside it", archive)
         return
     if {info.filename.split("/")[0] for info in members} != {archive.stem}:
         below = below / archive.stem
@@ -244,21 +245,22 @@ def _in_packed_folder(archive: Path, below: PurePosixPath) -> Iterator[PictureFi
 
 
 def _members(archive: Path) -> list[ZipInfo]:
-    """The pictures of an archive."""
+    """List the pictures of an archive."""
     try:
         with open(archive, "rb", opener=files_only) as file, ZipFile(file) as opened:
             infos = {info.filename: info for info in opened.infolist()}
     except OSError as exc:
         raise TrainingDataError(f"cannot read {archive}: {exc.strerror}.") from exc
     except (BadZipFile, NotImplementedError, struct.error) as exc:
-        raise TrainingDataError(f"{archive} is no zip archive, or a damaged one: fetch it again or remove it.") from exc
+        reason = "is not a zip archive or is damaged: download it again or remove it"
+        raise TrainingDataError(f"{archive} {reason}.") from exc
     pictures = [
         info
         for name, info in infos.items()
         if os.path.splitext(name)[1].lower() in ENDINGS and all(map(_is_visible, name.split("/")))
     ]
     if any(info.flag_bits & 1 for info in pictures):
-        raise TrainingDataError(f"{archive} is encrypted: unpack it, and name the folder instead.")
+        raise TrainingDataError(f"{archive} is encrypted: unpack it and give the folder instead.")
     return pictures
 
 
@@ -271,16 +273,16 @@ def _is_visible(name: str) -> bool:
 
 
 class _Parts(NamedTuple):
-    """The pictures of a source as a layout sees them."""
+    """The pictures of a source, split by a layout."""
 
     train: list[PictureFile]
     validate: list[PictureFile]
     others: list[PictureFile]
-    """Outside of the layout."""
+    """Pictures outside of the layout."""
 
 
 def _split(files: Sequence[PictureFile]) -> Found:
-    """The pictures of one source by the layouts in it, which may lie side by side."""
+    """Split the pictures of one source by the layouts in it; there may be several."""
     split = Found([], [], "")
     layouts = []
     others = list(files)
@@ -306,7 +308,7 @@ def _coco(files: Sequence[PictureFile]) -> _Parts:
     matches = [_COCO_PART.match(file.relative) for file in files]
     for found in filter(None, matches):
         parts.setdefault(found[1], set()).add(found[2])
-    # All in the scope of a home belongs to COCO: masks, as in stuffthingmaps/train2017, are PNG files as well.
+    # All files within the scope of a home belong to COCO: masks, as in stuffthingmaps/train2017, are PNG files too.
     scopes = {home: home.removesuffix("images/") for home, names in parts.items() if {"train", "val"} <= names}
     homes: dict[str, str] = {}
     for home, scope in sorted(scopes.items(), key=lambda pair: (len(pair[1]), len(pair[0]))):
@@ -324,7 +326,7 @@ def _coco(files: Sequence[PictureFile]) -> _Parts:
 _CELEBA_FOLDERS = ("img_align_celeba", "img_align_celeba_png")
 _CELEBA_ARCHIVES = (*_CELEBA_FOLDERS, "celeba")
 _PARTITIONS = tuple(f"{folder}list_eval_partition.{ending}" for folder in ("", "Eval/") for ending in ("txt", "csv"))
-"""Where torchvision has it, where the authors of CelebA do, and Kaggle's tables."""
+"""The partition lists of torchvision, of the authors of CelebA, and of Kaggle."""
 
 
 def _celeba(files: Sequence[PictureFile]) -> _Parts:
@@ -336,7 +338,7 @@ def _celeba(files: Sequence[PictureFile]) -> _Parts:
     for (path, member), pictures in homes.items():
         partition = _celeba_partition(path, member)
         for file in pictures:
-            # By the stem, as the list names JPEG files where the pictures may be PNG.
+            # By the stem, as the list names JPEG files while the pictures may be PNG.
             part = partition.get(PurePosixPath(file.relative).stem, 0)
             if part < 2:
                 (split.validate if part else split.train).append(file)
@@ -344,7 +346,7 @@ def _celeba(files: Sequence[PictureFile]) -> _Parts:
 
 
 def _celeba_home(file: PictureFile) -> tuple[Path, str] | None:
-    """The folder of the faces, as (folder on disk, "") or (archive, folder inside)."""
+    """Return the folder of the faces as (folder on disk, "") or (archive, folder inside); None if there is none."""
     path = file.path.absolute()
     folders = file.member.split("/")[:-1] if file.member else list(path.parts[:-1])
     for depth, folder in enumerate(folders):
@@ -355,7 +357,7 @@ def _celeba_home(file: PictureFile) -> tuple[Path, str] | None:
 
 
 def _celeba_partition(path: Path, member: str) -> dict[str, int]:
-    """Stem of a picture -> 0 training, 1 validation, 2 test; empty where there is no list."""
+    """Read the partition: stem of a picture -> 0 training, 1 validation, 2 test; empty if there is no list."""
     if path.is_file():
         inside = PurePosixPath(member)
         with ZipFile(path) as archive:
@@ -370,7 +372,7 @@ def _celeba_partition(path: Path, member: str) -> dict[str, int]:
         for name in _PARTITIONS:
             if (up / name).is_file():
                 return _parse_partition((up / name).read_text(encoding="utf-8", errors="replace"), str(up / name))
-    logger.info("no list_eval_partition.txt near %s: all of its pictures are for training", path)
+    logger.info("no list_eval_partition.txt near %s: all of its pictures are used for training", path)
     return {}
 
 
@@ -378,10 +380,10 @@ def _parse_partition(text: str, name: str) -> dict[str, int]:
     partition = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.replace(",", " ").split()
-        if not words or words[-1] == "partition":  # the head of Kaggle's table
+        if not words or words[-1] == "partition":  # the header of Kaggle's table
             continue
         if len(words) != 2 or words[1] not in ("0", "1", "2"):
-            raise TrainingDataError(f"{name}, line {number}: a picture and 0, 1 or 2 belong there, got {line[:80]!r}.")
+            raise TrainingDataError(f"{name}, line {number}: expected a picture and 0, 1 or 2, got {line[:80]!r}.")
         partition[PurePosixPath(words[0]).stem] = int(words[1])
     return partition
 
@@ -392,15 +394,15 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Where the crops of a batch, or of a part of it, lie: arrays with an entry for each.
+    """The positions and orientations of the crops of a batch or a part of it: arrays with an entry for each crop.
 
-    A crop is mirrored first, its rows (top and bottom exchanged) or columns (left and right) or both, then transposed.
+    A crop is mirrored first: its rows (top and bottom exchanged), columns (left and right) or both; then transposed.
     """
 
     crop_size: int
     """Edge in pixels."""
     picture: Numbers
-    """Numbers in the set of pictures."""
+    """Numbers of the pictures in the set."""
     top: Numbers
     left: Numbers
     flip_rows: Flags
@@ -411,32 +413,32 @@ class Draws:
         return len(self.picture)
 
     def __getitem__(self, part: slice) -> Draws:
-        """A part of the batch."""
+        """Return a part of the batch."""
         return Draws(self.crop_size, *(getattr(self, field.name)[part] for field in fields(self)[1:]))
 
 
 class PictureSet:
-    """Pictures to draw crops from. Safe from several threads.
+    """Pictures to draw crops from. Thread-safe.
 
-    Pictures that are smaller than a crop or whose header cannot be read are left out, with a warning. Damage further
-    inside shows when a picture is first decoded; the next one that can be decoded then stands in for it, wherever it is
-    drawn, so that a run draws the same whenever the damage is met.
+    Pictures that are smaller than a crop or whose header cannot be read are left out, with a warning. Other damage is
+    found when a picture is first decoded; the next one that can be decoded then always replaces it, so that the draws
+    of a run do not depend on when the damage is found.
 
     Args:
-        files: where the pictures lie.
-        min_size: pictures with an edge shorter than this are left out, in pixels.
-        workers: threads that read headers.
-        cache_bytes: memory for decoded pictures, which are kept as they are drawn; None takes half of what is free.
+        files: the picture files.
+        min_size: least length of either edge in pixels; smaller pictures are left out.
+        workers: number of threads that read headers.
+        cache_bytes: memory for decoded pictures, which are cached when drawn; None means half of the free memory.
         progress: called as headers are read.
 
     Attributes:
-        files: those that are used.
+        files: the files that are used.
         sizes: (n, 2) int32, height and width in pixels.
-        left_out: how many are not, as "damaged" and as "too small".
+        left_out: numbers of files that are not used, by "damaged" and "too small".
         cache_bytes: as above; may be changed.
 
     Raises:
-        TrainingDataError: no picture is left.
+        TrainingDataError: no picture is usable.
     """
 
     def __init__(
@@ -454,7 +456,7 @@ class PictureSet:
         self.files, self.sizes = list(usable), np.array(list(usable.values()), np.int32)
         self._reduce_to(range(len(self)))
         self._lock = threading.Lock()
-        # By file, not by number, so that pictures that are held out can share them.
+        # By file, not by number, so that the held-out set can share them.
         self._cache: dict[PictureFile, Picture] = {}
         self._cached_bytes = [0]
         self._damaged: set[PictureFile] = set()
@@ -465,7 +467,7 @@ class PictureSet:
         self._area_ends = np.cumsum(np.prod(self.sizes, axis=1, dtype=np.int64))
 
     def hold_out(self, count: int) -> PictureSet:
-        """Take ``count`` pictures, evenly spread over the set, out of it into one of their own; at most all."""
+        """Move ``count`` pictures, evenly spread over the set, into a new set; at most all."""
         count = min(count, len(self))
         chosen = {number * len(self) // count for number in range(count)}
         held_out = copy.copy(self)
@@ -475,7 +477,7 @@ class PictureSet:
         return held_out
 
     def fingerprint(self) -> str:
-        """16 hex digits that name the pictures: their names below the sources, and their sizes, in order."""
+        """Return 16 hex digits that identify the pictures: relative names and sizes, in order."""
         listed = "".join(f"{file.relative}\0{h}x{w}\n" for file, (h, w) in zip(self.files, self.sizes, strict=True))
         return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()[:16]
 
@@ -483,23 +485,23 @@ class PictureSet:
         return len(self.files)
 
     def __getitem__(self, number: int) -> Picture:
-        """The picture of a number, or the one that stands in for it. (H, W, 3) uint8 RGB, not to be written to."""
-        return self.stand_in(range(len(self))[number])[1]
+        """Return picture ``number`` or its replacement: (H, W, 3) uint8 RGB. Do not modify."""
+        return self.first_usable(range(len(self))[number])[1]
 
     def at_pixel(self, share: float) -> int:
-        """The number of the picture with the pixel that lies at a share, in [0, 1), of all pixels of the set."""
+        """Return the number of the picture with the pixel at a share, in [0, 1), of all pixels of the set."""
         return int(np.searchsorted(self._area_ends, int(share * int(self._area_ends[-1])), side="right"))
 
-    def stand_in(self, number: int, *, keep: bool = True) -> tuple[int, Picture]:
-        """The first picture from ``number`` on, and from the start again, that is not damaged, and its number.
+    def first_usable(self, number: int, *, keep: bool = True) -> tuple[int, Picture]:
+        """Return the first undamaged picture from ``number`` on, continuing at the start of the set, and its number.
 
         Args:
-            number: of the picture wanted.
-            keep: whether it may go into the cache.
+            number: number of the requested picture.
+            keep: whether the picture may be cached.
 
         Raises:
             InputError: the file cannot be read.
-            TrainingDataError: all are damaged.
+            TrainingDataError: all pictures are damaged.
         """
         for found in chain(range(number, len(self)), range(number)):
             file = self.files[found]
@@ -510,25 +512,25 @@ class PictureSet:
                     self._keep(file, picture)
             if picture is not None:
                 return found, picture
-        raise TrainingDataError(f"all {len(self)} pictures are damaged behind their headers. Choose other pictures.")
+        raise TrainingDataError(f"all {len(self)} pictures are damaged after their headers. Choose other pictures.")
 
     def _decode(self, number: int) -> Picture | None:
-        """A picture; None where it is damaged, which is noted."""
+        """Decode a picture; None if it is damaged, which is recorded."""
         file, (height, width) = self.files[number], self.sizes[number]
         try:
             picture = decode_picture(file.read(), file.name)
             if picture.shape[:2] == (height, width):
                 return picture
-            words = f"{file.name} is {picture.shape[1]}x{picture.shape[0]}, where its header says {width}x{height}"
+            reason = f"{file.name} is {picture.shape[1]}x{picture.shape[0]}, but its header says {width}x{height}"
         except InputError as exc:
-            if getattr(exc.__cause__, "errno", None) is not None:  # of a disk that has gone: no reason to go on without
+            if getattr(exc.__cause__, "errno", None) is not None:  # the disk is gone: do not continue without the file
                 raise
-            words = str(exc)
+            reason = str(exc)
         with self._lock:
             if file not in self._damaged:
                 self._damaged.add(file)
                 self.left_out["damaged"] += 1
-                logger.warning("left out, the next picture takes its place: %s", words)
+                logger.warning("left out and replaced by the next picture: %s", reason)
         return None
 
     def _keep(self, file: PictureFile, picture: Picture) -> None:
@@ -551,10 +553,10 @@ class PictureSet:
         rotations: bool = False,
         transposes: bool = False,
     ) -> Draws:
-        """Where the crops of the batch of one step lie; see :class:`vsr.training.recipes.Recipe` for the options.
+        """Draw the crops of the batch of one step; see :class:`vsr.training.recipes.Recipe` for the options.
 
-        ``by-picture`` numbers all pictures that the run draws: the one numbered k is that at position k % n of a
-        permutation of all n, drawn anew for each k // n.
+        With ``by-picture``, draw number k of the run is the picture at position k % n of a permutation of all n
+        pictures, which is new for each k // n.
         """
         if crop_size > self.min_size or batch_size % crops_per_picture:
             limits = f"crop_size at most {self.min_size}, batch_size a multiple of crops_per_picture"
@@ -568,14 +570,14 @@ class PictureSet:
             picture = _in_passes(len(self), seed, step * items + np.arange(items))
         picture = np.repeat(picture, crops_per_picture)
         room = self.sizes[picture].astype(np.int64) - crop_size
-        place = room // 2 if crop == "centre" else random.integers(room + 1)
+        corner = room // 2 if crop == "centre" else random.integers(room + 1)
         flipped_rows, flipped_columns, transposed = random.integers(2, size=(3, batch_size), dtype=np.uint8) > 0
         turns = random.integers(4, size=batch_size) * rotations
         return Draws(
             crop_size=crop_size,
             picture=picture,
-            top=place[:, 0],
-            left=place[:, 1],
+            top=corner[:, 0],
+            left=corner[:, 1],
             # A quarter turn to the left mirrors the columns, then transposes; one to the right mirrors the rows.
             flip_rows=(flipped_rows & flips) ^ (turns >= 2),
             flip_columns=(flipped_columns & flips) ^ ((turns == 1) | (turns == 2)),
@@ -583,11 +585,11 @@ class PictureSet:
         )
 
     def steps_per_epoch(self, batch_size: int, crops_per_picture: int = 1) -> int:
-        """Batches in which each picture is drawn once, if by picture; the last may reach into the next epoch."""
+        """Return the number of batches that draw each picture once with ``by-picture``, rounded up."""
         return -(-len(self) * crops_per_picture // batch_size)
 
     def crops(self, draws: Draws, crop_size: int) -> Tensor:
-        """Cut the crops out. (N, 3, crop_size, crop_size) uint8 RGB in main memory; ``crop_size`` as it was drawn."""
+        """Cut out the crops: (N, 3, crop_size, crop_size) uint8 RGB in main memory; ``crop_size`` as in ``draws``."""
         _check_crop(draws, crop_size)
         batch = np.empty((len(draws), crop_size, crop_size, 3), np.uint8)
         for number, view in self._views(draws, crop_size):
@@ -595,9 +597,9 @@ class PictureSet:
         return torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
 
     def regions(self, draws: Draws, size: int) -> list[Picture]:
-        """Cut out what lies around the crops: (H, W, 3) uint8 RGB with edges of ``size``, or less in smaller pictures.
+        """Cut out regions around the crops: (H, W, 3) uint8 RGB with edges of ``size``, or less in smaller pictures.
 
-        The crop lies in the middle, or off it near an edge of the picture; mirrored and transposed as it is.
+        The crop is in the middle, or off it near an edge of the picture; regions are mirrored and transposed like it.
         """
         regions: list[Picture] = [np.empty(0, np.uint8)] * len(draws)
         for number, view in self._views(draws, size):
@@ -605,13 +607,13 @@ class PictureSet:
         return regions
 
     def _views(self, draws: Draws, size: int) -> Iterator[tuple[int, Picture]]:
-        """(number of the crop, oriented view of it with edges of ``size``), each picture decoded once."""
+        """Yield (number of the crop, oriented view of it with edges of ``size``); each picture is decoded once."""
         for drawn in np.unique(draws.picture):
             mine = np.flatnonzero(draws.picture == drawn)
             picture = self[int(drawn)]
             margin = (size - draws.crop_size) // 2
             corners = np.stack([draws.top[mine], draws.left[mine]], 1) - margin
-            # Also brings a crop into a smaller picture that stands in for the one drawn.
+            # Also moves a crop into a smaller picture that replaces the drawn one.
             corners = corners.clip(0, np.maximum(0, np.array(picture.shape[:2]) - size))
             for number, (top, left) in zip(mine, corners, strict=True):
                 view = picture[top : top + size, left : left + size]
@@ -621,12 +623,12 @@ class PictureSet:
 
 
 class PackedPictures:
-    """All pictures of a set decoded into one tensor on a device, where crops are cut by one gather.
+    """All pictures of a set decoded into one tensor on a device, where one gather cuts all crops.
 
     Args:
-        pictures: the set; damaged ones are stood in for as there.
-        device: where they go; ``bytes_needed`` must be free there.
-        workers: threads that decode.
+        pictures: the set; damaged pictures are replaced as in it.
+        device: the device of the tensor, with ``bytes_needed`` free.
+        workers: number of threads that decode.
         progress: called as pictures are decoded.
     """
 
@@ -635,12 +637,12 @@ class PackedPictures:
     ) -> None:
         self._sizes = pictures.sizes
         self._starts = np.concatenate([[0], 3 * np.cumsum(np.prod(self._sizes, axis=1, dtype=np.int64))])
-        self._stand_ins = np.arange(len(pictures))
+        self._replacements = np.arange(len(pictures))
         self._bytes = torch.empty(int(self._starts[-1]), dtype=torch.uint8, device=device)
-        decode = partial(pictures.stand_in, keep=False)
+        decode = partial(pictures.first_usable, keep=False)
         with closing(prefetch(decode, range(len(pictures)), workers=workers)) as decoded:
             for number, (found, picture) in enumerate(decoded):
-                self._stand_ins[number] = found
+                self._replacements[number] = found
                 if found == number:
                     place = self._bytes[self._starts[number] : self._starts[number + 1]]
                     place.copy_(torch.from_numpy(picture).flatten())
@@ -649,13 +651,13 @@ class PackedPictures:
 
     @staticmethod
     def bytes_needed(pictures: PictureSet) -> int:
-        """Bytes of all pictures of a set."""
+        """Return the number of bytes of all pictures of a set."""
         return 3 * int(np.prod(pictures.sizes, axis=1, dtype=np.int64).sum())
 
     def crops(self, draws: Draws, crop_size: int) -> Tensor:
-        """As ``PictureSet.crops``, bit for bit, but on the device."""
+        """Cut out crops on the device, equal to those of ``PictureSet.crops``."""
         _check_crop(draws, crop_size)
-        found = self._stand_ins[draws.picture]
+        found = self._replacements[draws.picture]
         height, width = self._sizes[found].astype(np.int64).T
         edge = np.arange(crop_size)
         rows = np.where(draws.flip_rows[:, None], edge[::-1], edge) + np.minimum(draws.top, height - crop_size)[:, None]
@@ -676,7 +678,7 @@ def _check_crop(draws: Draws, crop_size: int) -> None:
 
 
 def _in_passes(count: int, seed: int, numbers: Numbers) -> Numbers:
-    """The pictures, of ``count``, that the running numbers stand for."""
+    """Return the pictures, of ``count``, for numbers of draws in passes over all pictures."""
     passes = numbers // count
     pictures = np.empty_like(numbers)
     for number in np.unique(passes):
@@ -687,7 +689,7 @@ def _in_passes(count: int, seed: int, numbers: Numbers) -> Numbers:
 
 @lru_cache(maxsize=4)
 def _permutation(count: int, seed: int, number: int) -> Numbers:
-    # The third word keeps it apart from the draws of a step of the same number.
+    # The third word separates it from the draws of the step with the same number.
     return np.random.default_rng([seed, number, 1]).permutation(count)
 
 
@@ -695,9 +697,9 @@ Item = TypeVar("Item")
 
 
 def prefetch(make: Callable[[int], Item], steps: range, *, workers: int) -> Generator[Item, None, None]:
-    """``make(step)`` for each step in order, computed by threads a few steps ahead of the consumer."""
-    torch.get_num_threads()  # settled here first, or the setting of the workers would become everyone's
-    # Crops are small: shared out among torch's own threads, each operation would wait for the slowest of them.
+    """Yield ``make(step)`` for each step in order; threads compute it a few steps ahead of the consumer."""
+    torch.get_num_threads()  # initialised here, or the setting of the workers would apply to all threads
+    # Crops are small: split over torch's own threads, each operation would wait for the slowest of them.
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         depth = 2 * workers
         pending = [pool.submit(make, step) for step in steps[:depth]]

@@ -1,4 +1,4 @@
-"""What a run says of itself: strips of held-out pictures, and the card of its weights."""
+"""The report of a run: strips of held-out pictures, the metadata of its weights, and its card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vsr.training.recipes import LOSSES, STAGES, Recipe, Stage, StageName
 from vsr.training.step import Quality, TrainState
 
 LARGEST = 256
-"""HR pixels of a picture that are shown, each way."""
+"""Greatest edge of the part of a picture that is shown, in HR pixels."""
 GAP = 4
 HEADER = 28
 """Height of the line of labels in pixels."""
@@ -34,22 +34,22 @@ Strip = npt.NDArray[np.uint8]
 
 
 def sample_strip(lr: Sequence[Tensor], sr: Sequence[Tensor], hr: Sequence[Tensor], *, step: int) -> Strip:
-    """Pictures one below the other, each as LR (pixels repeated), bicubic, SR and HR side by side under their names.
+    """Draw pictures one below the other, each as LR (pixels repeated), bicubic, SR and HR side by side with labels.
 
-    Of a large picture the middle is shown, at most 256 pixels of HR each way. Smaller ones are padded to the right and
-    below. No pixel is interpolated but by bicubic.
+    The middle of large pictures is shown, at most 256x256 HR pixels. Smaller ones are padded to the right and below.
+    Only the bicubic panel is interpolated.
 
     Args:
         lr: uint8 tensors (3, h, w), at least one.
-        sr: uint8 tensors (3, s*h, s*w), as many.
-        hr: uint8 tensors (3, s*h, s*w), as many.
-        step: written over SR.
+        sr: as many uint8 tensors (3, s*h, s*w).
+        hr: as many uint8 tensors (3, s*h, s*w).
+        step: the step in the label of SR.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: no pictures, or shapes or dtypes that do not belong together.
+        ValueError: there are no pictures, or shapes or dtypes do not match.
     """
     if not lr:
         raise ValueError("a strip needs at least one picture")
@@ -86,17 +86,17 @@ def write_samples(path: Path, lr: Sequence[Tensor], sr: Sequence[Tensor], hr: Se
 
 
 def _panels(lr: Tensor, sr: Tensor, hr: Tensor) -> tuple[Strip, Strip, Strip, Strip]:
-    """LR enlarged, bicubic, SR, HR of the middle of a picture: four of one size, (H, W, 3)."""
+    """Return LR enlarged, bicubic, SR and HR of the middle of a picture: four panels (H, W, 3) of one size."""
     for tensor in (lr, sr, hr):
         if tensor.dtype != torch.uint8 or tensor.ndim != 3 or tensor.shape[0] != 3:
             raise ValueError(f"expected uint8 tensors (3, H, W), got {tensor.dtype} {tuple(tensor.shape)}")
     rows, columns = lr.shape[-2:]
     scale = hr.shape[-2] // rows
     if sr.shape != hr.shape or tuple(hr.shape[-2:]) != (scale * rows, scale * columns):
-        raise ValueError(f"the shapes do not belong together: {[tuple(t.shape) for t in (lr, sr, hr)]}")
-    # The whole picture is resized before it is cut, so that no edge shows where it has none.
+        raise ValueError(f"the shapes do not match: {[tuple(t.shape) for t in (lr, sr, hr)]}")
+    # The whole picture is resized before it is cut, so that the cut adds no edge.
     bicubic = resize_bicubic(lr.cpu().float(), scale * rows, scale * columns).round_().clamp_(0, 255).byte()
-    shown = _middle(lr.cpu(), max(1, LARGEST // scale))
+    shown = _crop_middle(lr.cpu(), max(1, LARGEST // scale))
     nearest = shown.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
     top, left = ((whole - part) // 2 * scale for whole, part in zip(lr.shape[-2:], shown.shape[-2:], strict=True))
     height, width = nearest.shape[-2:]
@@ -105,7 +105,7 @@ def _panels(lr: Tensor, sr: Tensor, hr: Tensor) -> tuple[Strip, Strip, Strip, St
     return panels[0], panels[1], panels[2], panels[3]
 
 
-def _middle(picture: Tensor, size: int) -> Tensor:
+def _crop_middle(picture: Tensor, size: int) -> Tensor:
     top, left = (max(0, length - size) // 2 for length in picture.shape[-2:])
     return picture[:, top : top + size, left : left + size]
 
@@ -113,22 +113,23 @@ def _middle(picture: Tensor, size: int) -> Tensor:
 def _text_width(text: str) -> int:
     return int(cv2.getTextSize(text, FONT, FONT_SCALE, 1)[0][0]) + 4
 
+
 CARD = "card.md"
 MEASUREMENTS = 12
-"""How many measurements of a run its card shows at most."""
+"""Greatest number of measurements on the card of a run."""
 
 
 @dataclass(frozen=True)
 class RunDetails:
-    """What a run is made on.
+    """Data and hardware of a run.
 
     Attributes:
-        pictures: how many are trained on.
-        held_out: how many pictures, or clips, are measured on.
-        layout: how they lie: a folder, COCO, CelebA.
-        fingerprint: of the pictures.
-        hardware: the device and how many of it.
-        videos: how many are trained on.
+        pictures: number of training pictures.
+        held_out: number of held-out pictures or clips.
+        layout: layout of the data, such as COCO or CelebA.
+        fingerprint: fingerprint of the pictures.
+        hardware: name and number of the devices.
+        videos: number of training videos.
     """
 
     pictures: int
@@ -144,7 +145,7 @@ class RunDetails:
 
 
 def hardware(device: torch.device, processes: int) -> str:
-    """A device by its name."""
+    """Return the name of a device, with the number of processes and of CPU threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     return f"{processes} x {name}{threads}" if processes > 1 else f"{name}{threads}"
@@ -159,9 +160,11 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def about(state: TrainState, options: TrainOptions, facts: RunDetails, quality: Quality | None) -> dict[str, str]:
-    """Texts for the metadata of a weights file."""
-    stages = {name: _stage(state.recipe.stage(name)) for name in _stages_behind(state)}
+def weights_metadata(
+    state: TrainState, options: TrainOptions, details: RunDetails, quality: Quality | None
+) -> dict[str, str]:
+    """Return the texts for the metadata of a weights file."""
+    stages = {name: _stage(state.recipe.stage(name)) for name in _stages_so_far(state)}
     training = {
         "stage": state.stage,
         "step": state.step,
@@ -171,25 +174,25 @@ def about(state: TrainState, options: TrainOptions, facts: RunDetails, quality: 
         "degradation": "clip" if state.recipe.generator == "recurrent" else state.recipe.degradation,
         "unit": state.recipe.unit,
         "stages": stages,
-        "pictures": facts.pictures,
-        **({"videos": facts.videos} if facts.videos else {}),
-        "held_out": facts.held_out,
+        "pictures": details.pictures,
+        **({"videos": details.videos} if details.videos else {}),
+        "held_out": details.held_out,
         "precision": options.precision,
-        "hardware": facts.hardware,
+        "hardware": details.hardware,
         "quality": None if quality is None else asdict(quality),
     }
     return {
         "purpose": f"x{state.recipe.scale}, trained by vsr train, at step {state.step} in the stage {state.stage}",
         "recipe": state.recipe.follows,
         "licence": options.licence,
-        "data": f"{', '.join(path.name for path in options.data)} ({facts})",
+        "data": f"{', '.join(path.name for path in options.data)} ({details})",
         "command": options.command,
         "training": json.dumps(training),
     }
 
 
-def write_card(output: Path, texts: Mapping[str, str], facts: RunDetails) -> None:
-    """Write ``card.md``, in the form of those in ``models/README.md``.
+def write_card(output: Path, texts: Mapping[str, str], details: RunDetails) -> None:
+    """Write ``card.md``, in the format of ``models/README.md``.
 
     Raises:
         OutputError: it cannot be written.
@@ -210,14 +213,15 @@ def write_card(output: Path, texts: Mapping[str, str], facts: RunDetails) -> Non
         ("follows", texts["recipe"]),
         ("command", texts["command"] or "from Python"),
         ("seed", training["seed"]),
-        ("hardware", facts.hardware),
+        ("hardware", details.hardware),
     ]
     lines = [f"## {markdown(output.name)}", "", f"{markdown(texts['purpose'])}.", "", "| | |", "|---|---|"]
     for name, value in rows:
         as_code = name == "command" and texts["command"]
         lines.append(f"| {name} | {markdown_code(value) if as_code else markdown(str(value))} |")
-    measured = "the last frames of {} held-out clips" if training["degradation"] == "clip" else "{} held-out pictures"
-    lines += ["", f"On {measured.format(facts.held_out)} along the way:", "", *_measurements(read_log(output / LOG))]
+    kind = "the last frames of {} held-out clips" if training["degradation"] == "clip" else "{} held-out pictures"
+    measured = kind.format(details.held_out)
+    lines += ["", f"Measured during training on {measured}:", "", *_measurements(read_log(output / LOG))]
     write_whole(output / CARD, ("\n".join(lines) + "\n").encode())
 
 
@@ -236,8 +240,8 @@ def _crops(recipe: Recipe) -> str:
     return f"{recipe.batch_size} clips of {edge}, {recipe.frames} frames each{longer}"
 
 
-def _stages_behind(state: TrainState) -> list[StageName]:
-    """The stages that a run has been through, with the one that it stands in."""
+def _stages_so_far(state: TrainState) -> list[StageName]:
+    """Return the stages that a run has done, including the current one."""
     before = STAGES[: STAGES.index(state.stage)] if state.step > state.stage_step else ()
     return [name for name in (*before, state.stage) if state.recipe.stage(name).length]
 

@@ -1,7 +1,9 @@
-"""A training run from end to end: build, go through the stages, save.
+"""A training run from end to end: build, run the stages, log, measure and save.
 
-All that is drawn is a function of the seed and the number of the update, so a checkpoint of the networks, the
-optimisers and that number continues a run exactly: on the CPU bit for bit.
+All random numbers depend on the seed and the number of the update, so a checkpoint of the networks, the optimisers and
+that number continues a run exactly: on the CPU bit for bit.
+
+``TrainMonitor`` does what is due after an update; ``centred`` prepares the weights that are saved.
 """
 
 from __future__ import annotations
@@ -46,27 +48,27 @@ from vsr.training.losses import SCHEDULES
 from vsr.training.options import TrainOptions
 from vsr.training.pictures import PictureSet
 from vsr.training.recipes import STAGES, StageName
-from vsr.training.report import RunDetails, about, hardware, write_card, write_samples
+from vsr.training.report import RunDetails, hardware, weights_metadata, write_card, write_samples
 from vsr.training.step import ClipBatch, HeldOut, Quality, TrainState, measure, update, update_clips, upscale_clips
 
 logger = logging.getLogger(__name__)
 
 ASK_EVERY = 10
-"""Updates between agreements of several processes on whether to stop."""
+"""Updates after which several processes agree on whether to stop."""
 
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """The end of a run.
+    """The result of a run.
 
     Attributes:
         weights: the weights file of the moving average after the last update.
         stage: the last stage that ran.
-        steps: updates done in all stages together.
-        quality: on the held-out pictures, None without any.
+        steps: number of updates done in all stages.
+        quality: the quality on the held-out pictures; None if there are none.
         losses: stage -> term -> statistics over the log.
-        stopped: True when ``should_stop`` ended the run before its last update.
-        rank: of the process among all that train; only the first, 0, has statistics.
+        stopped: whether ``should_stop`` ended the run before its last update.
+        rank: rank of the process; only rank 0 has statistics.
     """
 
     weights: Path
@@ -84,7 +86,7 @@ def train(
     progress: Callable[[TrainProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainSummary:
-    """Train a generator, and a discriminator against it, as a recipe says.
+    """Train a generator, and a discriminator against it, by a recipe.
 
     Writes into ``options.output``: ``checkpoint.pt``; the generator's moving average, centred, in the format of
     ``models/``: ``generator.safetensors`` (the last), ``pretrain.safetensors`` (the last of that stage) and
@@ -92,14 +94,14 @@ def train(
     ``samples/``.
 
     Args:
-        options: the run.
+        options: the options of the run.
         progress: called after each update.
-        should_stop: asked after each update; True writes a checkpoint and ends the run.
+        should_stop: called after each update; True writes a checkpoint and ends the run.
 
     Raises:
-        TrainingDataError: no usable pictures.
-        WeightsError: weights to start from, or of the content network, are missing or damaged.
-        CheckpointError: the output holds a run that cannot be continued so.
+        TrainingDataError: there are no usable pictures.
+        WeightsError: initial weights, or those of the content network, are missing or damaged.
+        CheckpointError: the run in the output cannot be continued with these options.
         TrainingError: a loss is no longer finite, memory is exhausted, or a process died.
         OutputError: the output cannot be written, or another process is training into it.
     """
@@ -112,8 +114,8 @@ def fit(
     report: Callable[[TrainProgress], None],
     should_stop: Callable[[], bool],
 ) -> TrainSummary:
-    """What each process of a run does; see ``train``."""
-    with run_folder(options) if fabric.is_global_zero else nullcontext(), _out_of_memory_explained(fabric, options):
+    """Run the training in one process; see ``train``."""
+    with run_folder(options) if fabric.is_global_zero else nullcontext(), _report_out_of_memory(fabric, options):
         return _fit(fabric, options, report, should_stop)
 
 
@@ -124,43 +126,43 @@ def _fit(
     should_stop: Callable[[], bool],
 ) -> TrainSummary:
     source, held_out, layout = (load_clips if options.recipe.generator == "recurrent" else load_pictures)(options)
-    facts = _facts(source, held_out, layout, fabric)
+    details = _run_details(source, held_out, layout, fabric)
     lengths = {name: updates_of(options.recipe.stage(name).length, options.recipe, source) for name in STAGES}
     state = new_train_state(fabric, options)
     batches = ClipBatches(source, options, fabric) if isinstance(source, Clips) else Batches(source, options, fabric)
     lpips = None
     if fabric.is_global_zero and options.tensorboard:
-        find_tensorboard()  # missed before an old run gives way
+        find_tensorboard()  # before an old run is removed
     if fabric.is_global_zero and (held_out or options.lpips_weights):
-        lpips = _lpips(options, fabric.device)
-    stages = _enter(state, options, lengths, facts.fingerprint)
-    videos = f" and {facts.videos} videos" if facts.videos else ""
+        lpips = _load_lpips(options, fabric.device)
+    stages = _start_or_restore(state, options, lengths, details.fingerprint)
+    videos = f" and {details.videos} videos" if details.videos else ""
     logger.info(
-        "%d pictures%s to train on, %d held out, from update %d", facts.pictures, videos, facts.held_out, state.step
+        "%d pictures%s to train on, %d held out, from update %d", details.pictures, videos, details.held_out, state.step
     )
-    watch, stopped = None, False
+    monitor, stopped = None, False
     if fabric.is_global_zero:
         done = {state.stage: state.stage_step}
         steps = state.step + sum(max(0, lengths[name] - done.get(name, 0)) for name in stages)
-        watch = TrainMonitor(state, batches, options, facts, held_out, lpips, lengths, steps, report)
+        monitor = TrainMonitor(state, batches, options, details, held_out, lpips, lengths, steps, report)
     try:
         for name in stages:
             if name != state.stage:
                 begin_stage(state, name, options)
-            stopped = _run_stage(state, batches, lengths[name], watch, should_stop)
+            stopped = _run_stage(state, batches, lengths[name], monitor, should_stop)
             if stopped:
                 break
     finally:
-        if watch is not None:
-            watch.close()
+        if monitor is not None:
+            monitor.close()
     fabric.barrier()
-    losses = summarise(read_log(options.output / LOG)) if watch is not None else {}
+    losses = summarise(read_log(options.output / LOG)) if monitor is not None else {}
     return TrainSummary(
         options.output / WEIGHTS, state.stage, state.step, state.quality, losses, stopped, fabric.global_rank
     )
 
 
-def _facts(source: PictureSet | Clips, held_out: list[HeldOut], layout: str, fabric: Fabric) -> RunDetails:
+def _run_details(source: PictureSet | Clips, held_out: list[HeldOut], layout: str, fabric: Fabric) -> RunDetails:
     devices = hardware(fabric.device, fabric.world_size)
     if isinstance(source, PictureSet):
         return RunDetails(len(source), len(held_out), layout, source.fingerprint(), devices)
@@ -169,7 +171,7 @@ def _facts(source: PictureSet | Clips, held_out: list[HeldOut], layout: str, fab
 
 
 @contextmanager
-def _out_of_memory_explained(fabric: Fabric, options: TrainOptions) -> Iterator[None]:
+def _report_out_of_memory(fabric: Fabric, options: TrainOptions) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as exc:  # torch.OutOfMemoryError is a RuntimeError; the CPU has no name for it
@@ -178,67 +180,67 @@ def _out_of_memory_explained(fabric: Fabric, options: TrainOptions) -> Iterator[
         recipe = options.recipe
         crops = "crops" if recipe.frames == 1 else f"clips of {longest(recipe).frames} frames"
         raise TrainingError(
-            f"{fabric.device} has no memory for batches of {recipe.batch_size} {crops} of {recipe.crop_size}: "
-            "take a smaller --batch-size or --crop-size, or --precision bf16."
+            f"{fabric.device} has not enough memory for batches of {recipe.batch_size} {crops} of {recipe.crop_size}: "
+            "use a smaller --batch-size or --crop-size, or --precision bf16."
         ) from exc
 
 
-def _enter(
+def _start_or_restore(
     state: TrainState, options: TrainOptions, lengths: Mapping[StageName, int], fingerprint: str
 ) -> list[StageName]:
-    """Bring a run to where it starts or goes on; returns the stages that lie ahead, with the one that it stands in."""
-    wanted = options.stages
+    """Start or restore a run; returns the remaining stages, including the current one."""
+    stages = options.stages
     if not options.resume:
-        if wanted[0] != "pretrain" and options.recipe.pretrain.length and options.init is None:
+        if stages[0] != "pretrain" and options.recipe.pretrain.length and options.init is None:
             raise UsageError(
-                f"the stage {wanted[0]} starts from a generator: give one by --init, or run the stage pretrain first "
-                "and go on with --resume."
+                f"the stage {stages[0]} starts from a generator: give one with --init, or run the stage pretrain first "
+                "and continue with --resume."
             )
         if state.fabric.is_global_zero:
             remove_old_run(options.output)
-        begin_stage(state, wanted[0], options)
-        return wanted
+        begin_stage(state, stages[0], options)
+        return stages
     length = restore_checkpoint(state, options, fingerprint=fingerprint)
     done = state.stage_step >= min(length, lengths[state.stage])
-    ahead = [name for name in wanted if STAGES.index(name) >= STAGES.index(state.stage)]
-    if not ahead:
-        raise CheckpointError(f"{options.output} is past the stage {options.stage}: it stands in {state.stage}.")
-    if ahead[0] != state.stage and not done:
+    remaining = [name for name in stages if STAGES.index(name) >= STAGES.index(state.stage)]
+    if not remaining:
+        raise CheckpointError(f"{options.output} is past the stage {options.stage}: it is in {state.stage}.")
+    if remaining[0] != state.stage and not done:
         raise CheckpointError(
-            f"{options.output} stands at update {state.stage_step} of {length} of the stage {state.stage}: "
+            f"{options.output} is at update {state.stage_step} of {length} of the stage {state.stage}: "
             f"finish it first (--stage {state.stage} --resume)."
         )
-    return ahead
+    return remaining
 
 
 def _run_stage(
     state: TrainState,
     batches: Batches | ClipBatches,
     length: int,
-    watch: TrainMonitor | None,
+    monitor: TrainMonitor | None,
     should_stop: Callable[[], bool],
 ) -> bool:
-    """The updates that a stage has still before it; returns whether it was asked to stop."""
+    """Run the remaining updates of a stage; returns whether the run was stopped."""
     schedule, milestones = SCHEDULES[state.weights.schedule], state.weights.milestones
-    with closing(_stream(state, batches, length)) as stream:
+    with closing(_stage_batches(state, batches, length)) as stream:
         for batch in stream:
             learning_rate = state.weights.learning_rate * schedule(state.stage_step, length, milestones)
             if isinstance(batch, ClipBatch):
-                seen = update_clips(state, batch, learning_rate)
+                terms = update_clips(state, batch, learning_rate)
             else:
-                seen = update(state, *batch, learning_rate)
+                terms = update(state, *batch, learning_rate)
             stopped = state.stage_step < length and _agreed(state, should_stop)
-            if watch is not None:
-                watch.after_update(seen, learning_rate, stopped=stopped)
+            if monitor is not None:
+                monitor.after_update(terms, learning_rate, stopped=stopped)
             if stopped:
                 return True
     return False
 
 
-def _stream(
+def _stage_batches(
     state: TrainState, batches: Batches | ClipBatches, length: int
 ) -> abc.Generator[ClipBatch | tuple[Tensor, Tensor], None, None]:
-    """The batches that a stage has still before it."""
+    """Yield the batches of the remaining updates of a stage."""
     begin = state.step - state.stage_step
     steps = range(state.step, begin + length)
     if isinstance(batches, Batches):
@@ -249,16 +251,16 @@ def _stream(
 
 
 def _agreed(state: TrainState, should_stop: Callable[[], bool]) -> bool:
-    """Whether any process was asked to stop; all of them come to the same answer at the same update."""
+    """Whether any process should stop; all processes get the same answer at the same update."""
     if state.fabric.world_size == 1:
         return should_stop()
     if state.step % ASK_EVERY:
         return False
-    asked = torch.tensor(float(should_stop()), device=state.fabric.device)
-    return float(state.fabric.all_reduce(asked, reduce_op="sum")) > 0  # type: ignore[arg-type]
+    votes = torch.tensor(float(should_stop()), device=state.fabric.device)
+    return float(state.fabric.all_reduce(votes, reduce_op="sum")) > 0  # type: ignore[arg-type]
 
 
-def _lpips(options: TrainOptions, device: torch.device) -> nn.Module | None:
+def _load_lpips(options: TrainOptions, device: torch.device) -> nn.Module | None:
     try:
         return load_lpips(options.lpips_weights).to(device)
     except WeightsError as exc:
@@ -269,19 +271,19 @@ def _lpips(options: TrainOptions, device: torch.device) -> nn.Module | None:
 
 
 SHOWN = 4
-"""How many held-out pictures the strips of samples show."""
+"""Greatest number of held-out pictures in the strips of samples."""
 
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where a run stands, given to the caller's callback.
+    """The progress of a run, passed to the caller's callback.
 
     Attributes:
-        stage: the stage that runs.
-        step: updates done in all stages together.
-        steps: updates in all, when the stages that were asked for are done.
-        losses: means of the terms since the last line of the log, as they enter their sums.
-        quality: the last measurement, None before the first.
+        stage: the current stage.
+        step: number of updates done in all stages.
+        steps: total number of updates when the requested stages are done.
+        losses: means of the weighted terms in the last row of the log.
+        quality: the last measurement; None before the first.
     """
 
     stage: str
@@ -292,18 +294,18 @@ class TrainProgress:
 
 
 class TrainMonitor:
-    """Looks at a run after each update, in the process that is the first of all.
+    """Log, measure, save and report a run after its updates, in the process of rank 0.
 
     Args:
-        state: the run, begun or restored.
-        batches: what it is trained on.
-        options: of the run.
-        facts: what it is made on.
-        held_out: pictures to measure on.
-        lpips: to measure LPIPS with, on the device; None leaves it out.
-        lengths: updates of each stage.
-        steps: updates in all, when the run is done.
-        report: takes the progress after each update.
+        state: the state of the run, begun or restored.
+        batches: the batches of the run.
+        options: the options of the run.
+        details: data and hardware of the run.
+        held_out: the held-out pictures.
+        lpips: the LPIPS network, on the device; None to skip LPIPS.
+        lengths: the length of each stage in updates.
+        steps: total number of updates when the run is done.
+        report: called with the progress after each update.
     """
 
     def __init__(
@@ -311,14 +313,14 @@ class TrainMonitor:
         state: TrainState,
         batches: Batches | ClipBatches,
         options: TrainOptions,
-        facts: RunDetails,
+        details: RunDetails,
         held_out: list[HeldOut],
         lpips: nn.Module | None,
         lengths: Mapping[StageName, int],
         steps: int,
         report: Callable[[TrainProgress], None],
     ) -> None:
-        self._game, self._batches, self._options, self._facts = state, batches, options, facts
+        self._state, self._batches, self._options, self._details = state, batches, options, details
         self._held_out, self._lpips, self._lengths, self._steps = held_out, lpips, lengths, steps
         self._report = report
         self._log = Log(options.output, step=state.step, tensorboard=options.tensorboard)
@@ -330,21 +332,21 @@ class TrainMonitor:
         """Close the log."""
         self._log.close()
 
-    def after_update(self, seen: Mapping[str, Any], learning_rate: float, *, stopped: bool) -> None:
-        """Do what is due behind an update.
+    def after_update(self, terms: Mapping[str, Any], learning_rate: float, *, stopped: bool) -> None:
+        """Do what is due after an update.
 
         Args:
-            seen: what the update returned.
-            learning_rate: that it used.
-            stopped: whether the run ends here before its stage does.
+            terms: the result of the update.
+            learning_rate: the learning rate of the update.
+            stopped: whether the run stops here before the end of the stage.
 
         Raises:
             TrainingError: a loss or a weight is no longer finite.
-            OutputError: something cannot be written.
+            OutputError: a file cannot be written.
         """
-        state, options = self._game, self._options
+        state, options = self._state, self._options
         last = state.stage_step == self._lengths[state.stage]
-        self._averages.add(seen)
+        self._averages.add(terms)
 
         def due(every: int) -> bool:
             return last or state.step % every == 0
@@ -352,12 +354,12 @@ class TrainMonitor:
         measures, saves = due(options.validate_every), due(options.checkpoint_every) or stopped
         if measures or saves or due(options.log_every):
             row = self._row(learning_rate)
-            tests = measures and state.stage != "discriminator"
+            validates = measures and state.stage != "discriminator"
             if measures or saves:
                 self._check_weights()
-            if tests or saves:
+            if validates or saves:
                 network = centred(state, self._batches)
-            if tests:
+            if validates:
                 self._measure(network, row)
             self._log.write(row)
         if saves:
@@ -365,11 +367,11 @@ class TrainMonitor:
         if measures or stopped:
             plot_losses(options.output / LOG, options.output / FIGURE)
         if measures or saves:
-            self._row_at = time.monotonic()  # what that took is not the time of updates
+            self._row_at = time.monotonic()  # so that this time does not count as time of updates
         self._report(TrainProgress(state.stage, state.step, self._steps, self._losses, state.quality))
 
     def _row(self, learning_rate: float) -> dict[str, float | str | None]:
-        state, now = self._game, time.monotonic()
+        state, now = self._state, time.monotonic()
         self._losses = self._averages.mean()
         for name, value in self._losses.items():
             if not math.isfinite(value):
@@ -388,8 +390,8 @@ class TrainMonitor:
         return row
 
     def _check_weights(self) -> None:
-        """The update may have spoilt them although its loss was finite."""
-        state = self._game
+        """End the run if weights or moments are not finite or too large, which a finite loss does not exclude."""
+        state = self._state
         weights: list[Tensor] = [*state.ema.module.state_dict().values()]
         moments: list[Tensor] = []
         for model in (state.generator, state.discriminator):
@@ -397,23 +399,23 @@ class TrainMonitor:
                 weights += model.plain.state_dict().values()
                 states = model.optimizer.optimizer.state.values()
                 moments += [value for saved in states for value in saved.values() if isinstance(value, Tensor)]
-        # Weights files hold matrices in half precision.
+        # Weights files store matrices in half precision.
         limits = [torch.finfo(torch.float16 if tensor.dim() > 1 else torch.float32).max for tensor in weights]
         limits += [torch.finfo(torch.float32).max] * len(moments)
         largest = torch.stack([tensor.abs().amax().to(state.fabric.device).float() for tensor in weights + moments])
         if not bool((largest <= torch.tensor(limits, device=largest.device)).all()):  # nan is not
             self._give_up("the weights became too large")
 
-    def _give_up(self, what: str) -> None:
+    def _give_up(self, problem: str) -> None:
         checkpoint = self._options.output / CHECKPOINT
         good = f"{checkpoint} holds the last good state" if checkpoint.exists() else "no checkpoint was written before"
         raise TrainingError(
-            f"{what} at or before step {self._game.step}; {good}. "
-            "Take a smaller learning rate, --gradient-clip 1, or --precision fp32."
+            f"{problem} at or before step {self._state.step}; {good}. "
+            "Use a smaller learning rate, --gradient-clip 1, or --precision fp32."
         )
 
     def _measure(self, network: nn.Module, row: dict[str, float | str | None]) -> None:
-        state, options = self._game, self._options
+        state, options = self._state, self._options
         state.quality, sr = measure(
             network, self._held_out, self._lpips, scale=state.recipe.scale, device=state.fabric.device
         )
@@ -431,42 +433,42 @@ class TrainMonitor:
         score = self._score()
         if score is not None and score > state.best.get(state.stage, -math.inf):
             state.best[state.stage] = score
-            save_network(options.output / f"best-{state.stage}.safetensors", network, self._about())
+            save_network(options.output / f"best-{state.stage}.safetensors", network, self._weights_metadata())
 
     def _score(self) -> float | None:
-        """What the best of a stage is chosen by; greater is better."""
-        quality = self._game.quality
+        """Return the score that the best weights of a stage are chosen by; greater is better."""
+        quality = self._state.quality
         assert quality is not None
-        if self._game.stage == "pretrain":
+        if self._state.stage == "pretrain":
             return quality.psnr_y
         return None if quality.lpips is None else -quality.lpips
 
     def _save(self, network: nn.Module, last: bool) -> None:
-        state, output = self._game, self._options.output
-        save_checkpoint(state, output, fingerprint=self._facts.fingerprint, lengths=self._lengths)
-        save_network(output / WEIGHTS, network, self._about())
+        state, output = self._state, self._options.output
+        save_checkpoint(state, output, fingerprint=self._details.fingerprint, lengths=self._lengths)
+        save_network(output / WEIGHTS, network, self._weights_metadata())
         if last and state.stage == "pretrain":
-            save_network(output / "pretrain.safetensors", network, self._about())
+            save_network(output / "pretrain.safetensors", network, self._weights_metadata())
         if state.discriminator is not None:
-            save_discriminator(output / DISCRIMINATOR, state.discriminator.plain, self._about())
-        write_card(output, self._about(), self._facts)
+            save_discriminator(output / DISCRIMINATOR, state.discriminator.plain, self._weights_metadata())
+        write_card(output, self._weights_metadata(), self._details)
 
-    def _about(self) -> dict[str, str]:
-        return about(self._game, self._options, self._facts, self._game.quality)
+    def _weights_metadata(self) -> dict[str, str]:
+        return weights_metadata(self._state, self._options, self._details, self._state.quality)
 
 
 CROPS = 128
-"""How many are looked at: the mean error of single pictures deviates by half a code, and so theirs by a twentieth."""
+"""Number of crops for centring: the mean error of a picture deviates by half a code, that of all by a twentieth."""
 CLIPS = 32
-"""How many clips, whose frames are much alike."""
+"""Number of clips for centring; the frames of a clip are much alike."""
 
 
 def centred(state: TrainState, batches: Batches | ClipBatches) -> nn.Module:
-    """A copy of a run's moving average in eval mode, centred on its first crops; the run itself stays as it is.
+    """Return a copy of a run's moving average in eval mode, centred on its first crops; the run does not change.
 
     Args:
-        state: the run.
-        batches: what it is trained on; the crops are the same for any number of processes.
+        state: the state of the run.
+        batches: the batches of the run; the crops are the same for any number of processes.
     """
     network = deepcopy(state.ema.module).eval()
     whole = batches.whole()
@@ -481,30 +483,30 @@ def centred(state: TrainState, batches: Batches | ClipBatches) -> nn.Module:
 
 @torch.no_grad()
 def centre(network: Generator, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Make the mean of what a generator puts out that of the originals, by channel, through the biases of its tail.
+    """Adjust the biases of a generator's tail so that the mean of SR equals that of HR in each channel.
 
-    Exact where nothing is clipped and no tanh comes after; elsewhere a part of the way, and never beyond.
+    This is exact without clipping and tanh; otherwise the mean moves towards that of HR, never past it.
 
     Args:
-        network: in eval mode; changed in place.
+        network: the generator in eval mode; changed in place.
         pairs: LR (N, 3, h, w) and HR (N, 3, scale*h, scale*w) in [0, 1], at least one.
     """
     errors = [network(lr).clamp(0, 1).mean((0, 2, 3)) - hr.mean((0, 2, 3)) for lr, hr in pairs]
     shift = torch.stack(errors).mean(0) / _greatest_slope(network)
     assert network.tail.bias is not None
-    if bool(shift.isfinite().all()):  # else there is nothing left to save
+    if bool(shift.isfinite().all()):  # otherwise the run is lost anyway
         network.tail.bias -= shift
 
 
 @torch.no_grad()
 def centre_recurrent(network: RecurrentGenerator, batches: Iterable[ClipBatch]) -> None:
-    """``centre`` for a recurrent generator, over all frames of clips.
+    """Like ``centre`` for a recurrent generator, over all frames of clips.
 
-    What is taken from the tail's biases goes into the next frame's state as well, whose effect is left out.
+    The change of the biases also enters the state of the next frame; this effect is ignored.
 
     Args:
-        network: in eval mode; changed in place.
-        batches: at least one.
+        network: the generator in eval mode; changed in place.
+        batches: at least one batch.
     """
     errors = []
     for clips in batches:
@@ -514,11 +516,11 @@ def centre_recurrent(network: RecurrentGenerator, batches: Iterable[ClipBatch]) 
     shift = torch.stack(errors).mean(0)
     assert network.tail.bias is not None
     if bool(shift.isfinite().all()):
-        network.tail.bias.view(3, -1).sub_(shift[:, None])  # the pixels of a colour lie side by side
+        network.tail.bias.view(3, -1).sub_(shift[:, None])  # the channels of a colour are adjacent
 
 
 def _greatest_slope(network: Generator) -> Tensor | float:
-    """What a pixel gains at most where the bias gains 1."""
+    """Return the greatest change of a pixel when the bias grows by 1."""
     if network.tanh:
         return 0.5
     return network.deviation.flatten() if network.normalisation == "imagenet" else 1.0

@@ -1,4 +1,4 @@
-"""What is due behind which update, and what it leaves in the folder of the run."""
+"""What the monitor does after each update, and what it writes into the folder of the run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def steps_with(output: Path, column: str) -> list[int]:
 
 
 def average(output: Path) -> dict[str, Tensor]:
-    """The generator's moving average as weights files hold it."""
+    """Return the generator's moving average as weights files store it."""
     state = torch.load(output / "checkpoint.pt", weights_only=True)["ema"]
     plain = {name.removeprefix("module."): value for name, value in state.items() if name != "n_averaged"}
     return {name: value.half() if value.dim() > 1 else value for name, value in plain.items()}
@@ -40,8 +40,8 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights are written as the moving average has them: centring is looked at elsewhere."""
+def uncentred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the moving average without centring, which has tests of its own."""
     monkeypatch.setattr("vsr.training.trainer.centred", lambda state, batches: copy.deepcopy(state.ema.module))
 
 
@@ -60,7 +60,7 @@ def as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_thing_when_it_is_due(
     options: TrainOptions, every: dict[str, int], rows: list[int], measured: list[int], saved: list[int]
 ) -> None:
-    """At its interval, at the end of each stage, and what is saved or measured has a row."""
+    """At its interval and at the end of each stage; a save or a measurement also writes a row."""
     kept = []
 
     def look(at: TrainProgress) -> None:
@@ -78,7 +78,7 @@ def test_each_thing_when_it_is_due(
 
 
 @pytest.mark.usefixtures("quick")
-def test_rows_are_means_over_the_updates_since_the_row_before(
+def test_rows_are_means_over_the_updates_since_the_previous_row(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def numbered(state: TrainState, *batch: Any) -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ def test_rows_are_means_over_the_updates_since_the_row_before(
 
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Quality]:
-    """What the next measurements find, whatever the pictures."""
+    """The results of the next measurements, whatever the pictures."""
     found: list[Quality] = []
 
     def choose(*arguments: Any, **keywords: Any) -> tuple[Quality | None, Sequence[Tensor]]:
@@ -110,7 +110,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Quality]:
 
 
 def averages_of(options: TrainOptions) -> Iterator[dict[str, Tensor]]:
-    """Runs, and hands out the moving average behind each update."""
+    """Run the training and yield the moving average after each update."""
     kept: list[dict[str, Tensor]] = []
     train(replace(options, checkpoint_every=1), progress=lambda at: kept.append(average(options.output)))
     yield from kept
@@ -154,8 +154,8 @@ def test_samples_show_four_pictures_at_most(options: TrainOptions, photographs: 
     assert one.shape[0] < 28 + 60 and 28 + 32 + 36 + 40 <= four.shape[0] < 28 + 32 + 36 + 40 + 80
 
 
-def test_all_that_a_run_leaves(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the figure, drawn in earnest."""
+def test_the_files_of_a_run(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Including the figure, which is really drawn."""
     monkeypatch.setattr("vsr.training.trainer.load_lpips", lambda path: nn.L1Loss())
     train(replace(options, stage="pretrain", log_every=1))
     assert sorted(path.name for path in options.output.iterdir()) == [
