@@ -432,7 +432,7 @@ def test_names_as_long_as_they_may_be(tmp_path: Path) -> None:
 
 
 def test_a_job_waits_under_the_name_of_its_output(target: Path) -> None:
-    with pytest.raises(UsageError, match=r"nothing waits to be resumed for .*out\.mp4"):
+    with pytest.raises(UsageError, match=r"there is nothing to resume for .*out\.mp4"):
         resumable_job(target)
     leave_behind(target, 0)
     assert resumable_job(target).command == Command(("/film/in.mp4",), str(target))

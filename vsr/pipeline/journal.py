@@ -171,7 +171,7 @@ def resumable_job(target: Path) -> Manifest:
         its manifest, whose command names the target as it is named here.
 
     Raises:
-        UsageError: nothing waits there, or more than one command.
+        UsageError: there is nothing to resume, or more than one command.
         OutputError: what stands there is no job folder.
     """
     own = read_job(target)
@@ -183,7 +183,7 @@ def resumable_job(target: Path) -> Manifest:
         if job.look() and job.manifest is not None:
             waiting.append(job.manifest)
     if not waiting:
-        raise UsageError(f"nothing waits to be resumed for {target}: its job is done, or nothing of it was finished.")
+        raise UsageError(f"there is nothing to resume for {target}: its job is done, or no part of it was finished.")
     if any((job.command, job.options) != (waiting[0].command, waiting[0].options) for job in waiting):
         raise UsageError(
             f"several jobs wait in {target}; resume them one by one: {', '.join(job.target for job in waiting[:3])}."
