@@ -5,14 +5,14 @@
     import vsr
     model = vsr.load_model("video-x4")              # a shipped model, or the path of a weights file
     sr = model.upscale(lr)                          # uint8 RGB (N, H, W, 3) -> (N, s*H, s*W, 3)
-    vsr.upscale("in.mp4", "out.mp4")                # what the command does
+    vsr.upscale("in.mp4", "out.mp4")                # as the command `vsr upscale` does
 
-The public names are loaded on first use, so that ``import vsr`` costs nothing.
+The public names are imported on first use, so that ``import vsr`` is fast.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as type checkers know it; importing it would be work before the command handles signals
+TYPE_CHECKING = False  # known to type checkers; importing typing would delay the signal handling of the command
 if TYPE_CHECKING:
     from typing import Any
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULES = {
     "VsrError": "vsr.errors",
     "Engine": "vsr.inference.engine",
     "load_model": "vsr.inference.engine",
@@ -83,11 +83,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'vsr' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""``python -m vsr`` and the command ``vsr``: what has to be settled before the large imports begin."""
+"""Entry point of ``python -m vsr`` and ``vsr``: set up signals and standard streams before the large imports."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 
 def main() -> None:
-    """Run the command; a signal that comes before it, or after it, ends the process at once and with no traceback."""
-    atexit.register(_ignore_signals)  # the first to be registered is the last to be called
+    """Run the command; a signal before or after it ends the process at once, without a traceback."""
+    atexit.register(_ignore_signals)  # registered first, hence called last
     _end_on_signals(INTERRUPTED)
     _open_standard_streams()
     from vsr.cli import main as command
@@ -27,13 +27,13 @@ def main() -> None:
         raise
     finally:
         _end_on_signals(code)
-        # Python ends itself by SIGINT where one has ever left an exec() or eval() of text, caught or not, as in the
-        # making of a dataclass; the next one that succeeds makes it forget.
+        # After a KeyboardInterrupt has left an exec() or eval() of text, caught or not, as when a dataclass is made,
+        # Python kills itself by SIGINT at exit; the next eval() that succeeds resets that.
         eval("None")
 
 
 def _end_on_signals(code: int) -> None:
-    """Exit with a code; nothing is there yet, or any more, that would have to be cleaned up."""
+    """Let signals exit with a code at once, as there is nothing to clean up yet or any more."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: _end(code))
@@ -47,16 +47,16 @@ def _end(code: int) -> None:
 
 
 def _ignore_signals() -> None:
-    """Let what is left of the end come to its exit code: Python is about to take its own handlers away.
+    """Ignore signals for the rest of the exit, so that the exit code stays.
 
-    A signal would end the process then as if nobody had expected it, while libraries are being unloaded.
+    Python is about to remove its handlers; after that, while libraries are unloaded, a signal would kill the process.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _open_standard_streams() -> None:
-    """Open those that are closed, or the next file that is opened would become one of them."""
+    """Open the standard streams that are closed, as the next opened file would otherwise become one of them."""
     for number in range(3):
         try:
             os.fstat(number)

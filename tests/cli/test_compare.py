@@ -95,7 +95,7 @@ USAGE = {
     "a.png b.png -o v.mp4": "pictures cannot become the video v.mp4: name a .png or a .html.",
     "a.png b.png -o s.png --region 50,0,20,10": "the region 50,0,20,10 (x, y, width, height) is outside of the 60x40",
     "a.png b.png -o s.png --region 0,0,0,9": "the region 0,0,0,9 (x, y, width, height) is outside",
-    "a.png b.png -o s.png --region 1,2,3": "'1,2,3' is not X,Y,W,H, four whole numbers between commas",
+    "a.png b.png -o s.png --region 1,2,3": "'1,2,3' is not X,Y,W,H, four whole numbers separated by commas",
     "a.png b.png -o s.png --region a,2,3,4": "'a,2,3,4' is not X,Y,W,H",
     "a.png b.png -o s.png --region 0,0,9,9 --regions 3": "--region gives the parts to magnify, so --regions",
     "a.png b.png -o s.png --regions -1": "the number of regions must not be negative, got -1.",

@@ -52,7 +52,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = dict(line.split(maxsplit=1) for line in told().splitlines())
     assert rows["ffmpeg"] == "no ffmpeg program: none."
     assert rows["codecs"] == "h264"
-    assert rows["lacking"] == "hevc, av1, vp9, prores, ffv1"
+    assert rows["missing"] == "hevc, av1, vp9, prores, ffv1"
     assert rows["CPU"].startswith("fp32 by torch only, since OpenVINO cannot be used: ")
     assert "no-such-package" not in rows
 

@@ -60,10 +60,10 @@ def test_upscale_half_way(make_clip: Callable[..., Path], tmp_path: Path, number
     finally:
         process.kill()
     assert (process.returncode, stdout) == (130, "")
-    goes_on = shlex.join(["vsr", *map(str, command[:-1])])
+    resuming = shlex.join(["vsr", *map(str, command[:-1])])
     said, interrupted = stderr.splitlines()[-2:]
-    kept = re.fullmatch(r"vsr: (\d+) of 2000 frames are kept; this goes on: (.*)", said)
-    assert kept is not None and kept[2] == goes_on and interrupted == "vsr: interrupted."
+    kept = re.fullmatch(r"vsr: (\d+) of 2000 frames are kept; to resume, run: (.*)", said)
+    assert kept is not None and kept[2] == resuming and interrupted == "vsr: interrupted."
     assert "Traceback" not in stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [clip.name, folder.name]
     finished = sorted(path.name for path in folder.iterdir())
@@ -90,7 +90,7 @@ def test_an_interrupt_before_anything_is_finished_leaves_nothing(
     finally:
         process.kill()
     assert (process.returncode, stdout, stderr.splitlines()[-1]) == (130, "", "vsr: interrupted.")
-    assert "goes on" not in stderr and "Traceback" not in stderr
+    assert "to resume" not in stderr and "Traceback" not in stderr
     assert [path.name for path in tmp_path.iterdir()] == [clip.name]
 
 
@@ -111,7 +111,7 @@ def test_train_half_way_can_be_resumed(tmp_path: Path, number: signal.Signals) -
     finally:
         process.kill()
     assert process.returncode == 130, stderr
-    assert "the same command with --resume goes on" in stderr
+    assert "to continue, run the same command with --resume" in stderr
     assert "Traceback" not in stderr
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "card.md",

@@ -61,7 +61,8 @@ def test_a_command_without_an_explanation_of_its_own() -> None:
         raise RuntimeError("std::bad_alloc")
 
     result = CliRunner().invoke(group, ["work"])
-    assert (result.exit_code, result.stderr) == (1, "vsr: memory ran out; take less at once, or smaller pictures.\n")
+    sentence = "vsr: memory ran out; process less at once, or use smaller pictures.\n"
+    assert (result.exit_code, result.stderr) == (1, sentence)
 
 
 def test_frames_that_cannot_fit_are_refused(

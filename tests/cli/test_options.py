@@ -111,7 +111,7 @@ def test_what_is_not_given_is_none(name: str) -> None:
         ("mode", ["--mode", "fry"], "Invalid value for '--mode': 'fry' is not one of 'grill', 'steam'."),
         ("span", ["--span", "1"], "Option '--span' requires 2 arguments."),
         ("span", ["--span", "1", "x"], "Invalid value for '--span': 'x' is not a valid float."),
-        ("shares", ["--shares", "1,x"], "'1,x' is not a list of floats between commas"),
+        ("shares", ["--shares", "1,x"], "'1,x' is not a list of floats separated by commas"),
         ("labels", ["--labels", "soft"], "labels are written 0.9, uniform:0.7:1 or normal:0.1:0.05, got 'soft'"),
         ("labels", ["--labels", "2"], "labels lie in [0, 1], got 2"),
         ("manual", ["--manual", "."], "File '.' is a directory."),

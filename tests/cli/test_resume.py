@@ -68,12 +68,12 @@ def test_a_clip(
     monkeypatch.chdir(tmp_path)
     result = interrupted("upscale", "clip.mp4", "-o", "out.mp4", *WORDS)
     assert result.exit_code == 130
-    assert "vsr: 18 of 46 frames are kept; this goes on: vsr upscale clip.mp4 -o out.mp4 --model" in result.stderr
+    assert "vsr: 18 of 46 frames are kept; to resume, run: vsr upscale clip.mp4 -o out.mp4 --model" in result.stderr
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     result = interrupted("resume", "../out.mp4", after=1)
     assert result.exit_code == 130
-    assert "vsr: 27 of 46 frames are kept; this goes on: vsr resume ../out.mp4\n" in result.stderr
+    assert "vsr: 27 of 46 frames are kept; to resume, run: vsr resume ../out.mp4\n" in result.stderr
     result = invoke("resume", "../out.mp4", "--json")
     assert result.exit_code == 0, result.stderr
     summary = json.loads(result.stdout)
@@ -130,7 +130,7 @@ def test_a_folder(make_clip: MakeClip, tmp_path: Path, interrupted: Callable[...
     out = tmp_path / "out"
     result = interrupted("upscale", tmp_path / "clips", "-o", out, "--recursive", "--model", "identity", after=7)
     assert result.exit_code == 130
-    assert "vsr: 1 of 3 clips are done, 18 of 48 frames of 1.mp4 are kept; this goes on: vsr" in result.stderr
+    assert "vsr: 1 of 3 clips are done, 18 of 48 frames of 1.mp4 are kept; to resume, run: vsr" in result.stderr
     result = invoke("resume", out)
     assert result.exit_code == 0, result.output
     assert [line.split()[:2] for line in result.stdout.splitlines()[2:]] == [
@@ -171,7 +171,7 @@ def test_a_job_of_another_version(
         interrupted("upscale", make_clip(**LONG), "-o", tmp_path / "out.mp4", "--model", "identity")
     result = invoke("resume", tmp_path / "out.mp4")
     assert result.exit_code == 2
-    assert result.stderr.endswith("is of another version of vsr; repeat the command that began it.\n")
+    assert result.stderr.endswith("is from another version of vsr; repeat the command that started it.\n")
 
 
 # Names

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vsr.cli import main, terminal
-from vsr.cli.terminal import echo, echo_error, echo_lines, progress_shown, start_logging
+from vsr.cli.terminal import echo, echo_error, echo_lines, show_progress, start_logging
 from vsr.errors import InputError
 from vsr.networks.generator import Generator
 from vsr.networks.weights import save_network
@@ -161,9 +161,9 @@ def test_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
         state, error = "failed", f"clip{NASTY}.mp4 is damaged"
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with progress_shown(as_json=False, quiet=False, of=2) as shown:
-        shown.folder(At())  # type: ignore[arg-type]
-        shown.outcome(Outcome())  # type: ignore[arg-type]
+    with show_progress(as_json=False, quiet=False, num_inputs=2) as display:
+        display.folder(At())  # type: ignore[arg-type]
+        display.outcome(Outcome())  # type: ignore[arg-type]
     text = capsys.readouterr().err
     assert "clip\\x1b[2J" in text and "\u202e" not in text and "\x07" not in text and "\nvsr: all" not in text
 

@@ -189,7 +189,8 @@ def test_ctrl_c_stops_two_processes(options: TrainOptions, tmp_path: Path, photo
     _, stderr = process.communicate(timeout=SECONDS)
     step = checkpoint(output)["step"]
     assert process.returncode == 130, stderr
-    assert stderr.splitlines()[-1] == f"vsr: stopped after step {step}; the same command with --resume goes on."
+    last = stderr.splitlines()[-1]
+    assert last == f"vsr: stopped after step {step}; to continue, run the same command with --resume."
     assert "Traceback" not in stderr
     until(lambda: not any(map(alive, started)), 10)
     # And one process can continue.

@@ -1,4 +1,4 @@
-"""The command ``vsr``: one file a subcommand; each parses, builds the options, makes one library call, and prints."""
+"""The command ``vsr``, one file per subcommand: each parses, builds the options, calls the library once and prints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 @click.version_option(vsr.__version__, prog_name="vsr")
 def main() -> None:
     """Video super-resolution with SRGAN: upscale clips with every other stream intact, and train the generator."""
-    # Idle threads of torch would wait in a loop, and take the cores from the encoder and from other programs.
+    # Idle threads of torch would spin, and keep the cores from the encoder and from other programs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

@@ -1,4 +1,4 @@
-"""``vsr bench``: how fast this machine is, and what holds it up."""
+"""``vsr bench``: measure the speed of this machine and find its bottleneck."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @options_of(BenchOptions, types={"sizes": SIZE})
-@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the table, too: .json, .csv or .md.")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Also write the table to a .json, .csv or .md file.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @verbosity_options
 def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
-    """Measure the speed of this machine: network, pipeline, and where time goes.
+    """Measure the speed of this machine: network, pipeline and each stage.
 
-    Each engine and precision computes a made clip. The bare network's speed is
-    set against a large matrix product in the same precision (share of peak),
-    and the pipeline's against the bare network's (efficiency).
+    Each engine and precision upscales a generated clip. The speed of the bare
+    network is compared with a large matrix product in the same precision
+    (of peak), and that of the pipeline with the bare network (efficiency).
     """
     start_logging(verbose, quiet)
     with large_imports():
@@ -41,21 +41,21 @@ def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, qui
     for speed in bench(BenchOptions(**given(values))):
         speeds.append(speed)
         if not as_json and not quiet:
-            echo_error(_in_words(speed))
-    table = _table(speeds)
+            echo_error(_format_speed(speed))
+    table = _speed_table(speeds)
     echo_lines(json.dumps({"speeds": [asdict(speed) for speed in speeds]}) if as_json else to_text(table))
     if output is not None:
         write_table(output, table, overwrite=overwrite)
 
 
-def _in_words(speed: Speed) -> str:
+def _format_speed(speed: Speed) -> str:
     return (
         f"{speed.model}, {speed.width}x{speed.height}, {speed.precision} by {speed.engine}: "
-        f"{speed.network_fps:.2f} frames/s bare, {speed.pipeline_fps:.2f} in all"
+        f"{speed.network_fps:.2f} frames/s bare, {speed.pipeline_fps:.2f} with the pipeline"
     )
 
 
-def _table(speeds: list[Speed]) -> Table:
+def _speed_table(speeds: list[Speed]) -> Table:
     from vsr.evaluation.tables import Column, Table
     from vsr.machine import STAGES
 
@@ -76,8 +76,8 @@ def _table(speeds: list[Speed]) -> Table:
     )  # fmt: skip
     about = {
         "bare": "the network alone",
-        "of peak": "multiply-adds of the network as published, against a large matrix product of the quickest engine",
-        "efficiency": "frames a second of the pipeline over those of the bare network before and behind it",
-        "ms": "for a frame; decode and encode have threads of their own",
+        "of peak": "multiply-adds of the network as published, over those of a matrix product by the fastest engine",
+        "efficiency": "frames per second of the pipeline, over those of the bare network measured before and after it",
+        "ms": "per frame; decode and encode run in threads of their own",
     }
     return Table(columns, rows, about)

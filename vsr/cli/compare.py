@@ -1,4 +1,4 @@
-"""``vsr compare``: candidates side by side, for the eye."""
+"""``vsr compare``: show candidates side by side."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 import click
 
-from vsr.cli.options import PATH, Written, given, options_of
+from vsr.cli.options import PATH, ParsedType, given, options_of
 from vsr.cli.terminal import clean_end_on_signals, echo, start_logging, verbosity_options
 from vsr.comparison.compare import compare as compare_files
 from vsr.comparison.options import CompareOptions, CompareProgress, Region
 
 
 def parse_region(text: str) -> Region:
-    """``X,Y,W,H`` -> a region."""
+    """Parse ``X,Y,W,H`` to a region."""
     parts = text.split(",")
     if len(parts) != 4 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
-        raise ValueError(f"{text!r} is not X,Y,W,H, four whole numbers between commas")
+        raise ValueError(f"{text!r} is not X,Y,W,H, four whole numbers separated by commas")
     return Region(*map(int, parts))
 
 
 def parse_quality(text: str) -> int | str:
-    """``lossless``, or a whole number."""
+    """Parse ``lossless`` or a whole number."""
     if text == "lossless":
         return text
     if not (text.isascii() and text.isdigit()):
@@ -31,12 +31,12 @@ def parse_quality(text: str) -> int | str:
     return int(text)
 
 
-WRITTEN = {"regions": Written("X,Y,W,H", parse_region), "quality": Written("1..100|lossless", parse_quality)}
+TYPES = {"regions": ParsedType("X,Y,W,H", parse_region), "quality": ParsedType("1..100|lossless", parse_quality)}
 
 
 @click.command()
 @click.argument("inputs", metavar="INPUT...", nargs=-1, type=PATH)
-@options_of(CompareOptions, without=("inputs",), types=WRITTEN)
+@options_of(CompareOptions, without=("inputs",), types=TYPES)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @verbosity_options
 def compare(as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:

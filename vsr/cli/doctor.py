@@ -1,4 +1,4 @@
-"""``vsr doctor``: what vsr finds on this machine."""
+"""``vsr doctor``: report what vsr finds on this machine."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(as_json: bool) -> None:
-    """Show versions, the ffmpeg program, devices and codecs: one screen for a report.
+    """Show versions, the ffmpeg program, devices and codecs, for a bug report.
 
-    The line "takes" names the device on which `vsr upscale` computes.
+    The line "default" names the device that `vsr upscale` uses.
     """
     with large_imports():
         from vsr.machine import diagnose
 
     found = diagnose()
-    echo_lines(json.dumps(asdict(found)) if as_json else _in_words(found))
+    echo_lines(json.dumps(asdict(found)) if as_json else _format_diagnosis(found))
 
 
-def _in_words(found: Diagnosis) -> str:
-    lacking = [name for name, there in found.codecs.items() if not there]
+def _format_diagnosis(found: Diagnosis) -> str:
+    missing = [name for name, available in found.codecs.items() if not available]
     rows = [
         ("vsr", found.vsr),
         ("Python", found.python),
@@ -38,11 +38,11 @@ def _in_words(found: Diagnosis) -> str:
         ("ffmpeg", found.ffmpeg),
         ("libav", found.libav),
         *(("device", device) for device in found.devices),
-        ("takes", found.takes),
+        ("default", found.takes),
         ("CPU", ", ".join(found.precisions)),
-        ("codecs", ", ".join(name for name, there in found.codecs.items() if there)),
-        *([("lacking", ", ".join(lacking))] if lacking else []),
+        ("codecs", ", ".join(name for name, available in found.codecs.items() if available)),
+        *([("missing", ", ".join(missing))] if missing else []),
         *((name, version) for name, version in found.packages.items() if version is not None),
     ]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {one_line(words)}" for name, words in rows)
+    return "\n".join(f"{name:{width}}  {one_line(text)}" for name, text in rows)

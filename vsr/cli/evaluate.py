@@ -1,4 +1,4 @@
-"""``vsr eval``: what models make of pictures, and what became of clips, measured against the originals."""
+"""``vsr eval``: measure models on pictures, and upscaled clips against their originals."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ picture, clip, shared = (partial(click.option, cls=SectionedOption, section=at) 
 @click.command("eval", cls=SectionedCommand)
 @click.argument("clips", metavar="[REF OUT...]", type=PATH, nargs=-1)
 @options_of(ImageEvalOptions, without=("lr", "border"), section=PICTURES, required=False)
-@picture("--per-picture", is_flag=True, help="Show each picture, too.")
+@picture("--per-picture", is_flag=True, help="Also show each picture.")
 @options_of(VideoEvalOptions, without=("reference", "outputs", "lr", "border"), section=CLIPS)
-@clip("--per-frame", type=PATH, metavar="FILE", help="Write the values of each frame, .csv .json .md.")
-@clip("--plot", type=PATH, metavar="FILE", help="Draw them over time, .png.")
+@clip("--per-frame", type=PATH, metavar="FILE", help="Write the values of each frame: .json .csv .md.")
+@clip("--plot", type=PATH, metavar="FILE", help="Plot the values of each frame over time: .png.")
 @options_of(ImageEvalOptions, "lr", "border", section="Both")
-@shared("-o", "--output", "outputs", multiple=True, type=PATH, metavar="FILE", help="Write the table, .json .csv .md.")
+@shared("-o", "--output", "outputs", multiple=True, type=PATH, metavar="FILE", help="Write the table: .json .csv .md.")
 @shared("--overwrite", is_flag=True, help="Replace existing outputs.")
 @shared("--json", "as_json", is_flag=True, help="Print the table as one JSON object.")
 @verbosity_options
@@ -56,8 +56,8 @@ def evaluate(
     vsr eval --model srresnet-x4 --model bicubic --data Set5/
     vsr eval original.mp4 upscaled.mp4 other.mp4
 
-    Pictures: HR is cropped to a multiple of the scale, and LR made of it as MATLAB does, or read from --lr, where
-    baby.png is called baby, babyx4 or baby_LRx4. FID in features of inception needs the package torch-fidelity.
+    Pictures: HR is cropped to a multiple of the scale, and LR is made from it as MATLAB does, or read from --lr,
+    where baby.png is called baby, babyx4 or baby_LRx4. FID needs the package torch-fidelity.
     """
     start_logging(verbose, quiet)
     _check_kind(clips)
@@ -74,7 +74,7 @@ def evaluate(
             write_table(output, table, overwrite=overwrite)
         if report is not None:
             _write_frames(report, per_frame, plot)
-    finally:  # also where a file cannot be written: hours of work may lie behind
+    finally:  # even if a file cannot be written, since the results may have taken hours
         if as_json:
             echo(to_json(table))
         elif not quiet:
@@ -82,7 +82,7 @@ def evaluate(
 
 
 def _check_kind(clips: tuple[Path, ...]) -> None:
-    """Refuse options of pictures beside clips, and the reverse."""
+    """Refuse options for pictures together with clips, and the reverse."""
     context = click.get_current_context()
     given = {
         param.section: max(param.opts, key=len)
@@ -95,9 +95,9 @@ def _check_kind(clips: tuple[Path, ...]) -> None:
             "pictures of --data."
         )
     if len(clips) == 1:
-        raise UsageError(f"{clips[0]} alone cannot be measured: name the original, then what was made of it.")
+        raise UsageError(f"{clips[0]} alone cannot be measured: name the original, then the upscaled clips.")
     if not clips and CLIPS in given:
-        raise UsageError(f"{given[CLIPS]} is for clips: name the original, then what was made of it.")
+        raise UsageError(f"{given[CLIPS]} is for clips: name the original, then the upscaled clips.")
     if not clips and PICTURES not in given:
         raise UsageError("name clips to measure, the original first, or pictures with --model and --data.")
 
@@ -109,7 +109,7 @@ def _check_outputs(outputs: tuple[Path, ...], per_frame: Path | None, plot: Path
     if plot is not None:
         check_output(plot, overwrite=overwrite, endings=(".png",))
         with needs_extra("eval", "a plot"):
-            import matplotlib  # noqa: F401 - before the hours of measuring
+            import matplotlib  # noqa: F401 - to fail before the measuring
     twice = next((path for path in tables if tables.count(path) > 1), None)
     if twice is not None:
         raise UsageError(f"{twice} is named twice as an output.")
@@ -139,7 +139,7 @@ def _measure_clips(
 ) -> tuple[VideoReport, Table]:
     lr = chosen.get("lr", (None,))
     if len(lr) > 1:
-        raise UsageError(f"clips have one LR clip, got {len(lr)} of --lr.")
+        raise UsageError(f"clips are measured with one LR clip: give --lr once, got {len(lr)} of them.")
     options = VideoEvalOptions(reference=clips[0], outputs=clips[1:], **{**chosen, "lr": lr[0]})
 
     from tqdm import tqdm
@@ -161,11 +161,11 @@ def _measure_clips(
 
 
 def _write_frames(report: VideoReport, per_frame: Path | None, plot: Path | None) -> None:
-    """Write what is asked for of every frame."""
+    """Write the values of every frame, as a table and as a plot, where requested."""
     if per_frame is not None:
         from vsr.evaluation.scores import frames_table
 
-        write_table(per_frame, frames_table(report), overwrite=True)  # what may stand there was checked before
+        write_table(per_frame, frames_table(report), overwrite=True)  # whether it may be replaced has been checked
     if plot is not None:
         from vsr.evaluation.scores import plot_frames
 

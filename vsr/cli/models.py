@@ -1,4 +1,4 @@
-"""``vsr models``: what there is, and the card of each."""
+"""``vsr models``: list the models, show their cards, and calibrate them for int8."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vsr.cli.terminal import echo
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as one JSON object.")
 def models(as_json: bool) -> None:
-    """List the models; `vsr models show NAME` shows a card."""
+    """List the models; `vsr models show NAME` shows the card of one."""
     if click.get_current_context().invoked_subcommand is not None:
         return
     from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, shipped_models
@@ -24,21 +24,21 @@ def models(as_json: bool) -> None:
         built_in = [{"name": name, "purpose": purpose} for name, purpose in BUILT_IN_DESCRIPTIONS.items()]
         echo(json.dumps({"models": listed + built_in}))
         return
-    wide = max(len(name) for name in (*(info.name for info in shipped), *BUILT_IN_DESCRIPTIONS))
+    width = max(len(name) for name in (*(info.name for info in shipped), *BUILT_IN_DESCRIPTIONS))
     for info in shipped:
         size = info.path.stat().st_size / 1e6
-        echo(f"{info.name:{wide}} x{info.scale}  {size:.1f} MB  {info.about.get('purpose', '')}")
+        echo(f"{info.name:{width}} x{info.scale}  {size:.1f} MB  {info.about.get('purpose', '')}")
         for key in ("figures", "licence"):
             if key in info.about:
-                echo(f"{'':{wide}} {key}: {info.about[key]}")
+                echo(f"{'':{width}} {key}: {info.about[key]}")
     for name, purpose in BUILT_IN_DESCRIPTIONS.items():
-        echo(f"{name:{wide}} {purpose}")
+        echo(f"{name:{width}} {purpose}")
 
 
 @models.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Show what a model says about itself: data, command, steps, figures, licence."""
+    """Show the card of a model: data, command, steps, figures, licence."""
     from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, find_weights, read_info
 
     if name in BUILT_IN_DESCRIPTIONS:
@@ -58,7 +58,7 @@ def show(name: str) -> None:
 @click.argument("model")
 @click.option("--data", type=click.Path(path_type=Path), required=True, metavar="DIR", help="HR pictures.")
 def calibrate(model: str, data: Path) -> None:
-    """Measure on pictures what int8 has to know of a model, and write it into its file."""
+    """Calibrate a model for int8 on pictures, and write the result into its file."""
     from tqdm import tqdm
 
     from vsr.evaluation.images import calibrate_file
@@ -72,5 +72,5 @@ def calibrate(model: str, data: Path) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        taken = calibrate_file(weights, data, show)
-    echo(f"{weights}: calibrated on {taken} pictures of {data}; --precision int8 upscales with it.")
+        count = calibrate_file(weights, data, show)
+    echo(f"{weights}: calibrated on {count} pictures of {data}; use it with --precision int8.")

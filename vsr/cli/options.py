@@ -1,4 +1,4 @@
-"""Command-line options made from the fields of a dataclass, and how their values are written."""
+"""Make command-line options from the fields of a dataclass, and parse their values."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-class Written(click.ParamType):  # type: ignore[type-arg]  # generic in newer click alone
-    """Values that are written in a way of their own.
+class ParsedType(click.ParamType):  # type: ignore[type-arg]  # generic in newer click alone
+    """A type of option whose values are parsed by a function.
 
     Args:
-        name: what the help calls the value.
-        parse: text -> value; raises ``ValueError`` with a sentence.
+        name: placeholder of the value in the help.
+        parse: converts text to the value; raises ``ValueError`` with a sentence.
     """
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
@@ -41,7 +41,7 @@ class Written(click.ParamType):  # type: ignore[type-arg]  # generic in newer cl
 
 
 class SectionedOption(click.Option):
-    """An option that stands under a heading of its own in the help."""
+    """An option that the help lists under the heading ``section``."""
 
     def __init__(self, *args: Any, section: str = "Options", **attributes: Any) -> None:
         super().__init__(*args, **attributes)
@@ -49,7 +49,7 @@ class SectionedOption(click.Option):
 
 
 class SectionedCommand(click.Command):
-    """Shows its options under their headings."""
+    """A command whose help lists the options by section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -72,17 +72,17 @@ def options_of(
     required: bool = True,
     types: Mapping[str, click.ParamType] | None = None,  # type: ignore[type-arg]
 ) -> Callable[[Command], Command]:
-    """Add an option to a command for each field of a dataclass; one that is not given is None.
+    """Return a decorator that adds an option to a command for each field of a dataclass; without a value it is None.
 
     Args:
         options: the dataclass, or an instance of it, whose values are shown as defaults.
-        names: of the fields; none: all of them.
+        names: the fields; all of them if empty.
         without: fields to leave out.
-        section: heading under which they stand.
-        prefix: put before the names of the options.
-        negatable: whether flags that are off by default have a ``--no-`` form too.
-        required: whether fields without a default have to be given.
-        types: how values of fields are written whose type does not tell.
+        section: heading of the options in the help.
+        prefix: start of the names of the options.
+        negatable: whether flags that are off by default also have a ``--no-`` form.
+        required: whether options of fields without a default are required.
+        types: by field, the type of its option where the field's type does not determine it.
     """
     hints = hints_of(options)
     chosen = [each for each in fields(options) if each.name in (names or {each.name}) and each.name not in without]
@@ -100,10 +100,10 @@ def options_of(
                 prefix + each.name,
                 cls=SectionedOption,
                 section=section,
-                help=_help(known, default, between="," if ... in get_args(hint) else " "),
+                help=_help_text(known, default, separator="," if ... in get_args(hint) else " "),
                 metavar=known.metavar or ("auto|N" if known.auto else None),
                 **({"required": True} if needed else {"default": None}),
-                **_attributes(hint, known, kind),
+                **_click_attributes(hint, known, kind),
             )(command)
         return command
 
@@ -111,62 +111,62 @@ def options_of(
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the values of options that were given."""
+    """Return the values of the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _attributes(hint: Any, known: Option, kind: click.ParamType) -> dict[str, Any]:  # type: ignore[type-arg]
-    """How a value is taken from the command line."""
+def _click_attributes(hint: Any, known: Option, kind: click.ParamType) -> dict[str, Any]:  # type: ignore[type-arg]
+    """Return the attributes of a click option: flag, type, number of values, repetition."""
     if hint is bool:
         return {"is_flag": True}
     if get_origin(hint) is Mapping:
         return {"type": PAIR, "multiple": True, "callback": lambda ctx, param, pairs: dict(pairs or ()) or None}
     if known.repeated:
         return {"type": kind, "multiple": True, "callback": lambda ctx, param, values: values or None}
-    pair = get_origin(hint) is tuple and ... not in get_args(hint) and not isinstance(kind, Written)
+    pair = get_origin(hint) is tuple and ... not in get_args(hint) and not isinstance(kind, ParsedType)
     return {"type": kind, "nargs": len(get_args(hint))} if pair else {"type": kind}
 
 
 def _type_of(hint: Any, known: Option) -> Any:
     if known.auto:
-        return Written("auto|N", partial(parse_auto, int(known.at_least)))
+        return ParsedType("auto|N", partial(parse_auto, int(known.at_least)))
     if get_origin(hint) is tuple:
         item = get_args(hint)[0]
         if ... not in get_args(hint):
             return item
         if not known.repeated:
-            return Written("LIST", partial(parse_list, item))
+            return ParsedType("LIST", partial(parse_list, item))
         return click.Choice(known.choices) if known.choices else PATH if item is Path else item
     if get_origin(hint) is Literal:
         return click.Choice(get_args(hint))
     return {Labels: LABELS, Path: PATH}.get(hint, hint)
 
 
-def _help(known: Option, default: Any, between: str) -> str:
+def _help_text(known: Option, default: Any, separator: str) -> str:
     text = known.default_text
     if text is None:
-        text = ", ".join(_shown(item, "x") for item in default or ()) if known.repeated else _shown(default, between)
+        text = ", ".join(_format(it, "x") for it in default or ()) if known.repeated else _format(default, separator)
     return f"{known.help}  [default: {text}]".lstrip() if text else known.help
 
 
-def _shown(value: Any, between: str) -> str:
+def _format(value: Any, separator: str) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, tuple):
-        return between.join(_shown(item, between) for item in value)
+        return separator.join(_format(item, separator) for item in value)
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def parse_list(item: type, text: str) -> tuple[Any, ...]:
-    """``1,2`` -> (1, 2), each as ``item`` makes it."""
+    """Parse ``1,2`` to (1, 2), each part converted by ``item``."""
     try:
         return tuple(item(part.strip()) for part in text.split(",") if part.strip())
     except ValueError as exc:
-        raise ValueError(f"{text!r} is not a list of {item.__name__}s between commas") from exc
+        raise ValueError(f"{text!r} is not a list of {item.__name__}s separated by commas") from exc
 
 
 def parse_auto(least: int, text: str) -> int | None:
-    """``auto`` -> None, and a whole number from ``least`` up."""
+    """Parse ``auto`` to None, or a whole number of at least ``least``."""
     if text == "auto":
         return None
     if not (text.isascii() and text.isdigit()) or int(text) < least:
@@ -175,9 +175,9 @@ def parse_auto(least: int, text: str) -> int | None:
 
 
 def parse_time(text: str) -> Fraction:
-    """``90.5``, ``1:30.5`` or ``0:01:30.5`` -> seconds, exactly."""
+    """Parse ``90.5``, ``1:30.5`` or ``0:01:30.5`` to exact seconds."""
     if not re.fullmatch(r"(\d{1,9}:)?(\d{1,9}:)?\d{1,9}(\.\d{0,9})?", text, re.ASCII):
-        raise ValueError(f"{text!r} is no time: write 90.5, 1:30.5 or 0:01:30.5.")
+        raise ValueError(f"{text!r} is not a time: write 90.5, 1:30.5 or 0:01:30.5.")
     seconds = Fraction(0)
     for part in text.split(":"):
         seconds = seconds * 60 + Fraction(part)
@@ -185,32 +185,32 @@ def parse_time(text: str) -> Fraction:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """``1920x1080`` -> (1920, 1080)."""
+    """Parse ``1920x1080`` to (1920, 1080)."""
     if not (found := re.fullmatch(r"(\d{1,6})x(\d{1,6})", text, re.ASCII)):
-        raise ValueError(f"{text!r} is no size: write 1920x1080.")
+        raise ValueError(f"{text!r} is not a size: write 1920x1080.")
     return int(found[1]), int(found[2])
 
 
 def parse_rate(text: str) -> Fraction:
-    """``25``, ``29.97`` or ``30000/1001`` -> frames a second."""
+    """Parse ``25``, ``29.97`` or ``30000/1001`` to frames per second."""
     try:
         if len(text) > 20 or "e" in text.lower():
             raise ValueError(text)
         return Fraction(text)
     except (ValueError, ZeroDivisionError) as exc:
-        raise ValueError(f"{text!r} is no rate: write 25 or 30000/1001.") from exc
+        raise ValueError(f"{text!r} is not a frame rate: write 25 or 30000/1001.") from exc
 
 
 def parse_pair(text: str) -> tuple[str, str]:
-    """``KEY=VALUE`` -> (KEY, VALUE)."""
+    """Parse ``KEY=VALUE`` to (KEY, VALUE)."""
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise ValueError(f"{text!r} is not of the form KEY=VALUE.")
     return key, value
 
 
-LABELS = Written("LABELS", parse_labels)
-TIME = Written("T", parse_time)
-SIZE = Written("WxH", parse_size)
-RATE = Written("N", parse_rate)
-PAIR = Written("KEY=VALUE", parse_pair)
+LABELS = ParsedType("LABELS", parse_labels)
+TIME = ParsedType("T", parse_time)
+SIZE = ParsedType("WxH", parse_size)
+RATE = ParsedType("N", parse_rate)
+PAIR = ParsedType("KEY=VALUE", parse_pair)

@@ -1,4 +1,4 @@
-"""What all subcommands share on the terminal: errors, log messages, progress, and the two kinds of interrupt."""
+"""What all subcommands share: errors, output, log messages, large imports, interrupts and progress."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 ALARM = getattr(signal, "SIGALRM", None)
-"""By which an interrupt comes again that could not be raised; Windows has none."""
+"""The signal that repeats an interrupt that could not be raised; Windows has none."""
 
-AGAIN_SECONDS = 0.005
-"""How soon."""
+RETRY_SECONDS = 0.005
+"""How soon it is repeated."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,8 +46,8 @@ class ErrorReportingGroup(click.Group):
     def main(self, *args: Any, **keywords: Any) -> Any:
         try:
             return super().main(*args, **keywords)
-        except OSError as exc:  # of click's own words, as by --help
-            echo_error(f"vsr: {_unwritable(exc)}")
+        except OSError as exc:  # raised where click itself prints, such as for --help
+            echo_error(f"vsr: {_stdout_failure(exc)}")
             raise SystemExit(1) from exc
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -63,12 +63,12 @@ class ErrorReportingGroup(click.Group):
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except Exception as exc:  # whatever it is, a user is told in one line
-            if isinstance(exc, OSError) and _is_of_click(exc):
+        except Exception as exc:  # any other error is a bug; report it on one line
+            if isinstance(exc, OSError) and _is_raised_by_click(exc):
                 raise
             logging.getLogger(__name__).info("the error in full", exc_info=True)
             if is_out_of_memory(exc):
-                echo_error("vsr: memory ran out; take less at once, or smaller pictures.")
+                echo_error("vsr: memory ran out; process less at once, or use smaller pictures.")
                 ctx.exit(1)
             echo_error(f"vsr: a bug, please report it: {type(exc).__name__}: {exc} (-v shows where)")
             ctx.exit(1)
@@ -76,31 +76,31 @@ class ErrorReportingGroup(click.Group):
 
 @contextmanager
 def _printable_errors() -> Iterator[None]:
-    """What click complains of may be a file's name."""
+    """Escape the message of a usage error, which may quote a file's name."""
     try:
         yield
     except click.UsageError as exc:
-        if (words := exc.format_message()) == (clean := one_line(words)):
+        if (message := exc.format_message()) == (clean := one_line(message)):
             raise
         raise click.UsageError(clean, exc.ctx) from exc
 
 
 def echo(text: str) -> None:
-    """Print a result on one line, whatever is in it.
+    """Print a result on one line; line breaks and control characters in it are escaped.
 
     Raises:
         OutputError: it cannot be written.
     """
     try:
         _echo(text, sys.stdout)
-    except BrokenPipeError:  # nobody reads on, which is no failure
+    except BrokenPipeError:  # the reader has closed the pipe, which is no failure
         raise
     except OSError as exc:
-        raise OutputError(_unwritable(exc)) from exc
+        raise OutputError(_stdout_failure(exc)) from exc
 
 
 def echo_lines(text: str) -> None:
-    """Print a result on several lines, in which the names of files are on one line each already, as in tables.
+    """Print a result on several lines, such as a table, in which names of files are escaped already.
 
     Raises:
         OutputError: it cannot be written.
@@ -110,7 +110,7 @@ def echo_lines(text: str) -> None:
 
 
 def echo_error(text: str) -> None:
-    """Print to stderr, on one line, what has gone wrong; where that cannot be written either, the exit code says it."""
+    """Print an error on one line to stderr; if that cannot be written, the exit code alone reports the failure."""
     try:
         _echo(text, sys.stderr)
     except OSError:
@@ -118,18 +118,18 @@ def echo_error(text: str) -> None:
 
 
 def _echo(text: str, stream: TextIO) -> None:
-    """All that is for people and not for programs passes here or through ``_TqdmHandler``."""
+    """Print one line, escaped; all output but JSON passes through this or ``_TqdmHandler``."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     click.echo(one_line(text).encode(encoding, "backslashreplace").decode(encoding), err=stream is sys.stderr)
 
 
-def _unwritable(error: OSError) -> str:
+def _stdout_failure(error: OSError) -> str:
     _discard(sys.stdout)
     return f"cannot write to the standard output: {error.strerror}."
 
 
-def _is_of_click(error: BaseException) -> bool:
-    """Whether a function of click has raised it, as where it prints a help text."""
+def _is_raised_by_click(error: BaseException) -> bool:
+    """Whether a function of click raised an error, for example when it printed a help text."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -137,31 +137,31 @@ def _is_of_click(error: BaseException) -> bool:
 
 
 def _discard(stream: TextIO) -> None:
-    """Throw away what waits to be written, which Python would try once more at its end, and complain of."""
+    """Discard what is buffered, as Python would try to write it again at exit and print an error."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def verbosity_options(command: Command) -> Command:
     """Add ``-v`` and ``-q`` to a command."""
-    command = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")(command)
-    return click.option("-v", "--verbose", count=True, help="Say more, with tracebacks; twice: everything.")(command)
+    command = click.option("-q", "--quiet", is_flag=True, help="Print only errors.")(command)
+    return click.option("-v", "--verbose", count=True, help="Print more, with tracebacks; -vv: everything.")(command)
 
 
 def start_logging(verbose: int, quiet: bool) -> None:
     """Send the log messages of vsr to stderr, without breaking a progress bar."""
     level = logging.ERROR if quiet else {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     handler = _TqdmHandler()
-    handler.setFormatter(_OneLine("vsr: %(message)s"))
+    handler.setFormatter(_OneLineFormatter("vsr: %(message)s"))
     if not verbose:
-        handler.addFilter(_Once())
+        handler.addFilter(_DuplicateFilter())
     root = logging.getLogger("vsr")
     root.handlers[:] = [handler]
     root.setLevel(level)
 
 
-class _OneLine(logging.Formatter):
-    """A message on one line, and a traceback below it, set in so that none of its lines looks like a message."""
+class _OneLineFormatter(logging.Formatter):
+    """Formats a message on one line, and a traceback below it, indented so that no line of it looks like a message."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return one_line(super().formatMessage(record))
@@ -177,35 +177,35 @@ class _TqdmHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-class _Once(logging.Filter):
-    """Lets a sentence of the reader pass one time: what is read again is complained of again."""
+class _DuplicateFilter(logging.Filter):
+    """Suppresses repeated warnings of the reader, which reads parts of a clip more than once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: set[str] = set()
+        self._seen: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        sentence = record.getMessage()
-        known = sentence in self._said
-        self._said.add(sentence)
-        return not known or record.name != "vsr.media.reader"  # which names a clip by its whole path
+        message = record.getMessage()
+        is_known = message in self._seen
+        self._seen.add(message)
+        return not is_known or record.name != "vsr.media.reader"  # whose messages name the clip by its whole path
 
 
 @contextmanager
 def large_imports() -> Iterator[None]:
-    """Importing torch makes many objects and no garbage: they are kept from the collector, which would walk over
-    them again and again, and once more at the end. It saves 0.5 to 0.9 s.
+    """Import torch without garbage collection, which saves 0.5 to 0.9 s.
 
-    A signal ends the process at once: nothing has to be cleaned up yet, and a library that is half imported can answer
-    an exception by one of its own.
+    The imports make many objects and no garbage; the collector would traverse them repeatedly, and again at exit.
+    A signal ends the process at once: nothing needs cleaning up yet, and a half-imported library may replace an
+    exception by one of its own.
     """
-    for interrupt in _at_work:
+    for interrupt in _active_interrupts:
         interrupt.at_once = True
     gc.disable()
     try:
         yield
     finally:
-        for interrupt in _at_work:
+        for interrupt in _active_interrupts:
             interrupt.at_once = False
         gc.freeze()
         gc.enable()
@@ -213,25 +213,25 @@ def large_imports() -> Iterator[None]:
 
 
 def _thaw_for_triton() -> None:
-    # Where torch has loaded Triton: its bindings complain at the end of what the collector could not free.
+    # Where torch has loaded Triton, its bindings print errors at exit for what the collector could not free.
     if "triton" in sys.modules:
         gc.unfreeze()
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a flag that the work asks for; the second Ctrl-C interrupts at once."""
-    asked = False
+    """Turn the first Ctrl-C or SIGTERM into a flag that the work polls; the second one interrupts at once."""
+    requested = False
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        if requested:
             raise KeyboardInterrupt
-        asked = True
+        requested = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -239,16 +239,16 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def clean_end_on_signals() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the work as Ctrl-C does, and no second signal disturb the cleaning up."""
+    """Handle SIGTERM and a closed terminal like Ctrl-C, and ignore further signals during the cleaning up."""
     in_main_thread = threading.current_thread() is threading.main_thread()  # the only one that handles signals
-    if not in_main_thread or _at_work:
+    if not in_main_thread or _active_interrupts:
         yield
         return
     watched = [number for number in ending_signals() if signal.getsignal(number) is not signal.SIG_IGN]
     interrupt = _Interrupt()
     before = {number: signal.getsignal(number) for number in [*watched, *([ALARM] if ALARM else [])]}
     sys.unraisablehook = interrupt.unraisable
-    _at_work.append(interrupt)
+    _active_interrupts.append(interrupt)
     try:
         for number in before:
             signal.signal(number, interrupt)
@@ -258,32 +258,32 @@ def clean_end_on_signals() -> Iterator[None]:
             raise KeyboardInterrupt from exc
         raise
     finally:
-        interrupt.raised = True  # by whatever it is left
+        interrupt.raised = True  # however the block is left
         if ALARM:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # else it would end the process behind this
+            signal.setitimer(signal.ITIMER_REAL, 0)  # a pending one would end the process later
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = interrupt.hook
-        _at_work.remove(interrupt)
+        _active_interrupts.remove(interrupt)
 
 
 def ending_signals() -> list[signal.Signals]:
-    """Those that ask a program to end."""
+    """Return the signals that ask a program to end, as far as the system has them."""
     known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
     return [number for number in known if number is not None]
 
 
-_at_work: list[_Interrupt] = []
-"""The one that handles the signals of this process, if any."""
+_active_interrupts: list[_Interrupt] = []
+"""The handler of the signals of this process, if any."""
 
 
 class _Interrupt:
     """Raises ``KeyboardInterrupt`` for the first signal, once, as soon as it can be caught.
 
     Attributes:
-        raised: it has been; what comes later is ignored.
-        at_once: there is nothing to clean up yet.
-        hook: of Python's, for what else is lost.
+        raised: whether it has been raised; later signals are ignored.
+        at_once: whether to end the process at once, as nothing needs cleaning up.
+        hook: Python's own hook for unraisable exceptions, called for all others.
     """
 
     def __init__(self) -> None:
@@ -298,46 +298,46 @@ class _Interrupt:
         if self.raised:
             return
         if is_shielded(frame) and ALARM:
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
             return
         self.raised = True
         raise KeyboardInterrupt
 
     @shielded
     def unraisable(self, lost: sys.UnraisableHookArgs) -> None:
-        """It came out where Python drops exceptions, as in a finaliser: raise it again a little later."""
+        """Raise it again a little later where Python dropped it, for example in a finaliser."""
         if not issubclass(lost.exc_type, KeyboardInterrupt):
             self.hook(lost)
         elif ALARM:
             self.raised = False
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
 
 
 EVENT_SECONDS = 1.0
-"""Between two events of progress."""
+"""Least time between two progress events."""
 
 
 class ProgressDisplay(Protocol):
-    """What the work tells."""
+    """Shows the progress of the work."""
 
     def clip(self, at: UpscaleProgress) -> None:
-        """Where one clip stands."""
+        """Show the progress of one clip."""
 
     def folder(self, at: FolderProgress) -> None:
-        """Where many stand."""
+        """Show the progress of a folder run."""
 
     def outcome(self, outcome: Outcome) -> None:
-        """How one of many ended."""
+        """Show how one clip of a folder run ended."""
 
 
 @contextmanager
-def progress_shown(as_json: bool, quiet: bool, of: int = 1) -> Iterator[ProgressDisplay]:
-    """What shows progress, for the length of the work.
+def show_progress(as_json: bool, quiet: bool, num_inputs: int = 1) -> Iterator[ProgressDisplay]:
+    """Show progress on stderr within the block.
 
     Args:
-        as_json: as events.
-        quiet: not at all, but for what fails.
-        of: how many inputs there are.
+        as_json: print JSON events instead of bars.
+        quiet: show nothing but failures.
+        num_inputs: how many inputs there are.
     """
     if as_json:
         yield _Events(quiet)
@@ -346,8 +346,8 @@ def progress_shown(as_json: bool, quiet: bool, of: int = 1) -> Iterator[Progress
 
     hidden = quiet or None  # None: shown where stderr is a terminal
     with (
-        tqdm(unit="frame", disable=hidden if of > 1 else True, position=0) as whole,
-        tqdm(unit="frame", disable=hidden, position=int(of > 1), leave=of == 1) as clip,
+        tqdm(unit="frame", disable=hidden if num_inputs > 1 else True, position=0) as whole,
+        tqdm(unit="frame", disable=hidden, position=int(num_inputs > 1), leave=num_inputs == 1) as clip,
     ):
         yield _Bars(whole, clip)
 
@@ -360,7 +360,7 @@ class _Bars:
     def clip(self, at: UpscaleProgress) -> None:
         if not self._clip.n:
             self._clip.reset(at.num_frames)
-            self._clip.initial = at.resumed  # they count for no speed
+            self._clip.initial = at.resumed  # not counted in the speed
             self._clip.n = min(at.resumed, at.frames)
         self._clip.total = at.num_frames
         self._clip.update(at.frames - self._clip.n)
@@ -383,31 +383,31 @@ class _Bars:
 class _Events:
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
-        self._begun = self._told = time.monotonic()
-        self._before: int | None = None
+        self._started = self._reported = time.monotonic()
+        self._resumed: int | None = None
 
     def clip(self, at: UpscaleProgress) -> None:
-        self._tell(at.frames, at.num_frames, at.resumed, {})
+        self._report_progress(at.frames, at.num_frames, at.resumed, {})
 
     def folder(self, at: FolderProgress) -> None:
         clip = {"source": str(at.pair.source), "clip": at.number, "clips": at.count}
-        self._tell(at.frames, at.num_frames, at.clip.resumed, clip)
+        self._report_progress(at.frames, at.num_frames, at.clip.resumed, clip)
 
-    def _tell(self, frames: int, total: int | None, resumed: int, more: dict[str, Any]) -> None:
+    def _report_progress(self, frames: int, total: int | None, resumed: int, more: dict[str, Any]) -> None:
         now = time.monotonic()
-        if self._before is None:
-            self._before = resumed
-        if now - self._told < EVENT_SECONDS:
+        if self._resumed is None:
+            self._resumed = resumed
+        if now - self._reported < EVENT_SECONDS:
             return
-        self._told = now
-        rate = (frames - self._before) / (now - self._begun)
+        self._reported = now
+        rate = (frames - self._resumed) / (now - self._started)
         left = (total - frames) / rate if total is not None and rate > 0 else None
-        self._say(event="progress", frames=frames, num_frames=total, frames_per_second=rate, seconds_left=left, **more)
+        self._emit(event="progress", frames=frames, num_frames=total, frames_per_second=rate, seconds_left=left, **more)
 
     def outcome(self, outcome: Outcome) -> None:
         paths = {"source": str(outcome.pair.source), "target": str(outcome.pair.target)}
-        self._say(event="clip", **paths, state=outcome.state, error=outcome.error)
+        self._emit(event="clip", **paths, state=outcome.state, error=outcome.error)
 
-    def _say(self, **event: Any) -> None:
+    def _emit(self, **event: Any) -> None:
         if not self._quiet:
             click.echo(json.dumps(event), err=True)

@@ -1,4 +1,4 @@
-"""``vsr train``: pictures in, a generator out."""
+"""``vsr train``: train a generator on pictures or clips."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ from vsr.training.options import TrainOptions
 from vsr.training.recipes import RECIPES, STAGES, override, with_total_steps
 
 FILES = dict.fromkeys(("init", "init_discriminator", "teacher", "content_weights", "lpips_weights"), FILE)
-"""Options that name a file, and no folder."""
+"""Options that name a file, not a folder."""
 
-NOT_OF_THE_RUN = ("data", "output", "recipe", "stage", "validation", "command")
-"""What is not under the heading of the run."""
+OUTSIDE_RUN_SECTION = ("data", "output", "recipe", "stage", "validation", "command")
+"""Fields that the help does not list under the heading of the run."""
 
 NESTED = (*STAGES, "video", "clip", "follows")
-"""Fields of a recipe that are no option by themselves."""
+"""Fields of a recipe that have no option of their own."""
 
-SHOWN = RECIPES["srgan"]
-"""Whose values the help shows as defaults."""
+DEFAULTS = RECIPES["srgan"]
+"""The recipe whose values the help shows as defaults."""
 
-OF_DISCRIMINATOR = ("length", "learning_rate", "schedule", "milestones")
-"""What has an effect in a stage that trains it alone."""
+DISCRIMINATOR_FIELDS = ("length", "learning_rate", "schedule", "milestones")
+"""Fields of a stage that have an effect where the discriminator is trained alone."""
 
 
 @click.command(cls=SectionedCommand)
 @options_of(TrainOptions, "data", "output")
-@click.option("--recipe", type=click.Choice(list(RECIPES)), default="srgan", show_default=True, help="Whom to follow.")
+@click.option(
+    "--recipe", type=click.Choice(list(RECIPES)), default="srgan", show_default=True, help="Recipe to train by."
+)
 @options_of(TrainOptions, "stage")
 @click.option(
-    "--steps", type=click.IntRange(min=1), help="Updates in all; the recipe's stages are cut in proportion to it."
+    "--steps", type=click.IntRange(min=1), help="Total updates; the recipe's stages are scaled in proportion."
 )
 @options_of(TrainOptions, "validation")
-@options_of(TrainOptions, without=NOT_OF_THE_RUN, section="The run", types=FILES)
-@options_of(SHOWN, without=NESTED, section="The recipe, with the defaults of srgan", negatable=True)
-@options_of(SHOWN.pretrain, prefix="pretrain_", section="The stage pretrain")
-@options_of(SHOWN.discriminator, *OF_DISCRIMINATOR, prefix="discriminator_", section="The stage discriminator")
-@options_of(SHOWN.adversarial, prefix="adversarial_", section="The stage adversarial")
-@options_of(SHOWN.clip, prefix="clip_", section="The degradation of clips, a value drawn for each")
-@options_of(SHOWN.video, prefix="video_", section="The video degradation, a value drawn for each crop")
+@options_of(TrainOptions, without=OUTSIDE_RUN_SECTION, section="The run", types=FILES)
+@options_of(DEFAULTS, without=NESTED, section="The recipe, with the defaults of srgan", negatable=True)
+@options_of(DEFAULTS.pretrain, prefix="pretrain_", section="The stage pretrain")
+@options_of(DEFAULTS.discriminator, *DISCRIMINATOR_FIELDS, prefix="discriminator_", section="The stage discriminator")
+@options_of(DEFAULTS.adversarial, prefix="adversarial_", section="The stage adversarial")
+@options_of(DEFAULTS.clip, prefix="clip_", section="The degradation of clips, a value drawn for each")
+@options_of(DEFAULTS.video, prefix="video_", section="The video degradation, a value drawn for each crop")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @verbosity_options
 def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bool, **values: Any) -> None:
@@ -79,21 +81,21 @@ def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bo
             bar.set_postfix(shown | measured, refresh=False)
 
         summary = run_training(options, progress=show, should_stop=stop)
-    tells = not summary.rank  # torchrun starts several processes; the first one tells
-    if tells and as_json:
+    is_first = not summary.rank  # torchrun starts several processes; the first one prints
+    if is_first and as_json:
         echo(json.dumps(asdict(summary), default=str))
-    elif tells and not quiet:
+    elif is_first and not quiet:
         echo_lines(summary_table(summary.losses))
         measured = "" if summary.quality is None else f", PSNR-Y {summary.quality.psnr_y:.2f} dB on held-out pictures"
         echo(f"{summary.weights}: {summary.steps} steps{measured}")
     if summary.stopped:
-        if tells:
-            echo_error(f"vsr: stopped after step {summary.steps}; the same command with --resume goes on.")
+        if is_first:
+            echo_error(f"vsr: stopped after step {summary.steps}; to continue, run the same command with --resume.")
         click.get_current_context().exit(INTERRUPTED)
 
 
 def _options(name: str, steps: int | None, values: dict[str, Any]) -> TrainOptions:
-    """What was given on the command line, over what the recipe says."""
+    """Return the options of the command line; those of the recipe override its values."""
     run_names = {field.name for field in fields(TrainOptions)}
     run = {name: value for name, value in values.items() if name in run_names}
     recipe = override(RECIPES[name], **{name: value for name, value in values.items() if name not in run_names})

@@ -1,4 +1,4 @@
-"""``vsr upscale``: a clip in, the same clip out, sharp; or many."""
+"""``vsr upscale`` and ``vsr resume``: upscale clips and pictures, and continue an interrupted run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vsr.cli.terminal import (
     echo_error,
     echo_lines,
     large_imports,
-    progress_shown,
+    show_progress,
     start_logging,
     verbosity_options,
 )
@@ -37,23 +37,23 @@ if TYPE_CHECKING:
 FAILED = 1
 """Exit code where something failed, or where an input was damaged but an output was made."""
 
-WRITTEN = {"size": SIZE, "start": TIME, "end": TIME, "fps": RATE}
-"""Options of a form that their type does not tell."""
+TYPES = {"size": SIZE, "start": TIME, "end": TIME, "fps": RATE}
+"""Types of the options that the types of their fields do not determine."""
 
 LAST = ("resume", "jobs", "cluster")
-"""Options that stand at the end of the help."""
+"""Options at the end of the help."""
 
-OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures such as frames/%06d.png; a folder."
+OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures such as frames/%06d.png; or a folder."
 
 
 @click.command()
 @click.argument("sources", metavar="INPUT...", type=PATH, nargs=-1, required=True)
 @click.option("-o", "--output", "target", type=PATH, required=True, metavar="OUT", help=OUTPUTS)
-@options_of(UpscaleOptions, without=LAST, types=WRITTEN)
-@click.option("--recursive", is_flag=True, help="Of folders take the folders in them too.")
+@options_of(UpscaleOptions, without=LAST, types=TYPES)
+@click.option("--recursive", is_flag=True, help="Recurse into subdirectories.")
 @options_of(UpscaleOptions, *LAST)
-@click.option("--dry-run", is_flag=True, help="Only say what it would take, from a few frames that are tried.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object; progress on stderr too.")
+@click.option("--dry-run", is_flag=True, help="Only estimate time and size, from a few upscaled frames.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, and progress on stderr.")
 @verbosity_options
 def upscale(
     sources: tuple[Path, ...],
@@ -65,12 +65,12 @@ def upscale(
     quiet: bool,
     **values: Any,
 ) -> None:
-    """Upscale clips; sound, subtitles, metadata and every timestamp stay.
+    """Upscale clips; sound, subtitles, metadata and all timestamps are kept.
 
     INPUT is a video, a picture, a folder of pictures, or a pattern such as
-    "frames/*.png" or frames/%04d.png. Where OUT is a folder, each input gets
-    an output in it, and INPUT may be several, and folders of videos. Run
-    again, the command goes on where it was stopped.
+    "frames/*.png" or frames/%04d.png. If OUT is a folder, each input gets an
+    output in it, and there may be several inputs, and folders of videos. An
+    interrupted command continues where it stopped when it is run again.
 
     \b
     vsr upscale input.mp4 -o out.mp4
@@ -90,14 +90,14 @@ def upscale_all(
     *,
     dry_run: bool = False,
 ) -> None:
-    """Upscale one input or many, as the words of the command say; ends the process with an exit code of its own."""
+    """Upscale one input or many, print the results, and exit with ``FAILED`` if something failed."""
     with large_imports():
         from vsr.pipeline.folder import Pair, has_many_outputs, pair_inputs
     from vsr.pipeline.journal import Command
 
     into_folder = has_many_outputs(sources, target)
     pairs = pair_inputs(sources, target, recursive=recursive) if into_folder else [Pair(sources[0], target)]
-    many = into_folder and sources != (pairs[0].source,)  # one file is one clip wherever it goes
+    many = into_folder and sources != (pairs[0].source,)  # a single file is reported as one clip even in a folder
     command = Command.of(sources, target, recursive)
     with clean_end_on_signals(), nullcontext() if dry_run else _resume_hint(pairs):
         if dry_run:
@@ -110,18 +110,18 @@ def upscale_all(
 
 @contextmanager
 def _resume_hint(pairs: list[Pair]) -> Iterator[None]:
-    """After an interrupt, how much is finished, and the command that goes on from there."""
+    """After an interrupt, print how much is finished and the command that resumes."""
     try:
         yield
     except KeyboardInterrupt:
-        if kept := _kept(pairs):
-            words = [word for word in sys.argv[1:] if word != "--no-resume"]
-            echo_error(f"vsr: {kept}; this goes on: {shlex.join(['vsr', *words])}")
+        if kept := _describe_kept(pairs):
+            arguments = [argument for argument in sys.argv[1:] if argument != "--no-resume"]
+            echo_error(f"vsr: {kept}; to resume, run: {shlex.join(['vsr', *arguments])}")
         raise
 
 
-def _kept(pairs: list[Pair]) -> str:
-    """How much is finished, in words; empty where nothing is."""
+def _describe_kept(pairs: list[Pair]) -> str:
+    """Return how much is finished, as text; empty if nothing is."""
     from vsr.errors import VsrError
     from vsr.pipeline.journal import read_job
 
@@ -142,19 +142,19 @@ def _kept(pairs: list[Pair]) -> str:
 def _upscale_one(pair: Pair, options: UpscaleOptions, command: Command, as_json: bool, quiet: bool) -> None:
     from vsr.pipeline.job import upscale_clip
 
-    with progress_shown(as_json, quiet) as shown:
-        summary = upscale_clip(pair.source, pair.target, options, shown.clip, command=command)
+    with show_progress(as_json, quiet) as display:
+        summary = upscale_clip(pair.source, pair.target, options, display.clip, command=command)
     if as_json:
         echo(json.dumps(asdict(summary), default=str))
     elif not quiet:
-        echo(f"{summary.target}: {_in_words(summary)}")
+        echo(f"{summary.target}: {_format_summary(summary)}")
     if summary.damage and not options.tolerant:
         click.get_current_context().exit(FAILED)
 
 
-def _in_words(summary: UpscaleSummary) -> str:
+def _format_summary(summary: UpscaleSummary) -> str:
     computed = summary.frames - summary.resumed
-    resumed = f", {summary.resumed} of them by an earlier run" if summary.resumed else ""
+    resumed = f", {summary.resumed} of them from an earlier run" if summary.resumed else ""
     repeated = f", {summary.repeated} of them repeated" if summary.repeated else ""
     return (
         f"{summary.frames} frames of {summary.width}x{summary.height}{repeated}{resumed} "
@@ -165,14 +165,14 @@ def _in_words(summary: UpscaleSummary) -> str:
 def _upscale_many(pairs: list[Pair], options: UpscaleOptions, command: Command, as_json: bool, quiet: bool) -> None:
     from vsr.pipeline.folder import upscale_folder
 
-    with progress_shown(as_json, quiet, of=len(pairs)) as shown:
-        outcomes = upscale_folder(pairs, options, progress=shown.folder, on_outcome=shown.outcome, command=command)
+    with show_progress(as_json, quiet, num_inputs=len(pairs)) as display:
+        outcomes = upscale_folder(pairs, options, progress=display.folder, on_outcome=display.outcome, command=command)
     states = [outcome.state for outcome in outcomes]
     if as_json:
         counts = {state: states.count(state) for state in ("done", "damaged", "there", "failed")}
         echo(json.dumps({"clips": [_as_dict(outcome) for outcome in outcomes], **counts}, default=str))
     elif not quiet:
-        echo_lines(_table_of(outcomes))
+        echo_lines(_outcome_table(outcomes))
     if "failed" in states or "damaged" in states:
         click.get_current_context().exit(FAILED)
 
@@ -182,7 +182,7 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
     return {**asdict(outcome.pair), "state": outcome.state, "error": outcome.error, **summary}
 
 
-def _table_of(outcomes: list[Outcome]) -> str:
+def _outcome_table(outcomes: list[Outcome]) -> str:
     from vsr.evaluation.tables import Column, Table, to_text
 
     columns = (
@@ -227,23 +227,23 @@ def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: b
         echo(json.dumps({"clips": clips, **total, "errors": failed}, default=str))
     else:
         for one in estimates:
-            echo(_would_take(one))
+            echo(_format_estimate(one))
         if many:
-            echo(f"{len(estimates)} clips: about {_duration(sum(one.seconds for one in estimates))} in all.")
+            echo(f"{len(estimates)} clips: about {_duration(sum(one.seconds for one in estimates))} in total.")
     if failed:
         click.get_current_context().exit(FAILED)
 
 
-def _would_take(one: Estimate) -> str:
+def _format_estimate(one: Estimate) -> str:
     return (
         f"{one.target}: {one.frames} frames of {one.width}x{one.height} in {one.segments} segments; "
-        f"about {_duration(one.seconds)}, by {one.measured_frames} frames that were tried; "
-        f"about {_size(one.output_bytes)}, {_size(one.disk_bytes)} on the way."
+        f"about {_duration(one.seconds)}, estimated from {one.measured_frames} frames; "
+        f"about {_size(one.output_bytes)}, and {_size(one.disk_bytes)} while it runs."
     )
 
 
 def _duration(seconds: float) -> str:
-    """Two figures that matter: ``12 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 days 4 h``."""
+    """Format a duration by its two largest units: ``12.0 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 days 4 h``."""
     steps = (("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
     for (name, length), (next_name, next_length) in zip(steps, steps[1:], strict=False):
         if seconds >= length:
@@ -260,14 +260,14 @@ def _size(count: int) -> str:
 
 @click.command()
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object; progress on stderr too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, and progress on stderr.")
 @verbosity_options
 def resume(target: Path, as_json: bool, verbose: int, quiet: bool) -> None:
-    """Go on with an interrupted `vsr upscale`.
+    """Resume an interrupted `vsr upscale`.
 
-    OUT is the output as its command named it: a file, pictures such as
-    frames/%06d.png, or a folder of outputs. The input and all options are
-    those of that command.
+    OUT is the output of that command, as it was named there: a file, pictures
+    such as frames/%06d.png, or a folder. The input and all options are those
+    of that command.
 
     \b
     vsr resume out.mp4
@@ -280,7 +280,7 @@ def resume(target: Path, as_json: bool, verbose: int, quiet: bool) -> None:
         options = UpscaleOptions.from_dict({**job.options, "resume": True})
     except (TypeError, ValueError, AttributeError) as exc:
         raise UsageError(
-            f"the job of {target} is of another version of vsr; repeat the command that began it."
+            f"the job of {target} is from another version of vsr; repeat the command that started it."
         ) from exc
     sources = tuple(map(Path, job.command.sources))
     upscale_all(sources, Path(job.command.target), options, job.command.recursive, as_json, quiet)
