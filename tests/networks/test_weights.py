@@ -468,7 +468,7 @@ def test_absurd_discriminators_are_refused(tmp_path: Path, name: str, number: st
 
 
 @pytest.mark.parametrize("key", ["config", "calibration"])
-def test_deeply_nested_metadata_is_an_error(
+def test_deeply_nested_metadata_is_reported(
     tmp_path: Path, tiny_weights: Path, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nested deeper than Python follows."""

@@ -91,7 +91,7 @@ def test_streams_that_begin_late_together_begin_an_avi_together(cases: Path, tmp
 
 
 @pytest.mark.parametrize("target", ["out.mkv", "out.mp4"])
-def test_a_stereoscopic_arrangement_is_kept_or_warned_of(
+def test_a_stereoscopic_arrangement_is_kept(
     target: str, cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = vsr.upscale(cases / "stereo_sbs.mkv", tmp_path / target, model="identity").target
@@ -99,7 +99,7 @@ def test_a_stereoscopic_arrangement_is_kept_or_warned_of(
     assert not warnings_in(caplog)
 
 
-def test_a_time_code_track_is_handled(cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_time_code_track_is_kept(cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = vsr.upscale(cases / "tmcd.mov", tmp_path / "out.mov", model="identity").target
     with av.open(str(out)) as container:
         assert [stream.metadata.get("timecode") for stream in container.streams if stream.type == "data"] == [

@@ -130,7 +130,7 @@ def test_audio_none_drops_the_audio(make_clip: MakeClip, tmp_path: Path) -> None
 
 
 def test_an_untagged_clip_that_grows_past_720_lines_keeps_its_colours(make_clip: MakeClip, tmp_path: Path) -> None:
-    """Untagged, 180 lines are BT.601 and 720 are BT.709 to any trainable."""
+    """Untagged, 180 lines are BT.601 and 720 are BT.709 to any player."""
     clip = make_clip(size=(32, 180), pix_fmt="yuv444p", pts=[0])
     target = vsr.upscale(clip, tmp_path / "out.mp4", model="bicubic", **LOSSLESS).target
     with av.open(str(clip)) as source, av.open(str(target)) as result:

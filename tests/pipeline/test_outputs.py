@@ -97,7 +97,7 @@ def turned(ffmpeg: Ffmpeg, make_clip: MakeClip, tmp_path: Path) -> Callable[...,
 
 
 def shown(path: Path, ffmpeg: Ffmpeg, tmp_path: Path) -> np.ndarray:
-    """The first frame as a trainable shows it, in grey."""
+    """The first frame as a player shows it, in grey."""
     picture = tmp_path / "shown.pgm"
     ffmpeg("-i", path, "-frames:v", "1", "-pix_fmt", "gray", picture)
     content = picture.read_bytes()

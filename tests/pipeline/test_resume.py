@@ -640,7 +640,8 @@ def test_only_a_damaged_segment_is_computed_again(
     summary = vsr.upscale(clip, target, **ASKED)
     assert summary.resumed == 9 * (len(left) - 1) and sum(computed) == 48 - summary.resumed
     (message,) = caplog.messages
-    assert f"{left[0]} is damaged: {video.name} has changed. Its 9 frames are computed again." in message
+    damage = "is missing" if what == "delete" else "has changed"
+    assert f"{left[0]} is damaged: {video.name} {damage}. Its 9 frames are computed again." in message
     assert content(target) == content(vsr.upscale(clip, tmp_path / "whole.mp4", **ASKED).target)
 
 
