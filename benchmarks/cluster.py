@@ -1,13 +1,13 @@
-"""A Ray cluster on this machine: one worker, two, and two of which one is lost, against the same job without a cluster.
+"""Compare a local Ray cluster of one worker, of two, and of two with one lost, with a job without a cluster.
 
     python benchmarks/cluster.py CLIP [--model video-x4] [--seconds 24] [--rate 4]
 
-CLIP is looped at 160x90 with so many frames a second, so that computing dominates and there are several segments. Each
-cluster has a head without a CPU and nodes of one CPU; the command runs in a process of its own. A node is lost when two
-segments are finished. Seconds are the job's own, with the start of the actors, without that of Python. On a machine of
-fewer than three cores two workers share them with the head.
+CLIP is looped at 160x90 with ``--rate`` frames a second, so that computing dominates and there are several segments.
+Each cluster has a head without a CPU and nodes of one CPU; the command runs in a process of its own. A node is removed
+when two segments are finished. Times are those of the job, with the start of the actors, without that of Python. On a
+machine of fewer than three cores two workers share them with the head.
 
-Exit code 1 where an output differs, or a process is left.
+The exit code is 1 if an output differs or a process is left.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from ray.cluster_utils import Cluster
 from vsr.media.ffmpeg import run
 
 KEYFRAME_SECONDS, FINISHED, ENDING_SECONDS = 4, 2, 20
-"""Between keyframes, where segments are cut; segments when a node is lost; how long Ray may take to end."""
+"""Keyframe interval, where segments are cut; finished segments when a node is removed; time limit for Ray to end."""
 
 
 def make_clip(source: Path, target: Path, seconds: float, rate: int) -> None:
-    """CLIP, small and slow."""
+    """Write the source clip: CLIP at 160x90 and a low frame rate."""
     sized = ffmpeg.input(str(source), stream_loop=-1).video.filter("fps", rate).filter("scale", 160, 90)
     options = {"t": seconds, "g": KEYFRAME_SECONDS * rate, "sc_threshold": 0, "pix_fmt": "yuv420p"}
     run(ffmpeg.output(sized, str(target), **options).overwrite_output())
 
 
 def upscale(source: Path, target: Path, arguments: Sequence[str], lose: Callable[[], None] | None) -> dict[str, Any]:
-    """Run the command, and lose a node on the way.
+    """Run the command, and call ``lose`` when ``FINISHED`` segments are done.
 
     Returns:
-        its summary.
+        The summary of the job.
     """
     command = [sys.executable, "-m", "vsr", "upscale", str(source), "-o", str(target), "--json", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
@@ -54,18 +54,18 @@ def upscale(source: Path, target: Path, arguments: Sequence[str], lose: Callable
                 lose()
                 break
             time.sleep(0.05)
-        said, errors = child.communicate()
+        output, errors = child.communicate()
     if child.returncode:
         raise SystemExit(f"{' '.join(command)} ended with exit code {child.returncode}: {errors}")
     for line in errors.splitlines():
-        if line.startswith("vsr: "):  # the others are events, and what Ray has to say
-            print(f"  said: {line}")
-    summary: dict[str, Any] = json.loads(said)
+        if line.startswith("vsr: "):  # the other lines are events, and messages of Ray
+            print(f"  stderr: {line}")
+    summary: dict[str, Any] = json.loads(output)
     return summary
 
 
 def on_cluster(source: Path, target: Path, arguments: Sequence[str], nodes: int, lost: bool) -> dict[str, Any]:
-    """The same on a cluster of its own."""
+    """Run the command on a new cluster."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         workers = [cluster.add_node(num_cpus=1) for _ in range(nodes)]
@@ -80,7 +80,7 @@ def on_cluster(source: Path, target: Path, arguments: Sequence[str], nodes: int,
 
 
 def ray_processes() -> set[int]:
-    """All of Ray's on this machine."""
+    """Return the ids of all processes of Ray on this machine."""
     found = set()
     for path in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,20 +1,20 @@
-"""What damaged clips do to ``vsr upscale``: a seeded sweep of mutations, each in a process of its own.
+"""Test ``vsr upscale`` on damaged clips: a seeded sweep of mutations, each in a process of its own.
 
     python benchmarks/damage.py CLIPS [--count 300] [--seed 1] [--only K ...] [--show COLUMN ...]
 
 CLIPS is the folder ``clips`` of the test data. Five of its clips, each of another container and codec, and seven
-pictures, made here, are damaged in turn in nine ways; the damaged clips of the folder follow. A damaged clip must give
+synthetic pictures are damaged in turn in nine ways; the damaged clips of the folder follow. A damaged clip must give
 all frames that can be decoded, or be refused in one sentence, and nothing else may happen: exit code 0 or 1, no
-traceback, no hang over 20 s, less than 2 GiB of memory, no thread, process or file left, the clip untouched. What can
-be decoded is what the ffmpeg program decodes. Pictures may be refused whatever can be seen of them.
+traceback, no hang over 20 s, less than 2 GiB of memory, no thread, process or file left, the clip unchanged. The frames
+that can be decoded are those that the ffmpeg program decodes. Pictures may be refused in any case.
 
-One warm process has imported all that the command needs, and forks for each mutation; so the time is the command's
-without its imports, and the memory is with what they took. Exit code 1 where anything failed. ``--only K`` repeats
-mutation K of the same seed and shows all that it said.
+One warm process has imported all that the command needs, and forks for each mutation; so the time excludes the imports,
+and the memory includes them. The exit code is 1 if anything failed. ``--only K`` repeats mutation K of the same seed
+and shows its whole stderr.
 
-The columns: *ok* ended without a word of damage, *warned* of it, *refused* left no output, *failed* broke a rule above.
-*unsaid* are those that ended without such a word though the ffmpeg program complained or found fewer frames than in the
-clip before.
+The columns: *ok* ended without a warning of damage, *warned* of it, *refused* left no output, *failed* broke a rule
+above. *unsaid* ended without a warning though the ffmpeg program complained or found fewer frames than in the original
+clip.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ CLIPS = {
     "iibbibb_editlist_videoonly.mp4": ["--model", "identity"],
 }
 PICTURES = ("still.webp", "moving.webp", "moving.apng", "moving.gif", "still.avif", "still.tiff", "deep.png")
-"""They are made of noise and gradients; ``deep.png`` has 16 bits."""
+"""Pictures of noise and gradients; ``deep.png`` has 16 bits."""
 
 DAMAGED = ("truncated_60pct.mkv", "bitflips40.ts", "sample_mdat_too_long.mp4", "zero_bytes.mp4", "random_4k.mp4")
 
 SECONDS, DAMAGED_SECONDS, MEBIBYTES = 20, 60, 2048
-"""Limits. The damaged clips of the folder are longer than those that are mutated."""
+"""Limits of time and memory. The damaged clips of the folder are longer than the mutated ones."""
 
 COLUMNS = ("ok", "unsaid", "warned", "refused", "failed")
 
@@ -79,14 +79,14 @@ class Case:
     """A damaged clip.
 
     Attributes:
-        number: what ``--only`` takes.
-        kind: of the damage.
+        number: the number for ``--only``.
+        kind: the kind of damage.
         clip: the name of the file.
-        content: its bytes.
-        whole: the clip before; None where it was found damaged.
-        arguments: of the command.
-        is_picture: it may be refused as a whole.
-        seconds: how long it may take.
+        content: the bytes of the file.
+        whole: the original clip; None if there is none.
+        arguments: the arguments of the command.
+        is_picture: whether it is a picture, which may be refused.
+        seconds: the time limit.
     """
 
     number: int
@@ -108,7 +108,7 @@ class Ending:
     peak_mib: float
     stderr: str
     complaints: list[str] = field(default_factory=list)
-    """The rules that were broken; or what was left unsaid."""
+    """The rules that were broken, or the damage that was not reported."""
 
 
 def make_pictures(folder: Path) -> None:
@@ -128,7 +128,7 @@ def make_pictures(folder: Path) -> None:
 
 
 def cases(clips: Path, pictures: Path, seed: int, count: int) -> Iterator[Case]:
-    """The mutations, clip by clip in turn and kind by kind, then the clips that are damaged already."""
+    """Yield the mutations, clip by clip in turn and kind by kind, then the damaged clips of the folder."""
     names = [*CLIPS, *PICTURES]
     for number in range(count):
         name, kind = names[number % len(names)], KINDS[number // len(names) % len(KINDS)]
@@ -148,12 +148,12 @@ def _arguments(model: list[str], number: int) -> tuple[str, ...]:
 
 
 def run_forked(case: Case, folder: Path, log: Path) -> Ending:
-    """Run the command in a fork of this process, which is killed where it takes too long or too much."""
+    """Run the command in a fork of this process, which is killed if it exceeds the limits of time or memory."""
     arguments = ["upscale", str(folder / case.clip), "-o", str(folder / "out.mp4"), *case.arguments]
     started = time.monotonic()
     child = os.fork()
     if not child:
-        _become_the_command(arguments, log)
+        _run_command(arguments, log)
     complaints: list[str] = []
     while True:
         ended, status, usage = os.wait4(child, os.WNOHANG)
@@ -161,7 +161,7 @@ def run_forked(case: Case, folder: Path, log: Path) -> Ending:
             break
         if not complaints and time.monotonic() - started > case.seconds:
             complaints.append(f"hung over {case.seconds:g} s")
-            os.kill(child, signal.SIGABRT)  # faulthandler says where
+            os.kill(child, signal.SIGABRT)  # faulthandler prints where
         elif not complaints and _resident_mib(child) > MEBIBYTES:
             complaints.append(f"over {MEBIBYTES} MiB")
             os.kill(child, signal.SIGABRT)
@@ -172,7 +172,7 @@ def run_forked(case: Case, folder: Path, log: Path) -> Ending:
     if peak > MEBIBYTES and not complaints:
         complaints.append(f"over {MEBIBYTES} MiB")
     try:
-        os.killpg(child, signal.SIGKILL)  # its session: all that it started
+        os.killpg(child, signal.SIGKILL)  # its session: all processes that it started
         complaints.append("left a process")
     except ProcessLookupError:
         pass
@@ -187,14 +187,14 @@ def _resident_mib(process: int) -> float:
     return int(pages) * resource.getpagesize() / 2**20
 
 
-def _become_the_command(arguments: list[str], log: Path) -> NoReturn:
+def _run_command(arguments: list[str], log: Path) -> NoReturn:
     code: object = 1
     try:
         os.setsid()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         null = os.open(os.devnull, os.O_RDWR)
-        said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-        for target, opened in ((0, null), (1, null), (2, said)):
+        errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        for target, opened in ((0, null), (1, null), (2, errors)):
             os.dup2(opened, target)
         faulthandler.enable(sys.__stderr__ or 2)
         try:
@@ -214,7 +214,7 @@ def _become_the_command(arguments: list[str], log: Path) -> NoReturn:
 
 
 def decoded(clip: Path) -> tuple[int, str]:
-    """Frames of the first video stream that the ffmpeg program decodes, and the first of its complaints."""
+    """Return the number of frames of the first video stream that ffmpeg decodes, and its first complaint."""
     return _framehash(clip, "-fps_mode", "passthrough")
 
 
@@ -228,8 +228,8 @@ def _framehash(clip: Path, *options: str) -> tuple[int, str]:
     return frames, done.stderr.decode("utf-8", "replace").partition("\n")[0]
 
 
-def judge(case: Case, ending: Ending, folder: Path) -> str:
-    """The column of the table; ``ending.complaints`` gains the rules that were broken."""
+def classify(case: Case, ending: Ending, folder: Path) -> str:
+    """Return the column of the table, and add the broken rules to ``ending.complaints``."""
     complaints, lines = ending.complaints, ending.stderr.splitlines()
     last = lines[-1] if lines else ""
     if ending.code == THREADS_LEFT:
@@ -241,7 +241,7 @@ def judge(case: Case, ending: Ending, folder: Path) -> str:
     if "Traceback" in ending.stderr or "a bug, please report it" in ending.stderr:
         complaints.append("a traceback")
     elif strange := [line for line in lines if not line.startswith("vsr: ")]:
-        complaints.append(f"said {strange[0]!r}" if ending.code >= 0 else "said more")
+        complaints.append(f"printed {strange[0]!r}" if ending.code >= 0 else "printed more")
     if ending.code == 1 and not (case.clip in last or "out." in last):
         complaints.append("no sentence that names the file")
     if (folder / case.clip).read_bytes() != case.content:
@@ -249,10 +249,10 @@ def judge(case: Case, ending: Ending, folder: Path) -> str:
     left = {path.name for path in folder.iterdir()} - {case.clip}
     if forgotten := {name for name in left if name != "out.mp4" and name not in last}:
         complaints.append(f"left {', '.join(sorted(forgotten))}")
-    return _judge_frames(case, ending, folder, left, lines)
+    return _classify_frames(case, ending, folder, left, lines)
 
 
-def _judge_frames(case: Case, ending: Ending, folder: Path, left: set[str], lines: list[str]) -> str:
+def _classify_frames(case: Case, ending: Ending, folder: Path, left: set[str], lines: list[str]) -> str:
     complaints = ending.complaints
     there, complaint = decoded(folder / case.clip)
     written = _framehash(folder / "out.mp4", "-c", "copy")[0] if "out.mp4" in left else 0
@@ -262,8 +262,8 @@ def _judge_frames(case: Case, ending: Ending, folder: Path, left: set[str], line
         complaints.append(f"refused, though {there} frames can be decoded")
     elif written and written < there and not case.is_picture:
         complaints.append(f"{written} of {there} frames")
-    told = [line for line in lines if "damaged" in line]
-    if told and left and ending.code != (0 if "--tolerant" in case.arguments else 1) and "--tolerant" in KNOWN:
+    warnings = [line for line in lines if "damaged" in line]
+    if warnings and left and ending.code != (0 if "--tolerant" in case.arguments else 1) and "--tolerant" in KNOWN:
         complaints.append(
             f"exit code {ending.code} {'with' if '--tolerant' in case.arguments else 'without'} --tolerant"
         )
@@ -272,21 +272,21 @@ def _judge_frames(case: Case, ending: Ending, folder: Path, left: set[str], line
     if ending.code == 1:
         return "warned" if left else "refused"
     before = decoded(case.whole)[0] if case.whole else 0
-    if not told and not case.is_picture and (complaint or there < before):
+    if not warnings and not case.is_picture and (complaint or there < before):
         complaints.append(f"{there} of {before or 'unknown'} frames; {complaint}")
         return "unsaid"
-    return "warned" if told else "ok"
+    return "warned" if warnings else "ok"
 
 
 def show(case: Case, ending: Ending, verdict: str, verbose: bool) -> None:
-    """A line for a mutation, and the last that it said; or all of that."""
+    """Print a line for a mutation, and the last line of its stderr or all of it."""
     print(f"--only {case.number}: {case.kind}, {case.clip}: {verdict}: {'; '.join(ending.complaints)}")
     for line in ending.stderr.splitlines()[0 if verbose else -1 :]:
         print(f"    {line if verbose else line[:300]}", flush=True)
 
 
 def warm_up() -> None:
-    """Import what the command imports on its way, so that no fork does."""
+    """Import what the command imports while it runs, so that no fork does."""
     import av  # noqa: F401
     import torch
     import tqdm  # noqa: F401
@@ -295,11 +295,11 @@ def warm_up() -> None:
 
     torch.set_num_interop_threads(1)
     if len(list(Path("/proc/self/task").iterdir())) > 1:
-        raise SystemExit("an import has started a thread: a fork would not be what the command is")
+        raise SystemExit("an import has started a thread: a fork would differ from the command")
 
 
 def main() -> None:
-    """Print the failures as they come, and the table."""
+    """Print the failures as they occur, and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path)
     parser.add_argument("--count", type=int, default=300)
@@ -321,7 +321,7 @@ def main() -> None:
             folder.mkdir()
             (folder / case.clip).write_bytes(case.content)
             ending = run_forked(case, folder, Path(outer) / "stderr")
-            verdict = judge(case, ending, folder)
+            verdict = classify(case, ending, folder)
         if options.only or verdict in options.show:
             show(case, ending, verdict, bool(options.only))
         if options.keep and verdict == "failed":

@@ -1,15 +1,15 @@
-"""Crops a second that a folder of pictures yields, beside those that training eats, alternated in one run.
+"""Compare the crops per second that a folder of pictures yields with those that training consumes.
 
     python benchmarks/data.py FOLDER_OR_ZIP [--quick] [--rounds 3] [--seconds 5] [--workers 2] [--clips]
 
-Each round measures, one after the other: crops from pictures that are decoded each time, from pictures kept in main
+Each round measures in turn: crops from pictures that are decoded each time, from pictures kept in main
 memory, from all of them packed into one tensor (on the CPU, and on the GPU where there is one), and updates of the
 default generator by a plain forward, backward and Adam. Figures are medians over the rounds; the ratio (crops yielded
-over crops eaten) is taken within a round: above 1 the network is what limits training. On a GPU the share of time that
-it waits for data is what a loop with data takes longer than one with the same batch again and again.
+over crops consumed) is taken within a round: above 1 the network limits training. On a GPU the share of time that it
+waits for data is the additional time of a loop with data over one that repeats the same batch.
 
-With --clips it measures the supply of clips instead, of 10 frames with HR crops of 192: from pictures, from video files
-where there are any, and in the recipe's mixture; by the clock, and for each second of a core that this process had.
+With --clips it measures clips of 10 frames with HR crops of 192 instead: from pictures, from video files if there are
+any, and in the recipe's mixture; per second of wall time, and per second of CPU time of this process.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from vsr.networks.generator import Generator
 from vsr.training.batches import load_clips
 from vsr.training.clips import clip_batch
 from vsr.training.options import TrainOptions
-from vsr.training.pictures import Draws, PackedPictures, PictureSet, ahead, find_pictures
+from vsr.training.pictures import Draws, PackedPictures, PictureSet, find_pictures, prefetch
 from vsr.training.recipes import RECIPES
 
 BATCH_SIZE, CROP_SIZE = 16, 96
 CLIP_BATCH, CLIP_FRAMES, CLIP_CROP = 4, 10, 192
 STEPS = 1 << 30
-"""More than are ever taken."""
+"""More than are ever used."""
 
 
 def batches(pictures: PictureSet, cut: Callable[[Draws, int], Tensor], first: int, workers: int) -> Iterator[Tensor]:
-    """Batches (N, 3, H, W) uint8 as training has them, without end."""
+    """Yield endless batches (N, 3, H, W) uint8 as in training."""
 
     def make(step: int) -> Tensor:
         draws = pictures.draws(batch_size=BATCH_SIZE, crop_size=CROP_SIZE, seed=0, step=step, rotations=True)
         return cut(draws, CROP_SIZE)
 
-    with closing(ahead(make, range(first, STEPS), workers=workers)) as made:
+    with closing(prefetch(make, range(first, STEPS), workers=workers)) as made:
         yield from made
 
 
 def rate(steps: Iterable[object], seconds: float, device: torch.device) -> float:
-    """Crops a second of an iterator of batches or updates; the first two do not count."""
+    """Return the crops per second of an iterator of batches or updates, without the first two."""
     iterator = iter(steps)
     list(islice(iterator, 2))
     synchronise(device)
@@ -95,7 +95,7 @@ def ways(pictures: PictureSet, device: torch.device, workers: int) -> dict[str, 
     uncached = PictureSet(pictures.files, min_size=CROP_SIZE, cache_bytes=0, workers=workers)
     found = {"decoded each time": uncached.crops}
     if needed < available_memory() // 3:
-        for _ in ahead(pictures.__getitem__, range(len(pictures)), workers=workers):
+        for _ in prefetch(pictures.__getitem__, range(len(pictures)), workers=workers):
             pass
         found["kept in memory"] = pictures.crops
         found["packed, on the CPU"] = PackedPictures(pictures, torch.device("cpu"), workers=workers).crops
@@ -105,29 +105,29 @@ def ways(pictures: PictureSet, device: torch.device, workers: int) -> dict[str, 
 
 
 def measure(pictures: PictureSet, device: torch.device, options: argparse.Namespace) -> None:
-    """Print a table with a row for each way."""
+    """Print a table with a row for each way to load pictures."""
     cuts = ways(pictures, device, options.workers)
     yielded: dict[str, list[float]] = {name: [] for name in cuts}
     with_data: dict[str, list[float]] = {name: [] for name in cuts}
-    eaten = []
-    first = count(step=STEPS // 1000)  # no round sees what another has drawn
+    consumed = []
+    first = count(step=STEPS // 1000)  # no round repeats the draws of another
     for _ in range(options.rounds):
         same = torch.randint(0, 256, (BATCH_SIZE, 3, CROP_SIZE, CROP_SIZE), dtype=torch.uint8, device=device)
         with closing(updates(repeat(same), device)) as steps:
-            eaten.append(rate(steps, options.seconds, device))
+            consumed.append(rate(steps, options.seconds, device))
         for name, cut in cuts.items():
             with closing(batches(pictures, cut, next(first), options.workers)) as data:
                 yielded[name].append(rate(data, options.seconds, device))
             if device.type == "cuda":
                 with closing(batches(pictures, cut, next(first), options.workers)) as data:
                     with_data[name].append(rate(updates(data, device), options.seconds, device))
-    print(f"\ntraining on {device.type}, {BATCH_SIZE} crops of {CROP_SIZE} a step: {median(eaten):.0f} crops/s\n")
+    print(f"\ntraining on {device.type}, {BATCH_SIZE} crops of {CROP_SIZE} a step: {median(consumed):.0f} crops/s\n")
     print("| pictures | crops/s | ratio |" + " waits for data |" * bool(with_data and device.type == "cuda"))
     print("|---|---|---|" + "---|" * (device.type == "cuda"))
     for name, rates in yielded.items():
-        row = f"| {name} | {median(rates):.0f} | {median(a / b for a, b in zip(rates, eaten, strict=True)):.1f} |"
+        row = f"| {name} | {median(rates):.0f} | {median(a / b for a, b in zip(rates, consumed, strict=True)):.1f} |"
         if with_data[name]:
-            row += f" {100 * median(1 - a / b for a, b in zip(with_data[name], eaten, strict=True)):.0f} % |"
+            row += f" {100 * median(1 - a / b for a, b in zip(with_data[name], consumed, strict=True)):.0f} % |"
         print(row)
 
 
@@ -146,7 +146,7 @@ def measure_clips(options: argparse.Namespace) -> None:
     for name, share in shares.items():
         make = partial(clip_batch, clips, replace(recipe, real_motion=share), 0)
         steps = range(next(first) * 10_000, STEPS)[: 1 if options.quick else 20]
-        list(ahead(make, steps, workers=options.workers))  # most pictures and all of a few videos are decoded then
+        list(prefetch(make, steps, workers=options.workers))  # decodes most pictures and all of a few videos
         rates = [clip_rate(make, first, options) for _ in range(options.rounds)]
         by_clock, by_core = (median(column) for column in zip(*rates, strict=True))
         pixels = by_core * CLIP_FRAMES * (CLIP_CROP // recipe.scale) ** 2
@@ -154,11 +154,11 @@ def measure_clips(options: argparse.Namespace) -> None:
 
 
 def clip_rate(make: Callable[[int], object], first: Iterator[int], options: argparse.Namespace) -> tuple[float, float]:
-    """Clips a second by the clock, and for each second of a core; of a process that does nothing else."""
+    """Return the clips per second of wall time, and per second of CPU time of this process."""
     done, clock, core = 0, time.monotonic(), time.process_time()
     while not done or time.monotonic() < clock + options.seconds:
         steps = range(next(first) * 10_000, next(first) * 10_000)
-        done += CLIP_BATCH * len(list(ahead(make, steps[: 2 * options.workers], workers=options.workers)))
+        done += CLIP_BATCH * len(list(prefetch(make, steps[: 2 * options.workers], workers=options.workers)))
     return done / (time.monotonic() - clock), done / (time.process_time() - core)
 
 
@@ -167,10 +167,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each measurement")
     parser.add_argument("--workers", type=int, default=2, help="threads that prepare crops")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--quick", action="store_true", help="64 pictures, one short round: does it run?")
+    parser.add_argument("--quick", action="store_true", help="64 pictures, one short round, to check that it runs")
     parser.add_argument("--clips", action="store_true", help="measure clips instead of crops")
     options = parser.parse_args()
     if options.quick:

@@ -1,6 +1,6 @@
-"""Clips as they turn up: encoded twice by different codecs, resized between the two, some sharpened with halos.
+"""Make realistic clips: encoded twice by different codecs, resized in between, some sharpened with halos.
 
-Each has an HR reference, which has none of that. ``python benchmarks/video_quality.py DATA --dirty`` measures on them.
+Each has a clean HR reference. ``python benchmarks/video_quality.py DATA --dirty`` measures on them.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from vsr.imaging.pictures import write_picture
 from vsr.imaging.resize import resize_as_matlab
 
 HALO_SIGMA = 1.2
-"""Pixels of the first generation."""
+"""Standard deviation in pixels of the first generation."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One encoding: a codec of libav's, and what it is given."""
+    """One encoding: a codec of libav and its options."""
 
     codec: str
     options: dict[str, str] = field(default_factory=dict)
 
 
 def quantised(codec: str, quantiser: int) -> Generation:
-    """A codec of the MPEG family at one quantiser of 1..31; more is worse."""
+    """Return an encoding by a codec of the MPEG family at a fixed quantiser of 1..31; more is worse."""
     return Generation(codec, {"qmin": str(quantiser), "qmax": str(quantiser)})
 
 
 @dataclass(frozen=True)
 class DirtyClip:
-    """What a clip goes through.
+    """The degradation of a clip.
 
     Attributes:
-        source: the reference, below DATA.
-        start: its first frame.
-        size: width and height of the first generation; LR is resized from what is left of it.
+        source: path of the reference in DATA.
+        start: first frame.
+        size: width and height of the first generation; LR is resized from its decoded frames.
         first: the encoding at that size.
         second: the encoding of LR.
         sharpening: share of the detail finer than ``HALO_SIGMA`` that is added before the first generation.
@@ -73,13 +73,13 @@ def make_dirty(clip: DirtyClip, hrs: Iterable[Tensor], folder: Path, scale: int)
     """Send frames through both generations.
 
     Args:
-        clip: what they go through.
+        clip: the degradation.
         hrs: uint8 (3, H, W) RGB.
-        folder: a new one, for this.
-        scale: from LR to HR.
+        folder: a new folder for the files.
+        scale: ratio of HR to LR.
 
     Returns:
-        The LR clip, as the second generation wrote it.
+        The LR clip of the second generation.
     """
     width, height = clip.size
     pictures = []
@@ -91,13 +91,13 @@ def make_dirty(clip: DirtyClip, hrs: Iterable[Tensor], folder: Path, scale: int)
 
 
 def read_pictures(path: Path) -> list[Tensor]:
-    """All frames of a clip, uint8 (3, H, W) RGB."""
+    """Read all frames of a clip, uint8 (3, H, W) RGB."""
     with closing(read_rgb(identify(path))) as frames:
         return [(frame[0].clamp(0, 1) * 255).round().byte() for frame in frames]
 
 
 def _sharpened(picture: Tensor, share: float) -> Tensor:
-    """An unsharp mask, which leaves bright and dark seams along edges."""
+    """Apply an unsharp mask, which leaves bright and dark halos along edges."""
     if not share:
         return picture
     rgb = picture.permute(1, 2, 0).numpy().astype(np.float32)

@@ -1,14 +1,14 @@
-"""Jobs on disks that fill around their end: is what ends with exit code 0 whole?
+"""Run jobs on disks that fill up near their end: is the output of exit code 0 always complete?
 
     python benchmarks/full_disk.py [--sizes 24] [--endings .mp4 .mov .mkv .ts .avi] [--program FFMPEG]
 
-A clip of 30 seconds and 64x48 pixels with sound is upscaled onto a tmpfs (needs root). The sizes lie between what the
-segments take and what the whole job takes, so that the disk fills while segments are written, while they are joined,
-while the output is assembled, and while its last block is closed. ``--program`` names another ffmpeg than the one
-that vsr carries. Each output is decoded by the carried one and counted.
+A clip of 30 seconds and 64x48 pixels with sound is upscaled onto a tmpfs (needs root). The sizes are between that of
+the segments and that of the whole job, so that the disk fills while segments are written, while they are joined,
+while the output is assembled, and while its last block is closed. ``--program`` selects another ffmpeg than the one
+bundled with vsr. Each output is decoded by the bundled one and its packets are counted.
 
-Exit code 1 where a job ended with 0 and its output is not whole, or with another code and no sentence, or left an
-output that is not whole under its name.
+The exit code is 1 if a job ended with 0 and its output is incomplete, or with another code and no sentence, or left an
+incomplete output under its final name.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ class Ending:
     """How one job ended.
 
     Attributes:
-        size: of the disk in bytes.
+        size: size of the disk in bytes.
         code: exit code.
-        said: the last line on stderr.
-        whole: the output is there, and all of it; None: it is not there.
+        message: the last line on stderr.
+        whole: whether the output is complete; None if there is none.
     """
 
     size: int
     code: int
-    said: str
+    message: str
     whole: bool | None
 
     @property
     def is_wrong(self) -> bool:
-        """Whether a user is told something that is not so."""
+        """Whether exit code, message and output contradict each other."""
         if self.code == 0:
             return self.whole is not True
-        return self.whole is False or self.code != 1 or not self.said.startswith("vsr: ")
+        return self.whole is False or self.code != 1 or not self.message.startswith("vsr: ")
 
 
 def make_clip(path: Path) -> Path:
-    """The source."""
+    """Write the source clip."""
     picture, tone = f"testsrc2=s=64x48:r={RATE}:d={SECONDS}", f"sine=r=48000:d={SECONDS}"
     words = ["-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", tone, "-c:v", "libx264", "-g", "50", "-c:a", "aac"]
     subprocess.run([bundled_program() or "", "-v", "error", "-y", *words, "-pix_fmt", "yuv420p", path], check=True)
@@ -61,7 +61,7 @@ def make_clip(path: Path) -> Path:
 
 
 def upscale(clip: Path, target: Path, program: str | None) -> tuple[int, str]:
-    """Exit code and last line."""
+    """Run the command; returns its exit code and the last line of stderr."""
     command = [sys.executable, "-m", "vsr", "upscale", clip, "-o", target, "--model", "bicubic", "--scale", "2"]
     environment = os.environ | ({"VSR_FFMPEG": program} if program else {})
     done = subprocess.run([*map(str, command), "-q"], env=environment, capture_output=True, text=True, timeout=300)
@@ -69,7 +69,7 @@ def upscale(clip: Path, target: Path, program: str | None) -> tuple[int, str]:
 
 
 def is_whole(target: Path, wanted: list[Count]) -> bool:
-    """Whether every frame decodes, and every packet of sound is there."""
+    """Whether every frame decodes and no packet of sound is missing."""
     try:
         found = count_packets(target)
     except VsrError:
@@ -80,19 +80,19 @@ def is_whole(target: Path, wanted: list[Count]) -> bool:
 
 
 def run(clip: Path, disk: Path, name: str, size: int, wanted: list[Count], program: str | None) -> Ending:
-    """One job on a disk of a size."""
+    """Run one job on a disk of a given size."""
     disk.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
     try:
-        code, said = upscale(clip, disk / name, program)
+        code, message = upscale(clip, disk / name, program)
         whole = is_whole(disk / name, wanted) if (disk / name).exists() else None
-        return Ending(size, code, said, whole)
+        return Ending(size, code, message, whole)
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def main() -> None:
-    """A row for each ending, and all that is wrong."""
+    """Print a row for each file ending, and all that is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, default=24)
     parser.add_argument("--endings", nargs="+", default=[".mp4", ".mov", ".mkv", ".ts", ".avi"])
@@ -108,7 +108,7 @@ def main() -> None:
             if upscale(clip, reference, options.program)[0]:
                 raise SystemExit(f"the undisturbed job for {ending} failed")
             output, wanted = reference.stat().st_size, count_packets(reference)
-            # Segments and the joined video take about as much as the output each; then comes the output itself.
+            # Segments, the joined video and the output have about the same size each.
             least, most = output, round(3.5 * output)
             sizes = [least + (most - least) * number // (options.sizes - 1) for number in range(options.sizes)]
             ends = [run(clip, folder / "disk", f"out{ending}", size, wanted, options.program) for size in sizes]

@@ -1,24 +1,25 @@
-"""Jobs that are killed at random moments, or run out of disk: is what they end with the same, and nothing done twice?
+"""Kill jobs at random moments, or let them run out of disk: is the output the same, and is no work done twice?
 
     python benchmarks/interruptions.py CLIP [--kills 30 | --damage N | --disk] [--seed 0] [--jobs N] [--model bicubic]
                                             [--whole]
 
-CLIP is looped to 45 seconds, or taken as it is with ``--whole``, and upscaled once undisturbed. Then the same job is
-started, killed by SIGKILL at a moment drawn from the time that the undisturbed one took, and started again at once,
-until all kills are spent and the job is done; one that is done earlier is followed by another. Every fifth kill waits
-for the assembly, and every fifth strikes when the output has got its name: drawn moments would seldom meet them. With
-``--jobs`` every second kill hits a worker instead, whose master must finish alone. The moments are the seed's, what
-they meet is the machine's.
+CLIP is looped to 45 seconds, or used unchanged with ``--whole``, and upscaled once undisturbed. Then the same job is
+started, killed by SIGKILL at a random moment within the duration of the undisturbed one, and restarted at once, until
+all kills are used and the job is done; if it is done earlier, another job follows. Every fifth kill waits for the
+assembly, and every fifth for the moment when the output has its final name, which random moments seldom hit. With
+``--jobs`` every second kill hits a worker instead, whose master must finish alone. The seed determines the moments, but
+not what is running then.
 
-``--damage`` interrupts one job instead, and for each of N copies of what it left flips a bit of a file, cuts it short
-or deletes it, in a finished segment or the manifest, and starts the command again. The damaged segment alone must be
-done again; a job without its manifest must be refused in one sentence and left as it is.
+``--damage`` interrupts one job instead, and in each of N copies of its folder flips a bit of a file, truncates or
+deletes it, in a finished segment or the manifest, and restarts the command. Only the damaged segment must be done
+again; a job without its manifest must be refused in one sentence and not changed.
 
-``--disk`` fills a small tmpfs instead (needs root): among the segments, while they are joined, and while the output is
-assembled. The job must end with exit code 1 and one sentence, keep what is finished, and go on when there is room.
+``--disk`` fills a small tmpfs instead (needs root): during the segments, while they are joined, and while the output is
+assembled. The job must end with exit code 1 and one sentence, keep the finished segments, and continue when there is
+space.
 
-Exit code 1 where an output differs from the undisturbed one, a finished segment was touched again, a file or a process
-was left behind, or the command ended otherwise than it should.
+The exit code is 1 if an output differs from the undisturbed one, a finished segment was written again, a file or a
+process was left, or the command ended in another way than it should.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ import av
 from vsr.media.ffmpeg import find_program
 
 CLIP_SECONDS, TICK_SECONDS = 45, 0.01
-PARTS = ("start-up", "segments", "assembly", "behind the end")
+PARTS = ("start-up", "segments", "assembly", "after the end")
 
 ENDING_SECONDS = 30
-"""How long an orphan may take to notice that it is one: what is in its queues it may still compute."""
+"""Time limit in seconds for a worker to end after its master; it may finish what is in its queues."""
 
 
 def decoded(clip: Path) -> str:
-    """A digest of every frame of the first video with its time, and of every packet of sound with its own."""
+    """Return a digest of every frame of the first video and every packet of sound, with their times."""
     digest = hashlib.md5()
     with av.open(str(clip)) as container:
         for frame in container.decode(video=0):
@@ -65,19 +66,19 @@ def decoded(clip: Path) -> str:
 
 
 class Job:
-    """One output, for which the command is started as often as it takes, each time in a session of its own.
+    """One output, for which the command is started as often as needed, each time in a new session.
 
     Attributes:
-        segments: how many there are; None: it is not known yet.
-        complaints: what must not be.
-        records: inode and time of each finished segment; once there they must not change.
-        assembled: when the assembly began, in seconds from the start; None: it has not.
-        segment_bytes: of the finished segments, at most.
-        assembly_seconds: from the last segment until the output had its name.
-        seconds: that the last run took which was not killed.
+        segments: number of segments; None if it is not known yet.
+        complaints: the rules that were broken.
+        records: inode and time of each finished segment, which must not change.
+        assembled: when the assembly began, in seconds from the start; None before.
+        segment_bytes: greatest size of the finished segments.
+        assembly_seconds: time from the last segment until the output had its name.
+        seconds: duration of the last run that was not killed.
         sessions: the process of each run.
         spoiled: segments that have to be done again.
-        redone: segments that were.
+        redone: segments that were done again.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Job:
 
     def start(self) -> None:
         """Start the command."""
-        self._logs.append(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115 - goes with this object
+        self._logs.append(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115 - closed with this object
         self.assembled = None
         self._started, self._kept = time.monotonic(), 0.0
         self._child = subprocess.Popen(
@@ -114,7 +115,7 @@ class Job:
         return time.monotonic() - self._started
 
     def watch(self, until: Callable[[], bool] = lambda: False, *, tick: float = TICK_SECONDS) -> int | None:
-        """Look on until something is the case, or the command ends: its exit code."""
+        """Observe the command until a condition holds (returns None) or it ends (returns its exit code)."""
         while (code := self._child.poll()) is None:
             if until():
                 return None
@@ -125,9 +126,9 @@ class Job:
         return code
 
     def look(self) -> None:
-        """Note what is finished."""
+        """Record the finished segments."""
         size, found = 0, {}
-        with suppress(FileNotFoundError):  # the folder goes
+        with suppress(FileNotFoundError):  # the folder is removed at the end
             for path in self.folder.glob("[0-9]*/*"):
                 status = path.stat()
                 size += status.st_size
@@ -148,43 +149,43 @@ class Job:
             self.assembly_seconds = self.elapsed - self._kept
 
     def reached(self, seconds: float, assembly: bool) -> bool:
-        """Whether so much time has passed since the start, or since the assembly began."""
+        """Whether this time has passed since the start, or since the assembly began."""
         begun = self.assembled if assembly else 0.0
         return begun is not None and self.elapsed - begun > seconds
 
     def where(self) -> str:
-        """The part of the work that the command is at."""
+        """Return the current part of the work of the command."""
         if self.target.exists():
-            return "behind the end"
+            return "after the end"
         if len(list(self.folder.glob("[0-9]*"))) == self.segments:
             return "assembly"
         begun = {path.name.rpartition("-")[2] for path in self.folder.glob(".[0-9]*-*")}
         return "segments" if begun & set(map(str, members(self._child.pid))) else "start-up"
 
     def workers(self) -> list[int]:
-        """The processes that compute for the command."""
+        """Return the worker processes of the command."""
         return [pid for pid in members(self._child.pid) if b"spawn_main" in _read(pid, "cmdline")]
 
     def kill(self) -> None:
-        """Kill the command, and nobody else; nothing that was finished may be missing then."""
+        """Kill the command only; afterwards no finished segment may be missing."""
         self._child.kill()
         self._child.wait()
         if not self.target.exists() and (lost := [name for name in self.records if not (self.folder / name).is_dir()]):
             self.complaints.append(f"segments {', '.join(lost)} are gone")
 
-    def said(self, run: int = -1) -> list[str]:
-        """The lines that a run wrote to stderr."""
+    def errors(self, run: int = -1) -> list[str]:
+        """Return the lines that a run wrote to stderr."""
         self._logs[run].seek(0)
         return self._logs[run].read().splitlines()
 
     def left(self) -> list[int]:
-        """The processes that are still there, of all runs."""
+        """Return the living processes of all runs."""
         return [pid for session in self.sessions for pid in members(session)]
 
-    def judge(self, code: int | None, reference: Path) -> None:
-        """Complain where the command has not ended as it should."""
-        if code != 0 or self.said():
-            self.complaints.append(f"exit code {code}: {' / '.join(self.said())}")
+    def check(self, code: int | None, reference: Path) -> None:
+        """Add complaints if the command has not ended as it should."""
+        if code != 0 or self.errors():
+            self.complaints.append(f"exit code {code}: {' / '.join(self.errors())}")
         if not self.target.exists():
             self.complaints.append("no output")
         elif not filecmp.cmp(self.target, reference, shallow=False) and decoded(self.target) != decoded(reference):
@@ -192,7 +193,7 @@ class Job:
         self.target.unlink(missing_ok=True)
         if self.folder.exists():
             self.complaints.append(f"{self.folder.name} is left")
-        if any("Traceback" in line for run in range(len(self._logs)) for line in self.said(run)):
+        if any("Traceback" in line for run in range(len(self._logs)) for line in self.errors(run)):
             self.complaints.append("a traceback")
 
 
@@ -203,7 +204,7 @@ def _read(pid: int, name: str) -> bytes:
 
 
 def members(session: int) -> list[int]:
-    """The living processes of a session."""
+    """Return the living processes of a session."""
     found = []
     for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
         fields = _read(pid, "stat").rpartition(b") ")[2].split()
@@ -213,24 +214,24 @@ def members(session: int) -> list[int]:
 
 
 def killed(start: Callable[[str], Job], reference: Job, kills: int, seed: int, jobs: int) -> list[Job]:
-    """Kill and start again until all kills are spent, and print what was hit where."""
+    """Kill and restart jobs until all kills are used, and print what was hit."""
     draw, hits, done = random.Random(seed), Counter[str](), list[Job]()
     while hits.total() < kills:
         job = start(f"killed-{len(done)}.mp4")
         done.append(job)
-        while (code := _interrupted(job, draw, hits, kills, jobs, reference)) is None:
+        while (code := _run_and_interrupt(job, draw, hits, kills, jobs, reference)) is None:
             pass
-        job.judge(code, reference.target)
-    print("| hit | start-up | segments | assembly | behind the end |\n|---|---|---|---|---|")
+        job.check(code, reference.target)
+    print("| hit | start-up | segments | assembly | after the end |\n|---|---|---|---|---|")
     for who in ("the command", "a worker")[: min(jobs, 2)]:
         print(f"| {who} | " + " | ".join(str(hits[f"{who}, {where}"]) for where in PARTS) + " |")
     return done
 
 
-def _interrupted(
+def _run_and_interrupt(
     job: Job, draw: random.Random, hits: Counter[str], kills: int, jobs: int, reference: Job
 ) -> int | None:
-    """One run of the command; None: it was killed, and there is more to do."""
+    """Run the command once; returns its exit code, or None if it was killed and is not done."""
     number = hits.total()
     worker, late, named = jobs > 1 and number % 2 == 1, number % 5 == 4, number % 5 == 2
     delay = draw.uniform(0, reference.assembly_seconds if late else reference.seconds)
@@ -253,7 +254,7 @@ def _interrupted(
 
 
 def damaged(start: Callable[[str], Job], reference: Job, count: int, seed: int) -> list[Job]:
-    """Damage copies of what one job left, and print what that cost."""
+    """Damage copies of the folder of an interrupted job, and print what had to be done again."""
     draw, table, done = random.Random(seed), Counter[str](), []
     template = start("template.mp4")
     template.start()
@@ -271,7 +272,7 @@ def damaged(start: Callable[[str], Job], reference: Job, count: int, seed: int) 
         job.read_manifest()
         if victim.parent != job.folder:
             job.spoiled.add(victim.parent.name)
-            if victim.name == "record.json":  # another by now, or none
+            if victim.name == "record.json":  # replaced or deleted
                 job.records.setdefault(victim.parent.name, (0, 0))
         before = _contents(job.folder)
         job.start()
@@ -279,15 +280,15 @@ def damaged(start: Callable[[str], Job], reference: Job, count: int, seed: int) 
         kind = victim.name if victim.suffix == ".json" else "video"
         if kind == "manifest.json":
             table[f"{how}, {kind}: refused"] += code == 1
-            if code != 1 or len(job.said()) != 1 or _contents(job.folder) != before or job.target.exists():
-                job.complaints.append(f"not refused in one sentence, untouched: {code} {job.said()}")
+            if code != 1 or len(job.errors()) != 1 or _contents(job.folder) != before or job.target.exists():
+                job.complaints.append(f"not refused in one sentence, untouched: {code} {job.errors()}")
             shutil.rmtree(job.folder)
             continue
-        job.judge(code, reference.target)
+        job.check(code, reference.target)
         again = {name for name in job.redone if name == victim.parent.name}
         if not again:
             job.complaints.append(f"{victim.parent.name} was {how} and not done again")
-        table[f"{how}, {kind}: done again alone"] += not job.complaints
+        table[f"{how}, {kind}: only this done again"] += not job.complaints
     shutil.rmtree(template.folder)
     print(
         "| damage | times |\n|---|---|", *(f"| {kind} | {times} |" for kind, times in sorted(table.items())), sep="\n"
@@ -311,31 +312,31 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def filled(start: Callable[[str], Job], reference: Job, disk: Path) -> list[Job]:
-    """Let the disk become full in each part of the work, then larger, and print how that ends."""
+    """Let the disk fill up in each part of the work, then enlarge it, and print how the job ends."""
     segments, output = reference.segment_bytes, reference.target.stat().st_size
     sizes = {"segments": segments // 2, "joining": segments * 3 // 2, "assembly": 2 * segments + output // 2}
     done = []
-    print("| the disk fills among | MiB | exit code | segments kept | it says |\n|---|---|---|---|---|")
+    print("| the disk fills during | MiB | exit code | segments kept | stderr |\n|---|---|---|---|---|")
     for part, size in sizes.items():
         with mounted(disk, size):
             job = start(f"{disk.name}/{part}.mp4")
             done.append(job)
             job.start()
             code, kept = job.watch(), len(list(job.folder.glob("[0-9]*/record.json")))
-            print(f"| {part} | {size / 2**20:.1f} | {code} | {kept} of {len(reference.records)} | {job.said()} |")
-            if code != 1 or len(job.said()) != 1 or "No space left" not in job.said()[0]:
-                job.complaints.append("it did not end with exit code 1 and one sentence about the space")
+            print(f"| {part} | {size / 2**20:.1f} | {code} | {kept} of {len(reference.records)} | {job.errors()} |")
+            if code != 1 or len(job.errors()) != 1 or "No space left" not in job.errors()[0]:
+                job.complaints.append("it did not end with exit code 1 and one sentence about the full disk")
             if kept != len(job.records) or not kept or (part != "segments" and kept < len(reference.records)):
                 job.complaints.append("finished segments were not kept")
             _mount("-o", f"remount,size={4 * (segments + output)}", str(disk))
             job.start()
-            job.judge(job.watch(), reference.target)
+            job.check(job.watch(), reference.target)
     return done
 
 
 @contextmanager
 def mounted(disk: Path, size: int) -> Iterator[None]:
-    """A small disk."""
+    """Mount a small disk."""
     disk.mkdir(exist_ok=True)
     _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk))
     try:
@@ -353,7 +354,7 @@ def _mount(*words: str) -> None:
 
 
 def left_behind(jobs: Sequence[Job], folder: Path, known: set[str]) -> list[str]:
-    """Files and processes that should be gone."""
+    """Return complaints about files and processes that should be gone, and kill the processes."""
     until = time.monotonic() + ENDING_SECONDS
     while (alive := [pid for job in jobs for pid in job.left()]) and time.monotonic() < until:
         time.sleep(0.2)
@@ -366,7 +367,7 @@ def left_behind(jobs: Sequence[Job], folder: Path, known: set[str]) -> list[str]
 
 
 def loop(clip: Path, target: Path) -> Path:
-    """The clip again and again, without encoding it."""
+    """Loop the clip without encoding it."""
     words = ["-nostdin", "-v", "error", "-stream_loop", "-1", "-i", f"file:{clip}", "-t", str(CLIP_SECONDS)]
     subprocess.run([find_program(), *words, "-map", "0:V:0", "-map", "0:a:0?", "-c", "copy", str(target)], check=True)
     return target
@@ -397,7 +398,7 @@ def main() -> None:
         reference = Job(source, folder / "reference.mp4", arguments, temporary)
         reference.start()
         if code := reference.watch():
-            raise SystemExit(f"the undisturbed run ended with exit code {code}: {reference.said()}")
+            raise SystemExit(f"the undisturbed run ended with exit code {code}: {reference.errors()}")
         print(f"undisturbed: {len(reference.records)} segments in {reference.seconds:.1f} s, "
               f"{reference.assembly_seconds:.2f} s of it for the assembly\n")  # fmt: skip
         if options.damage:

@@ -1,13 +1,13 @@
-"""What grows with a clip: memory and planning; and what a still picture saves.
+"""Measure how memory and planning grow with the length of a clip, and what repeated frames save.
 
     python benchmarks/long_clip.py CLIP [--minutes 10] [--stills] [--rounds 3]
 
-CLIP is looped at 640x360 and upscaled by bicubic. Resident memory, the command's and that of all its children, is read
-each second and shown at every tenth of the run; the ratio is of the most in the second half to the most in the first
-half behind its first tenth. Planning is the pass over the packets, measured alone in a process of its own.
+CLIP is looped at 640x360 and upscaled by bicubic. The resident memory of the command and all its children is read each
+second and shown at every tenth of the run; the ratio is that of the maximum in the second half to the maximum from 10
+to 50 %. Planning is the pass over the packets, measured alone in a process of its own.
 
-``--stills`` writes sixteen frames of CLIP at 160x90, once as they are and once each of them eight times, upscales the
-two clips alternately by ``video-x4``, and compares frames a second, without the start of Python.
+``--stills`` writes sixteen frames of CLIP at 160x90, once each and eight times each, upscales the two clips
+alternately by ``video-x4``, and compares frames per second, without the start of Python.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vsr.media.ffmpeg import run
 
 FAST = ["--preset", "ultrafast", "--device", "cpu", "--json", "-q", "--overwrite"]
 FRAMES, TIMES = 16, 8
-"""Different frames in the clip of stills, and how long each of them stands."""
+"""Number of different frames in the clip of stills, and of repetitions of each."""
 
 PLANNING = """
 import sys, time
@@ -47,7 +47,7 @@ print(time.perf_counter() - started, index.num_frames)
 
 
 def resident_mib(process: int) -> float:
-    """The resident memory of a process and all that descend from it, in MiB; what they share counts for each."""
+    """Return the resident memory of a process and its descendants in MiB; shared memory counts for each."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
@@ -61,10 +61,10 @@ def upscale(source: Path, target: Path, arguments: Sequence[str]) -> tuple[dict[
     """Run the command.
 
     Returns:
-        its summary, and its resident memory in MiB at each second.
+        The summary of the job, and the resident memory in MiB at each second.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        subprocess.CalledProcessError: the command failed.
     """
     command = [sys.executable, "-m", "vsr", "upscale", str(source), "-o", str(target), *arguments, *FAST]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as child:
@@ -75,14 +75,14 @@ def upscale(source: Path, target: Path, arguments: Sequence[str]) -> tuple[dict[
                 samples.append(resident_mib(child.pid))
                 next_second += 1
             time.sleep(0.02)
-        said = child.stdout.read()
+        output = child.stdout.read()
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command)
-    return json.loads(said), samples
+    return json.loads(output), samples
 
 
 def long(clip: Path, folder: Path, minutes: float) -> None:
-    """Upscale a long clip and print what it took."""
+    """Upscale a long clip and print memory and times."""
     source = folder / "long.mp4"
     sized = ffmpeg.input(str(clip), stream_loop=-1).video.filter("scale", 640, 360)
     run(ffmpeg.output(sized, str(source), t=60 * minutes, preset="veryfast").overwrite_output())
@@ -95,13 +95,13 @@ def long(clip: Path, folder: Path, minutes: float) -> None:
     tenth, half = len(samples) // 10, len(samples) // 2
     early, late = max(samples[tenth:half]), max(samples[half:])
     seconds = summary["seconds"]
-    print(f"\nmost memory: {early:.0f} MiB from 10 to 50 %, {late:.0f} MiB behind; ratio {late / early:.3f}")
+    print(f"\nmost memory: {early:.0f} MiB from 10 to 50 %, {late:.0f} MiB after; ratio {late / early:.3f}")
     print(f"{summary['frames']} of {frames} frames in {seconds:.1f} s, {summary['frames'] / seconds:.1f} frames/s; "
           f"planning {float(plan_seconds):.2f} s, {100 * float(plan_seconds) / seconds:.2f} % of it")  # fmt: skip
 
 
 def write_frames(clip: Path, target: Path, times: int) -> None:
-    """The first frames of a clip at 160x90, each so many times, without loss."""
+    """Write the first frames of a clip at 160x90, each ``times`` times, without loss."""
     with av.open(str(clip)) as source, av.open(str(target), "w") as written:
         video = written.add_stream("libx264", rate=25, options={"crf": "0", "preset": "ultrafast"})
         video.width, video.height, video.pix_fmt = 160, 90, "yuv420p"
@@ -129,7 +129,7 @@ def stills(clip: Path, folder: Path, rounds: int) -> None:
             summary, _ = upscale(folder / f"{times}.mp4", folder / f"out-{times}.mp4", ["--model", "video-x4"])
             measured.append(summary["frames"] / summary["seconds"])
             repeated[times] = f"{summary['frames']} | {summary['repeated']}"
-    print("| each frame stands for | frames | repeated | frames/s |\n|---|---|---|---|")
+    print("| each frame repeats | frames | repeated | frames/s |\n|---|---|---|---|")
     for times, measured in speeds.items():
         print(f"| {times} | {repeated[times]} | {median(measured):.2f} |")
     ratio = median(late / early for early, late in zip(speeds[1], speeds[TIMES], strict=True))

@@ -1,9 +1,9 @@
-"""What a picture of a folder costs beside its pixels: seconds a picture, of one source tree or of several in turn.
+"""Measure the overhead per picture of a folder in seconds, for one source tree or several in turn.
 
     python benchmarks/many_pictures.py [TREE ...] [--count 200] [--model srgan-x2] [--rounds 2]
 
 Small pictures, 64x48, are written to a temporary folder and upscaled by ``vsr upscale`` of each TREE, by default this
-one. The start of the command is taken off: what a folder of one picture takes.
+one. The time for a folder of one picture is subtracted, as the start of the command.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def write_pictures(folder: Path, count: int) -> Path:
-    """Smooth noise, no two alike."""
+    """Write different pictures of smooth noise."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(count):
@@ -52,7 +52,7 @@ def write_pictures(folder: Path, count: int) -> Path:
 
 
 def seconds_of(tree: Path, pictures: Path, model: str) -> float:
-    """Wall time of the command."""
+    """Return the wall time of the command."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "vsr", "upscale", str(pictures), "-o", out, "--model", model, "-q"]
         started = time.monotonic()

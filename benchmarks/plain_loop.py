@@ -1,8 +1,8 @@
-"""The loop that people use today, with our weights: the peer of ``benchmarks/speed.py``.
+"""Upscale a clip by the usual loop with our weights: the baseline of ``benchmarks/speed.py``.
 
-Two ffmpeg programs and two pipes of raw BGR between them, as Real-ESRGAN's script for video has them; in the middle one
-frame at a time, a network that runs eagerly as it was loaded, and every conversion in its own step on the CPU. No
-timestamps: a constant rate is declared. ``python benchmarks/plain_loop.py IN OUT MODEL``
+Two ffmpeg programs with pipes of raw BGR, as in Real-ESRGAN's video script; in between one frame at a time, a network
+in eager mode, and each conversion as a separate step on the CPU. There are no timestamps: a constant rate is declared.
+``python benchmarks/plain_loop.py IN OUT MODEL``
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vsr.networks.weights import load_network
 
 @torch.no_grad()
 def main(source: str, target: str, model: str) -> None:
-    """Upscale ``source`` into ``target``, H.264 as libx264 writes it by default."""
+    """Upscale ``source`` into ``target``, as H.264 with libx264's defaults."""
     network = load_network(model)
     with av.open(source) as container:
         video = container.streams.video[0]

@@ -1,9 +1,9 @@
-"""What every shipped model and bicubic are worth on Set5, Set14 and BSD100: the table of the README.
+"""Measure the quality of every shipped model and bicubic on Set5, Set14 and BSD100: the table of the README.
 
     python benchmarks/quality.py DATA [--model NAME_OR_PATH ...] [--lpips-weights FILE] [--output FILE ...]
 
-DATA holds the folders of HR pictures. LR is read where a folder such as ``Set5_LRx4_matlab`` stands beside them, and
-made as MATLAB makes it where none does. The measures are those of ``vsr eval``; each cell is PSNR-Y in dB, SSIM-Y and
+DATA holds the folders of HR pictures. LR is read from a folder such as ``Set5_LRx4_matlab`` beside them, and reduced
+like MATLAB if there is none. The measures are those of ``vsr eval``; each cell is PSNR-Y in dB, SSIM-Y and
 LPIPS.
 """
 
@@ -23,7 +23,7 @@ SETS = ("Set5", "Set14", "BSD100")
 
 
 def measure(models: tuple[str, ...], scale: int, name: str, options: argparse.Namespace) -> tuple[ModelScore, ...]:
-    """Models of one scale on one set."""
+    """Measure models of one scale on one set."""
     lr = options.data / f"{name}_LRx{scale}_matlab"
     with tqdm(unit="picture", desc=f"{name} x{scale}", leave=False) as bar:
 
@@ -31,7 +31,7 @@ def measure(models: tuple[str, ...], scale: int, name: str, options: argparse.Na
             bar.total = at.total
             bar.update(at.done - bar.n)
 
-        asked = ImageEvalOptions(
+        settings = ImageEvalOptions(
             models=models,
             data=(options.data / name,),
             lr=(lr,) if lr.is_dir() else (),
@@ -39,20 +39,20 @@ def measure(models: tuple[str, ...], scale: int, name: str, options: argparse.Na
             lpips_weights=options.lpips_weights,
             device=options.device,
         )
-        return evaluate_images(asked, show).scores
+        return evaluate_images(settings, show).scores
 
 
 def figures(score: ModelScore) -> str:
-    """Such as ``28.43 / .8113 / .2875``."""
+    """Format a score such as ``28.43 / .8113 / .2875``."""
     ssim, lpips = (f"{value:.4f}".removeprefix("0") for value in (score.ssim, score.lpips))
     return f"{score.psnr:.2f} / {ssim} / {lpips}"
 
 
 def main() -> None:
-    """Print the table, and write it where that is asked for."""
+    """Print the table, and write it to the outputs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model", action="append", help="instead of those that ship; may be repeated")
+    parser.add_argument("--model", action="append", help="instead of the shipped ones; may be repeated")
     parser.add_argument("--lpips-weights", type=Path)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, action="append", default=[], help=".json, .csv or .md")
@@ -60,7 +60,7 @@ def main() -> None:
     for path in options.output:
         check_output(path, overwrite=True)
     names = options.model or [info.name for info in shipped_models()]
-    names = [name for name in names if name != "bicubic"]  # which stands in every table
+    names = [name for name in names if name != "bicubic"]  # which is in every table
     scales = {name: read_info(find_weights(name)).scale for name in names}
     rows = []
     for scale in sorted(set(scales.values())):

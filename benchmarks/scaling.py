@@ -1,10 +1,10 @@
-"""Cost against work: time for an output pixel, and memory, from small frames to large and from short clips to long.
+"""Measure how cost scales: time per output pixel and memory, for frames and clips of increasing size.
 
     python benchmarks/scaling.py [--model video-x4] [--precision fp32] [--rounds 3]
 
-Three tables. Frames from 160x90 to 1280x720 through the whole pipeline, without an encoder, in tiles where those are
-taken. Clips of 160x90 that are twice as long, and again. And a 1280x720 frame in the tiles that are taken by default
-against the frame as a whole, one after the other; the whole frame needs some 6 GiB in float32.
+Three tables: frames from 160x90 to 1280x720 through the whole pipeline, without an encoder, in tiles where they are the
+default; clips of 160x90 of doubling length; and a 1280x720 frame in the default tiles against the whole frame, in turn.
+The whole frame needs about 6 GiB in float32.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from vsr.pipeline.options import BenchOptions
 
 SIZES = ((160, 90), (320, 180), (640, 360), (1280, 720))
 LENGTHS = (4, 8, 16, 32)
-"""Seconds of work of the second table, about."""
+"""Approximate seconds of work of the rows of the second table."""
 
 
 def speed_of(size: tuple[int, int], seconds: float, options: argparse.Namespace) -> Speed:
-    """The pipeline at a size."""
+    """Measure the pipeline at a size."""
     (speed,) = bench(
         BenchOptions(
             models=(options.model,),
@@ -41,7 +41,7 @@ def speed_of(size: tuple[int, int], seconds: float, options: argparse.Namespace)
 
 
 def cells(speed: Speed, scale: float) -> str:
-    """Time and memory for an output pixel, and memory in all."""
+    """Format time and memory per output pixel, and the total memory."""
     pixels = speed.width * speed.height * scale**2
     assert speed.memory_bytes is not None
     each = f"{1e9 / speed.pipeline_fps / pixels:.1f} ns | {speed.memory_bytes / pixels:.0f} bytes"
@@ -49,7 +49,7 @@ def cells(speed: Speed, scale: float) -> str:
 
 
 def tiles(options: argparse.Namespace) -> None:
-    """The third table."""
+    """Print the third table."""
     lr = torch.rand(1, 3, 720, 1280)
     keywords = {"device": "cpu", "engine": options.engine, "precision": options.precision}
     engines = [vsr.load_model(options.model, tile_size=size, **keywords) for size in (None, 0)]
@@ -66,7 +66,7 @@ def tiles(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Print the three."""
+    """Print the three tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="video-x4")
     parser.add_argument("--engine", default="openvino")
@@ -74,10 +74,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     scale = vsr.load_model(options.model, device="cpu").scale
-    print("| clip | frames | time for an output pixel | memory for one | memory |\n|---|---|---|---|---|")
+    print("| clip | frames | time per output pixel | memory per output pixel | memory |\n|---|---|---|---|---|")
     for size in SIZES:
         print(f"| {size[0]}x{size[1]} | {cells(speed_of(size, 5, options), scale)} |", flush=True)
-    print("\n| frames of 160x90 | time for an output pixel | memory for one | memory |\n|---|---|---|---|")
+    print("\n| frames of 160x90 | time per output pixel | memory per output pixel | memory |\n|---|---|---|---|")
     for seconds in LENGTHS:
         print(f"| {cells(speed_of(SIZES[0], seconds, options), scale)} |", flush=True)
     tiles(options)

@@ -1,14 +1,14 @@
-"""SIGINT and SIGTERM at random moments: does every one of them end the command, cleanly and soon?
+"""Send SIGINT and SIGTERM at random moments: does each end the command cleanly and soon?
 
     python benchmarks/signals.py [--signals 200] [--seed 0] [--at-once 1]
 
-A made clip of two seconds is upscaled by ``--model bicubic``, every fourth time by two processes (``--jobs 2``), and
-gets one signal at a moment drawn from the time that an undisturbed run takes, the start of the interpreter included.
-The command must end within 30 seconds, with exit code 130, or 0 where it was done; print no traceback; and leave no
-process behind. Python itself answers what comes before the first line of vsr has run: by its own exit code, and SIGINT
-by a traceback of its own; these are counted apart.
+A synthetic clip of two seconds is upscaled by ``--model bicubic``, every fourth time by two processes (``--jobs 2``),
+and gets one signal at a random moment within the time of an undisturbed run, including the start of the interpreter.
+The command must end within 30 seconds, with exit code 130, or 0 if it was done; print no traceback; and leave no
+process. Signals before the first line of vsr are handled by Python, with its own exit code and, for SIGINT, a
+traceback; these are counted separately.
 
-Exit code 1 where a run ended otherwise.
+The exit code is 1 if a run ended in another way.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import av
 import numpy as np
 
 END_SECONDS, LEAVING_SECONDS = 30, 5
-"""How long the command may take to end, and what it has started after it."""
+"""Time limits for the command to end, and for its children to end after it."""
 
 KINDS: dict[str, list[str]] = {"bicubic": [], "--jobs 2": ["--jobs", "2"]}
 
@@ -41,10 +41,10 @@ class Run:
     """One run of the command and how it ended.
 
     Attributes:
-        kind: which of ``KINDS``.
-        number: of the signal.
+        kind: a key of ``KINDS``.
+        number: the signal.
         delay: seconds from the start to the signal.
-        outcome: "130", "done", "interpreter", or what must not be.
+        outcome: "130", "done", "interpreter", or a description of the failure.
         seconds: from the signal to the end.
     """
 
@@ -56,7 +56,7 @@ class Run:
 
 
 def make_clip(path: Path, frames: int = 50) -> Path:
-    """A small clip with movement in it."""
+    """Write a small clip with motion."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
@@ -69,7 +69,7 @@ def make_clip(path: Path, frames: int = 50) -> Path:
 
 
 def members(session: int) -> list[int]:
-    """The living processes of a session."""
+    """Return the living processes of a session."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -80,17 +80,17 @@ def members(session: int) -> list[int]:
 
 
 def command(clip: Path, target: Path, kind: str) -> list[str]:
-    """The command line."""
+    """Return the command line."""
     words = ["upscale", str(clip), "-o", str(target), "--model", "bicubic", "--device", "cpu", "--no-resume"]
     return [sys.executable, "-m", "vsr", *words, "--preset", "ultrafast", *KINDS[kind]]
 
 
 def disturbed(clip: Path, target: Path, kind: str, number: signal.Signals, delay: float) -> Run:
-    """Start the command, send a signal after a delay, and see how it ends."""
-    with tempfile.TemporaryFile() as said:
+    """Start the command, send a signal after a delay, and record how it ends."""
+    with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
             command(clip, target, kind),
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
         )  # fmt: skip
         sent = time.monotonic()
         with suppress(subprocess.TimeoutExpired):
@@ -113,36 +113,36 @@ def disturbed(clip: Path, target: Path, kind: str, number: signal.Signals, delay
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         child.wait()
-        said.seek(0)
-        outcome = judge(code, said.read().decode(errors="replace"), number, left)
+        errors.seek(0)
+        outcome = classify(code, errors.read().decode(errors="replace"), number, left)
     target.unlink(missing_ok=True)
     return Run(kind, number, delay, outcome, seconds)
 
 
-def judge(code: int | None, said: str, number: signal.Signals, left: list[int]) -> str:
-    """How a run ended, in a word; in more words where it should not have ended so."""
+def classify(code: int | None, errors: str, number: signal.Signals, left: list[int]) -> str:
+    """Return how a run ended: a keyword, or a description of the failure."""
     if code is None:
-        return f"did not end: {said!r}"
+        return f"did not end: {errors!r}"
     if left:
-        return f"left {len(left)} processes: {said!r}"
-    traceback = "Traceback" in said or "Exception ignored" in said or "Fatal Python error" in said
-    ours = "/vsr/" in said or "vsr: " in said
+        return f"left {len(left)} processes: {errors!r}"
+    traceback = "Traceback" in errors or "Exception ignored" in errors or "Fatal Python error" in errors
+    ours = "/vsr/" in errors or "vsr: " in errors
     if not ours and (code == -number or traceback):
         return "interpreter, traceback" if traceback else "interpreter"
     if traceback or code not in (0, 130):
-        return f"exit code {code}: {said!r}"
+        return f"exit code {code}: {errors!r}"
     return "done" if code == 0 else "130"
 
 
 def main() -> None:
-    """Print a table, and all that should not be."""
+    """Print a table and all failures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--signals", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=1)
     options = parser.parse_args()
     draw = random.Random(options.seed)
-    for number in (signal.SIGINT, signal.SIGTERM):  # what is ignored here, as in the background, would be in the runs
+    for number in (signal.SIGINT, signal.SIGTERM):  # a signal ignored here would be ignored in the runs too
         signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="signals-") as name:
         folder = Path(name)
@@ -170,7 +170,7 @@ def main() -> None:
 
 
 def report(runs: list[Run], undisturbed: dict[str, float]) -> None:
-    """Print the table; leave with 1 where something is wrong."""
+    """Print the table; exit with 1 if there are failures."""
     good = ("130", "done", "interpreter", "interpreter, traceback")
     print(f"| run | undisturbed | signals | {' | '.join(good)} | wrong | longest end |")
     print("|" + "---|" * (len(good) + 5))

@@ -1,13 +1,13 @@
-"""The whole command against the loop that people use, on the CPU, alternated in one run.
+"""Compare the whole command with the usual loop on the CPU, alternated in one run.
 
     python benchmarks/speed.py [--model video-x4 ...] [--no-loop] [--steady no] [--rounds 3] [--frames 96]
 
 For each size, every round runs the loop (``plain_loop.py``) with the first model and ``vsr upscale`` with each model in
-each precision one after the other, each in a process of its own, so that a drift of the machine meets all of them; who
-begins changes from round to round. Everything is counted, the start of Python and torch too. Figures are medians over
+each precision one after the other, each in a process of its own, so that a drift of the machine affects all; the order
+rotates from round to round. Times include the start of Python and torch. Figures are medians over
 the rounds, and a ratio (time of another over ours) is taken within a round: of the loop, and of the first model in the
-same precision. Memory is the process's own largest; this script stays small, since a child inherits what its parent
-holds.
+same precision. Memory is the peak of the process; this script stays small, as a child inherits the memory of its
+parent.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PRECISIONS = ("fp32", "bf16", "int8")
 
 
 class Case(NamedTuple):
-    """What is measured: a model in a precision."""
+    """A model in a precision."""
 
     model: str
     precision: str
 
 
 LOOP = Case("plain_loop.py", "")
-"""With the first model, eagerly in float32."""
+"""The loop with the first model, in eager mode and float32."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Run:
 
 
 def run_process(arguments: list[str]) -> Run:
-    """Run a command to its end and take its figures from the operating system.
+    """Run a command and return the figures of the operating system.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        subprocess.CalledProcessError: the command failed.
     """
     started = time.monotonic()
     child = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
@@ -67,14 +67,14 @@ def run_process(arguments: list[str]) -> Run:
 
 
 def cut_clip(target: Path, width: int, height: int, frames: int) -> None:
-    """The example clip, ``frames`` long, at a size."""
+    """Write the example clip with ``frames`` frames at a size."""
     clip = ffmpeg.input(str(HERE.parent / "examples" / "clip.mp4"), stream_loop=-1)
     sized = clip.video.filter("scale", width, height, flags="bicubic")
     run(ffmpeg.output(sized, str(target), vframes=frames, crf=16).overwrite_output())
 
 
 def measure(options: argparse.Namespace, width: int, height: int, frames: int) -> dict[Case, list[Run]]:
-    """The runs of the loop and of each model in each precision, round by round."""
+    """Run the loop and each model in each precision, round by round."""
     with tempfile.TemporaryDirectory() as folder:
         clip, ours, theirs = (str(Path(folder) / name) for name in ("lr.mp4", "vsr.mp4", "loop.mp4"))
         cut_clip(Path(clip), width, height, frames)
@@ -86,14 +86,14 @@ def measure(options: argparse.Namespace, width: int, height: int, frames: int) -
             commands[LOOP] = [sys.executable, str(HERE / "plain_loop.py"), clip, theirs, options.model[0]]
         runs: dict[Case, list[Run]] = {case: [] for case in commands}
         for number in range(options.rounds):
-            job = [*commands][number % len(commands) :] + [*commands][: number % len(commands)]
-            for case in job:
+            order = [*commands][number % len(commands) :] + [*commands][: number % len(commands)]
+            for case in order:
                 runs[case].append(run_process(commands[case]))
     return runs
 
 
 def ratio(runs: list[Run], others: list[Run] | None) -> str:
-    """How many times as long the others took; nothing where there are none."""
+    """Format the ratio of the times of the others to these; empty without others."""
     if others is None:
         return ""
     return f"{median(other.seconds / run.seconds for run, other in zip(runs, others, strict=True)):.2f}"
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--no-loop", dest="loop", action="store_false")
     parser.add_argument("--steady", default="auto", choices=("auto", "no"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--frames", type=int, default=96, help="of the smaller size; a quarter of them of the larger")
+    parser.add_argument("--frames", type=int, default=96, help="of the smaller size; the larger size gets a quarter")
     options = parser.parse_args()
     options.model, options.precision = options.model or ["video-x4"], options.precision or PRECISIONS
     print("| clip | frames | | frames/s | memory | time of the loop over ours | of the first model over this one |")

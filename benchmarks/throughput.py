@@ -1,11 +1,11 @@
-"""What the pipeline costs without a network: 1920x1080 through ``--model identity``, beside ffmpeg's own transcoding.
+"""Measure the pipeline without a network: ``--model identity`` at 1920x1080, against ffmpeg's own transcoding.
 
     python benchmarks/throughput.py CLIP [--seconds 8] [--rounds 3]
 
 CLIP is scaled to 1920x1080 and looped, once with 8 bits and once with 10. Every round runs ``vsr.upscale`` (read, to
 RGB and back in float32, encode by x264 ultrafast, assemble) and ``ffmpeg -i in -c:v libx264 -preset ultrafast``, one
-after the other. Frames a second are the job's own, without the start of Python; the ratio is taken within a round.
-Beside it stands what each part costs alone, in milliseconds of one frame, so that it is seen where the time goes.
+after the other. Frames per second exclude the start of Python; the ratio is taken within a round. Further columns
+show the time of each part alone, in milliseconds per frame.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ FAST = {"preset": "ultrafast", "crf": "18"}
 
 
 def make_clip(source: Path, target: Path, pix_fmt: str, seconds: float) -> None:
-    """CLIP at 1920x1080."""
+    """Write CLIP at 1920x1080."""
     sized = ffmpeg.input(str(source), stream_loop=-1).video.filter("scale", 1920, 1080)
     options = {"t": seconds, "pix_fmt": pix_fmt, "crf": 20, "preset": "fast"}
     run(ffmpeg.output(sized, str(target), **options).overwrite_output())
 
 
 def by_ffmpeg(source: Path, target: Path) -> None:
-    """The program's own way."""
+    """Transcode with the ffmpeg program."""
     coded = {"c:v": "libx264", "preset": "ultrafast", "crf": 18}
     run(ffmpeg.output(ffmpeg.input(str(source)).video, str(target), **coded).overwrite_output())
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Wall seconds."""
+    """Return the wall time in seconds."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def parts(clip: ClipInfo, folder: Path, frames: int = 60) -> dict[str, float]:
-    """Milliseconds of each part for one frame, alone."""
+    """Measure each part alone, in milliseconds per frame."""
     video = clip.video
     pix_fmt, layout = decoded_format(video)
     colour = colour_of(video, video.height)
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def measure(source: Path, rounds: int) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     clip, ours, theirs = probe(source), [], []
     ending = {"model": "identity", "preset": "ultrafast", "overwrite": True}
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""How far a tiled frame is from the untiled one, for several overlaps.
+"""Measure the difference of tiled and untiled frames for several overlaps.
 
     python benchmarks/tiling.py CLIP:FRAME... [--model srresnet-x4] [--tile 112] [--size 320x180]
 
@@ -20,7 +20,7 @@ OVERLAPS = (0, 4, 8, 12, 16, 24, 32)
 
 
 def read_frame(place: str, width: int, height: int) -> np.ndarray:
-    """Frame N of ``CLIP:N`` as (height, width, 3) uint8 RGB."""
+    """Read frame N of ``CLIP:N`` as (height, width, 3) uint8 RGB."""
     clip, _, number = place.rpartition(":")
     with av.open(clip) as container:
         for index, frame in enumerate(container.decode(video=0)):

@@ -1,11 +1,11 @@
-"""Updates a second, the share of the machine's peak, and what part of the time is waiting for data.
+"""Measure updates per second, the share of the machine's peak, and the share of time spent waiting for data.
 
     python benchmarks/training.py PICTURES [--steps 40] [--device auto] [--content-weights VGG19]
 
-One row for the pixel stage and one for the adversarial stage, in float32 and in bfloat16, and one for the degradation
-of video. The share of peak counts three times the multiply-adds of the generator's forward pass (forward, and two of
-the same size backward), against a large matrix product in the same precision, right before and after; of the
-adversarial stage neither the discriminator nor VGG is counted, so it has no share.
+There are rows for the pixel stage, for the video degradation and for the adversarial stage, in float32 and in bfloat16.
+The share of peak counts three times the multiply-adds of the generator's forward pass (one forward, two backward),
+against a large matrix product in the same precision right before and after. The adversarial stage has no share, as
+neither the discriminator nor VGG is counted.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ WARM_UP = 5
 """Updates before the clock starts."""
 
 ROUNDS = 3
-"""Matrix products before, and after."""
+"""Matrix products before and after."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What a row shows."""
+    """The figures of a row."""
 
     steps_per_second: float
     waiting: float
@@ -48,7 +48,7 @@ class Pace:
 
 
 def measure(fabric: Fabric, options: TrainOptions, steps: int, stage: str) -> Pace:
-    """Some updates of a stage."""
+    """Measure some updates of a stage."""
     pictures, _, _ = load_pictures(options)
     state = new_train_state(fabric, options)
     begin_stage(state, stage, options)  # type: ignore[arg-type]
@@ -64,9 +64,9 @@ def measure(fabric: Fabric, options: TrainOptions, steps: int, stage: str) -> Pa
             if step == WARM_UP:
                 synchronise(fabric)
                 waited, started = 0.0, time.perf_counter()
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             lr, hr = next(stream)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - requested
             update(state, lr, hr, 1e-5)
         synchronise(fabric)
         seconds = time.perf_counter() - started
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def row(stage: str, degradation: str, precision: str, options: argparse.Namespace) -> str:
-    """The last three cells."""
+    """Return the last three cells of a row."""
     recipe = replace(RECIPES["srgan"], degradation=degradation, batch_size=options.batch_size)
     recipe = replace(recipe, adversarial=replace(recipe.adversarial, content_layer="conv3_4"))
     with TemporaryDirectory() as folder:

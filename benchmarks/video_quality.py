@@ -1,27 +1,26 @@
-"""What models are worth on compressed clips: how true, how perceptually close and how steady.
+"""Measure models on compressed clips: fidelity, perceptual distance and temporal stability.
 
     python benchmarks/video_quality.py DATA --model video-x4 --model srgan-x4 [--lpips-weights FILE] [--frames 12]
         [--scale 4] [--crf none 23 32] [--clip NAME ...] [--dirty] [--steady no]
 
-DATA holds ``clips``, ``test/Set14`` and ``vid4``; for ``--dirty`` ``clips`` and ``motion``. Each reference clip is
-reduced to a quarter, or half, as MATLAB does, encoded by x264 (preset medium, 4:2:0) at each CRF, or without loss at
+DATA contains ``clips``, ``test/Set14`` and ``vid4``; for ``--dirty`` ``clips`` and ``motion``. Each reference clip is
+reduced to a quarter or half like MATLAB, encoded by x264 (preset medium, 4:2:0) at each CRF, or without loss at
 ``none``, and enlarged by each model and bicubic. References and outputs are lossless 4:4:4, so that only the first
-encoding counts. The measures are those of ``vsr eval`` on clips, and LPIPS as the mean over the frames. Still ratio is
-the change between frames where the reference is still, over that of bicubic; it is missing where nothing is still.
-Warping error is the change along the motion, beside that of the reference itself. Bicubic and anything else that blurs
-is steady without merit: compare steadiness between models that are equally sharp.
+encoding counts. The measures are those of ``vsr eval`` on clips, and LPIPS as the mean over the frames. The still ratio
+is the change between frames where the reference is still, relative to bicubic; it is missing if nothing is still. The
+warping error is the change along the motion, shown with that of the reference. Bicubic, like anything that blurs, is
+trivially steady: compare steadiness only between models that are equally sharp.
 
-The references are two real clips, which compression has been through already; slow pans over pictures, which are
-untouched: what changes in these beside the motion comes from x264 and the upscaler; and two clips of Vid4, the
-benchmark of the literature, which are untouched too, through a window in their middle. The pans go over pictures of
-Set14, as the large photographs in DATA were trained on, and the other test pictures are too small to move a window
-over.
+The references are two real clips, which were compressed before; slow pans over pictures without compression, where all
+changes but the motion come from x264 and the upscaler; and the middle of two uncompressed clips of Vid4, the benchmark
+of the literature. The pans use pictures of Set14, as the large photographs in DATA were trained on, and the other test
+pictures are too small to move a window over.
 
 With ``--dirty`` LR comes from two encodings by other codecs instead, as ``dirty_clips.py`` lists them.
 
 An x4 generator of 16 blocks runs at about 0.6 frames a second of 320x180 on two idle cores. The references have the LR
-pixels of 2 such frames, so that 12 frames take about 40 s for each such model and CRF. With the measuring, two
-models at two CRFs take about 8 minutes on two shared cores.
+pixels of 2 such frames, so that 12 frames take about 40 s for each such model and CRF. Including the measurements,
+two models at two CRFs take about 8 minutes on two shared cores.
 """
 
 from __future__ import annotations
@@ -50,17 +49,17 @@ from vsr.imaging.resize import resize_as_matlab
 from vsr.networks.lpips import Lpips, load_lpips
 
 MULTIPLE = 8
-"""Of the edges of a reference, so that those of LR are even, as 4:2:0 wants them."""
+"""The edges of a reference are multiples of this, so that those of LR are even, as 4:2:0 requires."""
 PAN_STEP = (0.7, 2.6)
-"""HR pixels a frame downwards and to the right: 2.7 along the way, and a new phase of the LR grid in every frame."""
+"""HR pixels per frame downwards and to the right: 2.7 in all, with a new phase of the LR grid in every frame."""
 PAN_WINDOW = (384, 480)
 """Rows and columns."""
 BUNNY_START = 33
-"""A full picture, the rabbit moves before still grass, and 24 frames pass before one is shown twice."""
+"""From here the rabbit moves in front of still grass, and no frame repeats for 24 frames."""
 CUT = 187
 """The first frame of a new scene."""
 CUT_WIDTH = 632
-"""Columns; right of 640 the clip shows diagrams."""
+"""Columns that are used; right of 640 the clip shows diagrams."""
 VID4_WINDOW = (320, 480)
 """Rows and columns."""
 COLUMNS = (
@@ -78,7 +77,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shot:
-    """A reference clip without loss, and the folder of its LR pictures."""
+    """A lossless reference clip, and the folder of its LR pictures."""
 
     name: str
     hr: Path
@@ -87,10 +86,10 @@ class Shot:
 
 
 def excerpt(path: Path, first: int, num_frames: int, width: int | None = None) -> Iterator[Tensor]:
-    """Frames of a clip, uint8 (3, H, W) RGB, cut to the left ``width`` columns.
+    """Yield frames of a clip, uint8 (3, H, W) RGB, cropped to the left ``width`` columns.
 
     Raises:
-        ValueError: the clip ends before.
+        ValueError: the clip has too few frames.
     """
     found = 0
     with closing(read_rgb(identify(path))) as frames:
@@ -102,12 +101,12 @@ def excerpt(path: Path, first: int, num_frames: int, width: int | None = None) -
 
 
 def around_cut(path: Path, num_frames: int) -> Iterator[Tensor]:
-    """Half of the frames before the cut, half behind it."""
+    """Yield frames around the cut, half of them before it."""
     return excerpt(path, CUT - num_frames // 2, num_frames, CUT_WIDTH)
 
 
 def middle(path: Path, num_frames: int) -> Iterator[Tensor]:
-    """A window in the middle of a clip, uint8 (3, H, W) RGB."""
+    """Yield the middle of a clip, uint8 (3, H, W) RGB."""
     rows, columns = VID4_WINDOW
     for frame in excerpt(path, 0, num_frames):
         top, left = (frame.shape[1] - rows) // 2, (frame.shape[2] - columns) // 2
@@ -115,10 +114,10 @@ def middle(path: Path, num_frames: int) -> Iterator[Tensor]:
 
 
 def pan(path: Path, num_frames: int) -> Iterator[Tensor]:
-    """A window that glides over a picture, uint8 (3, H, W) RGB.
+    """Yield a window that moves over a picture, uint8 (3, H, W) RGB.
 
-    The picture is moved by the phases of its spectrum, which leaves all frames equally sharp; an interpolating kernel
-    blurs by the fraction of a pixel, and that flickers. The picture is mirrored, so that opposite edges do not meet.
+    The picture is moved by the phases of its spectrum, which keeps all frames equally sharp; an interpolating kernel
+    would flicker, as its blur depends on the fraction of a pixel. The picture is mirrored, so that edges match.
 
     Raises:
         ValueError: the window leaves the picture.
@@ -141,7 +140,7 @@ def pan(path: Path, num_frames: int) -> Iterator[Tensor]:
 
 
 def to_bytes(rgb: Tensor) -> Tensor:
-    """RGB (3, H, W) around [0, 1], cut at right and bottom to whole multiples, as uint8."""
+    """Convert RGB (3, H, W) around [0, 1] to uint8, cropped at right and bottom to multiples of ``MULTIPLE``."""
     height, width = (size // MULTIPLE * MULTIPLE for size in rgb.shape[-2:])
     return (rgb[:, :height, :width].clamp(0, 1) * 255).round().byte()
 
@@ -157,7 +156,7 @@ SHOTS: dict[str, tuple[str, Callable[[Path, int], Iterator[Tensor]]]] = {
 
 
 def make_shot(name: str, frames: Iterable[Tensor], folder: Path, scale: int) -> Shot:
-    """Write a reference and its LR pictures below ``folder``."""
+    """Write a reference and its LR pictures into ``folder``."""
     shot = Shot(name, folder / "hr.mkv", folder / "lr", scale)
     hr_pictures = folder / "hr"
     for directory in (hr_pictures, shot.lr_pictures):
@@ -171,7 +170,7 @@ def make_shot(name: str, frames: Iterable[Tensor], folder: Path, scale: int) -> 
 
 
 def mean_lpips(output: Path, reference: Path, lpips: Lpips) -> float:
-    """Over all frames of two clips; what lies outside [0, 1] is clipped, as on a screen."""
+    """Return the mean LPIPS over all frames of two clips; values are clipped to [0, 1], as on a screen."""
     device = next(lpips.features.parameters()).device
     with closing(read_rgb(identify(output))) as srs, closing(read_rgb(identify(reference))) as hrs:
         pairs = zip(srs, hrs, strict=True)
@@ -179,7 +178,7 @@ def mean_lpips(output: Path, reference: Path, lpips: Lpips) -> float:
 
 
 def compress(shot: Shot, crf: int | None) -> Path:
-    """The LR clip; without loss where ``crf`` is None."""
+    """Encode the LR clip; lossless if ``crf`` is None."""
     if crf is None:
         lr = shot.hr.with_name("lr.mkv")
         vsr.upscale(shot.lr_pictures, lr, model="identity", codec="ffv1", pix_fmt="yuv444p")
@@ -192,7 +191,7 @@ def compress(shot: Shot, crf: int | None) -> Path:
 def measure(
     shot: Shot, lr: Path, models: Sequence[str], lpips: Lpips, device: str, steady: str, step: Callable[[], None]
 ) -> list[Row]:
-    """A row for each model; ``step`` is called after each of them, and once more."""
+    """Return a row for each model; ``step`` is called after each of them, and once at the end."""
     with TemporaryDirectory(dir=shot.hr.parent) as folder:
         outputs = tuple(Path(folder) / f"{number}.mkv" for number in range(len(models)))
         for model, output in zip(models, outputs, strict=True):
@@ -213,7 +212,7 @@ def measure(
 
 
 def mean_row(rows: Sequence[Row], model: str) -> Row:
-    """The mean over the clips; of those that have a value."""
+    """Return the mean row of a model over the clips that have a value."""
     row: Row = {"clip": "mean", "model": model}
     for column in COLUMNS[2:]:
         values = [row[column.name] for row in rows if row["model"] == model]
@@ -223,7 +222,7 @@ def mean_row(rows: Sequence[Row], model: str) -> Row:
 
 
 def verdict(means: Sequence[Row]) -> str:
-    """Whether the first model beats the others on LPIPS, and is steadier than the second; by the means."""
+    """State whether the first model beats the others on LPIPS and is steadier than the second, by the means."""
     first, second = means[:2]
     closest = min(means[1:], key=lambda row: row["LPIPS"])
     beats = "beats" if first["LPIPS"] < closest["LPIPS"] else "does not beat"
@@ -239,10 +238,10 @@ def verdict(means: Sequence[Row]) -> str:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model", action="append", required=True, help="may be repeated; the first is judged")
+    parser.add_argument("--model", action="append", required=True, help="may be repeated; the first is rated")
     parser.add_argument("--scale", type=int, default=4, choices=(2, 4))
     parser.add_argument("--lpips-weights", type=Path)
     parser.add_argument("--frames", type=int, default=12, help="of each clip, 2 to 80; those of Vid4 have 16")
@@ -253,15 +252,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     if not 2 <= options.frames <= 80:
-        parser.error(f"--frames lies in 2..80, got {options.frames}")
+        parser.error(f"--frames must be 2 to 80, got {options.frames}")
     known = DIRTY_CLIPS if options.dirty else SHOTS
     if unknown := [name for name in options.clip or () if name not in known]:
-        parser.error(f"--clip is one of {', '.join(known)}, got {', '.join(unknown)}")
+        parser.error(f"--clip must be one of {', '.join(known)}, got {', '.join(unknown)}")
     return options
 
 
 def clean_sets(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[tuple[Shot, Path]]]]:
-    """For each CRF its name, and the shots with their LR clips."""
+    """Yield for each CRF its name, and the shots with their LR clips."""
     shots = []
     for name in options.clip or SHOTS:
         path, frames_of = SHOTS[name]
@@ -272,7 +271,7 @@ def clean_sets(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
 
 
 def dirty_set(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[tuple[Shot, Path]]]]:
-    """The same with the clips that were encoded twice."""
+    """Yield the name, and the shots with their LR clips that were encoded twice."""
     pairs = []
     for name in options.clip or DIRTY_CLIPS:
         clip = DIRTY_CLIPS[name]

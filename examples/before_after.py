@@ -1,4 +1,4 @@
-"""The picture at the head of the README: one frame of the example clip, by bicubic interpolation and by a model.
+"""Draw the first picture of the README: one frame of the example clip, by bicubic interpolation and by a model.
 
     python examples/before_after.py [--model video-x4] [--frame 40]
 
@@ -21,7 +21,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def read_frame(clip: Path, number: int) -> np.ndarray:
-    """Frame ``number`` of a clip as (H, W, 3) uint8 RGB, by BT.709, which the example clip is tagged with."""
+    """Read frame ``number`` of a clip as (H, W, 3) uint8 RGB, by BT.709, the tag of the example clip."""
     with av.open(str(clip)) as container:
         for index, frame in enumerate(container.decode(video=0)):
             if index == number:
@@ -29,8 +29,8 @@ def read_frame(clip: Path, number: int) -> np.ndarray:
     raise SystemExit(f"{clip} has no frame {number}")
 
 
-def labelled(picture: np.ndarray, text: str) -> np.ndarray:
-    """The picture with a line of text on a dark bar above it."""
+def add_label(picture: np.ndarray, text: str) -> np.ndarray:
+    """Return the picture with a line of text on a dark bar above it."""
     bar = np.full((34, picture.shape[1], 3), 24, np.uint8)
     cv2.putText(bar, text, (10, 23), FONT, 0.6, (235, 235, 235), 1, cv2.LINE_AA)
     return np.vstack([bar, picture])
@@ -49,7 +49,7 @@ def main() -> None:
     for name in ("bicubic", options.model):
         sr = vsr.load_model(name, scale=4, device="cpu").upscale(lr)
         part = sr[4 * options.top : 4 * options.top + 360, 4 * options.left : 4 * options.left + 460]
-        panels.append(labelled(part, f"{name}, x4"))
+        panels.append(add_label(part, f"{name}, x4"))
     panels[0][-lr.shape[0] :, : lr.shape[1]] = lr
     gap = np.full((panels[0].shape[0], 6, 3), 255, np.uint8)
     target = HERE / "before_after.png"

@@ -1,9 +1,9 @@
-"""Cut pictures into tiles and leave out those that are flat, so that training sees less of sky and wall.
+"""Cut pictures into tiles and leave out flat ones, so that training sees less sky and fewer walls.
 
     python examples/detail_tiles.py PICTURES TILES [--edge 256] [--least 2]
 
-How much detail a tile has is what it loses by a reduction to a quarter and back, as the mean difference of luma in
-codes. Of photographs about a sixth lies below 2.
+The detail of a tile is what it loses by a reduction to a quarter and back: the mean difference of luma in codes. About
+a sixth of the tiles of photographs is below 2.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 Picture = npt.NDArray[np.uint8]
-"""(H, W, 3), as OpenCV reads them."""
+"""(H, W, 3) uint8 BGR."""
 
 SCALE = 4
 
 
 def tiles_of(picture: Picture, edge: int) -> Iterator[tuple[int, int, Picture]]:
-    """Row, column and pixels of tiles that cover a picture, overlapping where it is no multiple of them."""
+    """Yield row, column and pixels of tiles that cover a picture; they overlap if its size is not a multiple."""
     height, width = picture.shape[:2]
     if min(height, width) < edge:
         return
@@ -34,7 +34,7 @@ def tiles_of(picture: Picture, edge: int) -> Iterator[tuple[int, int, Picture]]:
 
 
 def detail_of(tile: Picture) -> float:
-    """What a tile loses by reduction, in codes."""
+    """Return what a tile loses by reduction, in codes."""
     luma = cv2.cvtColor(tile, cv2.COLOR_BGR2GRAY).astype(np.float32)
     small = cv2.resize(luma, None, fx=1 / SCALE, fy=1 / SCALE, interpolation=cv2.INTER_AREA)
     back = cv2.resize(small, luma.shape[::-1], interpolation=cv2.INTER_CUBIC)
@@ -58,7 +58,7 @@ def main() -> None:
             if detail_of(tile) >= options.least:
                 kept += 1
                 cv2.imwrite(str(options.tiles / f"{path.parent.name}_{path.stem}_{row}_{column}.png"), tile)
-    print(f"{kept} of {seen} tiles have detail enough.")
+    print(f"{kept} of {seen} tiles have enough detail.")
 
 
 if __name__ == "__main__":

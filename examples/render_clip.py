@@ -3,12 +3,12 @@
     python examples/render_clip.py                               # examples/clip.mp4, 160x90, 3 seconds
     python examples/render_clip.py --scale 4 --output hr.mp4     # the same content at 640x360: its HR ground truth
 
-Nothing is downloaded or read. The picture is the Julia set of z^2 + c, approached at one of its repelling fixed points,
-coloured by the smooth escape count (log2 log |z|). Over it come a title that travels, a dial with a turning rosette
+No other file is needed. The picture is the Julia set of z^2 + c, approached at one of its repelling fixed points,
+coloured by the smooth escape count (log2 log |z|). Over it are a moving title, a dial with a turning rosette
 and a running time code. The sound is a pair of sines whose pitch rises with the magnification.
 
-Every frame is drawn at least four times too large in each direction and averaged down, so that fine detail ends in the
-values of the small clip's pixels and not as aliasing. All lengths are fractions of the picture's height: a clip at
+Every frame is drawn at least four times too large in each direction and averaged down, so that fine detail affects the
+pixels of the small clip without aliasing. All lengths are fractions of the picture's height: a clip at
 ``--scale N``, averaged over N x N pixels, is the clip at scale 1 up to sampling noise and coding.
 """
 
@@ -26,16 +26,16 @@ import numpy as np
 
 FPS = 25
 SAMPLE_RATE = 48_000
-MIN_SUPERSAMPLING, MIN_CANVAS_HEIGHT = 4, 720  # a small clip is sampled more densely, which costs little
+MIN_SUPERSAMPLING, MIN_CANVAS_HEIGHT = 4, 720  # small clips are sampled more densely, which is cheap
 
 JULIA_C = 0.285 + 0.010j
-# z = z^2 + c solved for z: the eye of a spiral, where the set looks alike at every magnification.
+# z = z^2 + c solved for z: the eye of a spiral, where the set looks the same at every magnification.
 FIXED_POINT = (1 - np.sqrt(1 - 4 * JULIA_C)) / 2
 FIRST_VIEW_HEIGHT, LAST_VIEW_HEIGHT = 0.80, 0.15  # of the complex plane
 VIEW_TURN = 0.9  # radians, from the first frame to the last
-VIEW_CENTRE_X = -0.20  # where the eye stands, in picture heights from the middle
+VIEW_CENTRE_X = -0.20  # position of the eye, in picture heights from the middle
 MAX_ITERATIONS = 600
-ESCAPE_RADIUS = 100.0  # far beyond 2, which is what makes the escape count smooth
+ESCAPE_RADIUS = 100.0  # far beyond 2, which makes the escape count smooth
 
 INK = (7, 10, 32)
 CREAM = (252, 243, 218)
@@ -51,7 +51,7 @@ TICKS = 36
 
 
 def render_fractal(width: int, height: int, progress: float) -> np.ndarray:
-    """The Julia set at a moment of the zoom.
+    """Render the Julia set at a moment of the zoom.
 
     Args:
         width: pixels.
@@ -74,12 +74,12 @@ def render_fractal(width: int, height: int, progress: float) -> np.ndarray:
 
 
 def view_height(progress: float) -> float:
-    """Height of the visible part of the complex plane: it shrinks by the same factor in every frame."""
+    """Return the height of the visible part of the complex plane: it shrinks by the same factor in every frame."""
     return FIRST_VIEW_HEIGHT * (LAST_VIEW_HEIGHT / FIRST_VIEW_HEIGHT) ** progress
 
 
 def escape_counts(start: np.ndarray) -> np.ndarray:
-    """Iterations of z^2 + c until |z| passes ``ESCAPE_RADIUS``, made continuous: complex of any shape to float64."""
+    """Count iterations of z^2 + c until |z| exceeds ``ESCAPE_RADIUS``, smoothed: complex of any shape to float64."""
     counts = np.full(start.size, float(MAX_ITERATIONS))
     active = np.arange(start.size)
     z = start.ravel()
@@ -96,7 +96,7 @@ def escape_counts(start: np.ndarray) -> np.ndarray:
 
 
 def palette_table(entries: int = 4096) -> np.ndarray:
-    """One turn of the palette, eased from colour to colour: float32 RGB (entries, 3), 0 to 255."""
+    """Return one turn of the palette, eased from colour to colour: float32 RGB (entries, 3), 0 to 255."""
     colours = np.array(PALETTE, np.float32)
     position = np.arange(entries) * len(colours) / entries
     index = position.astype(int)
@@ -106,7 +106,7 @@ def palette_table(entries: int = 4096) -> np.ndarray:
 
 
 def blend(canvas: np.ndarray, coverage: np.ndarray, colour: Sequence[int]) -> None:
-    """Lay a colour over the float32 RGB canvas, in place, by coverage (height, width), 0 to 1."""
+    """Blend a colour over the float32 RGB canvas, in place, by coverage (height, width), 0 to 1."""
     canvas += coverage.astype(np.float32)[..., None] * (np.array(colour, np.float32) - canvas)
 
 
@@ -115,14 +115,14 @@ def draw_text(canvas: np.ndarray, text: str, x: float, baseline: float, size: fl
 
     Args:
         canvas: float32 RGB (height, width, 3), changed in place.
-        text: ASCII, which is what OpenCV's own fonts hold.
+        text: ASCII, as OpenCV's fonts have no other characters.
         x: left end, in canvas heights.
         baseline: from the top, in canvas heights.
         size: height of a capital, in canvas heights.
         colour: RGB, 0 to 255.
     """
     # OpenCV places letters on whole pixels and hints them by size, so they are drawn at one size and then mapped: they
-    # keep their shape at every --scale, and glide by fractions of a pixel.
+    # keep their shape at every --scale, and move by fractions of a pixel.
     margin, capital = 100, 210
     font_scale = capital / FONT_CAPITAL_HEIGHT
     (text_width, _), _ = cv2.getTextSize(text, FONT, font_scale, FONT_THICKNESS)
@@ -142,7 +142,7 @@ def draw_text(canvas: np.ndarray, text: str, x: float, baseline: float, size: fl
 
 
 def draw_dial(canvas: np.ndarray, centre_x: float, centre_y: float, radius: float, progress: float) -> None:
-    """A dark disc with ticks, a turning rosette of fine lines, and a hand that goes round once in the clip.
+    """Draw a dark disc with ticks, a turning rosette of fine lines, and a hand that turns once in the clip.
 
     Centre and radius are in canvas heights; the float32 RGB canvas is changed in place. Every shape is given by its
     distance from a pixel, in dial radii, which places it exactly at any size.
@@ -155,7 +155,7 @@ def draw_dial(canvas: np.ndarray, centre_x: float, centre_y: float, radius: floa
     distance, angle = np.hypot(x, y), np.arctan2(x, -y)
 
     def inside(depth: np.ndarray) -> np.ndarray:
-        """Coverage from the depth below a shape's edge: the edge is one pixel of the canvas wide."""
+        """Return the coverage by the depth inside a shape, whose edge is one pixel of the canvas wide."""
         return np.clip(0.5 + depth * radius * height, 0, 1)
 
     face = canvas[part]
@@ -174,7 +174,7 @@ def draw_dial(canvas: np.ndarray, centre_x: float, centre_y: float, radius: floa
 
 
 def render_frame(width: int, height: int, index: int, num_frames: int) -> np.ndarray:
-    """Frame ``index`` of the clip: float32 RGB (height, width, 3), 0 to 255."""
+    """Render frame ``index`` of the clip: float32 RGB (height, width, 3), 0 to 255."""
     progress = index / max(1, num_frames - 1)
     aspect = width / height
     supersampling = max(MIN_SUPERSAMPLING, math.ceil(MIN_CANVAS_HEIGHT / height))
@@ -185,12 +185,12 @@ def render_frame(width: int, height: int, index: int, num_frames: int) -> np.nda
     seconds, frame = divmod(index, FPS)
     timecode = f"{seconds // 60:02}:{seconds % 60:02}:{frame:02}"
     draw_text(canvas, timecode, 0.06, 0.93, 0.085, CREAM)
-    # Averaged as stored (gamma-encoded) values, as the degradations of the super-resolution literature are.
+    # Averaged in stored (gamma-encoded) values, like the degradations of the super-resolution literature.
     return cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def tone(num_frames: int) -> np.ndarray:
-    """The sound for that many frames: a gliding sine and its fifth, wandering between the loudspeakers.
+    """Synthesise the sound of the frames: a gliding sine and its fifth, panned between the channels.
 
     Returns:
         float32 (2, samples) at ``SAMPLE_RATE``, within -0.2 to 0.2, faded in and out.
@@ -208,26 +208,26 @@ def tone(num_frames: int) -> np.ndarray:
 
 
 def video_frame(rgb: np.ndarray) -> av.VideoFrame:
-    """RGB (height, width, 3), 0 to 255, as 8-bit 4:2:0 in limited-range BT.709 (ITU-R BT.709-6, section 3)."""
+    """Convert RGB (height, width, 3), 0 to 255, to 8-bit 4:2:0 in limited-range BT.709 (ITU-R BT.709-6, section 3)."""
     red, green, blue = np.moveaxis(rgb / 255, -1, 0)
     luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     chroma = subsample((blue - luma) / 1.8556), subsample((red - luma) / 1.5748)
     planes = 16 + 219 * luma, 128 + 224 * chroma[0], 128 + 224 * chroma[1]
     height, width = luma.shape
-    # PyAV takes the three planes one after the other, in rows as long as luma's.
+    # PyAV expects the three planes one after the other, in rows as long as those of luma.
     samples = np.concatenate([plane.ravel() for plane in planes]).reshape(height * 3 // 2, width)
     return av.VideoFrame.from_ndarray(np.rint(samples).clip(0, 255).astype(np.uint8), format="yuv420p")
 
 
 def subsample(chroma: np.ndarray) -> np.ndarray:
-    """Halve both axes; samples stand on the even columns and between the rows, where H.264 puts them by default."""
+    """Halve both axes; samples are on the even columns and between the rows, the default of H.264."""
     padded = np.pad(chroma, ((0, 0), (1, 0)), "edge")
     columns = (padded[:, :-1:2] + 2 * padded[:, 1::2] + padded[:, 2::2]) / 4
     return (columns[::2] + columns[1::2]) / 2
 
 
 def audio_frame(samples: np.ndarray, pts: int) -> av.AudioFrame:
-    """Float samples (2, n) as a frame that starts at sample ``pts``."""
+    """Make a frame of float samples (2, n) that starts at sample ``pts``."""
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout="stereo")
     frame.sample_rate = SAMPLE_RATE
     frame.pts = pts
@@ -246,7 +246,7 @@ def write_clip(output: Path, width: int, height: int, num_frames: int) -> None:
 
 
 def encode_clip(container: av.container.OutputContainer, width: int, height: int, num_frames: int) -> None:
-    """Send the clip, frame by frame with its sound, into an open container of H.264 and AAC."""
+    """Encode the clip, frame by frame with its sound, into an open container as H.264 and AAC."""
     container.metadata["title"] = "vsr example clip: a Julia set zoom"
     # For the same bytes in every run: x264 decides differently with another number of threads, and with its macroblock
     # tree (mbtree) the files differed between runs at 160x90 even on one thread.
@@ -287,7 +287,7 @@ def positive(text: str) -> float:
 
 
 def main() -> None:
-    """Parse the command line, render, and say what was written."""
+    """Parse the command line, render, and print what was written."""
     parser = argparse.ArgumentParser(description="Render a small clip with detail and sound, to upscale it.")
     parser.add_argument(
         "--output", type=Path, help="file to write or replace (default: clip[_xN].mp4 beside this script)"

@@ -1,10 +1,10 @@
-"""Train the models that ship, one from the other, by ``vsr train`` alone. Started again, it goes on where it stopped.
+"""Train the shipped models, each from an earlier one, with ``vsr train``. Started again, it continues where it stopped.
 
     python examples/train_models.py DATA RUNS --vgg vgg19.pth --squeezenet squeezenet1_1.pth [--only NAME...]
                                     [--device cuda] [--longer 10] [--licence TEXT]
 
-DATA is a folder of pictures, RUNS one for the runs; RUNS/NAME.safetensors are the finished models. The lengths are
-those that two CPU cores gave; ``--longer`` multiplies them. SqueezeNet serves to measure LPIPS, never as a loss.
+DATA is a folder of pictures, RUNS the folder of the runs; RUNS/NAME.safetensors are the finished models. The lengths
+are chosen for two CPU cores; ``--longer`` multiplies them. SqueezeNet is used to measure LPIPS, never as a loss.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ class Training:
     """One run.
 
     Attributes:
-        length: updates.
-        options: of ``vsr train``, without the dashes.
+        length: number of updates.
+        options: options of ``vsr train``, without the dashes.
         init: the run whose generator it starts from.
-        judge: the run whose discriminator it starts from.
-        partner: the pixel-trained run to which ``--detail 0`` leads.
-        detail: how much of its own weights it keeps beside its partner's.
-        purpose: in a few words.
+        discriminator: the run whose discriminator it starts from.
+        partner: the pixel-trained run that ``--detail 0`` selects.
+        detail: the share of its own weights in the blend with those of the partner.
+        purpose: the purpose in a few words.
     """
 
     length: int
     options: dict[str, str | float]
     init: str = ""
-    judge: str = ""
+    discriminator: str = ""
     partner: str = ""
     detail: float = 1.0
     purpose: str = ""
@@ -60,15 +60,15 @@ TRAININGS = {
     "srgan-x4-begun": Training(620, ADVERSARIAL | {"adversarial-l1": 0.01}, init="srresnet-x4"),
     "srgan-x4-further": Training(
         2000, ADVERSARIAL | {"adversarial-l1": 0.01, "adversarial-adversarial": 6e-3}, init="srgan-x4-begun",
-        judge="srgan-x4-begun",
+        discriminator="srgan-x4-begun",
     ),
     "srgan-x4": Training(
         8800, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3}, init="srgan-x4-further",
-        judge="srgan-x4-further", partner="srresnet-x4", purpose="sharp texture, for clean LR",
+        discriminator="srgan-x4-further", partner="srresnet-x4", purpose="sharp texture, for clean LR",
     ),
     "srgan-x2": Training(
         1900, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3, "scale": 2}, init="srresnet-x2",
-        judge="srgan-x4-begun", partner="srresnet-x2", purpose="sharp texture, for clean LR",
+        discriminator="srgan-x4-begun", partner="srresnet-x2", purpose="sharp texture, for clean LR",
     ),
     "video-smooth-x4": Training(
         3000, PIXELS | {"pretrain-learning-rate": 2e-4, "degradation": "video"}, init="srresnet-x4",
@@ -76,7 +76,7 @@ TRAININGS = {
     ),
     "video-x4": Training(
         5800, ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3, "degradation": "video"},
-        init="video-smooth-x4", judge="srgan-x4-further", partner="video-smooth-x4", detail=0.55,
+        init="video-smooth-x4", discriminator="srgan-x4-further", partner="video-smooth-x4", detail=0.55,
         purpose="real, compressed clips: the default",
     ),
     "video-smooth-x2": Training(
@@ -86,14 +86,14 @@ TRAININGS = {
     "video-x2": Training(
         1800,
         ADVERSARIAL | {"adversarial-l1": 0.05, "adversarial-adversarial": 6e-3, "degradation": "video", "scale": 2},
-        init="video-smooth-x2", judge="video-x4", partner="video-smooth-x2", detail=0.7,
+        init="video-smooth-x2", discriminator="video-x4", partner="video-smooth-x2", detail=0.7,
         purpose="real, compressed clips: what --scale 2 takes",
     ),
 }  # fmt: skip
 
 
 def command(name: str, settings: argparse.Namespace) -> list[str]:
-    """The call of ``vsr train`` for a run."""
+    """Return the command line of ``vsr train`` for a run."""
     training, run = TRAININGS[name], settings.runs / name
     options: dict[str, object] = {
         "data": settings.data, "output": run, "batch-size": 8, "precision": "bf16", "device": settings.device,
@@ -103,16 +103,16 @@ def command(name: str, settings: argparse.Namespace) -> list[str]:
     }  # fmt: skip
     if training.init:
         options["init"] = settings.runs / training.init / "generator.safetensors"
-    if training.judge:
-        options["init-discriminator"] = settings.runs / training.judge / "discriminator.safetensors"
-    going_on = ["--resume"] if (run / "checkpoint.pt").exists() else []
+    if training.discriminator:
+        options["init-discriminator"] = settings.runs / training.discriminator / "discriminator.safetensors"
+    resume = ["--resume"] if (run / "checkpoint.pt").exists() else []
     words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
-    return [sys.executable, "-m", "vsr", "train", *words, *going_on]
+    return [sys.executable, "-m", "vsr", "train", *words, *resume]
 
 
 def finish(name: str, runs: Path, data: Path) -> None:
-    """RUNS/NAME.safetensors: the weights, blended where that is the recipe, what they say of themselves, and what int8
-    has to know of them."""
+    """Write RUNS/NAME.safetensors: the weights, blended if the recipe does so, with metadata and the calibration for
+    int8."""
     training, weights = TRAININGS[name], runs / name / "generator.safetensors"
     network, about = load_network(weights), dict(read_info(weights).about)
     if training.detail != 1:
@@ -125,7 +125,7 @@ def finish(name: str, runs: Path, data: Path) -> None:
 
 
 def main() -> None:
-    """Run after run."""
+    """Run all trainings in order."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("runs", type=Path)
@@ -140,7 +140,7 @@ def main() -> None:
     for name in settings.only:
         if not (settings.runs / f"{name}.safetensors").exists():
             if code := subprocess.run(command(name, settings)).returncode:
-                sys.exit(code)  # it has said why; started again, it goes on there
+                sys.exit(code)  # the reason is printed; started again, it continues there
             finish(name, settings.runs, settings.data)
 
 

@@ -35,7 +35,7 @@ LAYERS = {
 WITH_MEDIA_AND_NETWORKS = ("pipeline", "evaluation", "machine")
 """Packages in which one module may import both media and networks."""
 
-PUBLIC_HOMES: Mapping[str, str] = vsr._HOME
+PUBLIC_HOMES: Mapping[str, str] = vsr._MODULES
 """The modules of the names in `vsr`: ``from vsr import train`` is an import of ``vsr.training.trainer``."""
 
 

@@ -74,12 +74,12 @@ def test_public_names(name: str) -> None:
     value = getattr(vsr, name)
     assert name in dir(vsr)
     if name != "__version__":
-        assert value is getattr(import_module(vsr._HOME[name]), name)
-        assert getattr(value, "__module__", vsr._HOME[name]) == vsr._HOME[name], "it is defined in another module"
+        assert value is getattr(import_module(vsr._MODULES[name]), name)
+        assert getattr(value, "__module__", vsr._MODULES[name]) == vsr._MODULES[name], "it is defined in another module"
 
 
 def test_the_public_names_are_listed_once_everywhere() -> None:
-    assert set(vsr.__all__) == {*vsr._HOME, "__version__"}
+    assert set(vsr.__all__) == {*vsr._MODULES, "__version__"}
     assert sorted(vsr.__all__) == vsr.__all__ == dir(vsr)
     # Type checkers see the names that are loaded.
     source = ast.parse(Path(vsr.__file__).read_text(encoding="utf-8"))
@@ -91,7 +91,7 @@ def test_the_public_names_are_listed_once_everywhere() -> None:
         if isinstance(node, ast.ImportFrom) and node.module != "typing"
         for name in node.names
     }
-    assert checked == vsr._HOME
+    assert checked == vsr._MODULES
 
 
 def test_unknown_names_are_errors() -> None:

@@ -1,11 +1,11 @@
-"""Every clip through ``vsr upscale``, and what came out beside what went in: the tables of docs/fidelity.md.
+"""Run ``vsr upscale`` on every clip and compare output and source: the tables of docs/fidelity.md.
 
     python benchmarks/fidelity [CLIPS] [--only NAME...] [--write] [--keep FOLDER]
 
-CLIPS is a folder of clips, by default ``clips`` in the folder that VSR_TEST_DATA names. Each goes through the command
-by the model ``identity`` into lossless FFV1, where everything should come back as it was, and by ``bicubic`` x2 into
-the default codec. Both ends are read by ``independent.py``, which knows nothing of vsr. Whatever differs is matched
-against REASONS; a difference without a reason is called UNEXPLAINED and makes the script exit with 1.
+CLIPS is a folder of clips, by default ``clips`` in the folder VSR_TEST_DATA. Each is upscaled by the model ``identity``
+into lossless FFV1, where everything should be preserved, and by ``bicubic`` x2 into the default codec. Source and
+output are read by ``independent.py``, which does not use vsr. Each difference is matched against REASONS; one without a
+reason is called UNEXPLAINED and makes the script exit with 1.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from independent import Clip, read_clip, version
 from reasons import DOUBLED, IDENTITY, WITH_FIELDS, Case, explain
 
 LONGEST_RUN_SECONDS = 900
-HOUSE = Path(__file__).resolve().parents[2]
-REPORT = HOUSE / "docs" / "fidelity.md"
+REPOSITORY = Path(__file__).resolve().parents[2]
+REPORT = REPOSITORY / "docs" / "fidelity.md"
 
 
 def upscale(path: Path, source: Clip | None, way: Way, folder: Path) -> Case:
-    """Send a clip one way, and read what came out."""
+    """Upscale a clip one way, and read the output."""
     target = folder / f"{path.name}.{way.name.replace(' ', '-')}{way.suffix}"
     cut = not way.lossless and source is not None and is_large(source)
     command = [sys.executable, "-m", "vsr", "upscale", str(path), "-o", str(target), "--overwrite", *way.options]
     command += ["--start", "0", "--end", str(CUT_SECONDS)] if cut else []
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd=HOUSE, text=True,
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd=REPOSITORY, text=True,
                               errors="replace", timeout=LONGEST_RUN_SECONDS)  # fmt: skip
-        code, said = done.returncode, [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        code, messages = done.returncode, [line.strip() for line in done.stderr.splitlines() if line.strip()]
     except subprocess.TimeoutExpired:
-        code, said = -1, [f"no end after {LONGEST_RUN_SECONDS} s"]
-    plain = (line.replace(f"{path.parent}{os.sep}", "").replace(f"{folder}{os.sep}", "") for line in said)
+        code, messages = -1, [f"no end after {LONGEST_RUN_SECONDS} s"]
+    plain = (line.replace(f"{path.parent}{os.sep}", "").replace(f"{folder}{os.sep}", "") for line in messages)
     output = read_clip(target) if target.exists() else None
     return measure(Case(path.name, way, source, output, cut, code, tuple(plain)))
 
 
 def measure(case: Case) -> Case:
-    """The same case with its pixels and all that differs."""
+    """Return the case with its pixels and all differences."""
     found, pixels = [], None
     if case.code:
-        what = f"exit {case.code}: {case.said[-1] if case.said else 'it says nothing'}"
+        what = f"exit {case.code}: {case.messages[-1] if case.messages else 'it prints nothing'}"
         found.append(Deviation("exit", what, case.code))
     if (case.output is None) != (case.source is None) or not (case.source or case.code):
         found.append(Deviation("output", "nothing came out" if case.output is None else "a video came out of none"))
@@ -72,13 +72,13 @@ def measure(case: Case) -> Case:
 
 
 def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines) + "\n"
 
 
 def time_rows(cases: Sequence[Case]) -> Iterator[Sequence[str]]:
-    """Frames and times of each case."""
+    """Yield the frames and times of each case."""
     for case in cases:
         frames = [str(len(clip.track.frames)) if clip else "none" for clip in (case.source, case.output)]
         error = case.pair.time_error if case.pair else None
@@ -93,7 +93,7 @@ def time_rows(cases: Sequence[Case]) -> Iterator[Sequence[str]]:
 
 
 def pixel_rows(cases: Sequence[Case]) -> Iterator[Sequence[str]]:
-    """Differences of code values of each case, in the columns that its way has."""
+    """Yield the differences of code values of each case, in the columns of its way."""
     for case in cases:
         if case.pixels is None or case.source is None or case.output is None:
             continue
@@ -109,7 +109,7 @@ def pixel_rows(cases: Sequence[Case]) -> Iterator[Sequence[str]]:
 
 
 def tag_rows(cases: Sequence[Case]) -> Iterator[Sequence[str]]:
-    """Tags of each case that are stated, and what became of them."""
+    """Yield the stated tags of each case, and their changes."""
     for case in cases:
         if case.source and case.output:
             before, after = tags_of(case.source), tags_of(case.output)
@@ -121,15 +121,15 @@ def tag_rows(cases: Sequence[Case]) -> Iterator[Sequence[str]]:
 
 
 def stream_rows(cases: Sequence[Case]) -> Iterator[Sequence[str]]:
-    """Streams of each case, and how far the first sound is from the first frame."""
+    """Yield the streams of each case, and the offset of the first sound from the first frame."""
     for case in cases:
         if case.source and case.output:
-            told = ["; ".join(str(stream) for stream in clip.header.streams) for clip in (case.source, case.output)]
+            streams = ["; ".join(str(stream) for stream in clip.header.streams) for clip in (case.source, case.output)]
             for place, clip in enumerate((case.source, case.output)):
-                told[place] += f"; {len(clip.header.chapters)} chapters" if clip.header.chapters else ""
+                streams[place] += f"; {len(clip.header.chapters)} chapters" if clip.header.chapters else ""
             offsets = [", ".join(f"{offset:.3f}" for _, offset in sorted(sound_offsets(clip).items()))
                        for clip in (case.source, case.output)]  # fmt: skip
-            yield case.title, told[0], "the same" if told[0] == told[1] else told[1], *offsets
+            yield case.title, streams[0], "the same" if streams[0] == streams[1] else streams[1], *offsets
 
 
 TIME_HEAD = ("clip", "frames in", "out", "time base, s", "error, ticks", "ms", "length in, s", "out", "exit")
@@ -139,28 +139,26 @@ STREAM_HEAD = ("clip", "streams in", "out", "sound after picture, ms, in", "out"
 
 INTRODUCTION = """# What comes through `vsr upscale`
 
-This page is written by `benchmarks/fidelity`, with vsr {vsr} on the {count} clips of the test data. Sources and outputs
-were read with the ffmpeg program alone ({ffmpeg}), not with vsr or PyAV: frames
-as it decodes them, times and tags as its filter `showinfo` prints them, packets by their checksums, code values as raw
-planes.
+Made by `benchmarks/fidelity` with vsr {vsr} on the {count} clips of the test data. Source and output were read
+with the ffmpeg program ({ffmpeg}) alone, without vsr's code or PyAV: decoded frames with the
+times and tags that its filter `showinfo` prints, checksums of packets, and code values as raw planes.
 
-- **A**: `vsr upscale CLIP -o X.mkv {a}`. Everything should come back. Pixel differences are in code
+- **A**: `vsr upscale CLIP -o X.mkv {a}`. Everything should be preserved. Pixel differences are in code
   values of the stored depth; timestamps are compared as exact fractions. Interlaced clips, which are deinterlaced by
-  default, are upscaled a second time with their fields left as they are.
-- **B**: `vsr upscale CLIP -o Y.mp4 {b}`, H.264 by default. Of clips above {pixels} pixels or {long} s
-  only the first {cut} s are upscaled (`--start 0 --end {cut}`). Luma is averaged down to the size of the source and
-  compared with what bicubic x2 and averaging make of the source ({psnr:g} dB are expected).
-  The means of Y, Cb and Cr over all frames are compared in 8-bit codes, each by the matrix of its own file (at
-  most {shift} apart).
+  default, are also tested without deinterlacing.
+- **B**: `vsr upscale CLIP -o Y.mp4 {b}`, H.264 by default. Of a clip above {pixels} pixels or {long} s
+  only the first {cut} s (`--start 0 --end {cut}`). Luma is averaged down to the size of the source and compared with
+  the source after bicubic x2 and averaging ({psnr:g} dB are expected). The means of Y, Cb and Cr over all frames are
+  compared in 8-bit codes, by the matrix of each file (at most {shift} apart).
 
-`exact` means that nothing differs: frames, times, pixels (in B within these bounds), tags, streams, packets, languages,
-dispositions, chapters, metadata. Otherwise each difference is listed with its reason, which the script derives from
-what it measured. Some of the clips are damaged, or are no videos, on purpose.
+`exact` means that nothing differs: frames, times, pixels (in B within those bounds), tags, streams, packets, languages,
+dispositions, chapters, metadata. Otherwise each difference is listed with its reason, which the script derived from
+its measurements. The clips include damaged clips and files that are not videos on purpose.
 """
 
 
 def report(cases: Sequence[Case], versions: tuple[str, str]) -> str:
-    """The whole page."""
+    """Return the whole page."""
     groups = {name: [case for case in cases if case.way.name[0] == name] for name in "AB"}
     words = {"vsr": versions[0], "ffmpeg": versions[1], "count": len(groups["B"]), "pixels": CUT_ABOVE_PIXELS,
              "a": " ".join(IDENTITY.options), "b": " ".join(DOUBLED.options), "long": CUT_ABOVE_SECONDS,
@@ -174,12 +172,13 @@ def report(cases: Sequence[Case], versions: tuple[str, str]) -> str:
         parts += ["Tags\n", table(("clip", "in", "out"), tag_rows(group))]
         parts += ["Streams\n", table(STREAM_HEAD, stream_rows(group))]
     parts.append("## What the command printed\n")
-    parts.append("\n".join(f"- {case.name}, {case.way.name}: `{line}`" for case in cases for line in case.said) + "\n")
+    lines = (f"- {case.name}, {case.way.name}: `{line}`" for case in cases for line in case.messages)
+    parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
 def ways(source: Clip | None) -> list[Way]:
-    """Both ways; an interlaced clip goes a third time, with its fields as they lie."""
+    """Return both ways, and a third one without deinterlacing for interlaced clips."""
     fields = {frame.field_order for frame in source.track.frames} if source else {"P"}
     return [IDENTITY, DOUBLED] if fields == {"P"} else [IDENTITY, WITH_FIELDS, DOUBLED]
 
@@ -189,14 +188,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("VSR_TEST_DATA", ".")) / "clips"
     parser.add_argument("clips", type=Path, nargs="?", default=default)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of these clips alone")
-    parser.add_argument("--write", action="store_true", help=f"to {REPORT.relative_to(HOUSE)} instead of the screen")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the outputs there")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these clips")
+    parser.add_argument("--write", action="store_true", help=f"write to {REPORT.relative_to(REPOSITORY)}, not stdout")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the outputs in this folder")
     options = parser.parse_args()
     paths = sorted(path for path in options.clips.resolve().iterdir() if path.name in (options.only or [path.name]))
     if not paths or (options.only and len(paths) < len(options.only)):
-        parser.error(f"{options.clips} holds not all of them: {', '.join(options.only or [])}")
-    said = subprocess.run([sys.executable, "-m", "vsr", "--version"], cwd=HOUSE, capture_output=True, text=True)
+        parser.error(f"{options.clips} does not contain all of: {', '.join(options.only or [])}")
+    shown = subprocess.run([sys.executable, "-m", "vsr", "--version"], cwd=REPOSITORY, capture_output=True, text=True)
     cases = []
     with tempfile.TemporaryDirectory() as folder:
         if options.keep:
@@ -207,7 +206,7 @@ def main() -> None:
                 case = upscale(path, source, way, options.keep or Path(folder))
                 print(f"{case.name} {way.name}: {'; '.join(explain(case)) or 'exact'}", file=sys.stderr, flush=True)
                 cases.append(case)
-    page = report(cases, (said.stdout.split()[-1], version()))
+    page = report(cases, (shown.stdout.split()[-1], version()))
     if options.write:
         REPORT.parent.mkdir(exist_ok=True)
         REPORT.write_text(page)

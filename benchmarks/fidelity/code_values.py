@@ -1,8 +1,8 @@
-"""The code values of a clip and of what ``vsr upscale`` made of it: the pixels of the table.
+"""Compare the code values of a clip and of its output by ``vsr upscale``: the pixels of the table.
 
-Where the way was lossless they are compared one by one in the stored depth. By x2 the luma is reduced again and set
-beside what bicubic interpolation and area averaging make of the source, and so are the means of the planes: that shows
-mistakes of colour and range, and of the place of pixels.
+After a lossless way they are compared one by one in the stored depth. After x2 the luma is reduced and compared with
+the source after bicubic interpolation and area averaging, and so are the means of the planes: that shows mistakes of
+colour and range, and of the position of pixels.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from differences import Deviation, Pair, Way, tags_of
 from independent import Clip, Plane, read_planes, shapes_of
 
 LEAST_PSNR = 40.0
-"""Of the luma of x2, reduced again, against what bicubic and reduction make of the source: dB that CRF 18 keeps."""
+"""Least PSNR in dB of the reduced luma of x2 against the source after bicubic and reduction, as CRF 18 keeps it."""
 LARGEST_SHIFT = 0.25
-"""Of the mean of a plane by x2, in 8-bit code values."""
+"""Greatest difference of the mean of a plane after x2, in 8-bit code values."""
 DEINTERLACER = "bwdif=mode=send_frame:deint=interlaced"
-"""Through which ffmpeg sends an interlaced source, where progressive frames came out of it."""
+"""The filter of ffmpeg for an interlaced source with progressive output."""
 
 KR_KB = {"bt709": (0.2126, 0.0722), "smpte170m": (0.299, 0.114), "bt470bg": (0.299, 0.114), "fcc": (0.3, 0.11),
          "bt2020nc": (0.2627, 0.0593), "smpte240m": (0.212, 0.087)}  # fmt: skip
-"""Weights of red and blue in luma, Rec. ITU-T H.273, by ffmpeg's names of the matrices."""
+"""Weights of red and blue in luma (Rec. ITU-T H.273), by ffmpeg's names of the matrices."""
 
 
 Planes = Iterator[tuple[list[Plane], list[Plane]]]
@@ -33,7 +33,7 @@ Values = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Pixels:
-    """Differences by plane, Y first, in code values; of what is not lossless ``signed`` in 8 bits and luma's PSNR."""
+    """Differences by plane, Y first, in code values; after a lossy way ``signed`` in 8 bits and the PSNR of luma."""
 
     mean: tuple[float, ...] = ()
     largest: tuple[int, ...] = ()
@@ -42,7 +42,7 @@ class Pixels:
 
 
 def compare_pixels(pair: Pair) -> Pixels | None:
-    """Over all frames that belong together; None where there are none, or the planes have other sizes or depths."""
+    """Compare all matching frames; None if there are none, or the planes differ in size or depth."""
     before, after = pair.source.track.frames[0], pair.output.track.frames[0]
     (shapes, bits), (new_shapes, new_bits) = (shapes_of(one.pix_fmt, *one.size) for one in (before, after))
     rows, columns = (edge * pair.way.scale for edge in shapes[0])
@@ -77,12 +77,12 @@ def _compare_codes(planes: Planes) -> Pixels:
 
 
 def _compare_reduced(planes: Planes, recoding: tuple[Values, Values], unit: float, new_unit: float) -> Pixels:
-    """Against what x2 by bicubic and area averaging should leave; chroma by its mean alone."""
+    """Compare with the source after x2 by bicubic and area averaging; chroma by its mean alone."""
     weights, offsets = recoding
     squares, signed = [], []
     for had, got in planes:
         luma, *chroma = (plane.astype(np.float32) / unit for plane in had)
-        chroma = chroma or [np.full((1, 1), 128, np.float32)] * (len(got) - 1)  # of grey, which may become colour
+        chroma = chroma or [np.full((1, 1), 128, np.float32)] * (len(got) - 1)  # grey may become colour
         means = np.array([plane.mean() for plane in (luma, *chroma)])
         if not np.allclose(weights, np.eye(len(got))):
             rows, columns = luma.shape
@@ -99,7 +99,7 @@ def _compare_reduced(planes: Planes, recoding: tuple[Values, Values], unit: floa
 
 
 def _doubled_and_halved(plane: Values) -> Values:
-    """x2 by Keys' cubic (a = -1/2) and the mean of each four: its weights a quarter before and after each sample."""
+    """Enlarge x2 by Keys' cubic (a = -1/2) and average each four: its weights a quarter before and after a sample."""
     for axis in (0, 1):
         padded = np.pad(plane, [(2, 2) if axis == one else (0, 0) for one in (0, 1)], mode="symmetric")
         taps = enumerate((-0.01171875, 0.078125, 0.8671875, 0.078125, -0.01171875))
@@ -109,7 +109,7 @@ def _doubled_and_halved(plane: Values) -> Values:
 
 
 def pixel_deviations(way: Way, pixels: Pixels | None) -> Iterator[Deviation]:
-    """What of the pixels is not as it was, or as was to be expected."""
+    """Yield the differences of pixels from the source, or from the expected values."""
     if pixels is None:
         yield Deviation("pixels", "the planes cannot be compared")
     elif way.lossless:
@@ -126,7 +126,7 @@ def pixel_deviations(way: Way, pixels: Pixels | None) -> Iterator[Deviation]:
 
 
 def _recoding(pair: Pair, planes: int) -> tuple[Values, Values]:
-    """How 8-bit code values (Y, Cb, Cr) of the source read in the matrix and range of the output: factors, offsets."""
+    """Return factors and offsets that convert 8-bit codes (Y, Cb, Cr) to the matrix and range of the output."""
     (to_rgb, black), (to_new_rgb, new_black) = (_rgb_of_codes(clip) for clip in (pair.source, pair.output))
     weights = (np.linalg.inv(to_new_rgb) @ to_rgb)[:planes, :planes]
     return weights, new_black[:planes] - weights @ black[:planes]
@@ -142,7 +142,7 @@ def _rgb_of_codes(clip: Clip) -> tuple[Values, Values]:
 
 
 def matrix_in_effect(clip: Clip) -> str:
-    """The matrix as stated, else what players assume: BT.709 from 720 lines up, else BT.601."""
+    """Return the stated matrix, or the one that players assume: BT.709 from 720 lines up, else BT.601."""
     stated = tags_of(clip)["matrix"]
     assumed = "bt709" if clip.track.frames[0].size[1] >= 720 else "smpte170m"
     return stated if stated in KR_KB else assumed

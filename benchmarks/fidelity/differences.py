@@ -1,6 +1,6 @@
-"""What differs between a clip and what ``vsr upscale`` made of it: the comparing side of the table.
+"""Compare a clip with its output by ``vsr upscale``: the differences in the table.
 
-Both ends come from ``independent.py``. Whether a difference is a fault is not decided here.
+Both are read by ``independent.py``. Whether a difference is a fault is decided in ``reasons.py``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from fractions import Fraction
 from independent import Clip, Packet, Stream
 
 CUT_SECONDS = 2
-"""Of the clips that are larger or longer than these two, x2 takes only so much of the start."""
+"""The length of the start that x2 uses of clips that are larger or longer than the following limits."""
 CUT_ABOVE_PIXELS, CUT_ABOVE_SECONDS = 1280 * 720, 4
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way through the command; ``lossless`` where every code value should come back."""
+    """One way through the command; ``lossless`` if every code value should be preserved."""
 
     name: str
     suffix: str
@@ -29,7 +29,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Deviation:
-    """Something that differs: what it is about, and how it differs, in words and as a number."""
+    """A difference: its subject, and its description as text and as a number."""
 
     about: str
     what: str
@@ -38,13 +38,13 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Pair:
-    """A clip before and after.
+    """A clip and its output.
 
     Attributes:
-        source: what went in.
-        output: what came out.
-        way: how it went.
-        cut: whether only the first seconds were asked for.
+        source: the source.
+        output: the output.
+        way: the way through the command.
+        cut: whether only the first seconds were requested.
     """
 
     source: Clip
@@ -54,19 +54,19 @@ class Pair:
 
     @property
     def is_deinterlaced(self) -> bool:
-        """Whether progressive frames should come out of interlaced ones."""
+        """Whether interlaced frames should have become progressive ones."""
         return any(frame.field_order != "P" for frame in self.source.track.frames) and "no" not in self.way.options
 
     @property
     def wanted(self) -> list[int]:
-        """The frames of the source that were asked for."""
+        """The requested frames of the source."""
         track = self.source.track
         end = self.source.header.start_seconds + CUT_SECONDS
         return [number for number in range(len(track.frames)) if not self.cut or track.seconds(number) < end]
 
     @property
     def frames(self) -> list[tuple[int, int]]:
-        """Frames that belong together: in order where as many came out as were asked for, else by time."""
+        """The pairs of matching frames: in order if the numbers agree, else by time."""
         wanted, before, after = self.wanted, self.source.track, self.output.track
         if len(wanted) == len(after.frames):
             return list(zip(wanted, range(len(wanted)), strict=True))
@@ -81,19 +81,19 @@ class Pair:
 
     @property
     def time_error(self) -> Fraction:
-        """The largest of all frames, in seconds."""
+        """The largest error of a frame's time, in seconds."""
         before, after = self.source.track, self.output.track
         return max((abs(after.seconds(new) - before.seconds(old)) for old, new in self.frames), default=Fraction(0))
 
 
 def is_large(clip: Clip) -> bool:
-    """Whether x2 takes only the start of it."""
+    """Whether x2 uses only the start of a clip."""
     width, height = clip.video.size
     return width * height > CUT_ABOVE_PIXELS or (clip.header.duration_seconds or 0) > CUT_ABOVE_SECONDS
 
 
 def deviations(pair: Pair) -> Iterator[Deviation]:
-    """All but the pixels that is not as it was, or as was asked."""
+    """Yield all differences except those of pixels."""
     yield from _time_deviations(pair)
     before, after = tags_of(pair.source), tags_of(pair.output)
     for name, value in before.items():
@@ -173,7 +173,7 @@ def _file_deviations(pair: Pair) -> Iterator[Deviation]:
 
 
 def tags_of(clip: Clip) -> dict[str, str]:
-    """What the frames say of themselves, ``-`` where they do not, and the pixel format."""
+    """Return the tags of the frames, ``-`` if unstated, and the pixel format."""
     names = ("matrix", "primaries", "transfer", "range", "chroma location", "pixel aspect")
     found = {}
     for name in (*names, "mastering display", "content light"):
@@ -187,7 +187,7 @@ def tags_of(clip: Clip) -> dict[str, str]:
 
 
 def global_tags(clip: Clip) -> dict[str, str]:
-    """The metadata of a file, without what its muxer writes about itself."""
+    """Return the metadata of a file, without the muxer's own tags."""
     own = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
     tags = {name: value for name, value in clip.header.tags.items() if name not in own}
     if date := tags.get("creation_time"):
@@ -196,12 +196,12 @@ def global_tags(clip: Clip) -> dict[str, str]:
 
 
 def sound_offsets(clip: Clip) -> dict[int, float]:
-    """Milliseconds from the first frame to the first sample that is heard, by audio stream."""
+    """Return the milliseconds from the first frame to the first audible sample, by audio stream."""
     return {index: float(1000 * (sound.start_seconds - clip.track.seconds(0))) for index, sound in clip.sounds.items()}
 
 
 def match_streams(pair: Pair) -> list[tuple[Stream | None, Stream | None]]:
-    """The streams beside the video, each with what became of it: by content, else by language and codec."""
+    """Match the streams other than the video in source and output: by content, else by language and codec."""
     left = list(pair.source.others)
     matched: list[tuple[Stream | None, Stream | None]] = []
     for got in pair.output.others:
@@ -215,7 +215,7 @@ def match_streams(pair: Pair) -> list[tuple[Stream | None, Stream | None]]:
 
 
 def _same_content(pair: Pair, had: Stream, got: Stream) -> bool:
-    """Whether the packets are those of the source; after a cut, whether they are some of them and together."""
+    """Whether the packets equal those of the source or, after a cut, a contiguous part of them."""
     if had.kind == "attachment":
         return pair.source.attached[had.index] == pair.output.attached[got.index]
     before = _contents(pair.source.packets.get(had.index, []))
@@ -230,7 +230,7 @@ def _contents(packets: Sequence[Packet]) -> list[tuple[str, str]]:
 
 
 def _packet_time_error(pair: Pair, had: Stream, got: Stream) -> float:
-    """The largest difference of the times of two streams with the same packets, in milliseconds."""
+    """Return the largest difference of times of two streams with the same packets, in milliseconds."""
     before, after = pair.source.packets.get(had.index, []), pair.output.packets.get(got.index, [])
     contents = _contents(after)
     first = next(at for at in range(len(before) + 1) if _contents(before[at : at + len(after)]) == contents)

@@ -1,7 +1,7 @@
-"""What a file holds, read with the ffmpeg program alone: the reading side of the table.
+"""Read a file with the ffmpeg program alone, for the table.
 
-Nothing here knows vsr or PyAV, so that a mistake of theirs cannot hide itself. The program is the one that
-imageio-ffmpeg carries; it brings no ffprobe, and so the streams are read from what ``ffmpeg -i`` prints, the frames
+Nothing here uses vsr or PyAV, so that their mistakes cannot hide. The program is the one bundled with imageio-ffmpeg,
+which has no ffprobe; so the streams are read from what ``ffmpeg -i`` prints, the frames
 from the filter ``showinfo``, the packets from the muxer ``framecrc``, and the code values from raw video on a pipe.
 """
 
@@ -32,7 +32,7 @@ SUBSAMPLING = {"420": (2, 2), "422": (2, 1), "444": (1, 1), "440": (1, 2), "411"
 """Columns and rows of luma for each of chroma."""
 
 COMPLAINTS = re.compile(r"error while decoding|corrupt decoded frame|ended prematurely|Invalid data|partial file")
-"""What the program says of a damaged file."""
+"""What the program prints for a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Stream:
 
     @property
     def title(self) -> str:
-        """Empty where there is none; MP4 calls it the track's name."""
+        """The title, or empty; MP4 calls it the name of the track."""
         return self.tags.get("title", self.tags.get("name", ""))
 
     def __str__(self) -> str:
-        told = [self.codec, self.language if self.language != "und" else "", *sorted(self.dispositions)]
-        told += [self.title, self.tags.get("filename", "")]
-        return f"{self.kind} {' '.join(filter(None, told))}"
+        parts = [self.codec, self.language if self.language != "und" else "", *sorted(self.dispositions)]
+        parts += [self.title, self.tags.get("filename", "")]
+        return f"{self.kind} {' '.join(filter(None, parts))}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class FrameInfo:
 
 @dataclass(frozen=True)
 class Track:
-    """The frames of a video stream, and the lines in which the program complains about them."""
+    """The frames of a video stream, and the lines of the program that complain about them."""
 
     time_base: Fraction
     frames: tuple[FrameInfo, ...]
@@ -97,7 +97,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Sound:
-    """A decoded audio stream: its first sample's time, and how many samples follow."""
+    """A decoded audio stream: the time of its first sample, and the number of samples."""
 
     start_seconds: Fraction
     samples: int
@@ -105,7 +105,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Packet:
-    """A packet of any stream, its time in seconds and what lies in it."""
+    """A packet of any stream: its time in seconds and its content."""
 
     pts_seconds: Fraction
     content: tuple[str, str]
@@ -113,7 +113,7 @@ class Packet:
 
 @dataclass(frozen=True)
 class Clip:
-    """A file with a video: all of the above, by number of the stream where there are several."""
+    """A file with a video: all of the above, by number of the stream if there are several."""
 
     path: Path
     header: Header
@@ -126,30 +126,30 @@ class Clip:
 
     @property
     def others(self) -> list[Stream]:
-        """All streams but the video that is looked at."""
+        """All streams except the compared video."""
         return [stream for stream in self.header.streams if stream.index != self.video.index]
 
 
 def program() -> str:
-    """The ffmpeg that imageio-ffmpeg carries."""
+    """Return the path of imageio-ffmpeg's ffmpeg."""
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 def version() -> str:
-    """Such as ``9.0.2-static``."""
-    said = subprocess.run([program(), "-version"], check=True, capture_output=True, text=True).stdout
-    return said.split()[2]
+    """Return the version, such as ``9.0.2-static``."""
+    messages = subprocess.run([program(), "-version"], check=True, capture_output=True, text=True).stdout
+    return messages.split()[2]
 
 
 def run(*arguments: str) -> tuple[str, str]:
-    """Standard output and standard error, whatever the exit code: the program reads damaged files too."""
+    """Return stdout and stderr, whatever the exit code: the program reads damaged files too."""
     command = [program(), "-hide_banner", "-nostdin", "-nostats", *arguments]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
     return done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
 
 
 def read_clip(path: Path) -> Clip | None:
-    """All that is known of a file; None where the program finds no video that it can decode."""
+    """Read a file; None if the program finds no video that it can decode."""
     header = read_header(path)
     video = best_video(header) if header else None
     track = read_track(path, video.index) if video else None
@@ -161,9 +161,9 @@ def read_clip(path: Path) -> Clip | None:
 
 
 def read_header(path: Path) -> Header | None:
-    """The streams of a file; None where the program finds none."""
-    _, said = run("-i", f"file:{path}")
-    lines = said.splitlines()
+    """Read the streams of a file; None if the program finds none."""
+    _, messages = run("-i", f"file:{path}")
+    lines = messages.splitlines()
     start = next((number for number, line in enumerate(lines) if line.startswith("Input #0")), None)
     if start is None:
         return None
@@ -191,53 +191,53 @@ def _stream(line: str) -> Stream:
     found = re.match(r"  Stream #0:(\d+)(?:\[\w+\])?(?:\((\w+)\))?: (\w+): (\w+)(.*)", line)
     assert found is not None, line
     index, language, kind, codec, rest = found.groups()
-    said = {word.strip() for word in re.findall(r" \(([a-z ]+)\)", rest)}
+    words = {word.strip() for word in re.findall(r" \(([a-z ]+)\)", rest)}
     size, rate = re.search(r", (\d+)x(\d+)", rest), re.search(r"(\d+) kb/s", rest)
-    return Stream(int(index), kind.lower(), codec, language or "und", frozenset(said & DISPOSITIONS),
+    return Stream(int(index), kind.lower(), codec, language or "und", frozenset(words & DISPOSITIONS),
                   (int(size[1]), int(size[2])) if size else (0, 0), int(rate[1]) if rate else 0)  # fmt: skip
 
 
 def best_video(header: Header) -> Stream | None:
-    """The video stream that libav's ``best`` picks: default ones first, then the largest bit rate; no cover art."""
+    """Return the stream that libav's ``best`` selects: default ones first, then the largest bit rate; no cover art."""
     videos = [stream for stream in header.streams if stream.kind == "video"]
     videos = [stream for stream in videos if "attached pic" not in stream.dispositions and all(stream.size)]
     return max(videos, key=lambda one: ("default" in one.dispositions, one.kilobits, -one.index), default=None)
 
 
 def _decoding(path: Path, index: int, *, turned: bool = False) -> list[str]:
-    # One thread, for the program then conceals damage the same way every time.
+    # One thread, as the program then conceals damage in the same way every time.
     return ["-threads", "1", "-copyts", "-autorotate" if turned else "-noautorotate", "-i", f"file:{path}",
             "-map", f"0:{index}", "-fps_mode", "passthrough"]  # fmt: skip
 
 
 def read_track(path: Path, index: int) -> Track:
-    """Decode a video stream and note what each frame says of itself."""
-    _, said = run(*_decoding(path, index), "-vf", "showinfo=checksum=0", "-f", "null", "-")
+    """Decode a video stream and record the properties of each frame."""
+    _, messages = run(*_decoding(path, index), "-vf", "showinfo=checksum=0", "-f", "null", "-")
     time_base, frames, tags = Fraction(0), [], {}
-    for line in said.splitlines():
+    for line in messages.splitlines():
         if "showinfo" not in line:
             continue
         if found := re.search(r"config in time_base: (\d+/\d+)", line):
             time_base = Fraction(found[1])
         elif " n:" in line and " pts:" in line:
-            told = dict(re.findall(r"(\w+): *(\S+)", line))
-            columns, rows = map(int, told["s"].split("x"))
-            tags = {"chroma location": told["cl"], "pixel aspect": told["sar"]}
-            pts, duration = int(told["pts"]), int(told["duration"])
-            frames.append(FrameInfo(pts, duration, told["fmt"], (columns, rows), told["i"], tags))
+            fields = dict(re.findall(r"(\w+): *(\S+)", line))
+            columns, rows = map(int, fields["s"].split("x"))
+            tags = {"chroma location": fields["cl"], "pixel aspect": fields["sar"]}
+            pts, duration = int(fields["pts"]), int(fields["duration"])
+            frames.append(FrameInfo(pts, duration, fields["fmt"], (columns, rows), fields["i"], tags))
         elif found := re.search(r"side data - (3x3 displaymatrix|Mastering display|Content light)[^:]*: *(.*)", line):
             name = {"3": "rotation", "M": "mastering display", "C": "content light"}[found[1][0]]
             tags[name] = found[2].strip()
         elif "color_range:" in line:
-            told = dict(re.findall(r"color_(\w+):(\S+)", line))
+            fields = dict(re.findall(r"color_(\w+):(\S+)", line))
             names = {"range": "range", "space": "matrix", "primaries": "primaries", "trc": "transfer"}
-            tags.update({names[name]: value for name, value in told.items()})
-    return Track(time_base, tuple(frames), tuple(filter(COMPLAINTS.search, said.splitlines())))
+            tags.update({names[name]: value for name, value in fields.items()})
+    return Track(time_base, tuple(frames), tuple(filter(COMPLAINTS.search, messages.splitlines())))
 
 
 @lru_cache(maxsize=64)
 def shapes_of(pix_fmt: str, width: int, height: int) -> tuple[tuple[tuple[int, int], ...], int]:
-    """(rows, columns) of each plane of a planar format, and its bits a value.
+    """Return (rows, columns) of each plane of a planar format, and the bits per value.
 
     Raises:
         ValueError: the format is not planar YUV or grey of 8 to 16 bits.
@@ -254,14 +254,14 @@ def shapes_of(pix_fmt: str, width: int, height: int) -> tuple[tuple[tuple[int, i
 
 
 def read_planes(path: Path, index: int, first: FrameInfo, *options: str, turned: bool = False) -> Iterator[list[Plane]]:
-    """The code values of each frame in the stream's own pixel format, one frame in memory at a time.
+    """Yield the code values of each frame in the stream's own pixel format, one frame in memory at a time.
 
     Args:
         path: the file.
         index: number of the stream.
-        first: its first frame; all are like it.
-        options: of the output, such as a filter.
-        turned: as shown, instead of as stored.
+        first: the first frame; all have its format.
+        options: options of the output, such as a filter.
+        turned: whether to rotate frames as for display.
     """
     shapes, bits = shapes_of(first.pix_fmt, *first.size)
     dtype = np.dtype(np.uint8 if bits == 8 else "<u2")
@@ -280,9 +280,9 @@ def read_planes(path: Path, index: int, first: FrameInfo, *options: str, turned:
 
 
 def orientation(path: Path, index: int, first: FrameInfo) -> str:
-    """How the program turns the stored pictures before they are shown, told from them: it names no mirroring.
+    """Find how the program orients stored frames for display by comparing them, as it reports no mirroring.
 
-    Frames are looked at until one way alone is left, for a black one looks the same in all.
+    Frames are compared until a single orientation is left, as a black frame fits all of them.
     """
     width, height = first.size
     left = [(mirrored, quarters) for mirrored in (False, True) for quarters in range(4)]
@@ -299,32 +299,32 @@ def orientation(path: Path, index: int, first: FrameInfo) -> str:
 
 
 def read_packets(path: Path, header: Header) -> dict[int, list[Packet]]:
-    """The packets of every stream but attachments and unknown ones, by the number of the stream."""
+    """Read the packets of every stream except attachments and unknown ones, by the number of the stream."""
     numbers = [stream.index for stream in header.streams if stream.kind != "attachment" and stream.codec != "none"]
     maps = [argument for number in numbers for argument in ("-map", f"0:{number}")]
-    told, _ = run("-copyts", "-i", f"file:{path}", *maps, "-c", "copy", "-f", "framecrc", "-")
+    output, _ = run("-copyts", "-i", f"file:{path}", *maps, "-c", "copy", "-f", "framecrc", "-")
     found: dict[int, list[Packet]] = {number: [] for number in numbers}
-    for stream, time, _, *content in _lines(told):
+    for stream, time, _, *content in _lines(output):
         found[numbers[stream]].append(Packet(time, (content[0], content[1])))
     return found
 
 
 def read_sounds(path: Path, header: Header) -> dict[int, Sound]:
-    """What is heard of each audio stream, the encoder's delay left out as a player does."""
+    """Read the audible part of each audio stream, without the encoder's delay, as in a player."""
     numbers = [stream.index for stream in header.streams if stream.kind == "audio" and stream.codec != "none"]
     maps = [argument for number in numbers for argument in ("-map", f"0:{number}")]
-    told, _ = run("-copyts", "-i", f"file:{path}", *maps, "-f", "framecrc", "-") if numbers else ("", "")
+    output, _ = run("-copyts", "-i", f"file:{path}", *maps, "-f", "framecrc", "-") if numbers else ("", "")
     found: dict[int, Sound] = {}
-    for stream, time, samples, *_ in _lines(told):
+    for stream, time, samples, *_ in _lines(output):
         before = found.get(numbers[stream], Sound(time, 0))
         found[numbers[stream]] = replace(before, samples=before.samples + samples)
     return found
 
 
-def _lines(told: str) -> Iterator[tuple[int, Fraction, int, str, str]]:
-    """The lines of ``framecrc``: stream, presentation time in seconds, duration in ticks, size, checksum."""
+def _lines(output: str) -> Iterator[tuple[int, Fraction, int, str, str]]:
+    """Parse the lines of ``framecrc``: stream, presentation time in seconds, duration in ticks, size, checksum."""
     bases: dict[int, Fraction] = {}
-    for line in told.splitlines():
+    for line in output.splitlines():
         if found := re.match(r"#tb (\d+): (\d+/\d+)", line):
             bases[int(found[1])] = Fraction(found[2])
         elif line and not line.startswith("#"):
@@ -333,7 +333,7 @@ def _lines(told: str) -> Iterator[tuple[int, Fraction, int, str, str]]:
 
 
 def attached_files(path: Path, header: Header) -> dict[int, str]:
-    """A checksum of the bytes of each attachment."""
+    """Return a checksum of each attachment."""
     attached = [stream.index for stream in header.streams if stream.kind == "attachment"]
     found = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The ways that a clip goes in the table, what became of it, and why it may differ from what it was."""
+"""The ways through the command in the table, the results, and the reasons for expected differences."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ DOUBLED = Way("B", ".mp4", 2, False, ("--model", "bicubic", "--scale", "2"))
 
 @dataclass(frozen=True)
 class Case:
-    """One clip that went one way.
+    """The result of one clip and one way.
 
     Attributes:
-        name: the file's name.
-        way: which way.
-        source: what went in; None where ffmpeg reads no video either.
-        output: what came out, None where nothing did.
-        cut: whether only the first seconds were asked for.
+        name: the name of the file.
+        way: the way through the command.
+        source: the source; None if ffmpeg reads no video either.
+        output: the output; None if there is none.
+        cut: whether only the first seconds were requested.
         code: exit code of the command.
-        said: what it wrote on stderr.
-        pixels: None where they cannot be compared.
-        found: all that differs.
+        messages: the lines that it wrote to stderr.
+        pixels: the differences of pixels; None if they cannot be compared.
+        found: all differences.
     """
 
     name: str
@@ -37,23 +37,23 @@ class Case:
     output: Clip | None
     cut: bool
     code: int
-    said: tuple[str, ...]
+    messages: tuple[str, ...]
     pixels: Pixels | None = None
     found: tuple[Deviation, ...] = ()
 
     @property
     def title(self) -> str:
-        """The clip's name, and what of the way's own is unusual."""
+        """The name of the clip, and the unusual options of the way."""
         return f"{self.name}, {' '.join(WITH_FIELDS.options[-2:])}" if self.way is WITH_FIELDS else self.name
 
     @property
     def pair(self) -> Pair | None:
-        """Both ends, where there are two."""
+        """Source and output, if there are both."""
         return Pair(self.source, self.output, self.way, self.cut) if self.source and self.output else None
 
     @property
     def codec(self) -> str:
-        """Of the output's video, empty where there is none."""
+        """The codec of the output's video; empty if there is none."""
         return self.output.video.codec if self.output else ""
 
     @property
@@ -63,17 +63,17 @@ class Case:
 
     @property
     def complaints(self) -> int:
-        """How often ffmpeg complains of damage in the source."""
+        """Number of ffmpeg's complaints about damage in the source."""
         return len(self.source.track.complaints) if self.source else 0
 
     def says(self, *words: str) -> bool:
-        """Whether one line of the command holds all the words."""
-        return any(all(re.search(rf"\b{word}\b", line) for word in words) for line in self.said)
+        """Whether one line of the command contains all the words."""
+        return any(all(re.search(rf"\b{word}\b", line) for word in words) for line in self.messages)
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why something may differ: a pattern for what it is about, when it holds, and the reason in words."""
+    """A reason for a difference: a pattern for its subject, when it holds, and the reason as text."""
 
     about: str
     holds: Callable[[Case, Deviation], bool]
@@ -81,17 +81,17 @@ class Reason:
 
 
 def _becomes(before: str, after: str) -> Callable[[Case, Deviation], bool]:
-    """Where a value of ``before`` became one of ``after``, both patterns."""
+    """Return a condition that a value matching ``before`` became one matching ``after``."""
     return lambda _, one: re.search(rf": ({before}) became ({after})$", one.what) is not None
 
 
 def _within_milliseconds(case: Case, one: Deviation) -> bool:
-    # Both ends of an offset are rounded, sound and picture.
+    # An offset has the rounding of sound and picture.
     return one.size <= (1 if one.about == "offset" else 0.5) + 1e-9
 
 
 def _has_default(case: Case, one: Deviation) -> bool:
-    """Whether the source calls a stream of that kind its default; the number of the one that changed is its size."""
+    """Whether the source has a default stream of that kind; the size is the number of the stream that changed."""
     streams = case.source.header.streams if case.source else ()
     kind = next(stream.kind for stream in streams if stream.index == one.size)
     return any("default" in stream.dispositions for stream in streams if stream.kind == kind)
@@ -113,12 +113,12 @@ REASONS = (
     Reason(
         "exit|frames|length",
         lambda case, _: case.code == 1 and case.complaints > 0 and case.says("damaged"),
-        "damaged, as ffmpeg and vsr say",
+        "damaged, as ffmpeg and vsr report",
     ),
     Reason(
         "time",
         lambda case, one: case.complaints > 0 and case.says("no usable timestamp"),
-        "a damaged timestamp is replaced by the next free one, as vsr says",
+        "a damaged timestamp is replaced by the next free one, as vsr reports",
     ),
     Reason(
         "time|packet times|offset|chapters",
@@ -128,12 +128,12 @@ REASONS = (
     Reason(
         "packet times|offset",
         lambda case, one: case.name.endswith((".mkv", ".webm")) and one.size <= 0.5 + 1000 / 44100,
-        "the source's Matroska clock is 1 ms, the sound's own is finer",
+        "the source's Matroska clock is 1 ms, that of its sound is finer",
     ),
     Reason(
         "metadata creation_time",
         lambda case, one: case.way.suffix == ".mp4" and _becomes("1970-01-01 00:00:00", "nothing")(case, one),
-        "MP4 has no such date: it means none",
+        "MP4 has no such date; it means none",
     ),
     Reason(
         "packet times|offset",
@@ -146,12 +146,12 @@ REASONS = (
         "Matroska states no length of the last frame, only a rate",
     ),
     Reason("stream left out", lambda case, one: _is_of_chapters(case, one), "a track of the chapters, which are kept"),
-    Reason("stream left out", lambda case, one: case.says(f"stream {one.size:.0f}", "left out"), "vsr names it"),
-    Reason("content .*", lambda case, one: case.says(f"stream {one.size:.0f}", "converted"), "vsr names it"),
+    Reason("stream left out", lambda case, one: case.says(f"stream {one.size:.0f}", "left out"), "reported by vsr"),
+    Reason("content .*", lambda case, one: case.says(f"stream {one.size:.0f}", "converted"), "reported by vsr"),
     Reason(
         "tag fields",
         lambda case, one: _becomes(".*", "progressive")(case, one) and "no" not in case.way.options,
-        "deinterlaced by default, the pixels set beside those of ffmpeg's bwdif",
+        "deinterlaced by default, the pixels compared with ffmpeg's bwdif",
     ),
     Reason(
         "luma|chroma",
@@ -164,16 +164,16 @@ REASONS = (
     Reason(
         "tag fields",
         lambda case, one: _becomes(".*", "progressive")(case, one),
-        "what vsr writes is progressive; fields that were left lie in its frames as they were",
+        "the output is marked progressive; its frames still contain the fields",
     ),
     Reason(
         "metadata location.*",
-        lambda _, one: (said := re.search(r": (\S+) became (\S+)$", one.what)) is not None
-        and [float(part) for part in re.findall(r"[-+][\d.]+", said[1])]
-        == [float(part) for part in re.findall(r"[-+][\d.]+", said[2])],
-        "the same place with another number of digits",
+        lambda _, one: (places := re.search(r": (\S+) became (\S+)$", one.what)) is not None
+        and [float(part) for part in re.findall(r"[-+][\d.]+", places[1])]
+        == [float(part) for part in re.findall(r"[-+][\d.]+", places[2])],
+        "the same location with another number of digits",
     ),
-    Reason("tag chroma location", _becomes("-", "left"), "left is what is meant where none is stated"),
+    Reason("tag chroma location", _becomes("-", "left"), "left is the default if none is stated"),
     Reason("tag chroma location", lambda case, _: case.is_grey, "grey has no chroma"),
     Reason(
         "tag chroma location",
@@ -183,23 +183,23 @@ REASONS = (
     Reason(
         "tag pixel format",
         lambda case, one: case.is_grey and case.codec == "h264" and _becomes("gray", "yuv420p")(case, one),
-        "players want H.264 with chroma, which is neutral here",
+        "players need H.264 with chroma, which is neutral here",
     ),
-    Reason("tag pixel aspect", _becomes("-", "1/1"), "square is what is meant where none is stated"),
+    Reason("tag pixel aspect", _becomes("-", "1/1"), "square is the default if none is stated"),
     Reason(
         "tag range",
         lambda case, one: _becomes("tv", "-")(case, one) and case.codec == "h264",
-        "limited is what H.264 means where none is stated",
+        "limited is the default of H.264 if none is stated",
     ),
     Reason(
         "tag matrix|tag range",
         lambda case, one: _grows_past_720(case) and _becomes("-", "bt709|tv")(case, one),
-        "nobody stated a matrix, and players guess another from 720 lines up: the one that was written is stated",
+        "no matrix was stated, and players assume another from 720 lines up, so the written one is stated",
     ),
     Reason(
         "disposition",
         lambda case, one: _becomes("none", "default")(case, one) and not _has_default(case, one),
-        "no track of its kind was the default one: the container makes the first it",
+        "no track of its kind was the default, so the container makes the first one the default",
     ),
     Reason(
         "samples",
@@ -210,7 +210,7 @@ REASONS = (
 
 
 def explain(case: Case) -> tuple[str, ...]:
-    """A sentence for each reason, with all that it explains; then what has none."""
+    """Return a sentence for each reason with the differences that it explains, and one for those without a reason."""
     explained: dict[str, list[str]] = {}
     for one in case.found:
         known = (
