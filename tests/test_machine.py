@@ -64,7 +64,7 @@ def test_models_without_weights(tmp_path: Path) -> None:
         ({"sizes": ()}, "name a model and a size"),
         ({"sizes": ((0, 5),)}, "at least 1 pixel"),
         ({"codec": "dirac"}, "the codec is none or one of h264, .*, got 'dirac'"),
-        ({"seconds": 0}, "the seconds lie above 0"),
+        ({"seconds": 0}, "the seconds must be above 0"),
         ({"engine": "abacus"}, "engine is one of auto, torch, inductor, openvino, got 'abacus'"),
     ],
     ids=str,

@@ -28,7 +28,7 @@ class Oven:
     fan: Literal["left", "right"] | None = option(None, "Which way.", default_text="left")
     trays: int = option(3, "Trays.", at_least=1)
     weight: float = option(1.0, "Of the cake.", at_least=0)
-    heat: float = option(1.0, "In kelvin.", above=0, called="the heat")
+    heat: float = option(1.0, "In kelvin.", above=0, subject="the heat")
     decay: float = option(0.5, "Of the heat.", at_least=0, below=1)
     share: float = option(0.5, "Of the time.", at_least=0, at_most=1, rule="is a share")
     decays: tuple[float, ...] = option((0.5,), "Of each part.", above=0, at_most=1)

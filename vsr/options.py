@@ -1,4 +1,4 @@
-"""Options, each said once: its help text, default, choices and range stand beside the field that holds its value."""
+"""Options declared once: help text, default, choices and range, as metadata of the dataclass field of the value."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of an option besides the type and the default of its field.
+    """Describes an option, besides the type and the default of its field.
 
     Attributes:
         help: text of the command's help.
-        note: what a caller in Python has to know besides.
-        name: on the command line, as ``-o, --output``; empty: made of the field's name.
+        note: further explanation, for callers in Python.
+        name: name on the command line, such as ``-o, --output``; if empty, derived from the field's name.
         metavar: placeholder of the value in the help.
-        default_text: default in words; empty: the help shows none; None: the value itself.
-        repeated: each use of the option adds one item of the tuple.
-        auto: None is written ``auto`` on the command line.
-        choices: allowed values, or items of a tuple; of a ``Literal`` they are known.
+        default_text: default as text; if empty, the help shows none; if None, the value itself.
+        repeated: whether each use of the option adds one item to the tuple.
+        auto: whether ``auto`` on the command line means None.
+        choices: allowed items of a tuple; those of a ``Literal`` come from its type.
         at_least: least value, or least item of a tuple.
-        above: value that it must exceed.
+        above: exclusive lower bound.
         at_most: greatest value.
-        below: value that it must not reach.
-        within: bounds of a pair, (least, greatest), that is a range itself.
-        called: subject of the sentence that refuses a value; empty: the field's name.
-        rule: predicate of that sentence; empty: made of the bounds.
+        below: exclusive upper bound.
+        within: bounds (least, greatest) of a value that is itself a range (low, high).
+        subject: subject of the error message; if empty, the field's name.
+        rule: predicate of the error message; if empty, derived from the bounds.
     """
 
     help: str
@@ -49,15 +49,15 @@ class Option:
     at_most: float = math.inf
     below: float = math.inf
     within: tuple[float, float] | None = None
-    called: str = ""
+    subject: str = ""
     rule: str = ""
 
 
 def option(default: T, help: str, **details: Any) -> T:
-    """Make a field of a dataclass that is an option.
+    """Declare a field of a dataclass that is an option.
 
     Args:
-        default: its value where none is given.
+        default: value if none is given.
         help: text of the command's help.
         details: further attributes of :class:`Option`.
     """
@@ -70,13 +70,13 @@ def described(help: str, **details: Any) -> dict[str, Option]:
 
 
 def option_of(field: Field[Any]) -> Option:
-    """Return what is known of a field."""
+    """Return the option of a field, empty if it has none."""
     known: Option = field.metadata.get("option") or Option("")
     return known
 
 
 def documented(options: type[T]) -> type[T]:
-    """Append what its options say to the docstring of a dataclass, as a section ``Attributes``."""
+    """Append the texts of its options to the docstring of a dataclass, as a section ``Attributes``."""
     lines = [cleandoc(options.__doc__ or ""), "", "Attributes:"]
     for each in fields(options):  # type: ignore[arg-type]  # a dataclass
         known = option_of(each)
@@ -98,7 +98,7 @@ def hints_of(options: Any) -> dict[str, Any]:
 
 
 def contradictions(options: Any) -> list[str]:
-    """Return a sentence for each field of a dataclass that holds none of its choices, or is out of its range."""
+    """Return an error message for each field of a dataclass whose value is none of its choices or out of its range."""
     return [*_wrong_choices(options), *_wrong_numbers(options)]
 
 
@@ -108,7 +108,7 @@ def _wrong_choices(options: Any) -> Iterator[str]:
         value, hint, known = getattr(options, each.name), hints[each.name], option_of(each)
         if get_origin(hint) is Literal and value not in get_args(hint) and (value is not None or each.default):
             choices = ", ".join(map(str, get_args(hint)))
-            yield f"{known.called or each.name} is one of {choices}, got '{option_text(value)}'"
+            yield f"{known.subject or each.name} is one of {choices}, got '{option_text(value)}'"
         elif known.choices:
             strange = sorted(set(value) - {*known.choices})
             if strange or (each.default and not value):
@@ -126,7 +126,7 @@ def _wrong_numbers(options: Any) -> Iterator[str]:
         elif value is not None and (rule := known.rule or _rule(known, value)):
             items = value if isinstance(value, tuple) else (value,)
             if not all(known.at_least <= it <= known.at_most and known.above < it < known.below for it in items):
-                yield f"{known.called or each.name} {rule}, got {value}"
+                yield f"{known.subject or each.name} {rule}, got {value}"
 
 
 def _span(low: float, high: float) -> str:
@@ -134,7 +134,7 @@ def _span(low: float, high: float) -> str:
 
 
 def _rule(known: Option, value: Any) -> str:
-    """Return the predicate that the bounds of an option make, empty without any; a bounded float is finite as well."""
+    """Return the predicate of the error message for the bounds of an option; empty without bounds."""
     low, high = max(known.at_least, known.above), min(known.at_most, known.below)
     if not math.isinf(high):
         return f"must lie in {'(' if known.above == low else '['}{low}, {high}{')' if known.below == high else ']'}"

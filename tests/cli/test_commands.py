@@ -243,7 +243,7 @@ def write_sound(path: Path) -> None:
         (
             ["--model", "bicubic", "--start", "1:00", "--end", 60],
             2,
-            ["the end must lie behind the start, got 60 to 60"],
+            ["the end must be after the start, got 60 to 60"],
         ),
         (["--model", "bicubic", "--start", "1:00"], 1, ["clip.mp4 has no frame in the requested part"]),
         (["--model", "bicubic", "--size", "64"], 2, ["'--size': '64' is not a size: write 1920x1080."]),
@@ -252,7 +252,7 @@ def write_sound(path: Path) -> None:
         (["--model", "bicubic", "--size", "64x48", "--scale", 2], 2, ["scale, size and height exclude each other"]),
         (["--model", "bicubic", "--fps", "1/0"], 2, ["'--fps': '1/0' is not a frame rate: write 25 or 30000/1001."]),
         (["--model", "bicubic", "--fps", "fast"], 2, ["'--fps': 'fast' is not a frame rate"]),
-        (["--model", "bicubic", "--fps", "0"], 2, ["frames a second lie above 0 and up to 1000, as a ratio"]),
+        (["--model", "bicubic", "--fps", "0"], 2, ["fps must be above 0 and at most 1000, as a ratio"]),
         (["--model", "bicubic", "--deinterlace", "maybe"], 2, ["maybe", "auto", "yes", "no"]),
         (["--model", "bicubic", "--max-pixels", "100"], 1, ["clip.mp4 has frames of 48x32, more than 100 pixels"]),
         (["--model", "bicubic", "--tile", 8], 2, ["a tile of 8 is too small"]),

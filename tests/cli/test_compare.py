@@ -88,8 +88,8 @@ USAGE = {
     "a.png -o s.png": "there is nothing to compare with: name a second candidate, --lr or --hr.",
     "a.png b.png -o s.gif": "cannot tell what to write to s.gif: its name must end in .png, .jpg",
     "a.png b.png -o s": "cannot tell what to write to s",
-    "a.png b.png -o s.png --label x": "2 candidates want as many labels, got 1.",
-    "a.png b.png -o s.png --bicubic": "--bicubic needs the picture to interpolate: name it by --lr.",
+    "a.png b.png -o s.png --label x": "2 candidates need as many labels, got 1.",
+    "a.png b.png -o s.png --bicubic": "--bicubic needs the picture to interpolate: name it with --lr.",
     "a.png a.mp4 -o s.png": "a.png is a picture and a.mp4 is not: compare files of one kind.",
     "a.png --lr a.mp4 -o s.png": "a.png is a picture and a.mp4 is not",
     "a.png b.png -o v.mp4": "pictures cannot become the video v.mp4: name a .png or a .html.",
@@ -97,7 +97,7 @@ USAGE = {
     "a.png b.png -o s.png --region 0,0,0,9": "the region 0,0,0,9 (x, y, width, height) is outside",
     "a.png b.png -o s.png --region 1,2,3": "'1,2,3' is not X,Y,W,H, four whole numbers separated by commas",
     "a.png b.png -o s.png --region a,2,3,4": "'a,2,3,4' is not X,Y,W,H",
-    "a.png b.png -o s.png --region 0,0,9,9 --regions 3": "--region gives the parts to magnify, so --regions",
+    "a.png b.png -o s.png --region 0,0,9,9 --regions 3": "--region gives the regions to magnify, so --regions",
     "a.png b.png -o s.png --regions -1": "the number of regions must not be negative, got -1.",
     "a.png b.png -o s.png --time 0": "--time, --frame and --frames are for clips, and these are pictures.",
     "a.png b.png -o p.html --region 0,0,9,9": "--region is for a strip, and p.html is a page.",
@@ -112,7 +112,7 @@ USAGE = {
     "late.mp4 late.mp4 -o s.png --time 0.1": "0.100 s is before the start of the clip, at 0.400 s.",
     "a.mp4 a.mp4 -o s.png --time nan": "the time must be a number of seconds, got nan.",
     "a.mp4 a.mp4 -o s.png --time soon": "'soon' is not a valid float",
-    "a.png b.png -o s.png --quality 90": "a .png is lossless, so --quality says nothing.",
+    "a.png b.png -o s.png --quality 90": "a .png is lossless, so --quality has no effect.",
     "a.png b.png -o s.jpg --quality lossless": "a JPEG is not lossless: name a .png.",
     "a.png b.png -o s.jpg --quality 101": "the quality lies in 1..100, got 101.",
     "a.png b.png -o s.jpg --quality best": "'best' is neither a whole number nor lossless",
@@ -149,7 +149,7 @@ def test_what_is_refused(files: Path, arguments: str, code: int, words: str) -> 
 def test_all_contradictions_are_told_at_once(files: Path) -> None:
     result = invoke("a.png", "-o", "s.png", "--regions", -2, "--layout", "grid", "--bicubic")
     assert result.stderr == (
-        "vsr: --bicubic needs the picture to interpolate: name it by --lr; "
+        "vsr: --bicubic needs the picture to interpolate: name it with --lr; "
         "--layout is for a video, and s.png is a strip; "
         "there is nothing to compare with: name a second candidate, --lr or --hr; "
         "the number of regions must not be negative, got -2.\n"

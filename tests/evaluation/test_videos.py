@@ -385,7 +385,7 @@ def test_the_tables_and_the_plot_hold_the_scores(write: Callable[..., Path], tmp
         ({"border": -1}, "the border must not be negative, got -1"),
         ({"max_unpaired": 1.5}, "the share of frames without a partner lies in 0..1, got 1.5"),
         ({"align": "end"}, "align is one of time, start, got 'end'"),
-        ({"vmaf_model": "a:b"}, "no model of libvmaf is called 'a:b'"),
+        ({"vmaf_model": "a:b"}, "libvmaf has no model 'a:b'"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:

@@ -74,7 +74,7 @@ def test_the_stages_of_a_run(stage: Any, stages: list[str]) -> None:
         ),
         (
             {"recipe": recipe(batch_size=1, crop_size=16)},
-            "of one crop of 16 pixels the discriminator's last normalisation sees one value: take two.",
+            "batch_size must be at least 2 for crops of 16 pixels: normalisation needs two values.",
         ),
         ({"precision": "fp64"}, "precision is one of auto, fp32, tf32, bf16, fp16, got 'fp64'."),
         ({"cache": "disk"}, "cache is one of auto, ram, gpu, none, got 'disk'."),

@@ -343,7 +343,7 @@ def test_one_stage_alone_takes_all_steps() -> None:
 def test_steps_that_cannot_be_shared_out() -> None:
     with pytest.raises(UsageError, match=r"^steps must be at least 3, one for each stage, got 2\.$"):
         with_total_steps(RECIPES["vgg16-tv"], 2)
-    with pytest.raises(UsageError, match="no stage has a length that the steps could be shared out by"):
+    with pytest.raises(UsageError, match="no stage has a length, so the steps cannot be divided"):
         with_total_steps(recipe(pretrain=Stage(), adversarial=Stage()), 5)
     with pytest.raises(UsageError, match="pretrain: a loss is needed"):
         with_total_steps(RECIPES["coco-200"], 5, "pretrain")

@@ -1,4 +1,4 @@
-"""What can be chosen about a comparison, and what it reports. Imports no torch."""
+"""Options, progress and results of ``vsr compare``. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ KINDS: dict[str, Kind] = {
     ".html": "page",
     ".htm": "page",
 }
-"""What is made, by the ending of the output's name."""
+"""Kind of the output by its extension."""
 
-TAKEN_BY: dict[str, tuple[Kind, ...]] = {
+OUTPUT_KINDS: dict[str, tuple[Kind, ...]] = {
     "layout": ("video",),
     "regions": ("strip",),
     "num_regions": ("strip",),
@@ -35,7 +35,7 @@ TAKEN_BY: dict[str, tuple[Kind, ...]] = {
     "num_frames": ("page",),
     "quality": ("strip", "page"),
 }
-"""Options that only some outputs have a use for."""
+"""Options that apply only to some kinds of output."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +65,22 @@ class CompareOptions:
         "A strip: .png, .jpg. A video: .mp4, .mov, .m4v, .mkv. A page with a slider: .html.", name="-o, --output",
         metavar="OUT",
     ))  # fmt: skip
-    lr: Path | None = option(None, "What the candidates were upscaled from.", metavar="FILE")
-    hr: Path | None = option(None, "What they should be like.", metavar="FILE")
+    lr: Path | None = option(None, "The LR input of the candidates.", metavar="FILE")
+    hr: Path | None = option(None, "The HR original.", metavar="FILE")
     labels: tuple[str, ...] = option(
-        (), "Once for each INPUT.", name="--label", metavar="TEXT", default_text="file names", repeated=True
+        (), "Label; one for each INPUT.", name="--label", metavar="TEXT", default_text="file names", repeated=True
     )
-    bicubic: bool | None = option(None, "Add LR's bicubic interpolation.", default_text="with --lr")
+    bicubic: bool | None = option(None, "Add the bicubic enlargement of LR.", default_text="with --lr")
     regions: tuple[Region, ...] = option(
-        (), "Strips: a part to magnify, in output pixels; may be repeated.", name="--region", metavar="X,Y,W,H",
+        (), "Strips: region to magnify, in output pixels; may be repeated.", name="--region", metavar="X,Y,W,H",
         repeated=True,
     )  # fmt: skip
     num_regions: int | None = option(
-        None, "Strips: how many parts to magnify where the candidates differ most.", name="--regions", metavar="N",
-        default_text="2", at_least=0, called="the number of regions",
+        None, "Strips: number of regions to magnify, where candidates differ most.", name="--regions", metavar="N",
+        default_text="2", at_least=0, subject="the number of regions",
     )  # fmt: skip
     times: tuple[float, ...] = option(
-        (), "Strips and pages of clips: the frame on display then; may be repeated.", name="--time", metavar="SECONDS",
+        (), "Strips and pages of clips: time of a frame; may be repeated.", name="--time", metavar="SECONDS",
         repeated=True,
     )  # fmt: skip
     frames: tuple[int, ...] = option(
@@ -89,13 +89,13 @@ class CompareOptions:
     )  # fmt: skip
     num_frames: int | None = option(
         None, "Pages of clips: how many frames, at even spacing.", name="--frames", metavar="N", default_text="8",
-        at_least=1, called="the number of frames",
+        at_least=1, subject="the number of frames",
     )  # fmt: skip
     layout: Layout | None = option(
-        None, "Videos.", note="split: one frame, of which each candidate has a slice.", default_text="split"
+        None, "Layout of a video.", note="split: one frame, with a slice of each candidate.", default_text="split"
     )
     quality: int | Literal["lossless"] | None = option(
-        None, "Of JPEG pictures.", metavar="1..100|lossless", default_text="95; small pages lossless"
+        None, "JPEG quality.", metavar="1..100|lossless", default_text="95; small pages lossless"
     )
     overwrite: bool = option(False, "Replace an existing output.")
 
@@ -104,7 +104,7 @@ class CompareOptions:
         if len(self.inputs) == 0 or (len(self.inputs) == 1 and not (self.lr or self.hr)):
             wrong.append("there is nothing to compare with: name a second candidate, --lr or --hr")
         if self.labels and len(self.labels) != len(self.inputs):
-            wrong.append(f"{len(self.inputs)} candidates want as many labels, got {len(self.labels)}")
+            wrong.append(f"{len(self.inputs)} candidates need as many labels, got {len(self.labels)}")
         wrong += contradictions(self)
         wrong += [f"frames are counted from 0, got {number}" for number in self.frames if number < 0]
         wrong += [f"the time must be a number of seconds, got {at}" for at in self.times if not abs(at) < float("inf")]
@@ -115,9 +115,9 @@ class CompareOptions:
 
     def _contradictions(self) -> Iterator[str]:
         if self.bicubic and self.lr is None:
-            yield "--bicubic needs the picture to interpolate: name it by --lr"
+            yield "--bicubic needs the picture to interpolate: name it with --lr"
         if self.regions and self.num_regions is not None:
-            yield "--region gives the parts to magnify, so --regions has nothing to choose"
+            yield "--region gives the regions to magnify, so --regions has no effect: leave one out"
         if len([given for given in (self.times, self.frames, self.num_frames) if given not in ((), None)]) > 1:
             yield "--time, --frame and --frames exclude each other"
         kind = KINDS.get(self.target.suffix.lower())
@@ -125,28 +125,28 @@ class CompareOptions:
             yield f"cannot tell what to write to {self.target}: its name must end in {', '.join(KINDS)}"
             return
         for each in fields(self):
-            kinds = TAKEN_BY.get(each.name, (kind,))
+            kinds = OUTPUT_KINDS.get(each.name, (kind,))
             if kind not in kinds and getattr(self, each.name) not in ((), None):
                 flag = option_of(each).name or f"--{each.name}"
                 yield f"{flag} is for a {' or a '.join(kinds)}, and {self.target.name} is a {kind}"
         if self.quality is not None and self.target.suffix.lower() == ".png":
-            yield "a .png is lossless, so --quality says nothing"
+            yield "a .png is lossless, so --quality has no effect"
         if self.quality == "lossless" and self.target.suffix.lower() in (".jpg", ".jpeg"):
             yield "a JPEG is not lossless: name a .png"
 
     @property
     def kind(self) -> Kind:
-        """What is made."""
+        """Kind of the output."""
         return KINDS[self.target.suffix.lower()]
 
 
 @dataclass(frozen=True)
 class CompareProgress:
-    """Where a comparison stands.
+    """Progress of a comparison.
 
     Attributes:
         frames: frames that are done.
-        num_frames_estimated: frames in all; None where nobody knows.
+        num_frames_estimated: frames in all; None if unknown.
     """
 
     frames: int
@@ -155,14 +155,14 @@ class CompareProgress:
 
 @dataclass(frozen=True)
 class CompareSummary:
-    """What was made.
+    """Result of a comparison.
 
     Attributes:
         target: the output.
-        kind: what it is.
-        labels: of the panels, in order.
-        width: of the strip or the video, or of one picture of the page, in pixels.
-        height: the same.
+        kind: kind of the output.
+        labels: labels of the panels, in order.
+        width: width of the strip or video, or of one picture of the page, in pixels.
+        height: height of the same.
         frames: frames that are shown; 1 for pictures.
         num_bytes: size of the output.
         seconds: wall time.
@@ -180,7 +180,7 @@ class CompareSummary:
 
 @dataclass(frozen=True)
 class RenderResult:
-    """What a maker of one kind of output hands back; as in ``CompareSummary``."""
+    """Result of rendering one kind of output; fields as in ``CompareSummary``."""
 
     labels: tuple[str, ...]
     width: int

@@ -1,8 +1,8 @@
 """The Frechet distance between the features of two sets of pictures: FID.
 
-Heusel et al. 2017, https://arxiv.org/abs/1706.08500. Features are taken to be normal, and the distance between two
+Heusel et al. 2017, https://arxiv.org/abs/1706.08500. Features are assumed to be normal, and the distance between two
 Gaussians is ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``. The estimate from few pictures is too large, the more so
-the fewer they are: figures compare only at equal numbers, and sets of a hundred say little beyond an order.
+the fewer they are: figures compare only at equal numbers, and sets of a hundred give little more than a ranking.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from vsr.networks.rewrites import float32_products
 
 
 class FrechetDistance:
-    """Gathers pictures of both sets, one by one. The statistics are torchmetrics', in float64 on the CPU.
+    """Collects the features of both sets, picture by picture; torchmetrics computes the distance in float64 on the CPU.
 
     Args:
-        extractor: (1, 3, H, W) uint8 RGB -> (1, D) features; called where its pictures lie.
+        extractor: (1, 3, H, W) uint8 RGB -> (1, D) features; called on the device of its pictures.
     """
 
     def __init__(self, extractor: nn.Module) -> None:
@@ -34,17 +34,17 @@ class FrechetDistance:
 
         Args:
             hr: (1, 3, H, W) uint8 RGB.
-            sr: by model, of the same shape.
+            sr: the upscaled picture of each model, of the same shape.
 
         Raises:
-            ValueError: the extractor returns something else than one row of numbers.
+            ValueError: the extractor does not return one row of floats.
         """
         self._real.append(self._features(hr))
         for model, picture in sr.items():
             self._fake.setdefault(model, []).append(self._features(picture))
 
     def compute(self, model: str) -> float:
-        """The distance of a model's pictures from the originals.
+        """Return the distance of a model's pictures from the originals.
 
         Raises:
             ValueError: fewer than two pictures were added.
@@ -54,7 +54,7 @@ class FrechetDistance:
         if len(self._real) < 2:
             raise ValueError(f"the spread of features is that of at least two pictures, got {len(self._real)}")
         real, fake = torch.cat(self._real), torch.cat(self._fake[model])
-        metric = FrechetInceptionDistance(_Given(real.shape[1]))
+        metric = FrechetInceptionDistance(_PassThrough(real.shape[1]))
         metric.set_dtype(torch.float64)
         metric.update(real, real=True)
         metric.update(fake, real=False)
@@ -69,8 +69,8 @@ class FrechetDistance:
         return features.detach().cpu().double()  # in this order: MPS has no float64
 
 
-class _Given(nn.Module):
-    """Stands where torchmetrics wants an extractor, for features that are there already."""
+class _PassThrough(nn.Module):
+    """Extractor for torchmetrics that returns precomputed features."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

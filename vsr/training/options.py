@@ -1,6 +1,6 @@
-"""How a training run is run: on what, from where, to where, how often looked at. Imports no torch.
+"""Options of a training run: data, output, devices, intervals. Imports no torch.
 
-What decides the weights stands in :mod:`vsr.training.recipes`.
+The values that decide the weights are in :mod:`vsr.training.recipes`.
 """
 
 from __future__ import annotations
@@ -25,43 +25,44 @@ class TrainOptions:
     """
 
     data: tuple[Path, ...] = field(metadata=described(
-        "HR pictures: folder or zip; for a recurrent generator videos too. May be repeated.",
-        note="Folders are searched recursively, COCO and CelebA by their layout; single files are taken too.",
+        "HR pictures: folder or zip; for a recurrent generator also videos. May be repeated.",
+        note="Folders are searched recursively, COCO and CelebA by their layout; single files are accepted too.",
         repeated=True,
     ))  # fmt: skip
     output: Path = field(metadata=described(
         "Folder of the run.", note="It holds checkpoint, weights, card, log, figure and samples.", name="-o, --output",
         metavar="RUN",
     ))  # fmt: skip
-    recipe: Recipe = option(RECIPES["srgan"], "What is trained.")
-    stage: Literal[StageName, "all"] = option("all", "Which stage of it to run.")
+    recipe: Recipe = option(RECIPES["srgan"], "Networks, losses, stages and data.")
+    stage: Literal[StageName, "all"] = option("all", "Stage of the recipe to run.")
     seed: int = option(
-        0, "Seed of the first weights, and with the number of the update of everything that is drawn.", at_least=0,
+        0, "Seed of the initial weights, and with the update's number of all random draws.", at_least=0,
         below=2**63, rule="must lie in [0, 2**63)",
     )  # fmt: skip
 
     init: Path | None = option(
-        None, "Weights file that the generator starts from; of another scale all but the upsampling is taken."
+        None, "Weights file that the generator starts from; of another scale, without the upsampling."
     )
     init_discriminator: Path | None = option(None, "Weights file that the discriminator starts from.")
     teacher: Path | None = option(
         None, "Weights file of a recurrent generator whose output the one in training follows; see the loss teacher."
     )
     content_weights: Path | None = option(
-        None, "Weights of the content network; without it torchvision's, downloaded once."
+        None, "Weights of the content network; by default torchvision's, downloaded once."
     )
     lpips_weights: Path | None = option(
-        None, "SqueezeNet 1.1's weights, for LPIPS; without it torchvision's, downloaded once."
+        None, "SqueezeNet 1.1's weights, for LPIPS; by default torchvision's, downloaded once."
     )
     licence: str = option("not stated", "Licence of the pictures and so of the weights, for the card.")
     command: str = option("", "How the run was started, for the card.")
 
     validation: tuple[Path, ...] = option(
-        (), "HR pictures to measure on.", note="Of data are taken those that its layout sets apart, else hold_out.",
+        (), "HR pictures to measure on.",
+        note="By default those that the layout of data sets apart, else hold_out.",
         default_text="some of --data", repeated=True,
     )  # fmt: skip
     hold_out: int = option(
-        16, "How many pictures to measure on; of data a tenth of them at most, which are then not trained on.",
+        16, "How many pictures to hold out for validation, at most a tenth of data.",
         at_least=0,
     )  # fmt: skip
     validate_every: int = option(
@@ -71,16 +72,16 @@ class TrainOptions:
         1000, "Updates between checkpoints; the last update of a stage always writes one.", at_least=1
     )
     log_every: int = option(50, "Updates between lines of the log.", at_least=1)
-    tensorboard: bool = option(False, "Write the log for TensorBoard too.")
+    tensorboard: bool = option(False, "Also write the log for TensorBoard.")
 
-    device: DeviceName = option("auto", "auto, cpu, cuda, cuda:1, mps, or a device of torch's.")
+    device: DeviceName = option("auto", "auto, cpu, cuda, cuda:1, mps, or any device of torch.")
     devices: int = option(
         1,
-        "Processes on this machine, each with a GPU of its own, or on the CPU; they share each batch. Under torchrun "
-        "those that it has started.", at_least=1,
+        "Processes on this machine, each with its own GPU, or on the CPU; they share each batch. Under torchrun, "
+        "those that it started.", at_least=1,
     )  # fmt: skip
     nodes: int = option(
-        1, "Machines that share each batch; each is told MASTER_ADDR, MASTER_PORT and NODE_RANK by its environment.",
+        1, "Machines that share each batch; set MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment of each.",
         at_least=1,
     )  # fmt: skip
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = option(
@@ -88,13 +89,13 @@ class TrainOptions:
         "Arithmetic of the networks; weights, losses and optimisers stay in float32. auto: bf16 on GPUs that have it, "
         "else fp32. tf32: float32 whose products CUDA rounds, on Ampere and newer.",
     )
-    compile: bool = option(False, "Compile the networks by torch.compile; pays on a GPU in long runs.")
+    compile: bool = option(False, "Compile the networks with torch.compile; worthwhile in long runs on a GPU.")
     cache: Literal["auto", "ram", "gpu", "none"] = option(
-        "auto", "Where decoded pictures are kept. auto: on the GPU where they fit, else in memory as far as it reaches."
+        "auto", "Where decoded pictures are kept. auto: on the GPU if they fit, else in main memory if they fit."
     )
     workers: int = option(2, "Threads of each process that prepare crops.", at_least=1)
     resume: bool = option(False, "Continue the run in output.")
-    overwrite: bool = option(False, "Start anew in an output that holds a run already.")
+    overwrite: bool = option(False, "Replace an existing run in output.")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))
@@ -108,8 +109,8 @@ class TrainOptions:
             wrong.append(f"a batch of {self.recipe.batch_size} does not divide among {processes} processes")
         judged = {"discriminator", "adversarial"} & set(self.stages)
         if judged and self.recipe.batch_size == 1 and self.recipe.crop_size <= 16:
-            wrong.append("of one crop of 16 pixels the discriminator's last normalisation sees one value: take two")
-        wrong += self._wrong_of_clips()
+            wrong.append("batch_size must be at least 2 for crops of 16 pixels: normalisation needs two values")
+        wrong += self._teacher_contradictions()
         if self.cache == "gpu" and self.recipe.degradation == "video":
             wrong.append("the video degradation works on pictures in main memory: leave out cache gpu")
         if self.cache == "gpu" and self.recipe.frames > 1:
@@ -117,7 +118,7 @@ class TrainOptions:
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
 
-    def _wrong_of_clips(self) -> list[str]:
+    def _teacher_contradictions(self) -> list[str]:
         wrong = []
         follows = [name for name in self.stages if self.recipe.stage(name).teacher]
         if follows and self.teacher is None:

@@ -1,4 +1,4 @@
-"""What decides the weights of a training run: networks, losses, stages, data; and the recipes. Imports no torch."""
+"""The values that decide the weights of a run: networks, losses, stages, data; and the recipes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ STAGES: tuple[StageName, ...] = get_args(StageName)
 """In the order in which they run."""
 
 MOST_FRAMES = 64
-"""Of a clip."""
+"""Greatest number of frames of a clip."""
 
 KERNELS = ("bicubic", "area", "bilinear")
-"""Of reductions."""
+"""Kernels of the reduction to LR."""
 
 CHROMA = ("yuv420p", "yuv422p", "yuv444p")
-"""Pixel formats that codecs are given."""
+"""Pixel formats that codecs encode."""
 
 
 def share(default: float, help: str) -> float:
@@ -31,7 +31,7 @@ def share(default: float, help: str) -> float:
 
 @dataclass(frozen=True)
 class Labels:
-    """What the discriminator is told instead of 1 for real and 0 for fake: label smoothing (Salimans et al. 2016)."""
+    """Targets of the discriminator instead of 1 for real and 0 for fake: label smoothing (Salimans et al. 2016)."""
 
     kind: Literal["fixed", "uniform", "normal"] = "fixed"
     """``fixed``: ``low`` for all. ``uniform``: between ``low`` and ``high``. ``normal``: around ``low`` with the
@@ -39,7 +39,7 @@ class Labels:
     low: float = 1.0
     """See ``kind``."""
     high: float = 0.0
-    """See ``kind``; without effect where fixed."""
+    """See ``kind``; no effect if fixed."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("fixed", "uniform", "normal"):
@@ -54,10 +54,10 @@ class Labels:
 
 
 def parse_labels(text: str) -> Labels:
-    """``0.9``, ``uniform:0.7:1`` or ``normal:0.1:0.05`` -> labels; the inverse of ``str``.
+    """Parse ``0.9``, ``uniform:0.7:1`` or ``normal:0.1:0.05`` to labels; the inverse of ``str``.
 
     Raises:
-        ValueError: none of the three, or a value that is no label.
+        ValueError: the text has none of these forms, or a value is out of range.
     """
     kind, *values = text.split(":") if ":" in text else ("fixed", text, "0")
     try:
@@ -72,7 +72,7 @@ def loss_weight(help: str, *, of_clips: bool = False) -> float:
 
     Args:
         help: text of the command's help.
-        of_clips: whether a recurrent generator alone has it.
+        of_clips: whether only a recurrent generator has it.
     """
     return field(default=0.0, metadata={**described(help), "loss": "clips" if of_clips else "pictures"})
 
@@ -86,13 +86,13 @@ class Stage:
     """
 
     length: int = option(
-        0, "Updates, or epochs where that is the unit; 0 leaves the stage out.", at_least=0, called="the length"
+        0, "Updates, or epochs where that is the unit; 0 leaves the stage out.", at_least=0, subject="the length"
     )
-    learning_rate: float = option(1e-4, "Adam's, for both networks; with a schedule its peak.", above=0)
+    learning_rate: float = option(1e-4, "Learning rate of Adam, for both networks; the peak of a schedule.", above=0)
     schedule: Literal["constant", "multi-step", "cosine", "one-cycle"] = option(
         "constant",
-        "multi-step: a tenth behind each milestone. cosine: falls to zero. one-cycle: rises linearly over the first 4 "
-        "%, then falls to zero along a cosine.",
+        "multi-step: divided by ten at each milestone. cosine: falls to zero. one-cycle: rises linearly over the first "
+        "4 %, then falls to zero along a cosine.",
     )
     milestones: tuple[float, ...] = option(
         (0.5,), "Of multi-step: shares of the stage's length.", at_least=0, at_most=1,
@@ -104,11 +104,11 @@ class Stage:
     content: float = loss_weight("Weight of the mean squared error of VGG features.")
     content_layer: str = option(
         "conv5_4",
-        "Of which layer, by the VGG paper's names: conv5_4 is the fourth convolution behind the fourth pooling.",
+        "VGG layer of the features, named as in the paper: conv5_4 is the fourth convolution after the fourth pooling.",
     )
     total_variation: float = loss_weight("Weight of the total variation of the upscaled crop.")
     ping_pong: float = loss_weight(
-        "Weight of the mean squared difference between the two outputs of a frame where a clip runs forth and back.",
+        "Weight of the mean squared difference between the outputs of a frame in a clip played forwards and backwards.",
         of_clips=True,
     )
     teacher: float = loss_weight(
@@ -118,26 +118,26 @@ class Stage:
         "Weight of the mean absolute error where the generator makes artefacts that its moving average does not (LDL).",
         of_clips=True,
     )
-    adversarial: float = loss_weight("Weight of the adversarial loss; in the adversarial stage alone.")
+    adversarial: float = loss_weight("Weight of the adversarial loss; in the adversarial stage only.")
 
 
 LOSSES = tuple(each.name for each in fields(Stage) if "loss" in each.metadata)
 """The terms of the generator's loss; each is a weight in :class:`Stage`."""
 
 LOSSES_OF_CLIPS = tuple(each.name for each in fields(Stage) if each.metadata.get("loss") == "clips")
-"""Those that a recurrent generator alone has."""
+"""Terms that only a recurrent generator has."""
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class VideoDegradation:
-    """What a short clip goes through on its way to LR, each step at a strength drawn anew for each crop.
+    """The degradation of a short clip to LR, each step at a strength drawn for each crop.
 
-    The defaults span what is met in real clips, from a camera's own file to a stream of a tenth of its bit rate.
+    The defaults cover real clips, from a camera's own file to a stream of a tenth of its bit rate.
     """
 
     clean: float = share(
-        0.1, "Share of crops that are reduced by plain bicubic and nothing else, so that clean input stays in view."
+        0.1, "Share of crops that are only reduced by bicubic, so that clean input is trained on too."
     )
     blur: tuple[float, float] = option(
         (0.2, 2.8),
@@ -147,7 +147,7 @@ class VideoDegradation:
         "at 0.2.", within=(0, math.inf),
     )  # fmt: skip
     reductions: tuple[str, ...] = option(
-        KERNELS, "Kernels of the reduction, one drawn for each crop: nobody knows which scaler made a clip.",
+        KERNELS, "Kernels of the reduction, one drawn for each crop, as the scaler of a clip is unknown.",
         choices=KERNELS,
     )  # fmt: skip
     noise: tuple[float, float] = option(
@@ -166,8 +166,8 @@ class VideoDegradation:
     )
     frames: int = option(
         4,
-        "Frames of the clip that is compressed; one behind the first is taken, so that predicted frames are seen. "
-        "Four are the fewest that hold a run of two bidirectional frames with a predicted one behind.",
+        "Frames of the clip that is compressed; one after the first is used, so that predicted frames are seen. "
+        "Four are the fewest that hold a run of two bidirectional frames with a predicted one after.",
     )
     context: int = option(
         8,
@@ -207,12 +207,12 @@ class VideoDegradation:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class ClipDegradation:
-    """What a clip of several frames goes through on its way to LR, each step at a strength drawn anew for each clip.
+    """The degradation of a clip of several frames to LR, each step at a strength drawn for each clip.
 
     Wider than :class:`VideoDegradation`: sharpened and interlaced sources, older codecs, a second compression.
     """
 
-    clean: float = share(0.2, "Share of clips that are reduced and nothing else, without compression.")
+    clean: float = share(0.2, "Share of clips that are only reduced, without compression.")
     gaussian: float = share(
         0.25,
         "Share of the clean clips that are reduced by a Gaussian of 1.5 HR pixels at x4 and a pick of pixels, known "
@@ -241,7 +241,7 @@ class ClipDegradation:
     )  # fmt: skip
     interlaced: float = share(
         0.06,
-        "Share of the degraded clips with what a bad deinterlacer leaves: combs where little moves, or doubled lines.",
+        "Share of the degraded clips with artefacts of a bad deinterlacer: combing, or doubled lines.",
     )
     context: int = option(8, "LR pixels that are encoded beyond each side of the crop, where the source has them.")
     lead: int = option(
@@ -267,7 +267,7 @@ class ClipDegradation:
     worst: float = share(
         0.08, "Share of the compressions by H.264 and H.265 that are worse than the ranges above, up to worst_crf."
     )
-    worst_crf: int = option(40, "Greatest constant rate factor of these.")
+    worst_crf: int = option(40, "Greatest constant rate factor of these compressions.")
     keyframes: tuple[int, int] = option(
         (12, 250),
         "Greatest number of frames from one keyframe to the next; as likely between 12 and 24 as between 120 and 240.",
@@ -298,16 +298,16 @@ class Recipe:
         UsageError: values that contradict each other; all of them are reported at once.
     """
 
-    follows: str = field(metadata=described("The publication or system that it follows."))
+    follows: str = field(metadata=described("Publication or system that the recipe follows."))
 
-    pretrain: Stage = field(metadata=described("The generator alone."))
-    discriminator: Stage = option(Stage(), "The discriminator alone, against the generator as it is.")
-    adversarial: Stage = field(metadata=described("Both."))
+    pretrain: Stage = field(metadata=described("Stage that trains the generator alone."))
+    discriminator: Stage = option(Stage(), "Stage that trains the discriminator alone, against the fixed generator.")
+    adversarial: Stage = field(metadata=described("Stage that trains both networks."))
     unit: Literal["steps", "epochs"] = option(
-        "steps", "What lengths of stages count: updates, or passes over the pictures."
+        "steps", "Unit of the lengths of stages: updates, or passes over the pictures."
     )
 
-    scale: int = option(4, "Output size over input size: 2, 4 or 8; of a recurrent generator 2 or 4.")
+    scale: int = option(4, "Output size over input size: 2, 4 or 8; for a recurrent generator 2 or 4.")
     generator: Literal["srgan", "recurrent"] = option(
         "srgan", "srgan: upscales each picture by itself. recurrent: a clip, frame by frame; it is trained on clips."
     )
@@ -331,16 +331,16 @@ class Recipe:
     )
     discriminator_channels: int = option(64, "Channels of the discriminator's first convolution.", at_least=1)
 
-    content_network: Literal["vgg19", "vgg16"] = option("vgg19", "Whose features the content loss compares.")
-    content_activation: Literal["after", "before"] = option("after", "Behind the layer's ReLU, or before it.")
+    content_network: Literal["vgg19", "vgg16"] = option("vgg19", "Network whose features the content loss compares.")
+    content_activation: Literal["after", "before"] = option("after", "Features after or before the ReLU of the layer.")
     adversarial_form: Literal["bce", "relativistic", "hinge"] = option(
-        "bce", "Form of the game: binary cross-entropy, relativistic average, or hinge."
+        "bce", "Form of the adversarial loss: binary cross-entropy, relativistic average, or hinge."
     )
-    real_labels: Labels = option(Labels("fixed", 1.0), "What the discriminator is told of real crops.")
-    fake_labels: Labels = option(Labels("fixed", 0.0), "What it is told of upscaled ones.")
+    real_labels: Labels = option(Labels("fixed", 1.0), "Labels of real crops for the discriminator.")
+    fake_labels: Labels = option(Labels("fixed", 0.0), "Labels of upscaled crops for the discriminator.")
 
-    betas: tuple[float, float] = option((0.9, 0.999), "Adam's decays.", at_least=0, below=1)
-    gradient_clip: float = option(0.0, "Greatest norm of a network's gradient; 0 leaves it as it is.", at_least=0)
+    betas: tuple[float, float] = option((0.9, 0.999), "Decay rates of Adam.", at_least=0, below=1)
+    gradient_clip: float = option(0.0, "Greatest norm of a network's gradient; 0 does not clip.", at_least=0)
     ema_decay: float = option(
         0.999, "Decay of the exponential moving average of the generator, which is what is measured and kept.",
         at_least=0, below=1,
@@ -350,8 +350,8 @@ class Recipe:
     crop_size: int = option(
         96, "Edge of a crop in HR pixels; a multiple of the scale, at least four times it, and at least 16."
     )
-    crop: Literal["random", "centre"] = option("random", "Where a crop lies in its picture.")
-    crops_per_picture: int = option(1, "Crops that are taken of a picture once it is drawn.", at_least=1)
+    crop: Literal["random", "centre"] = option("random", "Position of a crop in its picture.")
+    crops_per_picture: int = option(1, "Crops per drawn picture.", at_least=1)
     sampling: Literal["by-area", "by-picture"] = option(
         "by-area", "by-area: each HR pixel is about as likely as any other. by-picture: each picture once an epoch."
     )
@@ -359,7 +359,7 @@ class Recipe:
     rotations: bool = option(True, "Turn crops by quarters.")
     transposes: bool = option(False, "Swap rows and columns of half of the crops.")
     degradation: Literal["bicubic", "video"] = option("bicubic", "How LR is made of HR.")
-    video: VideoDegradation = option(VideoDegradation(), "The steps of the video degradation.")
+    video: VideoDegradation = option(VideoDegradation(), "Degradation video, of single crops.")
     frames: int = option(
         1,
         "Frames of a clip, for a recurrent generator; 1 trains on single crops. Clips lie at random, by area, in all "
@@ -379,7 +379,7 @@ class Recipe:
         at_least=1,
     )
     content_frames: int = option(
-        2, "Frames of each clip that the content loss looks at in an update, drawn anew.", at_least=1
+        2, "Frames of each clip that the content loss compares in an update, drawn at random.", at_least=1
     )
     judged_frames: int = option(
         1,
@@ -390,7 +390,7 @@ class Recipe:
         0.3,
         "Share of the clips that are cut out of video files, where the data hold any; the others move over pictures.",
     )
-    clip: ClipDegradation = option(ClipDegradation(), "The steps by which clips of several frames become LR.")
+    clip: ClipDegradation = option(ClipDegradation(), "Degradation of clips of several frames.")
 
     def __post_init__(self) -> None:
         wrong = contradictions(self) + self._contradictions()
@@ -457,13 +457,13 @@ class Recipe:
         return wrong
 
     def stage(self, name: StageName) -> Stage:
-        """A stage by name."""
+        """Return a stage by name."""
         stage: Stage = getattr(self, name)
         return stage
 
 
 def with_total_steps(recipe: Recipe, steps: int, only: StageName | None = None) -> Recipe:
-    """A recipe cut, or stretched, to ``steps`` updates: its stages in proportion, or ``only`` one of them.
+    """Return a recipe scaled to ``steps`` updates: its stages in proportion, or ``only`` one of them.
 
     Raises:
         UsageError: fewer steps than stages, or the stages have no length to be in proportion to.
@@ -473,7 +473,7 @@ def with_total_steps(recipe: Recipe, steps: int, only: StageName | None = None) 
     else:
         lengths = {name: recipe.stage(name).length for name in STAGES if recipe.stage(name).length}
     if not lengths:
-        raise UsageError("no stage has a length that the steps could be shared out by.")
+        raise UsageError("no stage has a length, so the steps cannot be divided among them; give the stages lengths.")
     if steps < len(lengths):
         raise UsageError(f"steps must be at least {len(lengths)}, one for each stage, got {steps}.")
     whole = sum(lengths.values())
@@ -484,7 +484,7 @@ def with_total_steps(recipe: Recipe, steps: int, only: StageName | None = None) 
 
 
 def override(recipe: Recipe, **values: Any) -> Recipe:
-    """A recipe with other values: fields by name, those of its parts with the part's name before them.
+    """Return a recipe with other values: fields by name, those of its parts prefixed by the part's name.
 
     ``override(recipe, batch_size=8, pretrain_length=1000, video_noise=(0, 3))``
 
@@ -516,7 +516,7 @@ CLIPS: dict[str, Any] = {
     "gradient_clip": 0.5,
     "discriminator_head": "pooled",
 }
-"""What recipes of recurrent generators have in common."""
+"""Common values of the recipes of recurrent generators."""
 
 RECIPES: dict[str, Recipe] = {
     "srgan": Recipe(
