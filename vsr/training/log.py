@@ -436,7 +436,7 @@ def _draw(axes: Axes, panel: Panel, rows: Rows, since: float, *, outliers: bool)
 
 
 def _draw_curve(axes: Axes, rows: Rows, column: str, *, measured: bool) -> list[Line2D]:
-    name, colour = CURVES[column]
+    name, colour = CURVES.get(column, (column.replace("_", " "), "magenta"))
     steps, values = rows["step"], rows[column]
     if measured:
         found = np.isfinite(values)

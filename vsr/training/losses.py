@@ -37,6 +37,10 @@ def charbonnier(sr: Tensor, hr: Tensor) -> Tensor:
     return ((sr - hr).square() + 1e-6).sqrt().mean()
 
 
+PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "l1": l1, "charbonnier": charbonnier}
+"""The losses of (sr, hr) alone, by the name of their weight in ``Stage``."""
+
+
 def total_variation(image: Tensor) -> Tensor:
     """Return the mean squared difference of neighbours, vertical and horizontal: (N, 3, H, W) -> scalar."""
     down = (image[..., 1:, :] - image[..., :-1, :]).square().mean()

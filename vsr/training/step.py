@@ -21,11 +21,8 @@ from vsr.imaging.warping import enlarge_flow, warp
 from vsr.networks.recurrent import RecurrentGenerator, move_state
 from vsr.networks.rewrites import float32_products
 from vsr.training.launch import Fabric, joined
-from vsr.training.losses import ADVERSARIAL, artefacts, charbonnier, draw_labels, l1, mse, total_variation
+from vsr.training.losses import ADVERSARIAL, PIXEL_LOSSES, artefacts, draw_labels, l1, mse, total_variation
 from vsr.training.recipes import LOSSES, Recipe, Stage, StageName
-
-PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "l1": l1, "charbonnier": charbonnier}
-"""The losses that compare SR with HR pixel by pixel."""
 
 
 @dataclass
