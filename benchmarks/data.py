@@ -133,7 +133,7 @@ def measure(pictures: PictureSet, device: torch.device, options: argparse.Namesp
 
 def measure_clips(options: argparse.Namespace) -> None:
     """Print a table with a row for each kind of clip."""
-    recipe = replace(RECIPES["srgan"], frames=CLIP_FRAMES, crop_size=CLIP_CROP, batch_size=CLIP_BATCH)
+    recipe = replace(RECIPES["video-recurrent"], frames=CLIP_FRAMES, crop_size=CLIP_CROP, batch_size=CLIP_BATCH)
     run = TrainOptions(data=tuple(options.data), output=Path(), recipe=recipe, workers=options.workers, hold_out=0)
     clips, _, layout = load_clips(run)
     shares = {"as the recipe mixes them": recipe.real_motion}
