@@ -214,7 +214,7 @@ def test_a_table_of_means(photographs: Path, tiny_weights: Path) -> None:
     ]
     assert table.rows[0]["PSNR-Y"] == report.scores[0].psnr
     assert table.about["scale"] == 4 and "a border of 4 pixels" in table.about["PSNR and SSIM"]
-    assert table.about["LR"].startswith("made of HR as MATLAB's imresize")
+    assert table.about["LR"].startswith("made from HR as by MATLAB's imresize")
 
 
 def test_a_table_of_pictures(photographs: Path, tiny_weights: Path) -> None:

@@ -46,7 +46,7 @@ def test_folders_that_cannot_be(fill: Fill, tmp_path: Path) -> None:
     for folder, words in [
         (tmp_path / "nowhere", "cannot read the folder .*nowhere: No such file or directory"),
         (empty, r"no pictures in .*empty; those with the endings \.bmp, \.jpeg"),
-        (empty / "notes.txt", "is a file; pictures to measure on are given as a folder"),
+        (empty / "notes.txt", "is a file; give a folder of pictures"),
     ]:
         with pytest.raises(InputError, match=words):
             find_pairs(folder, None, 4)

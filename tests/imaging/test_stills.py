@@ -483,7 +483,7 @@ def test_the_first_of_several_pages(tmp_path: Path, caplog: pytest.LogCaptureFix
     first, second = noise((4, 6)), noise((4, 6), seed=1)
     Image.fromarray(first).save(tmp_path / "a.tif", save_all=True, append_images=[Image.fromarray(second)])
     check(read_still(tmp_path / "a.tif", max_pixels=LIMIT), first)
-    assert "has several pages; the first is taken" in caplog.text
+    assert "has several pages; only the first is used" in caplog.text
     caplog.clear()
     Image.fromarray(first).save(tmp_path / "b.tif")
     check(read_still(tmp_path / "b.tif", max_pixels=LIMIT), first)

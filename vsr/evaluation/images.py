@@ -1,4 +1,7 @@
-"""Models on folders of pictures: PSNR, SSIM, LPIPS and FID by the protocol of the literature, and what they cost."""
+"""Measure models on folders of pictures: PSNR, SSIM, LPIPS, FID, time and memory.
+
+Also the table of the scores, the pairing of HR and LR pictures by name, and the calibration of a model for int8.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +33,16 @@ from vsr.networks.lpips import MIN_SIZE, Lpips, load_lpips
 from vsr.networks.weights import Network, load_generator, save_calibration
 
 WARM_UP = 16
-"""LR pixels each way that every model upscales first, unmeasured: a first call starts libraries and the device."""
+"""Edge in LR pixels of a picture that every model upscales first, unmeasured, to start libraries and device."""
 
 
 FEATURES = {"none": "", "inception": "Inception v3 (torch-fidelity)"}
-"""Whose features FID compares, in words."""
+"""Networks whose features FID compares, as text."""
 
 
 @dataclass(frozen=True)
 class ImageProgress:
-    """How far the work is.
+    """Progress of the measuring.
 
     Attributes:
         done: pictures measured.
@@ -53,16 +56,16 @@ class ImageProgress:
 
 
 @dataclass(frozen=True)
-class _FeatureNetworks:
-    """What compares results with originals.
+class _Metrics:
+    """The metrics that compare results with originals.
 
     Attributes:
         border: pixels that PSNR and SSIM leave out at each side.
-        psnr: of ``vsr.imaging.metrics``.
-        ssim: of ``vsr.imaging.metrics``.
-        lpips: None leaves it out.
-        extractor: of the features for FID; None leaves it out.
-        device: of the two networks.
+        psnr: function of ``vsr.imaging.metrics``.
+        ssim: function of ``vsr.imaging.metrics``.
+        lpips: network of LPIPS; None leaves it out.
+        extractor: network of the features for FID; None leaves it out.
+        device: device of the two networks.
     """
 
     border: int
@@ -73,7 +76,7 @@ class _FeatureNetworks:
     device: torch.device
 
     def compare(self, sr: Tensor, hr: Tensor) -> tuple[float, float, float | None]:
-        """PSNR in dB, SSIM, and LPIPS of (1, 3, H, W) uint8 pictures on the judges' device."""
+        """Return PSNR in dB, SSIM and LPIPS of (1, 3, H, W) uint8 pictures on the metrics' device."""
         psnr, ssim = (
             float(measure(sr.double() / 255, hr.double() / 255, border=self.border))
             for measure in (self.psnr, self.ssim)
@@ -97,7 +100,7 @@ def evaluate_images(
         options: models, pictures, measures.
         progress: called after each picture.
         fid_extractor: measures FID in the features of this network, (1, 3, H, W) uint8 RGB -> (1, D) floats, instead
-            of what ``options.fid`` says; moved to the device.
+            of those of ``options.fid``; moved to the device.
 
     Raises:
         UsageError: an unknown model, scale or device, or models of different scales.
@@ -110,7 +113,7 @@ def evaluate_images(
     border = scale if options.border is None else options.border
     with_fid = fid_extractor is not None or options.fid != "none"
     folders = _find_folders(options, scale, border, with_fid)
-    judges = _load_feature_networks(options, border, first.device, fid_extractor)
+    metrics = _load_feature_networks(options, border, first.device, fid_extractor)
     for engine in engines.values():
         engine.upscale(np.zeros((WARM_UP, WARM_UP, 3), np.uint8))
 
@@ -118,9 +121,9 @@ def evaluate_images(
     scores: list[ModelScore] = []
     for data, lr_folder, pairs in folders:
         by_picture = []
-        distance = None if judges.extractor is None else FrechetDistance(judges.extractor)
+        distance = None if metrics.extractor is None else FrechetDistance(metrics.extractor)
         for pair in pairs:
-            by_picture.append(_measure(pair, scale, engines, judges, distance))
+            by_picture.append(_measure(pair, scale, engines, metrics, distance))
             done += 1
             if progress is not None:
                 progress(ImageProgress(done, total, pair.hr))
@@ -140,17 +143,17 @@ def evaluate_images(
 
 
 def _measure(
-    pair: Pair, scale: int, engines: Mapping[str, Engine], judges: _FeatureNetworks, distance: FrechetDistance | None
+    pair: Pair, scale: int, engines: Mapping[str, Engine], metrics: _Metrics, distance: FrechetDistance | None
 ) -> dict[str, PictureScore]:
-    """Each model on one picture."""
+    """Measure each model on one picture."""
     hr, lr = read_pair(pair, scale)
     frame = lr[0].permute(1, 2, 0).numpy()
-    hr = hr.to(judges.device)
+    hr = hr.to(metrics.device)
     scores, results = {}, {}
     for model, engine in engines.items():
         upscaled, cost = measure_cost(partial(engine.upscale, frame), engine.device)
-        sr = torch.from_numpy(upscaled).permute(2, 0, 1)[None].to(judges.device)
-        scores[model] = PictureScore(pair.hr.name, *judges.compare(sr, hr), cost.seconds, cost.memory_bytes)
+        sr = torch.from_numpy(upscaled).permute(2, 0, 1)[None].to(metrics.device)
+        scores[model] = PictureScore(pair.hr.name, *metrics.compare(sr, hr), cost.seconds, cost.memory_bytes)
         results[model] = sr
     if distance is not None:
         distance.add(hr, results)
@@ -158,10 +161,10 @@ def _measure(
 
 
 def _load_engines(options: ImageEvalOptions) -> dict[str, Engine]:
-    """The models in the order that was asked for, all of one scale."""
+    """Load the models in the given order, all of one scale."""
     scale: float | None = options.scale
     loaded = {}
-    # Bicubic last: it has every scale, and takes that of the others.
+    # Bicubic last: it has every scale, and uses that of the others.
     for model in sorted(options.models, key=lambda name: name == "bicubic"):
         loaded[model] = load_model(
             model, scale=scale, device=options.device, engine=options.engine, precision=options.precision,
@@ -174,7 +177,7 @@ def _load_engines(options: ImageEvalOptions) -> dict[str, Engine]:
 def _find_folders(
     options: ImageEvalOptions, scale: int, border: int, with_fid: bool
 ) -> list[tuple[Path, Path | None, list[Pair]]]:
-    """Each folder of HR, its folder of LR, and their pictures, all of which can be measured."""
+    """Return each folder of HR, its folder of LR and their pairs, after checking that all can be measured."""
     least = max(SSIM_WINDOW + 2 * border, MIN_SIZE if options.lpips else 1)
     lr_folders: Sequence[Path | None] = options.lr or [None] * len(options.data)
     folders = []
@@ -189,7 +192,7 @@ def _find_folders(
 
 def _load_feature_networks(
     options: ImageEvalOptions, border: int, device: torch.device, fid_extractor: nn.Module | None
-) -> _FeatureNetworks:
+) -> _Metrics:
     device = device if device.type == "cuda" else torch.device("cpu")  # MPS lacks float64
     lpips = None
     if options.lpips:
@@ -201,7 +204,7 @@ def _load_feature_networks(
     if extractor is None and options.fid == "inception":
         extractor = load_inception()
     psnr, ssim = (psnr_y, ssim_y) if options.colour == "y" else (psnr_rgb, ssim_rgb)
-    return _FeatureNetworks(
+    return _Metrics(
         border,
         psnr,
         ssim,
@@ -222,15 +225,15 @@ MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class PictureScore:
-    """One model on one picture.
+    """Scores of one model on one picture.
 
     Attributes:
-        name: of the HR file.
+        name: name of the HR file.
         psnr: in dB; infinite for equal pictures.
         ssim: at most 1.
         lpips: 0 for equal pictures; None where it was not measured.
-        seconds: of upscaling, by the wall clock.
-        memory_bytes: that upscaling took, see ``ImageReport.memory_measure``; None where the system does not tell.
+        seconds: wall time of upscaling.
+        memory_bytes: memory of upscaling, see ``ImageReport.memory_measure``; None where it cannot be measured.
     """
 
     name: str
@@ -243,14 +246,14 @@ class PictureScore:
 
 @dataclass(frozen=True)
 class ModelScore:
-    """One model on one folder. Means are over the pictures, each of which counts the same, as papers have it.
+    """Scores of one model on one folder. Means give each picture the same weight, as in papers.
 
     Attributes:
         data: the folder of HR pictures.
-        lr: the folder of LR pictures; None: they were made.
-        model: as it was named.
-        pictures: in the order of their names.
-        fid: of the whole folder; None where it was not measured.
+        lr: the folder of LR pictures; None if they were made from HR.
+        model: name or path as given.
+        pictures: scores in the order of the pictures' names.
+        fid: FID of the whole folder; None where it was not measured.
     """
 
     data: Path
@@ -261,17 +264,17 @@ class ModelScore:
 
     @property
     def psnr(self) -> float:
-        """Mean, in dB."""
+        """Mean PSNR in dB."""
         return fmean(picture.psnr for picture in self.pictures)
 
     @property
     def ssim(self) -> float:
-        """Mean."""
+        """Mean SSIM."""
         return fmean(picture.ssim for picture in self.pictures)
 
     @property
     def lpips(self) -> float | None:
-        """Mean; None where it was not measured."""
+        """Mean LPIPS; None where it was not measured."""
         values = [picture.lpips for picture in self.pictures if picture.lpips is not None]
         return fmean(values) if values else None
 
@@ -282,23 +285,23 @@ class ModelScore:
 
     @property
     def memory_bytes(self) -> int | None:
-        """The most over the pictures."""
+        """Greatest value over the pictures."""
         return max((each.memory_bytes for each in self.pictures if each.memory_bytes is not None), default=None)
 
 
 @dataclass(frozen=True)
 class ImageReport:
-    """All that ``vsr eval`` measured on pictures.
+    """Results of ``vsr eval`` on pictures.
 
     Attributes:
-        options: what was asked for.
+        options: options of the run.
         scale: HR size over LR size.
         border: HR pixels that PSNR and SSIM left out at each side.
-        device: that the models ran on, in words.
-        arithmetic: of each model: its precision, and what ran it.
-        fid_features: whose features FID compares; empty where it was not measured.
+        device: device of the models, as text.
+        arithmetic: precision and backend of each model.
+        fid_features: network whose features FID compares; empty where it was not measured.
         memory_measure: what is measured as memory.
-        scores: folder by folder, and in each model by model.
+        scores: scores by folder, then by model.
     """
 
     options: ImageEvalOptions
@@ -312,11 +315,11 @@ class ImageReport:
 
 
 def image_table(report: ImageReport, *, per_picture: bool = False) -> Table:
-    """The scores as a table: a block for each folder, in it a row for each model.
+    """Return the scores as a table: a block for each folder, with a row for each model.
 
     Args:
         report: the scores.
-        per_picture: a block for each picture too, before the one of the means.
+        per_picture: also add a block for each picture, before that of the means.
     """
     options, colour = report.options, report.options.colour.upper()
     measured = [
@@ -357,7 +360,7 @@ def _row(data: str, model: str, colour: str, score: PictureScore | ModelScore) -
 
 
 def _labels(folders: list[Path]) -> list[str]:
-    """The folders' names, and their paths where two different ones have the same name."""
+    """Return the folders' names, or their paths where different folders have the same name."""
     by_name: dict[str, set[Path]] = {}
     for folder in folders:
         by_name.setdefault(folder.resolve().name, set()).add(folder)
@@ -367,7 +370,7 @@ def _labels(folders: list[Path]) -> list[str]:
 def _about(report: ImageReport) -> dict[str, object]:
     options = report.options
     space = "MATLAB's Y (BT.601, 16..235)" if options.colour == "y" else "red, green and blue"
-    lr = "made of HR as MATLAB's imresize does it: bicubic, antialiased, 8 bits"
+    lr = "made from HR as by MATLAB's imresize: bicubic, antialiased, 8 bits"
     given = {str(score.data): str(score.lr) for score in report.scores if score.lr is not None}
     about: dict[str, object] = {
         "scale": report.scale,
@@ -380,7 +383,7 @@ def _about(report: ImageReport) -> dict[str, object]:
     return about | {
         "LR": given or lr,
         "device": report.device,
-        "arithmetic": ", ".join(f"{model} in {words}" for model, words in report.arithmetic.items()),
+        "arithmetic": ", ".join(f"{model} in {text}" for model, text in report.arithmetic.items()),
         "seconds": "mean time of upscaling a picture, from and to main memory",
         "memory": report.memory_measure,
         "vsr": vsr.__version__,
@@ -388,7 +391,7 @@ def _about(report: ImageReport) -> dict[str, object]:
 
 
 NAMED = 5
-"""How many files an error lists."""
+"""Greatest number of files that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -396,8 +399,8 @@ class Pair:
     """One picture to measure on.
 
     Attributes:
-        hr: its file.
-        lr: the file of its LR picture; None: LR is made of HR.
+        hr: file of the HR picture.
+        lr: file of the LR picture; None if LR is made from HR.
     """
 
     hr: Path
@@ -405,32 +408,32 @@ class Pair:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """The picture files of a folder by name; folders in it and hidden files are not looked at.
+    """Return the picture files of a folder by name, without subfolders and hidden files.
 
     Raises:
         InputError: the folder is missing, cannot be read, or holds no picture.
     """
     if folder.is_file():
-        raise InputError(f"{folder} is a file; pictures to measure on are given as a folder.")
+        raise InputError(f"{folder} is a file; give a folder of pictures.")
     try:
         files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
     except OSError as exc:
         raise InputError(f"cannot read the folder {folder}: {exc.strerror}.") from exc
     found = [path for path in files if path.suffix.lower() in ENDINGS]
     if not found:
-        raise InputError(f"no pictures in {folder}; those with the endings {', '.join(sorted(ENDINGS))} are taken.")
+        raise InputError(f"no pictures in {folder}; their names must end in {', '.join(sorted(ENDINGS))}.")
     return found
 
 
 def find_pairs(hr_folder: Path, lr_folder: Path | None, scale: int) -> list[Pair]:
     """Pair the pictures of two folders by name, apart from the endings.
 
-    An LR picture bears the name of its HR picture, alone or with what marks it: ``baby``, ``babyx4``, ``baby_LRx4``,
-    ``baby_LR``, ``baby-4x``; an HR picture may end in ``_HR`` or ``_GT``, which counts for nothing.
+    An LR picture has the name of its HR picture, alone or with a mark: ``baby``, ``babyx4``, ``baby_LRx4``,
+    ``baby_LR``, ``baby-4x``; an HR picture may end in ``_HR`` or ``_GT``, which is ignored.
 
     Args:
         hr_folder: HR pictures.
-        lr_folder: LR pictures, of which none may be left over; None: they are made.
+        lr_folder: LR pictures, none of which may be left over; None if they are made from HR.
         scale: the number in an LR picture's name.
 
     Raises:
@@ -484,7 +487,7 @@ def _listed(paths: Sequence[Path]) -> str:
 
 
 def check_sizes(pairs: Sequence[Pair], *, scale: int, least: int) -> None:
-    """See by the headers that all pictures can be measured, before any work.
+    """Check by their headers that all pictures can be measured.
 
     Args:
         pairs: the pictures.
@@ -492,8 +495,8 @@ def check_sizes(pairs: Sequence[Pair], *, scale: int, least: int) -> None:
         least: HR pixels each way that the measures need.
 
     Raises:
-        InputError: an HR picture is too small, an LR picture has another size than the scale wants, or a file is no
-            picture.
+        InputError: an HR picture is too small, an LR picture does not have the size of HR over the scale, or a file is
+            no picture.
     """
     for pair in pairs:
         size = picture_size(pair.hr)
@@ -501,7 +504,7 @@ def check_sizes(pairs: Sequence[Pair], *, scale: int, least: int) -> None:
         if min(height, width) < least:
             raise InputError(
                 f"{pair.hr} has {size[1]}x{size[0]} pixels; at least {least} each way are needed to measure it. "
-                "Leave it out, or take a smaller --border."
+                "Leave it out, or use a smaller --border."
             )
         if pair.lr is None:
             continue
@@ -514,7 +517,7 @@ def check_sizes(pairs: Sequence[Pair], *, scale: int, least: int) -> None:
 
 
 def read_pair(pair: Pair, scale: int) -> tuple[Tensor, Tensor]:
-    """HR, cropped to a multiple of the scale at its right and lower edge, and LR: (1, 3, H, W) and (1, 3, h, w) uint8.
+    """Return HR, cropped at right and bottom to a multiple of the scale, and LR: (1, 3, H, W), (1, 3, h, w) uint8.
 
     Raises:
         InputError: a file cannot be read or is no picture.
@@ -528,22 +531,22 @@ def read_pair(pair: Pair, scale: int) -> tuple[Tensor, Tensor]:
 
 
 PICTURES = 32
-"""How many are looked at, at most: the figures of the models that ship were measured with so many."""
+"""Greatest number of pictures for a calibration, with which the shipped models were measured."""
 
 EDGE = 128
-"""LR pixels that are taken of a picture each way, from its middle."""
+"""Edge in LR pixels of the crop from the middle of a picture."""
 
 
 def calibrate_file(path: Path, data: Path, progress: Callable[[int, int], None] | None = None) -> int:
     """Measure a model's calibration on HR pictures, reduced by its scale as MATLAB does, and write it into its file.
 
     Args:
-        path: the weights file; all else in it stays as it is.
-        data: a folder of pictures, of which ``PICTURES`` at even distances are taken.
-        progress: called with the passes done, and how many there are: two for each picture.
+        path: the weights file; the rest of it is kept.
+        data: a folder of pictures, of which ``PICTURES`` at even distances are used.
+        progress: called with the number of finished passes and of all passes: two for each picture.
 
     Returns:
-        How many pictures were taken.
+        How many pictures were used.
 
     Raises:
         WeightsError: the file is not one of a generator.

@@ -1,4 +1,4 @@
-"""Picture files, in zip archives too, <-> arrays: 8-bit RGB, or planes of 8 and 16 bits with alpha and ICC profile."""
+"""Read and write picture files: 8-bit RGB, members of zip archives, and stills of 8 or 16 bits with alpha and ICC."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _OPENERS: dict[type[ImageFile], tuple[bytes, ...]] = {
     BmpImagePlugin.BmpImageFile: (b"BM",),
     GifImagePlugin.GifImageFile: (b"GIF87a", b"GIF89a"),
 }
-"""How a file begins, behind RIFF's header. Not by Image.open(): its limit on pixels is the whole process's."""
+"""First bytes of each format, after RIFF's header. Image.open() is not used, as its limit on pixels is global."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _ORIENTATION = 256, 257, 258, 259, 262, 273, 274
 _SAMPLES, _STRIP_LENGTHS, _PLANAR, _PREDICTOR, _EXTRA, _FORMAT = 277, 279, 284, 317, 338, 339
@@ -61,31 +61,31 @@ _ICC, _DEFLATE = 34675, 8  # the tag in ICC.1; those above, and the compression,
 _NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # a thumbnail has the first one's lowest bit; the second is of DNG 1.0
 
 _TURNED = (5, 6, 7, 8)
-"""Orientations that stand for a quarter turn: rows and columns are exchanged."""
+"""Orientations that include a quarter turn: rows and columns are exchanged."""
 
 _NO_SIZE = (UnidentifiedImageError, ValueError, KeyError, IndexError, TypeError, SyntaxError, struct.error)
-"""What is raised where a header is none."""
+"""Exceptions for an invalid header."""
 
 _DAMAGE = (OSError, *_NO_SIZE, EOFError, OverflowError, zlib.error, cv2.error, Image.DecompressionBombError)
-"""What Pillow, OpenCV and the lines below raise for a damaged file."""
+"""Exceptions of Pillow, OpenCV and this module for a damaged file."""
 
 _DAMAGED_MEMBER = (BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError)
-"""What unpacking a member of an archive raises."""
+"""Exceptions for a damaged member of an archive."""
 
 MAX_DECODED_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
-"""Of a picture, 179 million; Pillow opens no larger ones either."""
+"""Most pixels of a picture: 179 million, also Pillow's limit."""
 
 MAX_MEMBER_BYTES = 1 << 30
 """Of a picture file: eight bits of ``MAX_DECODED_PIXELS`` in full, and a half more."""
 
-# Both libraries write to the standard error what they find damaged: Pillow by warnings, of metadata too. An error says
-# so. The filter is set once, as threads that set and restore it around a picture would undo each other's.
+# Both libraries write about damage to the standard error, Pillow by warnings; damage is raised as an error instead.
+# The filter is set once, as threads that set and restore it around a picture would undo each other's.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 if "OPENCV_LOG_LEVEL" not in os.environ:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _HEAD_BYTES = 1 << 16
-"""Read of a member in search of the size of its picture: enough for nearly all JPEG headers."""
+"""Bytes of a member to read for the size of its picture: enough for nearly all JPEG headers."""
 
 
 def read_picture(path: Path) -> Picture:
@@ -112,17 +112,17 @@ def decode_picture(encoded: bytes, name: str) -> Picture:
     """Decode the content of a picture file to (H, W, 3) uint8 RGB.
 
     Grey is repeated, alpha dropped, CMYK converted without a profile, EXIF rotation applied; of 16 bits the high byte
-    is taken.
+    is used.
 
     Args:
         encoded: the whole file.
-        name: what an error calls it.
+        name: name in error messages.
 
     Raises:
         InputError: it is no picture, a damaged one, or has more pixels than ``MAX_DECODED_PIXELS``.
     """
     try:
-        with suppress(*_NO_SIZE, OSError):  # of what is damaged the decoder tells
+        with suppress(*_NO_SIZE, OSError):  # the decoder reports damage
             _check_pixels(_size_in_header(io.BytesIO(encoded)), name)
         picture = _rgb(encoded)
     except _DAMAGE as exc:
@@ -135,18 +135,18 @@ def decode_picture(encoded: bytes, name: str) -> Picture:
 
 
 def picture_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
-    """(height, width) in pixels behind the EXIF rotation, by the header alone.
+    """Return (height, width) in pixels after the EXIF rotation, from the header alone.
 
     Args:
         source: a picture file, or its content; the first part of a JPEG or PNG that holds the header will do.
-        name: what an error calls it; the path, where there is one.
+        name: name in error messages; the path if there is one.
 
     Raises:
         InputError: the file cannot be read, is no picture, or has more pixels than ``MAX_DECODED_PIXELS``.
     """
     name = str(source) if isinstance(source, Path) else name
     try:
-        # Opened here, as Pillow leaves a file open that it fails on.
+        # Opened here, as Pillow leaves a file open if it fails.
         with open(source, "rb", opener=files_only) if isinstance(source, Path) else io.BytesIO(source) as file:
             size = _size_in_header(file)
     except _NO_SIZE as exc:
@@ -168,7 +168,7 @@ def _check_pixels(size: tuple[int, int], name: str) -> None:
 
 
 def write_picture(path: Path, picture: Picture) -> None:
-    """Write (H, W, 3) uint8 RGB as PNG, whatever the name; a file that stands there gives way.
+    """Write (H, W, 3) uint8 RGB as PNG, whatever the name; an existing file is replaced.
 
     Raises:
         OutputError: the file cannot be written.
@@ -180,7 +180,7 @@ def write_picture(path: Path, picture: Picture) -> None:
 
 
 class Stored(NamedTuple):
-    """Where a member lies in a zip archive, so that it is read without the archive's list."""
+    """Position of a member in a zip archive, to read it without the archive's list."""
 
     offset: int
     """Of its local header, in bytes."""
@@ -195,7 +195,7 @@ class Stored(NamedTuple):
 
     @classmethod
     def of(cls, info: ZipInfo) -> Stored:
-        """What the archive's list says of a member."""
+        """Return the entry of a member in the archive's list."""
         return cls(info.header_offset, info.compress_size, info.compress_type, info.CRC, info.file_size)
 
 
@@ -210,7 +210,7 @@ class PictureFile:
     relative: str = field(default="", compare=False)
     """Below the folder or archive in which it was found, as if archives were unpacked; with forward slashes."""
     stored: Stored | None = field(default=None, compare=False, repr=False)
-    """None: to be looked up by name."""
+    """None if it must be looked up by name."""
 
     def __post_init__(self) -> None:
         if not self.relative:
@@ -222,7 +222,7 @@ class PictureFile:
         return f"{self.path}:{self.member}" if self.member else str(self.path)
 
     def read(self) -> bytes:
-        """The encoded picture. Safe from several threads.
+        """Return the encoded picture; may be called from several threads.
 
         Raises:
             InputError: the file cannot be read (an ``OSError`` is then the cause), the member is damaged, or either is
@@ -231,10 +231,10 @@ class PictureFile:
         try:
             if not self.member:
                 return _content_of(self.path)
-            stored = self.stored or self._looked_up()
+            stored = self.stored or self._look_up()
             if max(stored.size, stored.compressed) > MAX_MEMBER_BYTES:
                 raise BadZipFile(f"its content has more than {MAX_MEMBER_BYTES >> 20} MiB")
-            content = self._unpacked(stored, stored.compressed, stored.size + 1)
+            content = self._unpack(stored, stored.compressed, stored.size + 1)
             if len(content) != stored.size or zlib.crc32(content) != stored.crc:
                 raise BadZipFile("its size or checksum is another than the archive's list says")
             return content
@@ -244,7 +244,7 @@ class PictureFile:
             raise InputError(f"{self.name} is damaged, or packed in a way that cannot be read: {exc}") from exc
 
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels behind the EXIF rotation, by the header alone.
+        """Return (height, width) in pixels after the EXIF rotation, from the header alone.
 
         Raises:
             InputError: the file cannot be read or is no picture.
@@ -253,20 +253,20 @@ class PictureFile:
             return picture_size(self.path)
         if self.stored is not None and self.stored.compressed > _HEAD_BYTES:
             try:
-                head = self._unpacked(self.stored, _HEAD_BYTES, 4 * _HEAD_BYTES)
-                if _opener(io.BytesIO(head)) in (JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile):
+                head = self._unpack(self.stored, _HEAD_BYTES, 4 * _HEAD_BYTES)
+                if _find_opener(io.BytesIO(head)) in (JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile):
                     # others keep their sizes anywhere
                     return picture_size(head, self.name)
             except (InputError, OSError, *_DAMAGED_MEMBER):
-                pass  # a long header, or damage, which reading all of it will tell
+                pass  # a long header, or damage, which the full read reports
         return picture_size(self.read(), self.name)
 
-    def _looked_up(self) -> Stored:
+    def _look_up(self) -> Stored:
         with open(self.path, "rb", opener=files_only) as file, ZipFile(file) as archive:
             return Stored.of(archive.getinfo(self.member))
 
-    def _unpacked(self, stored: Stored, length: int, most: int) -> bytes:
-        """What ``length`` bytes of the archive hold, but no more than ``most``: a bomb is larger than it says."""
+    def _unpack(self, stored: Stored, length: int, most: int) -> bytes:
+        """Decompress ``length`` bytes of the archive to at most ``most``, as a bomb is larger than declared."""
         with open(self.path, "rb", opener=files_only) as archive:
             archive.seek(stored.offset)
             # The local header repeats the name, and its extra field may differ from the one in the archive's list.
@@ -275,11 +275,11 @@ class PictureFile:
                 raise BadZipFile("no member where the archive's list has one")
             archive.seek(name + extra, os.SEEK_CUR)
             content = archive.read(length)
-        return _expanded(content, stored.method, most)
+        return _decompress(content, stored.method, most)
 
 
-def _expanded(packed: bytes, method: int, most: int) -> bytes:
-    """The first ``most`` bytes at most of what a zip archive holds; zipfile itself makes more than is asked for.
+def _decompress(packed: bytes, method: int, most: int) -> bytes:
+    """Decompress at most ``most`` bytes of a member; zipfile itself may return more than requested.
 
     Raises:
         Exception: of ``_DAMAGED_MEMBER``: damaged, or packed otherwise.
@@ -303,7 +303,7 @@ def _expanded(packed: bytes, method: int, most: int) -> bytes:
     raise BadZipFile(f"by method {method}")
 
 
-def _opener(file: IO[bytes]) -> type[ImageFile] | None:
+def _find_opener(file: IO[bytes]) -> type[ImageFile] | None:
     start = file.read(12)
     file.seek(0)
     start = start[8:] if start.startswith(b"RIFF") else start
@@ -311,7 +311,7 @@ def _opener(file: IO[bytes]) -> type[ImageFile] | None:
 
 
 def _size_in_header(file: IO[bytes]) -> tuple[int, int]:
-    opener = _opener(file)
+    opener = _find_opener(file)
     if opener is None:
         raise UnidentifiedImageError
     if opener is TiffImagePlugin.TiffImageFile:
@@ -325,14 +325,14 @@ def _size_in_header(file: IO[bytes]) -> tuple[int, int]:
 
 
 def _orientation(exif: bytes) -> int:
-    """Of an EXIF block; not image.getexif(), which decodes a whole PNG in search of it."""
+    """Return the orientation in an EXIF block; not image.getexif(), which decodes a whole PNG in search of it."""
     with suppress(*_DAMAGE):
         return int(_directory(io.BytesIO(exif.removeprefix(b"Exif\0\0"))).get(_ORIENTATION, 1))
     return 1
 
 
 def _directory(tiff: IO[bytes]) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """The first directory of a TIFF, which an EXIF block is, too.
+    """Return the first directory of a TIFF; an EXIF block is one too.
 
     Raises:
         Exception: of ``_DAMAGE``: there is none.
@@ -352,11 +352,11 @@ def _rgb(encoded: bytes) -> _Pixels | None:
     damage beside its pixels. By Pillow: JPEG, as OpenCV's decoder writes damage to the standard error, and TIFF with
     alpha, by which OpenCV would multiply the colours.
     """
-    opener = _opener(io.BytesIO(encoded))
+    opener = _find_opener(io.BytesIO(encoded))
     if opener is JpegImagePlugin.JpegImageFile:
         return _rgb_by_pillow(encoded, opener)
     if opener is TiffImagePlugin.TiffImageFile:
-        with suppress(*_DAMAGE):  # of which OpenCV has the last word
+        with suppress(*_DAMAGE):  # damage is left to OpenCV
             if _EXTRA in _directory(io.BytesIO(encoded)):
                 return _rgb_by_pillow(encoded, opener)
     if opener is PngImagePlugin.PngImageFile:
@@ -368,11 +368,11 @@ def _rgb(encoded: bytes) -> _Pixels | None:
 def _rgb_by_pillow(encoded: bytes, opener: type[ImageFile]) -> _Pixels:
     image = opener(io.BytesIO(encoded))
     pixels = np.array(image.convert("RGB"))
-    return _turned(pixels, _orientation(image.info.get("exif", b"")))  # a TIFF has been turned by now
+    return _turn_upright(pixels, _orientation(image.info.get("exif", b"")))  # a TIFF has been turned by Pillow
 
 
 def _without_extras(png: bytes) -> bytes:
-    """A PNG of which only those chunks are left that make its pixels: of all others libpng may complain aloud.
+    """Return a PNG without the chunks that its pixels do not need, about which libpng may print warnings.
 
     Raises:
         ValueError: it is cut short, or sums differ.
@@ -409,10 +409,10 @@ STILL_ENDINGS = frozenset(_WRITTEN_FORMATS)
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
 _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}  # in pixels, by libjpeg and by the format of WebP
 
-_MOVING = (GifImagePlugin.GifImageFile, PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile)
+_ANIMATED_FORMATS = (GifImagePlugin.GifImageFile, PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile)
 
 _MODES = {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
-"""What Pillow's modes are converted to, beside those that stay."""
+"""What Pillow's modes are converted to, besides those that stay."""
 
 _BAND_BYTES = 1 << 20  # of samples, compressed at a time and a strip of TIFF; OpenCV refuses one of a gigabyte
 _DEFLATE_LEVEL = 1  # level 6 made a filtered 16-bit photograph 4 to 8 percent smaller, and took four times as long
@@ -455,7 +455,7 @@ def read_still(path: Path, *, max_pixels: int) -> Still:
     """Decode a PNG, JPEG, WebP, TIFF, BMP or GIF, which is known by its content and not by its name.
 
     Palettes are resolved, fewer than 8 bits widened, and a transparent colour becomes alpha. CMYK is converted without
-    its profile, which is dropped, as it fits no longer. Of several frames or pages the first is taken.
+    its profile, which is dropped, as it fits no longer. Of several frames or pages the first is used.
 
     Args:
         max_pixels: refuse what has more, or a side of more than ``MAX_SIDE``, by its header, before it is decoded.
@@ -465,7 +465,7 @@ def read_still(path: Path, *, max_pixels: int) -> Still:
     """
     try:
         with open(path, "rb", opener=files_only) as file:
-            if (opener := _opener(file)) is None:
+            if (opener := _find_opener(file)) is None:
                 raise InputError(f"{path} is not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can.")
             if opener is TiffImagePlugin.TiffImageFile and (still := _read_tiff16(path, file, max_pixels)):
                 return still
@@ -482,22 +482,22 @@ def read_still(path: Path, *, max_pixels: int) -> Still:
 
 
 def still_kind(path: Path) -> str:
-    """What a file's first bytes say that it is: PNG, JPEG, WEBP, TIFF, BMP or GIF; else, or unreadable: empty."""
+    """Return the format by a file's first bytes: PNG, JPEG, WEBP, TIFF, BMP or GIF; empty if none or unreadable."""
     with suppress(OSError), open(path, "rb", opener=files_only) as file:
-        opener = _opener(file)
+        opener = _find_opener(file)
         return "" if opener is None else str(opener.format)
     return ""
 
 
 def is_animated(path: Path) -> bool:
-    """Whether it is a GIF, WebP or PNG of more than one frame; False for all else, what cannot be read among it."""
+    """Whether it is a GIF, WebP or PNG of more than one frame; False for all else, unreadable files included."""
     with suppress(*_DAMAGE), _header(path) as image:
         return bool(getattr(image, "is_animated", False))
     return False
 
 
 def repeats(path: Path) -> int:
-    """How often an animation is shown again: -1 not at all, 0 for ever; 0 for all that does not say."""
+    """Return how often an animation repeats: -1 for never, 0 for ever or unknown."""
     with suppress(*_DAMAGE), _header(path) as image:
         if image is not None and getattr(image, "is_animated", False):
             loop = image.info.get("loop")
@@ -509,14 +509,14 @@ def repeats(path: Path) -> int:
 
 @contextmanager
 def _header(path: Path) -> Iterator[ImageFile | None]:
-    """A file of a format that can move, not decoded; None of any other, as of a TIFF, whose pages do not."""
+    """Open a file of a format that can be animated, without decoding it; None for all other formats."""
     with open(path, "rb", opener=files_only) as file:
-        opener = _opener(file)
-        yield opener(file) if opener in _MOVING else None
+        opener = _find_opener(file)
+        yield opener(file) if opener in _ANIMATED_FORMATS else None
 
 
 def write_still(path: Path, still: Still) -> None:
-    """Write a picture in the format that the ending names; a file that stands there gives way.
+    """Write a picture in the format that the ending names; an existing file is replaced.
 
     PNG, TIFF and BMP are lossless. JPEG and WebP are lossy, of quality 95, JPEG without chroma subsampling: a lossless
     WebP of a photograph would be several times as large as people expect. WebP knows no grey and gives it back as RGB.
@@ -552,7 +552,7 @@ def write_still(path: Path, still: Still) -> None:
 
 
 def holds(path: Path) -> tuple[int, bool]:
-    """The most bits, 8 or 16, and whether alpha can be written under an ending; none of ours is a ValueError."""
+    """Return the most bits, 8 or 16, and whether alpha can be written, by ending; ValueError for an unknown one."""
     if path.suffix.lower() not in _WRITTEN_FORMATS:
         raise ValueError(f"a still picture ends in {', '.join(_WRITTEN_FORMATS)}, got {path.name!r}")
     return _WRITTEN_FORMATS[path.suffix.lower()][1:]
@@ -577,23 +577,23 @@ def _read_with_pillow(path: Path, file: IO[bytes], opener: type[ImageFile], max_
     _check_size(path, image.height, image.width, max_pixels)
     image.load()  # of 16-bit PNG, too: it is strict with what is cut short, and EXIF may stand behind the pixels
     with suppress(*_DAMAGE):
-        orientation = image.getexif().get(_ORIENTATION, 1)  # TIFF has been turned by now, and says so
+        orientation = image.getexif().get(_ORIENTATION, 1)  # Pillow has turned a TIFF, and reset its tag
     icc, transparent = image.info.get("icc_profile"), image.info.get("transparency")
     if image.format == "PNG":
         file.seek(0)
         encoded = file.read()
         if encoded[24] == 16:  # bits of a sample, followed by the colour type
-            return _still(_turned(_decode_png16(encoded, transparent), orientation), 16, icc)
+            return _still(_turn_upright(_decode_png16(encoded, transparent), orientation), 16, icc)
     mode = _MODES.get(image.mode, image.mode)
     mode += "A" if transparent is not None and mode in ("L", "RGB") else ""
     if mode not in ("L", "LA", "RGB", "RGBA"):
         raise InputError(f"{path} has samples of the kind {mode}; convert it to RGB or grey of 8 or 16 bits.")
     pixels = np.atleast_3d(np.asarray(image.convert(mode)))
-    return _still(_turned(pixels, orientation), 8, None if image.mode == "CMYK" else icc)
+    return _still(_turn_upright(pixels, orientation), 8, None if image.mode == "CMYK" else icc)
 
 
-def _turned(pixels: _Pixels, orientation: int) -> _Pixels:
-    """Upright, by the Orientation of EXIF, 1..8."""
+def _turn_upright(pixels: _Pixels, orientation: int) -> _Pixels:
+    """Turn pixels upright by the Orientation of EXIF, 1..8."""
     if orientation in _TURNED:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -609,7 +609,7 @@ def _decode16(encoded: bytes) -> _Pixels:
 
 
 def _decode_png16(encoded: bytes, transparent: int | tuple[int, ...] | None) -> _Pixels:
-    """``transparent`` is the grey level or the (R, G, B) that stands for nothing."""
+    """``transparent`` is the grey level or the (R, G, B) that means transparent."""
     pixels, colour_type = _decode16(encoded), encoded[25]
     if colour_type == 4:  # grey with alpha, which OpenCV repeats
         return pixels[..., [0, -1]]
@@ -621,7 +621,7 @@ def _decode_png16(encoded: bytes, transparent: int | tuple[int, ...] | None) -> 
 
 
 def _read_tiff16(path: Path, file: IO[bytes], max_pixels: int) -> Still | None:
-    """None: it has at most 8 bits, which is Pillow's."""
+    """Read a TIFF of 16 bits; None if it has at most 8 bits, which Pillow reads."""
     directory = _directory(file)
     file.seek(8)
     if _DNG_VERSION in directory or directory.get(_NEW_SUBFILE_TYPE, 0) & 1 or file.read(2) == b"CR":
@@ -630,7 +630,7 @@ def _read_tiff16(path: Path, file: IO[bytes], max_pixels: int) -> Still | None:
     height, width, bits, formats = tags[_HEIGHT], tags[_WIDTH], tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
     _check_size(path, height, width, max_pixels)
     if directory.next:
-        logger.warning("%s has several pages; the first is taken.", path)
+        logger.warning("%s has several pages; only the first is used.", path)
     if max(formats) != 1 or (max(bits) > 8 and set(bits) != {16}):
         kind = {1: "unsigned", 2: "signed", 3: "floating-point"}.get(max(formats), "unusual")
         raise InputError(f"{path} has {kind} samples of {max(bits)} bits; convert it to 8 or 16 bits, unsigned.")
@@ -666,12 +666,12 @@ def _decode_grey_alpha(encoded: bytes, tags: dict[int, Any]) -> _Pixels:
         for offset, length in zip(tags[_STRIPS], tags[_STRIP_LENGTHS], strict=True)
     ]
     differences = np.frombuffer(b"".join(strips), order).reshape(shape)
-    return _turned(np.cumsum(differences, 1, np.uint16), tags.get(_ORIENTATION, 1))
+    return _turn_upright(np.cumsum(differences, 1, np.uint16), tags.get(_ORIENTATION, 1))
 
 
 def _encode_png16(pixels: _Pixels, icc: bytes | None) -> bytes:
     """W3C PNG, third edition. Ours, as Pillow writes no 16 bits; OpenCV no grey with alpha, nor a profile that libpng
-    takes for wrong; and libav's encoder opens for no more than 264 million pixels, which a photograph has at x4."""
+    rejects; and libav's encoder opens for no more than 264 million pixels, which a photograph has at x4."""
     rows, columns, channels = pixels.shape
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 16, (0, 4, 2, 6)[channels - 1], 0, 0, 0))]
     chunks += [(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))] if icc else []
@@ -689,7 +689,7 @@ def _encode_png16(pixels: _Pixels, icc: bytes | None) -> bytes:
 
 
 def _encode_tiff(pixels: _Pixels, icc: bytes | None) -> bytes:
-    """Strips of Deflate behind a predictor."""
+    """Encode strips by Deflate with a predictor."""
     channels, content = pixels.shape[2], io.BytesIO()
     tifffile.imwrite(
         content, pixels if channels > 1 else pixels[..., 0], photometric="minisblack" if channels <= 2 else "rgb",
