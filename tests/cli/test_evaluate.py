@@ -151,7 +151,11 @@ def test_lr_is_paired_by_name(photographs: Path, tmp_path: Path) -> None:
         (["a.mp4", "b.mp4", "--no-lpips"], 2, ["exclude each other", "--lpips is for the pictures"]),
         (["a.mp4"], 2, ["a.mp4 alone cannot be measured"]),
         (["a.mp4", "b.mp4"], 1, ["a.mp4", "No such file"]),
-        (["a.mp4", "b.mp4", "--lr", "c.mp4", "--lr", "d.mp4"], 2, ["clips are measured with one LR clip: give --lr once, got 2"]),
+        (
+            ["a.mp4", "b.mp4", "--lr", "c.mp4", "--lr", "d.mp4"],
+            2,
+            ["clips are measured with one LR clip: give --lr once, got 2"],
+        ),
         (["a.mp4", "b.mp4", "--plot", "p.pdf"], 2, ["p.pdf cannot be written: its name must end in .png"]),
         (["a.mp4", "b.mp4", "--per-frame", "f.txt"], 2, ["f.txt cannot be written", ".json or .csv or .md"]),
         (["a.mp4", "b.mp4", "--per-frame", "f.csv", "-o", "f.csv"], 2, ["f.csv is named twice as an output"]),
