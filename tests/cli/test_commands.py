@@ -571,7 +571,7 @@ def test_models_calibrate_writes_into_the_file_alone(tiny_weights: Path, tmp_pat
     before, other = read_info(weights), load_generator(weights).state_dict()
     result = invoke("models", "calibrate", str(weights), "--data", str(data))
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"{weights}: calibrated on 3 pictures of {data}; --precision int8 upscales with it.\n"
+    assert result.stdout == f"{weights}: calibrated on 3 pictures of {data}; use it with --precision int8.\n"
     after = read_info(weights)
     assert after.about == before.about and before.calibration is None
     assert after.calibration is not None and 0.5 < after.calibration.ranges["head.0"][1] <= 1

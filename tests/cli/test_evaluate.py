@@ -154,7 +154,7 @@ def test_lr_is_paired_by_name(photographs: Path, tmp_path: Path) -> None:
         (
             ["a.mp4", "b.mp4", "--lr", "c.mp4", "--lr", "d.mp4"],
             2,
-            ["clips are measured with one LR clip: give --lr once, got 2"],
+            ["with one LR clip: give --lr once, got 2 of them"],
         ),
         (["a.mp4", "b.mp4", "--plot", "p.pdf"], 2, ["p.pdf cannot be written: its name must end in .png"]),
         (["a.mp4", "b.mp4", "--per-frame", "f.txt"], 2, ["f.txt cannot be written", ".json or .csv or .md"]),
