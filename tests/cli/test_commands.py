@@ -435,7 +435,7 @@ def test_another_run_from_the_weights_of_one(photographs: Path, tmp_path: Path) 
     assert invoke(*data, "-o", tmp_path / "a", "--stage", "pretrain", "--steps", 1).exit_code == 0
     start = tmp_path / "a" / "generator.safetensors"
     alone = ["-o", tmp_path / "b", "--stage", "adversarial", "--steps", 1]
-    assert_refused(invoke(*data, *alone), 2, "the stage adversarial starts from a generator: give one by --init")
+    assert_refused(invoke(*data, *alone), 2, "the stage adversarial starts from a generator: give one with --init")
     summary = json.loads(invoke(*data, *alone, "--init", start).stdout)
     assert (summary["stage"], summary["steps"]) == ("adversarial", 1)
     other = invoke(*data, *alone, "--init", start, "--tanh", "--overwrite")

@@ -221,7 +221,7 @@ def test_a_family_of_models_uses_the_next_larger_scale(
         ),
         ("out.mp4", {"pix_fmt": "yuv410p"}, r"^the encoder libx264 does not accept yuv410p: use gray, gray10le,"),
         ("out.webm", {"crf": 64}, r"^the crf of vp9 lies in 0\.\.63, got 64\.$"),
-        ("out.mov", {"codec": "prores", "preset": "fast"}, r"^prores has no preset 'fast': take proxy, lt, standard,"),
+        ("out.mov", {"codec": "prores", "preset": "fast"}, r"^prores has no preset 'fast': use proxy, lt, standard,"),
     ],
 )
 def test_impossible_outputs_are_refused_at_the_start(
