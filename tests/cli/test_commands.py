@@ -439,7 +439,7 @@ def test_another_run_from_the_weights_of_one(photographs: Path, tmp_path: Path) 
     summary = json.loads(invoke(*data, *alone, "--init", start).stdout)
     assert (summary["stage"], summary["steps"]) == ("adversarial", 1)
     other = invoke(*data, *alone, "--init", start, "--tanh", "--overwrite")
-    assert_refused(other, 2, "is a network of another kind: its tanh differ.")
+    assert_refused(other, 2, "is a different kind of network: its tanh differ.")
     assert (tmp_path / "b" / "generator.safetensors").exists(), "what cannot start replaces nothing"
 
 

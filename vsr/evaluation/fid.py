@@ -2,7 +2,7 @@
 
 Heusel et al. 2017, https://arxiv.org/abs/1706.08500. Features are assumed to be normal, and the distance between two
 Gaussians is ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``. The estimate from few pictures is too large, the more so
-the fewer they are: figures compare only at equal numbers, and sets of a hundred give little more than a ranking.
+the fewer they are: figures compare only at equal numbers, and sets of a hundred tell an order of magnitude.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class TrainOptions:
         default_text="some of --data", repeated=True,
     )  # fmt: skip
     hold_out: int = option(
-        16, "How many pictures to hold out for validation, at most a tenth of data.",
+        16, "Most pictures to measure on; if they are held out of data, at most a tenth of it.",
         at_least=0,
     )  # fmt: skip
     validate_every: int = option(
@@ -91,7 +91,7 @@ class TrainOptions:
     )
     compile: bool = option(False, "Compile the networks with torch.compile; worthwhile in long runs on a GPU.")
     cache: Literal["auto", "ram", "gpu", "none"] = option(
-        "auto", "Where decoded pictures are kept. auto: on the GPU if they fit, else in main memory if they fit."
+        "auto", "Where decoded pictures are kept. auto: on the GPU if they fit, else as many as fit in main memory."
     )
     workers: int = option(2, "Threads of each process that prepare crops.", at_least=1)
     resume: bool = option(False, "Continue the run in output.")
