@@ -45,7 +45,7 @@ def test_folders_that_cannot_be(fill: Fill, tmp_path: Path) -> None:
     empty = fill("empty", "notes.txt")
     for folder, words in [
         (tmp_path / "nowhere", "cannot read the folder .*nowhere: No such file or directory"),
-        (empty, r"no pictures in .*empty; those with the endings \.bmp, \.jpeg"),
+        (empty, r"no pictures in .*empty; their names must end in \.bmp, \.jpeg"),
         (empty / "notes.txt", "is a file; give a folder of pictures"),
     ]:
         with pytest.raises(InputError, match=words):
