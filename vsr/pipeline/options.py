@@ -78,8 +78,7 @@ class UpscaleOptions:
         default_text="auto", auto=True, at_least=1, subject="the batch size",
     )  # fmt: skip
     codec: str | None = option(
-        None, "h264, hevc, av1, vp9, prores, ffv1, or any libav encoder.", default_text="h264; vp9 in .webm",
-        metavar="NAME",
+        None, f"{', '.join(CODECS)}, or any libav encoder.", default_text="h264; vp9 in .webm", metavar="NAME",
     )  # fmt: skip
     crf: int | None = option(None, "Quality; lower is better, with larger files.", default_text="18 for h264")
     preset: str | None = option(None, "Encoder preset, speed against compression.", default_text="medium for h264")
