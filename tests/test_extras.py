@@ -53,7 +53,10 @@ def test_the_plain_install_upscales_compares_and_measures(make_clip: MakeClip, t
     ("command", "sentence"),
     [
         (("train", "--data", ".", "-o", "run"), 'training needs the package matplotlib: pip install "vsr[train]".'),
-        (("upscale", "{clip}", "-o", "o.mp4", "--cluster", "auto"), '--cluster needs Ray: pip install "vsr[cluster]".'),
+        (
+            ("upscale", "{clip}", "-o", "o.mp4", "--cluster", "auto"),
+            '--cluster needs the package ray: pip install "vsr[cluster]".',
+        ),
         (
             ("eval", "{clip}", "{clip}", "--no-vmaf", "--plot", "p.png"),
             'a plot needs the package matplotlib: pip install "vsr[eval]".',

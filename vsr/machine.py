@@ -42,7 +42,7 @@ from vsr.pipeline.options import BenchOptions, UpscaleOptions
 from vsr.pipeline.outputs import ClipOutput, FrameWriter
 from vsr.pipeline.segment import Timer, untimed, upscale_segments
 
-LEAST_FRAMES, MOST_FRAMES = 6, 2000
+MIN_FRAMES, MAX_FRAMES = 6, 2000
 """Number of frames of the clip that the pipeline is measured with."""
 
 STAGES = ("decode", "upload", "to RGB", "network", "from RGB", "download", "encode", "waiting")
@@ -178,7 +178,7 @@ class _Bench:
 
     def measure(self) -> Speed:
         """Measure the bare network and the pipeline alternately, so that drifts affect both."""
-        plan = self._plan(LEAST_FRAMES)
+        plan = self._plan(MIN_FRAMES)
         engine, seconds = plan.engine, self._options.seconds
         lr = torch.rand(1, 3, self._height, self._width, device=engine.device).repeat(plan.job.batch_size, 1, 1, 1)
         product = peak_product(engine.device, engine.precision)
@@ -192,7 +192,7 @@ class _Bench:
             return fps, fps * operations * _mean_seconds_of(product.multiply) / product.operations
 
         speeds = [measure_network()]
-        frames = min(MOST_FRAMES, max(LEAST_FRAMES, ceil(seconds * speeds[0][0])))
+        frames = min(MAX_FRAMES, max(MIN_FRAMES, ceil(seconds * speeds[0][0])))
         longer = self._plan(frames)
         plan = replace(longer, engine=engine, job=replace(longer.job, batch_size=plan.job.batch_size))
         stages, pipeline, memory = Stopwatch(engine.device), [], 0
@@ -321,7 +321,8 @@ def _torch_product(device: torch.device, dtype: torch.dtype, size: int) -> Calla
 
 PACKAGES = (
     "torch", "torchvision", "openvino", "av", "imageio-ffmpeg", "ffmpeg-python", "opencv-python-headless", "numpy",
-    "pillow", "safetensors", "lightning-fabric", "torchmetrics", "click", "tqdm", "ray", "tensorboard",
+    "pillow", "safetensors", "tifffile", "click", "tqdm", "lightning-fabric", "matplotlib", "torchmetrics",
+    "torch-fidelity", "ray", "tensorboard",
 )  # fmt: skip
 """Packages whose versions are listed: those of the plain install, then those of the extras."""
 

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from code_values import LARGEST_SHIFT, LEAST_PSNR, compare_pixels, matrix_in_effect, pixel_deviations
+from code_values import LARGEST_SHIFT, MIN_PSNR, compare_pixels, matrix_in_effect, pixel_deviations
 from differences import (
     CUT_ABOVE_PIXELS,
     CUT_ABOVE_SECONDS,
@@ -162,7 +162,7 @@ def report(cases: Sequence[Case], versions: tuple[str, str]) -> str:
     groups = {name: [case for case in cases if case.way.name[0] == name] for name in "AB"}
     words = {"vsr": versions[0], "ffmpeg": versions[1], "count": len(groups["B"]), "pixels": CUT_ABOVE_PIXELS,
              "a": " ".join(IDENTITY.options), "b": " ".join(DOUBLED.options), "long": CUT_ABOVE_SECONDS,
-             "cut": CUT_SECONDS, "psnr": LEAST_PSNR, "shift": LARGEST_SHIFT}  # fmt: skip
+             "cut": CUT_SECONDS, "psnr": MIN_PSNR, "shift": LARGEST_SHIFT}  # fmt: skip
     parts = [INTRODUCTION.format(**words)]
     for name, group in groups.items():
         parts.append(f"## {name}\n")

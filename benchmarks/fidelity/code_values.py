@@ -15,7 +15,7 @@ import numpy.typing as npt
 from differences import Deviation, Pair, Way, tags_of
 from independent import Clip, Plane, read_planes, shapes_of
 
-LEAST_PSNR = 40.0
+MIN_PSNR = 40.0
 """Least PSNR in dB of the reduced luma of x2 against the source after bicubic and reduction, as CRF 18 keeps it."""
 LARGEST_SHIFT = 0.25
 """Greatest difference of the mean of a plane after x2, in 8-bit code values."""
@@ -118,7 +118,7 @@ def pixel_deviations(way: Way, pixels: Pixels | None) -> Iterator[Deviation]:
                 mean = max(pixels.mean[planes])
                 yield Deviation(name, f"{name} differs by up to {worst}, {mean:.4f} on average", worst)
     else:
-        if pixels.psnr < LEAST_PSNR:
+        if pixels.psnr < MIN_PSNR:
             yield Deviation("luma", f"luma is {pixels.psnr:.1f} dB from what was expected", pixels.psnr)
         for name, shift in zip(("Y", "Cb", "Cr"), pixels.signed, strict=False):
             if abs(shift) > LARGEST_SHIFT:

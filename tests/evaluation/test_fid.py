@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from importlib.util import find_spec
+from types import ModuleType
 from urllib.error import URLError
 
 import pytest
@@ -9,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import UsageError, WeightsError
-from vsr.evaluation import fid
 from vsr.evaluation.fid import FrechetDistance, load_inception
 
 
@@ -106,7 +107,7 @@ def test_extractors_that_are_none(extractor: nn.Module, words: str) -> None:
 
 @pytest.mark.skipif(find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed")
 def test_inception_without_its_package() -> None:
-    with pytest.raises(UsageError, match="needs the package torch-fidelity: pip install torch-fidelity"):
+    with pytest.raises(UsageError, match=r'^FID needs the package torch_fidelity: pip install "vsr\[eval\]"\.$'):
         load_inception()
 
 
@@ -120,7 +121,7 @@ def test_inception_is_that_of_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> N
 
         num_features = 2048
 
-    monkeypatch.setattr(fid, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
     monkeypatch.setattr(torchmetrics_fid, "_TORCH_FIDELITY_AVAILABLE", True)
     monkeypatch.setattr(torchmetrics_fid, "NoTrainInceptionV3", Stand)
     assert isinstance(load_inception(), Stand)
@@ -132,7 +133,7 @@ def test_inception_without_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**keywords: object) -> None:
         raise URLError("no network")
 
-    monkeypatch.setattr(fid, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
     monkeypatch.setattr(torchmetrics_fid, "_TORCH_FIDELITY_AVAILABLE", True)
     monkeypatch.setattr(torchmetrics_fid, "NoTrainInceptionV3", fail)
     words = r"cannot download the weights of Inception for FID \(no network\): put .* leave --fid out"

@@ -97,7 +97,7 @@ def test_layers_move_independently_of_the_background(monkeypatch: pytest.MonkeyP
 
 def test_flat_layers_have_one_colour_that_is_often_saturated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(film_module, "TRIPOD", 1.0)
-    monkeypatch.setattr(film_module, "MOST_LAYERS", 1)
+    monkeypatch.setattr(film_module, "MAX_LAYERS", 1)
     monkeypatch.setattr(film_module, "BLURRED", 0.0)
     monkeypatch.setattr(film_module, "PLAIN", 1.0)
     grey = np.full((160, 200, 3), 128, np.uint8)

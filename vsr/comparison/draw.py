@@ -39,7 +39,7 @@ NUM_REGIONS = 2
 ZOOM = 4
 """A region that is chosen has a quarter of the picture's height and width, and is enlarged to the size of the whole."""
 
-LEAST_REGION = 16
+MIN_REGION = 16
 """Pixels along each edge of a region that is chosen; of smaller pictures the whole is the region."""
 
 QUALITY = 95
@@ -129,7 +129,7 @@ def find_regions(panels: Sequence[Panel], count: int) -> list[Region]:
     """
     difference = _difference(panels)
     height, width = difference.shape
-    rows, columns = (min(edge, max(LEAST_REGION, edge // ZOOM)) for edge in (height, width))
+    rows, columns = (min(edge, max(MIN_REGION, edge // ZOOM)) for edge in (height, width))
     total = cv2.integral(difference)
     mean = total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]
     np.maximum(mean, 0, out=mean)  # rounding may give less than 0 where nothing differs

@@ -7,13 +7,12 @@ the fewer they are: figures compare only at equal numbers, and sets of a hundred
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from vsr.errors import UsageError, WeightsError
+from vsr.errors import WeightsError, needs_extra
 from vsr.networks.rewrites import float32_products
 
 
@@ -89,9 +88,9 @@ def load_inception() -> nn.Module:
         UsageError: the package torch-fidelity is not installed.
         WeightsError: the download fails.
     """
-    if find_spec("torch_fidelity") is None:
-        raise UsageError("FID in features of Inception needs the package torch-fidelity: pip install torch-fidelity.")
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    with needs_extra("eval", "FID"):
+        import torch_fidelity  # noqa: F401 - torchmetrics would report it in its own words
+        from torchmetrics.image.fid import FrechetInceptionDistance
 
     try:
         return FrechetInceptionDistance(feature=2048).inception

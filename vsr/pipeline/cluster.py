@@ -29,7 +29,7 @@ import av
 import torch
 
 import vsr
-from vsr.errors import InputError, OutputError, UsageError, VsrError
+from vsr.errors import InputError, OutputError, UsageError, VsrError, needs_extra
 from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
 from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, find_partner, find_weights, models_folder
@@ -72,10 +72,8 @@ class Cluster:
     """
 
     def __init__(self, options: UpscaleOptions) -> None:
-        try:
+        with needs_extra("cluster", "--cluster"):
             import ray
-        except ImportError as exc:
-            raise UsageError('--cluster needs Ray: pip install "vsr[cluster]".') from exc
         self._ray: Any = ray  # its types change from version to version
         self._options = options
         self._actors: list[Any] = []

@@ -63,8 +63,8 @@ from vsr.pipeline.segment import ClipJob, EngineSpec
 from vsr.pipeline.segments import (
     FEWEST_FRAMES,
     LEAD_IN,
+    MAX_SECONDS,
     MIN_SECONDS,
-    MOST_SECONDS,
     PICTURES,
     STATE_WARM_UP,
     STEADY_WARM_UP,
@@ -468,7 +468,7 @@ def _halvings(
 
 def _bounds(warm_up: int) -> tuple[int, int]:
     """Return the shortest and the longest duration of a segment before halving, in seconds."""
-    return WARM_SECONDS if warm_up else (MIN_SECONDS, MOST_SECONDS)
+    return WARM_SECONDS if warm_up else (MIN_SECONDS, MAX_SECONDS)
 
 
 def _cut(

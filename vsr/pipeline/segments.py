@@ -13,7 +13,7 @@ from vsr.media.formats import Timing
 from vsr.media.probe import PacketIndex, Timestamps
 from vsr.media.reader import Damage
 
-MIN_SECONDS, MOST_SECONDS = 3, 6
+MIN_SECONDS, MAX_SECONDS = 3, 6
 """Duration of a segment: up to the first keyframe in this range, or to the middle of the range if there is none."""
 
 PICTURES = 100
@@ -27,7 +27,7 @@ STATE_WARM_UP, STEADY_WARM_UP = 16, 24
 across the cut was then 1.00 and 1.02 times the change between the frames beside it (with 8 frames 1.01 and 2.65)."""
 
 WARM_SECONDS = 6, 12
-"""As ``MIN_SECONDS`` and ``MOST_SECONDS``, for segments with a warm-up."""
+"""As ``MIN_SECONDS`` and ``MAX_SECONDS``, for segments with a warm-up."""
 
 WARM_SHARE = 4
 """A segment has at least this many times the frames of its warm-up."""
@@ -109,7 +109,7 @@ def cut_by_time(
     end: int | None = None,
     lead_in: int = 0,
     warm_up: int = 0,
-    seconds: tuple[Fraction | int, Fraction | int] = (MIN_SECONDS, MOST_SECONDS),
+    seconds: tuple[Fraction | int, Fraction | int] = (MIN_SECONDS, MAX_SECONDS),
 ) -> list[Segment]:
     """Cut a clip into segments of some seconds that begin at keyframes if possible, so that no frame is decoded twice.
 

@@ -145,13 +145,13 @@ DENSITY = 1.5
 """Least number of pixels per HR pixel, along an axis, of the canvas that frames are sampled from."""
 BLURRED = 0.3
 """Share of the moving clips with motion blur."""
-MOST_MOMENTS = 6
+MAX_MOMENTS = 6
 """Greatest number of moments of an exposure that are averaged for a frame."""
 MOMENT = 1.5
-"""Greatest motion between two of these moments in HR pixels, unless ``MOST_MOMENTS`` is too few for that."""
+"""Greatest motion between two of these moments in HR pixels, unless ``MAX_MOMENTS`` is too few for that."""
 LAYERED = 0.4
 """Share of the clips of a moving camera that have layers in front of the background."""
-MOST_LAYERS = 3
+MAX_LAYERS = 3
 STATIC_LAYER = 0.25
 """Share of the layers that do not move, as a logo or a caption."""
 PLAIN = 0.15
@@ -186,7 +186,7 @@ def film(picture: Picture, frames: int, size: int, draw_picture: DrawPicture, ra
     camera = _no_motion(frames) if still or tripod else _draw_motion(frames, random)
     views = [_make_background(_reorient(picture, random), size, camera, random)]
     if tripod or random.random() < LAYERED:
-        for number in range(int(random.integers(1, MOST_LAYERS + 1))):
+        for number in range(int(random.integers(1, MAX_LAYERS + 1))):
             is_static = still or (random.random() < STATIC_LAYER and bool(number or not tripod))
             motion = _no_motion(frames) if is_static else _draw_motion(frames, random)
             plain = random.random() < PLAIN
@@ -392,7 +392,7 @@ def _render_frame(views: Sequence[_View], size: int, number: int, exposure: floa
     moments = 1
     if exposure:
         fastest = max(_distance_moved(view, number, exposure, size) for view in views)
-        moments = int(np.clip(math.ceil(fastest / MOMENT), 1, MOST_MOMENTS))
+        moments = int(np.clip(math.ceil(fastest / MOMENT), 1, MAX_MOMENTS))
     if moments == 1:
         return _compose(views, size, number)
     mean = np.zeros((size, size, 3), np.float32)

@@ -37,7 +37,7 @@ ANISOTROPY = 1.25
 
 JITTER = 1.0
 """Greatest deviation from a straight path in HR pixels: hands shake."""
-MOST_B_FRAMES = 2
+MAX_B_FRAMES = 2
 """Greatest number of consecutive B-frames; live streams have none, x264's default is three."""
 
 
@@ -159,7 +159,7 @@ def degrade_picture(picture: Picture, scale: int, options: VideoDegradation, see
         pixel_format=_most_common(options.chroma),
         codec=codec,
         quality=sum(_qualities(options, codec)) // 2,
-        b_frames=MOST_B_FRAMES,
+        b_frames=MAX_B_FRAMES,
     )
     still = _Path((rows, columns), ((0, 0),) * options.frames)
     clip = _film(hr, still, scale, treatment, np.random.default_rng([seed, STREAM]))
@@ -207,7 +207,7 @@ def _draw_treatment(options: VideoDegradation, random: np.random.Generator) -> _
         pixel_format=draw_one(options.chroma, random),
         codec=codec,
         quality=int(random.integers(best, worst + 1)),
-        b_frames=int(random.integers(MOST_B_FRAMES + 1)),
+        b_frames=int(random.integers(MAX_B_FRAMES + 1)),
     )
 
 
@@ -486,7 +486,7 @@ def _draw_coding(options: ClipDegradation, random: np.random.Generator) -> _Codi
         codec=codec,
         quality=int(random.integers(best, worst + 1)),
         pixel_format=draw_one(options.chroma, random),
-        b_frames=int(random.integers(MOST_B_FRAMES + 1)),
+        b_frames=int(random.integers(MAX_B_FRAMES + 1)),
         keyframes=round(math.exp(random.uniform(often, seldom))),
     )
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vsr.errors import CheckpointError, InputError, OutputError, UsageError
+from vsr.errors import CheckpointError, InputError, OutputError, needs_extra
 from vsr.files import write_whole
 from vsr.training.recipes import LOSSES, LOSSES_OF_CLIPS
 
@@ -166,10 +166,8 @@ def find_tensorboard() -> Any:
     Raises:
         UsageError: it is not installed.
     """
-    try:
+    with needs_extra("tensorboard", "--tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as exc:
-        raise UsageError('--tensorboard needs TensorBoard: pip install "vsr[tensorboard]".') from exc
     return SummaryWriter
 
 

@@ -14,7 +14,7 @@ StageName = Literal["pretrain", "discriminator", "adversarial"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 """In the order in which they run."""
 
-MOST_FRAMES = 64
+MAX_FRAMES = 64
 """Greatest number of frames of a clip."""
 
 KERNELS = ("bicubic", "area", "bilinear")
@@ -363,8 +363,8 @@ class Recipe:
     frames: int = option(
         1,
         "Frames of a clip, for a recurrent generator; 1 trains on single crops. Clips lie at random, by area, in all "
-        "orientations, whatever the crops of pictures do.", at_least=1, at_most=MOST_FRAMES,
-        rule=f"must lie in 1 to {MOST_FRAMES}",
+        "orientations, whatever the crops of pictures do.", at_least=1, at_most=MAX_FRAMES,
+        rule=f"must lie in 1 to {MAX_FRAMES}",
     )  # fmt: skip
     long_frames: int = option(0, "Frames of a clip in the last part of each stage; 0: as many as before.")
     long_share: float = option(
@@ -443,8 +443,8 @@ class Recipe:
             wrong.append(f"{why}: frames must be at least {least}, got {self.frames}")
         if self.long_frames and self.long_frames < self.frames:
             wrong.append(f"long_frames must be 0, or not less than frames ({self.frames}), got {self.long_frames}")
-        if self.long_frames > MOST_FRAMES:
-            wrong.append(f"long_frames must be at most {MOST_FRAMES}, got {self.long_frames}")
+        if self.long_frames > MAX_FRAMES:
+            wrong.append(f"long_frames must be at most {MAX_FRAMES}, got {self.long_frames}")
         if self.scale == 8:
             wrong.append("a recurrent generator's scale is 2 or 4, got 8")
         for name, only in (("upsampling", "shuffle"), ("tanh", False), ("normalisation", "none")):
