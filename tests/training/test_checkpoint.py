@@ -392,7 +392,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, photographs: Path, tiny_re
     output = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vsr.training.trainer.plot_losses", lambda log, figure: None)
-        patch.setattr("vsr.training.trainer.load_lpips", lambda path: torch.nn.MSELoss())
+        patch.setattr("vsr.training.trainer.load_lpips", lambda *_: torch.nn.MSELoss())
         train(TrainOptions(data=(photographs,), output=output, recipe=tiny_recipe, stage="pretrain", device="cpu"))
     return output
 

@@ -252,7 +252,7 @@ def test_data_that_cannot_be_used(options: TrainOptions, tmp_path: Path) -> None
 def test_without_lpips_the_run_goes_on(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(path: Path | None) -> Any:
+    def fail(path: Path | None, kind: str) -> Any:
         raise WeightsError("no network")
 
     monkeypatch.setattr("vsr.training.trainer.load_lpips", fail)

@@ -39,7 +39,7 @@ def load_pictures(options: TrainOptions) -> tuple[PictureSet, list[HeldOut], str
     found = find_pictures(options.data)
     training = PictureSet(found.training, min_size=recipe.crop_size, workers=options.workers)
     apart = find_pictures(options.validation).training if options.validation else found.validation
-    least = least_size(recipe.scale)
+    least = least_size(recipe.scale, options.lpips)
     if apart:
         measured = PictureSet(apart, min_size=least, workers=options.workers).hold_out(options.hold_out)
     else:

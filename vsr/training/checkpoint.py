@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 from zipfile import ZipFile
@@ -22,13 +22,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vsr.errors import CheckpointError, OutputError, UsageError, is_out_of_memory, option_text, shortened
 from vsr.files import lock_file, publish
+from vsr.networks import LPIPS_NAMES
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.generator import Generator
 from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.vgg import ContentFeatures, find_content_weights, layer_names, load_pickled
 from vsr.networks.weights import Network, load_discriminator, load_network, load_shared
 from vsr.training.launch import Fabric, synchronise
-from vsr.training.log import LOG, TENSORBOARD
+from vsr.training.log import FIRST_BACKBONE, LOG, TENSORBOARD
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import STAGES, Recipe, Stage, StageName
 from vsr.training.report import CARD
@@ -345,7 +346,7 @@ def restore_checkpoint(state: TrainState, options: TrainOptions, *, fingerprint:
         if saved["scaler"]:  # the run may have had another precision
             state.fabric.strategy.precision.load_state_dict(saved["scaler"])
         state.step, state.stage_step, state.best = saved["step"], saved["stage_step"], saved["best"]
-        state.quality = None if saved["quality"] is None else Quality(**saved["quality"])
+        state.quality = None if saved["quality"] is None else _quality(saved["quality"])
         length: int = saved["lengths"][state.stage]
     except (AttributeError, LookupError, ArithmeticError, RuntimeError, TypeError, ValueError) as exc:
         reason = str(exc) if isinstance(exc, _Damage) else "its parts do not match"
@@ -401,11 +402,21 @@ def _check_counters(state: Mapping[str, Any]) -> None:
             raise _Damage(f"its {shortened(str(name))} is not a number of updates")
     if state["stage_step"] > state["step"] or not state["lengths"].keys() <= set(STAGES):
         raise _Damage("its counts of updates contradict each other")
-    quality = {} if state["quality"] is None else asdict(Quality(**state["quality"]))
+    quality = {} if state["quality"] is None else asdict(_quality(state["quality"]))
+    if quality.pop("lpips_backbone", None) not in (None, *LPIPS_NAMES.values()):
+        raise _Damage("it names an unknown backbone of LPIPS")
     measured = [value for name, value in quality.items() if name != "lpips" or value is not None]
     for value in (*measured, *state["best"].values(), *state["scaler"].values()):
         if type(value) not in (int, float) or value != value:
             raise _Damage("a measurement in it is not a number")
+
+
+def _quality(saved: Mapping[str, Any]) -> Quality:
+    """Return a saved measurement; older ones do not name LPIPS's backbone."""
+    quality = Quality(**saved)
+    if quality.lpips is not None and quality.lpips_backbone is None:
+        return replace(quality, lpips_backbone=FIRST_BACKBONE)
+    return quality
 
 
 def _check_networks(saved: Mapping[str, Any], state: TrainState) -> None:

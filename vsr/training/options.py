@@ -11,6 +11,7 @@ from typing import Literal
 
 from vsr.errors import UsageError
 from vsr.inference import DeviceName
+from vsr.networks import LPIPS_MIN_SIZES, LPIPS_NAMES, LpipsChoice
 from vsr.options import contradictions, described, documented, option
 from vsr.training.recipes import RECIPES, STAGES, Recipe, StageName
 
@@ -50,8 +51,9 @@ class TrainOptions:
     content_weights: Path | None = option(
         None, "Weights of the content network; by default torchvision's, downloaded once."
     )
+    lpips: LpipsChoice = option("squeeze", "Backbone of LPIPS: SqueezeNet or AlexNet; none leaves LPIPS out.")
     lpips_weights: Path | None = option(
-        None, "SqueezeNet 1.1's weights, for LPIPS; by default torchvision's, downloaded once."
+        None, "Weights of LPIPS's backbone; by default torchvision's, downloaded once."
     )
     licence: str = option("not stated", "Licence of the pictures and so of the weights, for the card.")
     command: str = option("", "How the run was started, for the card.")
@@ -111,6 +113,12 @@ class TrainOptions:
         if judged and self.recipe.batch_size == 1 and self.recipe.crop_size <= 16:
             wrong.append("batch_size must be at least 2 for crops of 16 pixels: normalisation needs two values")
         wrong += self._teacher_contradictions()
+        least = LPIPS_MIN_SIZES.get(self.lpips, 1)
+        if self.recipe.generator == "recurrent" and self.recipe.crop_size < least:  # whole clips are measured
+            wrong.append(
+                f"LPIPS on {LPIPS_NAMES[self.lpips]} needs {least} pixels each way, but crop_size is "
+                f"{self.recipe.crop_size}"
+            )
         if self.cache == "gpu" and self.recipe.degradation == "video":
             wrong.append("the video degradation works on pictures in main memory: leave out cache gpu")
         if self.cache == "gpu" and self.recipe.frames > 1:

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from vsr.imaging.metrics import psnr_y, ssim_y
 from vsr.imaging.motion import estimate_motion
 from vsr.imaging.warping import enlarge_flow, warp
+from vsr.networks import LPIPS_MIN_SIZES, LpipsChoice
 from vsr.networks.recurrent import RecurrentGenerator, move_state
 from vsr.networks.rewrites import float32_products
 from vsr.training.launch import Fabric, joined
@@ -473,16 +474,18 @@ class Quality:
         psnr_y: in dB; greater is better.
         ssim_y: at most 1; greater is better.
         lpips: 0 for equal pictures; smaller is better. None if it is not measured.
+        lpips_backbone: the name of its backbone; None if it is not measured.
     """
 
     psnr_y: float
     ssim_y: float
     lpips: float | None
+    lpips_backbone: str | None = None
 
 
-def least_size(scale: int) -> int:
+def least_size(scale: int, lpips: LpipsChoice = "squeeze") -> int:
     """Return the least edge of a picture that can be measured: SSIM's window inside the border, and LPIPS."""
-    return -(-max(17, 11 + 2 * scale) // scale) * scale
+    return -(-max(LPIPS_MIN_SIZES.get(lpips, 1), 11 + 2 * scale) // scale) * scale
 
 
 def middle(picture: Tensor, scale: int) -> Tensor:
@@ -511,19 +514,27 @@ def measure(
     """
     was_training = generator.training
     generator.eval()
-    values: list[tuple[float, float, float]] = []
+    values: list[Quality] = []
     upscaled = []
     for pair in held_out:
-        sr, hr = _upscale(generator, pair, device), pair.hr[None].to(device).float() / 255
-        sr = sr.mul(255).round().clamp(0, 255) / 255
-        distance = float("nan") if lpips is None else float(lpips(sr, hr))
-        values.append((float(psnr_y(sr, hr, border=scale)), float(ssim_y(sr, hr, border=scale)), distance))
-        upscaled.append(sr[0].mul(255).round().byte().cpu())
+        sr = _upscale(generator, pair, device).mul(255).round().clamp(0, 255)[0].byte().cpu()
+        values.append(compare(sr, pair.hr, lpips, scale=scale, device=device))
+        upscaled.append(sr)
     generator.train(was_training)
     if not values:
         return None, []
-    psnr, ssim, distance = (sum(column) / len(values) for column in zip(*values, strict=True))
-    return Quality(psnr, ssim, None if lpips is None else distance), upscaled
+    psnr, ssim = (sum(getattr(each, name) for each in values) / len(values) for name in ("psnr_y", "ssim_y"))
+    distances = [each.lpips for each in values if each.lpips is not None]
+    return Quality(psnr, ssim, sum(distances) / len(distances) if distances else None), upscaled
+
+
+@float32_products(tf32=False)
+@torch.inference_mode()
+def compare(sr: Tensor, hr: Tensor, lpips: nn.Module | None, *, scale: int, device: torch.device) -> Quality:
+    """Compare one picture with HR, both (3, H, W) uint8 RGB; see ``measure``."""
+    x, y = (picture[None].to(device).float() / 255 for picture in (sr, hr))
+    distance = None if lpips is None else float(lpips(x, y))
+    return Quality(float(psnr_y(x, y, border=scale)), float(ssim_y(x, y, border=scale)), distance)
 
 
 def _upscale(generator: nn.Module, pair: HeldOut, device: torch.device) -> Tensor:

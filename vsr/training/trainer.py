@@ -12,10 +12,10 @@ import logging
 import math
 import time
 from collections import abc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import CheckpointError, TrainingError, UsageError, WeightsError, is_out_of_memory
+from vsr.networks import LPIPS_NAMES
 from vsr.networks.generator import Generator
 from vsr.networks.lpips import load_lpips
 from vsr.networks.recurrent import RecurrentGenerator
@@ -48,8 +49,27 @@ from vsr.training.losses import SCHEDULES
 from vsr.training.options import TrainOptions
 from vsr.training.pictures import PictureSet
 from vsr.training.recipes import STAGES, StageName
-from vsr.training.report import RunDetails, hardware, weights_metadata, write_card, write_samples
-from vsr.training.step import ClipBatch, HeldOut, Quality, TrainState, measure, update, update_clips, upscale_clips
+from vsr.training.report import (
+    RunDetails,
+    Sample,
+    enlarged,
+    hardware,
+    sample_strip,
+    weights_metadata,
+    write_card,
+    write_samples,
+)
+from vsr.training.step import (
+    ClipBatch,
+    HeldOut,
+    Quality,
+    TrainState,
+    compare,
+    measure,
+    update,
+    update_clips,
+    upscale_clips,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -261,8 +281,10 @@ def _agreed(state: TrainState, should_stop: Callable[[], bool]) -> bool:
 
 
 def _load_lpips(options: TrainOptions, device: torch.device) -> nn.Module | None:
+    if options.lpips == "none":
+        return None
     try:
-        return load_lpips(options.lpips_weights).to(device)
+        return load_lpips(options.lpips_weights, options.lpips).to(device)
     except WeightsError as exc:
         if options.lpips_weights is not None:
             raise
@@ -416,24 +438,41 @@ class TrainMonitor:
 
     def _measure(self, network: nn.Module, row: dict[str, float | str | None]) -> None:
         state, options = self._state, self._options
-        state.quality, sr = measure(
+        quality, sr = measure(
             network, self._held_out, self._lpips, scale=state.recipe.scale, device=state.fabric.device
         )
-        if state.quality is None:
+        if quality is None:
             return
-        row.update(asdict(state.quality))
-        shown = self._held_out[:SHOWN]
-        write_samples(
-            options.output / SAMPLES / f"step-{state.step:07}.png",
-            [pair.lr for pair in shown],
-            sr[: len(shown)],
-            [pair.hr for pair in shown],
-            step=state.step,
-        )
+        if quality.lpips is not None:
+            quality = replace(quality, lpips_backbone=LPIPS_NAMES[options.lpips])
+        state.quality = quality
+        row.update(asdict(quality))
+        figures = "PSNR-Y in dB" + (f" / LPIPS ({quality.lpips_backbone})" if quality.lpips_backbone else "")
+        strip = sample_strip(self._samples(sr), step=state.step, figures=figures)
+        write_samples(options.output / SAMPLES / f"step-{state.step:07}.png", strip)
+        self._log.show(strip, state.step)
         score = self._score()
         if score is not None and score > state.best.get(state.stage, -math.inf):
             state.best[state.stage] = score
             save_network(options.output / f"best-{state.stage}.safetensors", network, self._weights_metadata())
+
+    def _samples(self, sr: Sequence[Tensor]) -> list[Sample]:
+        """Return the first held-out pictures for the strip, with the figures of bicubic and of SR."""
+        return [
+            Sample(
+                lr=pair.lr,
+                sr=upscaled,
+                hr=pair.hr,
+                of_bicubic=self._figures(enlarged(pair.lr, pair.hr), pair.hr),
+                of_sr=self._figures(upscaled, pair.hr),
+            )
+            for pair, upscaled in zip(self._held_out[:SHOWN], sr, strict=False)
+        ]
+
+    def _figures(self, picture: Tensor, hr: Tensor) -> str:
+        state = self._state
+        found = compare(picture, hr, self._lpips, scale=state.recipe.scale, device=state.fabric.device)
+        return f"{found.psnr_y:.2f}" + ("" if found.lpips is None else f" / {found.lpips:.4f}")
 
     def _score(self) -> float | None:
         """Return the score that the best weights of a stage are chosen by; greater is better."""
