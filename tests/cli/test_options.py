@@ -238,6 +238,7 @@ RECIPE: dict[str, tuple[list[str], Any]] = {
     "gradient_clip": (["1"], 1.0),
     "ema_decay": (["0.9"], 0.9),
     "batch_size": (["8"], 8),
+    "accumulate": (["3"], 3),
     "crop_size": (["48"], 48),
     "crop": (["centre"], "centre"),
     "crops_per_picture": (["4"], 4),

@@ -289,10 +289,11 @@ def _generator(recipe: Recipe) -> str:
 
 def _crops(recipe: Recipe) -> str:
     edge = f"{recipe.crop_size}x{recipe.crop_size}"
+    count = f"{recipe.accumulate} x {recipe.batch_size}" if recipe.accumulate > 1 else f"{recipe.batch_size}"
     if recipe.generator != "recurrent":
-        return f"{recipe.batch_size} of {edge}"
+        return f"{count} of {edge}"
     longer = f", at the end of a stage {recipe.long_frames}" if recipe.long_frames else ""
-    return f"{recipe.batch_size} clips of {edge}, {recipe.frames} frames each{longer}"
+    return f"{count} clips of {edge}, {recipe.frames} frames each{longer}"
 
 
 def _stages_so_far(state: TrainState) -> list[StageName]:

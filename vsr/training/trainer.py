@@ -66,6 +66,7 @@ from vsr.training.step import (
     TrainState,
     compare,
     measure,
+    split,
     update,
     update_clips,
     upscale_clips,
@@ -398,7 +399,7 @@ class TrainMonitor:
         for name, value in self._losses.items():
             if not math.isfinite(value):
                 self._give_up(f"the loss {name} became {value}")
-        crops = (state.step - self._row_step) * state.recipe.batch_size
+        crops = (state.step - self._row_step) * state.recipe.crops_per_update
         row: dict[str, float | str | None] = {
             "step": state.step,
             "stage": state.stage,
@@ -509,14 +510,14 @@ def centred(state: TrainState, batches: Batches | ClipBatches) -> nn.Module:
         state: the state of the run.
         batches: the batches of the run; the crops are the same for any number of processes.
     """
-    network = deepcopy(state.ema.module).eval()
+    network, count = deepcopy(state.ema.module).eval(), state.recipe.accumulate
     whole = batches.whole()
     if isinstance(whole, ClipBatches):
-        with closing(whole.stream(range(-(-CLIPS // state.recipe.batch_size)))) as clips:
-            centre_recurrent(cast(RecurrentGenerator, network), clips)
+        with closing(whole.stream(range(-(-CLIPS // state.recipe.crops_per_update)))) as clips:
+            centre_recurrent(cast(RecurrentGenerator, network), (part for each in clips for part in each.split(count)))
     else:
-        with closing(whole.stream(range(-(-CROPS // state.recipe.batch_size)))) as pairs:
-            centre(cast(Generator, network), pairs)
+        with closing(whole.stream(range(-(-CROPS // state.recipe.crops_per_update)))) as pairs:
+            centre(cast(Generator, network), (part for pair in pairs for part in split(*pair, count)))
     return network
 
 
