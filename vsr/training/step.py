@@ -115,7 +115,8 @@ def update(state: TrainState, lr: Tensor, hr: Tensor, learning_rate: float) -> d
     def terms(sr: list[Tensor], part: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         return _terms_of_crops(state, sr[0], part[1])
 
-    return _update(state, split(lr, hr, state.recipe.accumulate), learning_rate, forward, terms)
+    state.set_learning_rate(learning_rate)
+    return _update(state, split(lr, hr, state.recipe.accumulate), forward, terms)
 
 
 def split(lr: Tensor, hr: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
@@ -163,7 +164,8 @@ def update_clips(state: TrainState, clips: ClipBatch, learning_rate: float) -> d
     def terms(sr: list[Tensor], part: ClipBatch) -> dict[str, Tensor]:
         return _generator_terms(state, sr, list(part.hr.unbind(1)), part)
 
-    return _update(state, clips.split(recipe.accumulate), learning_rate, forward, terms)
+    state.set_learning_rate(learning_rate)
+    return _update(state, clips.split(recipe.accumulate), forward, terms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +190,6 @@ Part = TypeVar("Part")
 def _update(
     state: TrainState,
     parts: Sequence[Part],
-    learning_rate: float,
     forward: Callable[[Part], _Forward],
     terms: Callable[[list[Tensor], Part], dict[str, Tensor]],
 ) -> dict[str, Tensor]:
@@ -197,7 +198,6 @@ def _update(
     A single batch goes through the generator once, for both steps. Of several the graphs would not fit into memory at
     once, so that each goes through it again for the generator's step.
     """
-    state.set_learning_rate(learning_rate)
     trains_generator, single = state.stage != "discriminator", len(parts) == 1
     state.generator.network.train(trains_generator)
     made: list[_Forward] = []
@@ -218,8 +218,8 @@ def _update(
             assert weighted.keys() <= set(LOSSES)
             loss = torch.stack(list(weighted.values())).sum()
             norms = _gradient_norms(weighted, found.sr) if state.measures_gradients and number == 0 else {}
-            terms_ = {name: term.detach() for name, term in weighted.items()}
-            return loss, {"generator_loss": loss.detach(), **terms_, **norms}
+            detached = {name: term.detach() for name, term in weighted.items()}
+            return loss, {"generator_loss": loss.detach(), **detached, **norms}
 
         reported |= _take_step(state, state.generator, len(parts), loss_of)
         state.ema.update_parameters(state.generator.plain)

@@ -44,11 +44,21 @@ from vsr.training.checkpoint import (
 )
 from vsr.training.clips import Clips
 from vsr.training.launch import Fabric, launch
-from vsr.training.log import LOG, Averages, Log, Statistics, find_tensorboard, plot_losses, read_log, summarise
+from vsr.training.log import (
+    GRADIENTS,
+    LOG,
+    Averages,
+    Log,
+    Statistics,
+    find_tensorboard,
+    plot_losses,
+    read_log,
+    summarise,
+)
 from vsr.training.losses import SCHEDULES
 from vsr.training.options import TrainOptions
 from vsr.training.pictures import PictureSet
-from vsr.training.recipes import STAGES, StageName
+from vsr.training.recipes import LOSSES, STAGES, Stage, StageName
 from vsr.training.report import (
     RunDetails,
     Sample,
@@ -170,7 +180,7 @@ def _fit(
         for name in stages:
             if name != state.stage:
                 begin_stage(state, name, options)
-            stopped = _run_stage(state, batches, lengths[name], monitor, should_stop)
+            stopped = _run_stage(state, batches, lengths[name], monitor, should_stop, options.log_every)
             if stopped:
                 break
     finally:
@@ -240,12 +250,14 @@ def _run_stage(
     length: int,
     monitor: TrainMonitor | None,
     should_stop: Callable[[], bool],
+    log_every: int,
 ) -> bool:
     """Run the remaining updates of a stage; returns whether the run was stopped."""
     schedule, milestones = SCHEDULES[state.weights.schedule], state.weights.milestones
     with closing(_stage_batches(state, batches, length)) as stream:
         for batch in stream:
             learning_rate = state.weights.learning_rate * schedule(state.stage_step, length, milestones)
+            state.measures_gradients = state.stage == "adversarial" and (state.step + 1) % log_every == 0
             if isinstance(batch, ClipBatch):
                 terms = update_clips(state, batch, learning_rate)
             else:
@@ -291,6 +303,58 @@ def _load_lpips(options: TrainOptions, device: torch.device) -> nn.Module | None
             raise
         logger.warning("LPIPS is not measured, and no best weights of the adversarial stage are kept: %s", exc)
         return None
+
+
+IMBALANCE = 1000.0
+"""Ratio of the gradients of the adversarial and the other terms above which the smaller has no part in the training."""
+
+SETTLED = 100
+"""Updates of the adversarial stage before this ratio counts: a new discriminator has hardly any gradient."""
+
+IN_A_ROW = 3
+"""Measurements that must agree, as the ratio varies from batch to batch."""
+
+
+class GradientBalance:
+    """Warn once if the adversarial term and the others differ so much that one of them has no effect."""
+
+    def __init__(self) -> None:
+        self._above: list[bool] = []
+        """Whether the adversarial term was the greater one, at the last measurements that were out of balance."""
+        self._warned = False
+
+    def add(self, content: float, adversarial: float, stage_step: int, weights: Stage) -> None:
+        """Add a measurement.
+
+        Args:
+            content: norm of the gradient at SR of all terms but the adversarial one.
+            adversarial: that of the adversarial term.
+            stage_step: number of updates done in the adversarial stage.
+            weights: the weights of the terms.
+        """
+        greater, smaller = max(content, adversarial), min(content, adversarial)
+        above = adversarial > content
+        if stage_step < SETTLED or greater <= IMBALANCE * smaller or above not in (self._above or [above]):
+            self._above = []
+            return
+        self._above.append(above)
+        if len(self._above) < IN_A_ROW or self._warned:
+            return
+        self._warned = True
+        others = [name for name in LOSSES if name != "adversarial" and getattr(weights, name)]
+        named = " or ".join(f"--adversarial-{name.replace('_', '-')} ({getattr(weights, name):g})" for name in others)
+        adversarial_weight = f"--adversarial-adversarial ({weights.adversarial:g})"
+        down, up = (adversarial_weight, named) if above else (named, adversarial_weight)
+        logger.warning(
+            "the gradient of the adversarial term at the generator's output is %.2g, that of %s %.2g: a ratio of %s "
+            "at update %d of the stage. The smaller one has no effect: %s.",
+            adversarial,
+            " and ".join(others).replace("_", " "),
+            content,
+            f"{greater / smaller:.0f}" if smaller else "infinity",
+            stage_step,
+            f"raise {up}, or lower {down}",
+        )
 
 
 SHOWN = 4
@@ -347,8 +411,9 @@ class TrainMonitor:
         self._held_out, self._lpips, self._lengths, self._steps = held_out, lpips, lengths, steps
         self._report = report
         self._log = Log(options.output, step=state.step, tensorboard=options.tensorboard)
-        self._averages = Averages()
+        self._averages, self._balance = Averages(), GradientBalance()
         self._losses: dict[str, float] = {}
+        self._gradients: dict[str, float] = {}
         self._started, self._row_at, self._row_step = time.monotonic(), time.monotonic(), state.step
 
     def close(self) -> None:
@@ -369,7 +434,8 @@ class TrainMonitor:
         """
         state, options = self._state, self._options
         last = state.stage_step == self._lengths[state.stage]
-        self._averages.add(terms)
+        self._averages.add({name: term for name, term in terms.items() if name not in GRADIENTS})
+        self._add_gradients({name: float(term) for name, term in terms.items() if name in GRADIENTS})
 
         def due(every: int) -> bool:
             return last or state.step % every == 0
@@ -393,6 +459,13 @@ class TrainMonitor:
             self._row_at = time.monotonic()  # so that this time does not count as time of updates
         self._report(TrainProgress(state.stage, state.step, self._steps, self._losses, state.quality))
 
+    def _add_gradients(self, measured: dict[str, float]) -> None:
+        if not measured or not all(map(math.isfinite, measured.values())):  # half precision may overflow
+            return
+        self._gradients = measured
+        content, adversarial = (measured[name] for name in GRADIENTS)
+        self._balance.add(content, adversarial, self._state.stage_step, self._state.weights)
+
     def _row(self, learning_rate: float) -> dict[str, float | str | None]:
         state, now = self._state, time.monotonic()
         self._losses = self._averages.mean()
@@ -408,7 +481,9 @@ class TrainMonitor:
             "crops_per_second": crops / max(now - self._row_at, 1e-9),
             "learning_rate": learning_rate,
             **self._losses,
+            **self._gradients,
         }
+        self._gradients = {}
         self._row_at, self._row_step = now, state.step
         return row
 
