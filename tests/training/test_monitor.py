@@ -162,6 +162,7 @@ def test_the_files_of_a_run(options: TrainOptions, monkeypatch: pytest.MonkeyPat
         "best-pretrain.safetensors",
         "card.md",
         "checkpoint.pt",
+        "config.toml",
         "generator.safetensors",
         "log.csv",
         "losses.png",

@@ -224,7 +224,7 @@ def test_a_stop_writes_everything(options: TrainOptions) -> None:
     summary = train(options, should_stop=lambda: True)
     assert (summary.stopped, summary.steps, summary.stage) == (True, 1, "pretrain")
     assert sorted(path.name for path in options.output.iterdir()) == [
-        *("card.md", "checkpoint.pt", "generator.safetensors", "log.csv", "samples"),
+        *("card.md", "checkpoint.pt", "config.toml", "generator.safetensors", "log.csv", "samples"),
     ]
     assert read_log(options.output / "log.csv")["step"].tolist() == [1]
     assert summary.losses["pretrain"]["mse"].mean > 0

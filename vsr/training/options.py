@@ -31,8 +31,8 @@ class TrainOptions:
         repeated=True,
     ))  # fmt: skip
     output: Path = field(metadata=described(
-        "Folder of the run.", note="It holds checkpoint, weights, card, log, figure and samples.", name="-o, --output",
-        metavar="RUN",
+        "Folder of the run.", note="It holds checkpoint, weights, card, options, log, figure and samples.",
+        name="-o, --output", metavar="RUN",
     ))  # fmt: skip
     recipe: Recipe = option(RECIPES["srgan"], "Networks, losses, stages and data.")
     stage: Literal[StageName, "all"] = option("all", "Stage of the recipe to run.")
@@ -74,7 +74,9 @@ class TrainOptions:
         1000, "Updates between checkpoints; the last update of a stage always writes one.", at_least=1
     )
     log_every: int = option(50, "Updates between lines of the log.", at_least=1)
-    tensorboard: bool = option(False, "Also write the log for TensorBoard.")
+    tensorboard: bool = option(
+        False, "Also write the log and the samples for TensorBoard.", name="--tensorboard/--no-tensorboard"
+    )
 
     device: DeviceName = option("auto", "auto, cpu, cuda, cuda:1, mps, or any device of torch.")
     devices: int = option(
@@ -91,12 +93,20 @@ class TrainOptions:
         "Arithmetic of the networks; weights, losses and optimisers stay in float32. auto: bf16 on GPUs that have it, "
         "else fp32. tf32: float32 whose products CUDA rounds, on Ampere and newer.",
     )
-    compile: bool = option(False, "Compile the networks with torch.compile; worthwhile in long runs on a GPU.")
+    compile: bool = option(
+        False, "Compile the networks with torch.compile; worthwhile in long runs on a GPU.",
+        name="--compile/--no-compile",
+    )  # fmt: skip
     cache: Literal["auto", "ram", "gpu", "none"] = option(
         "auto", "Where decoded pictures are kept. auto: on the GPU if they fit, else as many as fit in main memory."
     )
     workers: int = option(2, "Threads of each process that prepare crops.", at_least=1)
-    resume: bool = option(False, "Continue the run in output.")
+    time_limit: float | None = option(
+        None, "Write a checkpoint and end after this time: 8h, 90m, 1h30m, 3600s or 1:30:00. For this call only.",
+        note="In seconds; the update that is going on, and the checkpoint, come on top.", metavar="T", above=0,
+        subject="the time limit",
+    )  # fmt: skip
+    resume: bool = option(False, "Continue the run in output, with its options; those that are given must agree.")
     overwrite: bool = option(False, "Replace an existing run in output.")
 
     def __post_init__(self) -> None:

@@ -30,7 +30,6 @@ from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.weights import save_discriminator, save_network
 from vsr.training.batches import Batches, ClipBatches, load_clips, load_pictures, longest, updates_of
 from vsr.training.checkpoint import (
-    CHECKPOINT,
     DISCRIMINATOR,
     FIGURE,
     SAMPLES,
@@ -41,8 +40,10 @@ from vsr.training.checkpoint import (
     restore_checkpoint,
     run_folder,
     save_checkpoint,
+    settings_of,
 )
 from vsr.training.clips import Clips
+from vsr.training.config import CHECKPOINT, CONFIG, write_config
 from vsr.training.launch import Fabric, launch
 from vsr.training.log import (
     GRADIENTS,
@@ -98,7 +99,7 @@ class TrainSummary:
         steps: number of updates done in all stages.
         quality: the quality on the held-out pictures; None if there are none.
         losses: stage -> term -> statistics over the log.
-        stopped: whether ``should_stop`` ended the run before its last update.
+        stopped: whether ``should_stop`` or the time limit ended the run before its last update.
         rank: rank of the process; only rank 0 has statistics.
     """
 
@@ -119,7 +120,8 @@ def train(
 ) -> TrainSummary:
     """Train a generator, and a discriminator against it, by a recipe.
 
-    Writes into ``options.output``: ``checkpoint.pt``; the generator's moving average, centred, in the format of
+    Writes into ``options.output``: ``checkpoint.pt``; ``config.toml``, the options; the generator's moving average,
+    centred, in the format of
     ``models/``: ``generator.safetensors`` (the last), ``pretrain.safetensors`` (the last of that stage) and
     ``best-STAGE.safetensors``; ``discriminator.safetensors``; ``card.md``; ``log.csv`` and its figure ``losses.png``;
     ``samples/``.
@@ -127,7 +129,7 @@ def train(
     Args:
         options: the options of the run.
         progress: called after each update.
-        should_stop: called after each update; True writes a checkpoint and ends the run.
+        should_stop: called after each update; True writes a checkpoint and ends the run, as the time limit does.
 
     Raises:
         TrainingDataError: there are no usable pictures.
@@ -136,7 +138,12 @@ def train(
         TrainingError: a loss is no longer finite, memory is exhausted, or a process died.
         OutputError: the output cannot be written, or another process is training into it.
     """
-    return launch(fit, options, progress or (lambda at: None), should_stop or (lambda: False))
+    ends = math.inf if options.time_limit is None else time.monotonic() + options.time_limit
+
+    def stops() -> bool:
+        return time.monotonic() >= ends or (should_stop is not None and should_stop())
+
+    return launch(fit, options, progress or (lambda at: None), stops)
 
 
 def fit(
@@ -229,6 +236,7 @@ def _start_or_restore(
             )
         if state.fabric.is_global_zero:
             remove_old_run(options.output)
+            write_config(options.output / CONFIG, options)
         begin_stage(state, stages[0], options)
         return stages
     length = restore_checkpoint(state, options, fingerprint=fingerprint)
@@ -241,6 +249,8 @@ def _start_or_restore(
             f"{options.output} is at update {state.stage_step} of {length} of the stage {state.stage}: "
             f"finish it first (--stage {state.stage} --resume)."
         )
+    if state.fabric.is_global_zero:
+        write_config(options.output / CONFIG, options)
     return remaining
 
 
@@ -409,7 +419,7 @@ class TrainMonitor:
     ) -> None:
         self._state, self._batches, self._options, self._details = state, batches, options, details
         self._held_out, self._lpips, self._lengths, self._steps = held_out, lpips, lengths, steps
-        self._report = report
+        self._report, self._settings = report, settings_of(options)
         self._log = Log(options.output, step=state.step, tensorboard=options.tensorboard)
         self._averages, self._balance = Averages(), GradientBalance()
         self._losses: dict[str, float] = {}
@@ -560,7 +570,13 @@ class TrainMonitor:
 
     def _save(self, network: nn.Module, last: bool) -> None:
         state, output = self._state, self._options.output
-        save_checkpoint(state, output, fingerprint=self._details.fingerprint, lengths=self._lengths)
+        save_checkpoint(
+            state,
+            output,
+            fingerprint=self._details.fingerprint,
+            lengths=self._lengths,
+            settings=self._settings,
+        )
         save_network(output / WEIGHTS, network, self._weights_metadata())
         if last and state.stage == "pretrain":
             save_network(output / "pretrain.safetensors", network, self._weights_metadata())
