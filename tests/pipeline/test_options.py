@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vsr.errors import UsageError
+from vsr.media.formats import CODECS
 from vsr.networks.weights import DEFAULT_MODEL, model_covering
 from vsr.pipeline.options import UpscaleOptions
 
@@ -64,9 +65,9 @@ def test_all_errors_are_reported_at_once() -> None:
 
 
 def test_encoder_options_hold_only_what_was_chosen() -> None:
-    assert UpscaleOptions().encoder_options("preset") == {}
+    assert UpscaleOptions().encoder_options(CODECS["h264"]) == {}
     chosen = UpscaleOptions(crf=0, preset="4", encoder={"lag-in-frames": "0", "crf": "7"})
-    assert chosen.encoder_options("cpu-used") == {"crf": "7", "cpu-used": "4", "lag-in-frames": "0"}
+    assert chosen.encoder_options(CODECS["vp9"]) == {"crf": "7", "cpu-used": "4", "lag-in-frames": "0"}
 
 
 def test_the_default_model_is_the_shipped_one() -> None:

@@ -25,6 +25,7 @@ from vsr.media.ffmpeg import DiskError, audio_encoders, has_option, run
 from vsr.media.formats import TEXT_SUBTITLES, Container, Timing, decoding_times, holds
 from vsr.media.libav import fraction_of, readable
 from vsr.media.probe import open_clip, packets_of
+from vsr.media.provenance import Provenance, key_for
 from vsr.media.writer import VideoFormat, clear_between_frames, muxer_options
 
 logger = logging.getLogger(__name__)
@@ -197,6 +198,7 @@ def assemble(
     cut: Cut = WHOLE,
     last: Timing | None = None,
     sample_seconds: float | None = None,
+    made: Provenance | None = None,
 ) -> None:
     """Join the encoded video with the planned streams of the source, its metadata and chapters.
 
@@ -213,6 +215,7 @@ def assemble(
         last: times of the packet of the new video that is shown last, whose duration its file does not keep where
             packets are reordered. None uses the duration in the file.
         sample_seconds: seconds of the source to read from its beginning; None reads all.
+        made: how the new video was made, for the metadata.
 
     Raises:
         DiskError: the disk is full or read-only.
@@ -229,6 +232,8 @@ def assemble(
     }
     if container.muxer in ("mp4", "mov"):
         options |= _mp4_options(clip, streams, container)
+    if made is not None and (key := key_for(clip, container, free="movflags" in options)):
+        options[f"metadata:g:{len(BRANDS)}"] = f"{key}={made}"
     if last is not None and last.duration and container.muxer != "gif":
         options["bsf:0"] = f"setts=pts=PTS:dts=DTS:duration='if(eq(PTS,{last.pts}),{last.duration},DURATION)'"
     if container.one_rate and clip.video.average_rate:

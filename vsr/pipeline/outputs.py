@@ -43,6 +43,7 @@ from vsr.media.pictures import (
     single_name_error,
     written_pictures,
 )
+from vsr.media.provenance import Provenance
 from vsr.media.reader import Frame, decoded_format
 from vsr.media.writer import Encoder, VideoFormat, check_encoder, codec_named, encoded_suffix, format_of
 from vsr.pipeline.options import UpscaleOptions
@@ -90,6 +91,8 @@ class Output(Protocol):
     """What becomes of the source's other streams."""
     program: str
     """Version and path of the ffmpeg program that assembles the output; empty if none is used."""
+    made: Provenance | None
+    """How the output is made, for its metadata."""
 
     def check(self) -> None:
         """Check that the output does not exist yet, unless it may be overwritten.
@@ -139,6 +142,7 @@ class ClipOutput:
     """
 
     def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
+        self.made: Provenance | None = None
         self.program = str(ffmpeg_program())  # needed at the end, so check for it at the beginning
         self._clip, self._target, self._container = clip, target, container_of(target)
         self._options = replace(options, codec=_codec_for(self._container, target, options))
@@ -157,7 +161,8 @@ class ClipOutput:
 
     def check(self) -> None:
         """As ``Output``."""
-        check_target(self._target, overwrite=self._options.overwrite, inputs=(self._clip.path,))
+        inputs = (self._clip.path,)
+        check_target(self._target, overwrite=self._options.overwrite, inputs=inputs, makes_folder=True)
 
     def plan(self, scale: float) -> Conversion:
         """As ``Output``; the encoder is opened as a test."""
@@ -167,7 +172,7 @@ class ClipOutput:
         if self._container.one_rate:
             logger.warning("%s: an AVI has one frame rate; other timestamps move to the next tick.", self._target)
             self._warn_of_late_picture()
-        self._encoder_options = self._options.encoder_options(self._codec.preset_option)
+        self._encoder_options = self._options.encoder_options(self._codec)
         if self._container.one_rate:
             self._encoder_options.setdefault("bf", "0")  # its frames have no timestamps to be reordered by
         check_encoder(self._codec, self._encoder_options, video)
@@ -255,7 +260,10 @@ class ClipOutput:
         last = max((packet for part in parts for packet in part.packets), key=lambda packet: packet.pts)
 
         def attempt(plans: Sequence[StreamPlan]) -> None:
-            assemble(encoded, self._clip, plans, assembled, self._container, encoded=video, cut=cut, last=last)
+            assemble(
+                encoded, self._clip, plans, assembled, self._container,
+                encoded=video, cut=cut, last=last, made=self.made,
+            )  # fmt: skip
 
         lost = list(map(str, self._changed(assemble_what_fits(self.streams, self._container, attempt))))
         num_frames = sum(len(part.packets) for part in parts)
@@ -296,6 +304,7 @@ class PictureOutput:
     def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
         self._clip, self._target, self._options = clip, target, options
         self.program = ""
+        self.made: Provenance | None = None
         part = options.start is not None or options.end is not None
         if not is_pattern(target) and not part and not _has_one_frame(clip):
             raise UsageError(f"{target} is one picture; for all frames name a pattern such as %06d{target.suffix}.")

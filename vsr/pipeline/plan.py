@@ -165,7 +165,7 @@ def plan_video(
         kept: the side data of frames that the output keeps, by libav's names.
 
     Raises:
-        UsageError: the encoder cannot write the size or the pixel format, or the engine does not reach the size.
+        UsageError: the encoder cannot write the size or the pixel format.
         InputError: the source has a pixel format that cannot be read.
     """
     video = clip.video
@@ -176,7 +176,7 @@ def plan_video(
     _warn_of_losses(clip, source_layout, encoded, target_layout, kept)
     requested = plan_geometry(video, options, scale, turns=turns)
     geometry = requested.rounded_up(*_size_multiples(codec, target_layout))
-    _check_size(clip, codec, options, requested, geometry, scale)
+    _check_size(clip, codec, requested, geometry)
     tags, target_colour = _plan_colour(video, geometry.height, source_layout, target_layout)
     native = (round(video.width * scale), round(video.height * scale))
     computed = native[::-1] if geometry.orientation.transposed else native
@@ -219,20 +219,12 @@ def _size_multiples(codec: Codec, layout: PixelLayout) -> tuple[int, int]:
     return max(1 << layout.subsampling_x, least), max(1 << layout.subsampling_y, least)
 
 
-def _check_size(
-    clip: ClipInfo, codec: Codec, options: UpscaleOptions, requested: Geometry, geometry: Geometry, scale: float
-) -> None:
+def _check_size(clip: ClipInfo, codec: Codec, requested: Geometry, geometry: Geometry) -> None:
     size = f"{geometry.width}x{geometry.height}"
     if max(geometry.width, geometry.height) > codec.largest:
         raise UsageError(f"{clip.path} would become {size}; {codec.encoder} writes up to {codec.largest} pixels.")
     if geometry.width < codec.narrowest:
         raise UsageError(f"{clip.path} would become {size}; {codec.encoder} needs {codec.narrowest} columns.")
-    factor = factor_of(clip.video, options)
-    if factor is not None and factor > scale * (1 + 1e-9):
-        raise UsageError(
-            f"{clip.path} would have to grow {factor:g} times; {options.model} reaches {scale:g}. "
-            "Choose a smaller size, or another model."
-        )
     if size != f"{requested.width}x{requested.height}":
         logger.warning(
             "%s: %dx%d becomes %s, the next size that %s can hold.",
