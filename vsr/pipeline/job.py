@@ -18,7 +18,7 @@ import av
 import torch
 
 from vsr import __version__
-from vsr.errors import InputError, OutputError, UsageError, VsrError
+from vsr.errors import InputError, OutputError, UsageError, VsrError, setting
 from vsr.files import check_target
 from vsr.imaging.pictures import is_animated, still_kind
 from vsr.inference import RuntimeName
@@ -410,7 +410,7 @@ def _is_steadied(clip: ClipInfo, model: str, engine: Engine, options: UpscaleOpt
     if options.steady == "auto":
         return not engine.in_order and is_adversarial(model, options.detail)
     if options.steady == "yes" and not engine.has_weights:
-        raise UsageError(f"model {model!r} adds no detail that could flicker: leave out --steady.")
+        raise UsageError(f"model {model!r} adds no detail that could flicker: leave out {setting('steady')}.")
     return options.steady == "yes"
 
 
