@@ -68,6 +68,12 @@ def test_errors_that_do_not_mean_that_memory_ran_out(error: BaseException) -> No
     assert not is_out_of_memory(error)
 
 
+def test_a_callers_mistake_is_a_value_error_too() -> None:
+    with pytest.raises(ValueError, match="the detail must lie in"):
+        vsr.UpscaleOptions(detail=3)
+    assert not issubclass(InputError, ValueError)
+
+
 def fail_in_libav() -> None:
     av.error.err_check(-errno.ENOMEM)
 

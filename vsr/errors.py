@@ -3,7 +3,8 @@
 ::
 
     VsrError                     exit code 1
-    ├── UsageError               exit code 2: the options contradict each other or name something that does not exist
+    ├── UsageError               exit code 2: the options contradict each other or name something that does not exist;
+    │   │                        also a ValueError
     │   ├── UnknownModelError    no shipped model and no file has that name
     │   └── UnsupportedError     this machine or this model does not support an engine or a precision
     ├── InputError               an input file is missing, unreadable, or contains no video
@@ -33,8 +34,8 @@ class VsrError(Exception):
     exit_code = 1
 
 
-class UsageError(VsrError):
-    """The request contradicts itself or names something that does not exist."""
+class UsageError(VsrError, ValueError):
+    """The request contradicts itself or names something that does not exist; to Python a ``ValueError`` too."""
 
     exit_code = 2
 

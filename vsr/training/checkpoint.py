@@ -350,6 +350,8 @@ def restore_checkpoint(state: TrainState, options: TrainOptions, *, fingerprint:
         state.step, state.stage_step, state.best = saved["step"], saved["stage_step"], saved["best"]
         state.quality = None if saved["quality"] is None else Quality(**saved["quality"])
         length: int = saved["lengths"][state.stage]
+    except UsageError:  # a ValueError too
+        raise
     except (AttributeError, LookupError, ArithmeticError, RuntimeError, TypeError, ValueError) as exc:
         reason = str(exc) if isinstance(exc, _Damage) else "its parts do not match"
         raise CheckpointError(
