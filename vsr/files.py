@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from vsr.errors import OutputError, is_out_of_memory
+from vsr.errors import OutputError, is_out_of_memory, setting
 
 LONGEST_NAME = 255
 """Bytes in a file name, on all common filesystems."""
@@ -47,7 +47,7 @@ def check_target(
             if any(source.exists() and target.samefile(source) for source in inputs):
                 raise OutputError(f"{target} is one of the inputs; give the output another name.")
             if not overwrite:
-                raise OutputError(f"{target} exists already; --overwrite replaces it.")
+                raise OutputError(f"{target} exists already; {setting('overwrite', True)} replaces it.")
         elif not target.parent.is_dir() and not makes_folder:
             raise OutputError(f"the folder {target.parent} does not exist; create it first.")
         else:

@@ -85,7 +85,7 @@ def test_two_inputs_of_one_name_are_refused(clips: Path) -> None:
 
 def test_inputs_without_videos_and_pictures_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no videos and no pictures; --recursive includes subfolders"):
+    with pytest.raises(InputError, match="holds no videos and no pictures; recursive=True includes subfolders"):
         pair_inputs([tmp_path / "empty"], Path("out"))
     with pytest.raises(InputError, match="holds no videos and no pictures.$"):
         pair_inputs([tmp_path / "empty"], Path("out"), recursive=True)

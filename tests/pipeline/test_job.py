@@ -153,7 +153,7 @@ def test_progress_reports_every_batch(make_clip: MakeClip, tmp_path: Path) -> No
 def test_overwrite_replaces_the_output(make_clip: MakeClip, tmp_path: Path) -> None:
     clip, target = make_clip(), tmp_path / "out.mp4"
     target.write_bytes(b"precious")
-    with pytest.raises(OutputError, match=r"out.mp4 exists already; --overwrite replaces it"):
+    with pytest.raises(OutputError, match=r"out.mp4 exists already; overwrite=True replaces it"):
         vsr.upscale(clip, target, model="bicubic")
     assert target.read_bytes() == b"precious"
     vsr.upscale(clip, target, model="bicubic", overwrite=True)
@@ -286,7 +286,7 @@ def test_two_jobs_do_not_write_one_output(make_clip: MakeClip, tmp_path: Path) -
 
 def test_a_target_that_appears_during_the_job_is_kept(make_clip: MakeClip, tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
-    with pytest.raises(OutputError, match="exists already; --overwrite replaces it. 8 frames are kept in "):
+    with pytest.raises(OutputError, match="exists already; overwrite=True replaces it. 8 frames are kept in "):
         vsr.upscale(make_clip(), target, model="bicubic", progress=lambda _: target.write_bytes(b"precious"))
     assert target.read_bytes() == b"precious"
     assert vsr.upscale(tmp_path / "clip.mp4", target, model="bicubic", overwrite=True).resumed == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import click
 
@@ -15,6 +16,7 @@ from vsr.cli.models import models
 from vsr.cli.terminal import ErrorReportingGroup
 from vsr.cli.train import train
 from vsr.cli.upscale import resume, upscale
+from vsr.errors import spell_settings
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -42,6 +44,8 @@ def main() -> None:
     """Video super-resolution with SRGAN: upscale clips with every other stream intact, and train the generator."""
     # Idle threads of torch would spin, and keep the cores from the encoder and from other programs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    spell_settings(as_flags=True)
+    click.get_current_context().call_on_close(partial(spell_settings, as_flags=False))
 
 
 main.add_command(upscale)

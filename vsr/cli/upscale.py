@@ -314,6 +314,8 @@ def resume(target: Path, as_json: bool, verbose: int, quiet: bool) -> None:
     job = resumable_job(target)
     try:
         options = UpscaleOptions.from_dict({**job.options, "resume": True})
+    except UsageError:  # a ValueError too
+        raise
     except (TypeError, ValueError, AttributeError) as exc:
         raise UsageError(
             f"the job of {target} is from another version of vsr; repeat the command that started it."

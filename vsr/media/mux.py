@@ -18,7 +18,7 @@ from av.error import FFmpegError as LibavError
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from vsr.errors import FFmpegError, InputError, OutputError, UsageError
+from vsr.errors import FFmpegError, InputError, OutputError, UsageError, setting
 from vsr.imaging.pictures import repeats
 from vsr.media.clip import UNSPECIFIED, WHOLE, ClipInfo, Cut, StreamInfo
 from vsr.media.ffmpeg import DiskError, audio_encoders, has_option, run
@@ -563,6 +563,10 @@ def join(parts: Sequence[Part], target: Path, video: VideoFormat) -> None:
         raise OutputError(f"cannot join the encoded parts to {target}: {exc.strerror}.") from exc
 
 
+def _again() -> str:
+    return f"run again with {setting('resume', False)}"
+
+
 def _append(
     part: Part, joined: OutputContainer, stream: VideoStream, time_base: Fraction, decoded: Iterator[int]
 ) -> None:
@@ -571,19 +575,19 @@ def _append(
         source = container.streams.video[0]
         if source.codec_context.extradata != stream.codec_context.extradata:
             raise OutputError(
-                f"{part.path} was encoded differently from the parts before it; run again with --no-resume."
+                f"{part.path} was encoded differently from the parts before it; {_again()}."
             )
         for packet in container.demux(source):
             if not packet.size:
                 continue
             if (timing := next(timings, None)) is None:
-                raise OutputError(f"{part.path} contains more than was written to it; run again with --no-resume.")
+                raise OutputError(f"{part.path} contains more than was written to it; {_again()}.")
             packet.stream = stream
             packet.time_base = time_base
             packet.pts, packet.dts, packet.duration = timing.pts, next(decoded), timing.duration
             joined.mux(packet)
     if next(timings, None) is not None:
-        raise OutputError(f"{part.path} has lost frames; run again with --no-resume.")
+        raise OutputError(f"{part.path} has lost frames; {_again()}.")
 
 
 class Count(NamedTuple):

@@ -24,7 +24,7 @@ from av.stream import Disposition, Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from vsr.errors import InputError, is_out_of_memory
+from vsr.errors import InputError, is_out_of_memory, setting
 from vsr.files import MAX_PIXELS, files_only, has_memory_for
 from vsr.media.clip import CENTRE, UNSPECIFIED, ClipInfo, ColourTags, StreamInfo, VideoInfo
 from vsr.media.formats import LightLevels, MasteringDisplay
@@ -191,7 +191,7 @@ def probe(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
         if video.width * video.height > max_pixels:
             raise InputError(
                 f"{path} has frames of {video.width}x{video.height}, more than {max_pixels} pixels; "
-                "--max-pixels raises the limit."
+                f"{setting('max_pixels')} raises the limit."
             )
         chapters = len(container.chapters())
         others = tuple(_stream_info(other, chapters) for other in container.streams if other.index != video.index)

@@ -21,7 +21,7 @@ from av.error import FFmpegError as LibavError
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
-from vsr.errors import OutputError, UsageError, VsrError, is_out_of_memory
+from vsr.errors import OutputError, UsageError, VsrError, is_out_of_memory, setting
 from vsr.files import has_memory_for
 from vsr.media.clip import ColourTags, frame_of, has_alpha, planes_like
 from vsr.media.ffmpeg import encoder_options
@@ -111,7 +111,7 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
         if codec.hardware:
             raise OutputError(
                 f"the encoder {codec.encoder} cannot be opened for {video.width}x{video.height} {video.pix_fmt} "
-                f"({getattr(exc, 'strerror', None) or exc}): it needs {codec.hardware}. --codec h264 runs on the CPU."
+                f"({getattr(exc, 'strerror', None) or exc}): it needs {codec.hardware}. {setting('codec', 'h264')} runs on the CPU."
             ) from exc
         raise OutputError(
             f"the encoder {codec.encoder} refuses {video.width}x{video.height} {video.pix_fmt} "
@@ -296,7 +296,7 @@ def codec_named(name: str) -> Codec:
     except UnknownCodecError:
         pass
     if codec.hardware:
-        raise UsageError(f"{codec.encoder} needs {codec.hardware}: --codec h264 runs on the CPU.")
+        raise UsageError(f"{codec.encoder} needs {codec.hardware}: {setting('codec', 'h264')} runs on the CPU.")
     available = [key for key, entry in CODECS.items() if entry.encoder in codecs_available]
     raise UsageError(
         f"this build of libav has no video encoder {codec.encoder!r}: use {', '.join(available)}, or an encoder's name."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, VsrError
+from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, VsrError, setting
 from vsr.imaging.pictures import is_animated
 from vsr.media.formats import CONTAINERS, VIDEO_ENDINGS
 from vsr.media.pictures import (
@@ -204,7 +204,7 @@ def _expand(source: Path, outputs: Path, recursive: bool) -> Iterator[tuple[Path
     if source.is_dir():
         inputs = [path for path in _inputs_in(source, recursive) if outputs not in path.parents or outputs == source]
         if not inputs:
-            deeper = "" if recursive else "; --recursive includes subfolders"
+            deeper = "" if recursive else f"; {setting('recursive', True)} includes subfolders"
             raise InputError(f"the folder {source} holds no videos and no pictures{deeper}.")
         yield from ((path, path.relative_to(source)) for path in inputs)
     elif names_many_files(source):
@@ -294,7 +294,7 @@ def existing_outcome(pair: Pair, options: UpscaleOptions) -> Outcome | None:
     if (job := read_job(pair.target)) is not None and job.is_publishing:
         return None  # an earlier run was interrupted before it could finish the job
     remove_if_empty(pair.target)
-    return Outcome(pair, "there", "exists already; --overwrite replaces it")
+    return Outcome(pair, "there", f"exists already; {setting('overwrite', True)} replaces it")
 
 
 class _FolderCounter:

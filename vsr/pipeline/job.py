@@ -19,7 +19,7 @@ import av
 import torch
 
 from vsr import __version__
-from vsr.errors import InputError, OutputError, UnsupportedError, UsageError, VsrError
+from vsr.errors import InputError, OutputError, UnsupportedError, UsageError, VsrError, setting
 from vsr.files import check_target, folder_made
 from vsr.imaging.pictures import is_animated, still_kind
 from vsr.inference import Precision, RuntimeName
@@ -382,7 +382,8 @@ def plan_clip(
         logger.log(logging.WARNING if options.deinterlace == "no" else logging.INFO, "%s is %s.", clip.path, action)
     spec = _engine_spec(options, factor)
     if options.precision == "fp16" and not options.cluster and choose_device(spec.device).type == "cpu":
-        raise UnsupportedError("the CPU does not compute in fp16: use --precision int8, bf16 or fp32.")
+        others = setting("precision", ("int8", "bf16", "fp32"))
+        raise UnsupportedError(f"the CPU does not compute in fp16: use {others}.")
     load = (executor or InProcess()).load
     engine = load(spec)
     conversion = output.plan(engine.scale)
@@ -455,7 +456,7 @@ def _is_steadied(clip: ClipInfo, model: str, engine: Engine, options: UpscaleOpt
     if options.steady == "auto":
         return not engine.in_order and is_adversarial(model, options.detail)
     if options.steady == "yes" and not engine.has_weights:
-        raise UsageError(f"model {model!r} adds no detail that could flicker: leave out --steady.")
+        raise UsageError(f"model {model!r} adds no detail that could flicker: leave out {setting('steady')}.")
     return options.steady == "yes"
 
 

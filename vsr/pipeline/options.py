@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vsr.errors import UsageError
+from vsr.errors import UsageError, setting
 from vsr.files import MAX_PIXELS
 from vsr.inference import Precision, RuntimeName
 from vsr.media.formats import CODECS, Codec, known_codec
@@ -193,15 +193,16 @@ class UpscaleOptions:
 
     def _wrong_encoding(self) -> list[str]:
         wrong = []
+        own = setting("encoder", flag="-x KEY=VALUE")
         name, codec = self.codec or "h264", known_codec(self.codec or "h264")
         if self.crf is not None:
             if codec is None or codec.crf_range is None:
-                wrong.append(f"{name} has no crf; set its own options with -x KEY=VALUE")
+                wrong.append(f"{name} has no crf; set its own options with {own}")
             elif self.codec is not None and not codec.crf_range[0] <= self.crf <= codec.crf_range[1]:
                 wrong.append(f"the crf of {name} lies in {codec.crf_range[0]}..{codec.crf_range[1]}, got {self.crf}")
         if self.preset is not None:
             if codec is None or not codec.presets:
-                wrong.append(f"{name} has no preset; set its own options with -x KEY=VALUE")
+                wrong.append(f"{name} has no preset; set its own options with {own}")
             elif self.codec is not None and codec.preset_named(self.preset) is None:
                 wrong.append(f"{name} has no preset {self.preset!r}: use {', '.join(codec.presets)}")
         return wrong

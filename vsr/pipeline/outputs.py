@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from vsr.errors import OutputError, UsageError
+from vsr.errors import OutputError, UsageError, setting
 from vsr.files import MAX_SIDE, check_target, digest_of, publish_all, stamp_of
 from vsr.media.clip import WHOLE, ClipInfo, Cut, Plane, has_alpha, layout_of
 from vsr.media.ffmpeg import ffmpeg_program
@@ -319,12 +319,14 @@ class PictureOutput:
         for plan in self.streams:
             logger.warning("%s: %s", clip.path.name, plan)
         if clip.video.sample_aspect_ratio not in (None, 1):
-            logger.warning("%s: pictures keep no pixel aspect; --size makes the pixels square.", clip.path.name)
+            logger.warning(
+                "%s: pictures keep no pixel aspect; %s makes the pixels square.", clip.path.name, setting("size")
+            )
 
     def check(self) -> None:
         """As ``Output``."""
         if not self._options.overwrite and (there := next(iter(existing(self._target)), None)):
-            raise OutputError(f"{there} exists already; --overwrite replaces it.")
+            raise OutputError(f"{there} exists already; {setting('overwrite', True)} replaces it.")
 
     def plan(self, scale: float) -> Conversion:
         """As ``Output``."""
@@ -360,7 +362,7 @@ class PictureOutput:
         there = list(existing(self._target))
         for path in [] if self._options.overwrite else there:
             if path not in own or not _has_digest(path, own[path]):
-                raise OutputError(f"{path} exists now; --overwrite replaces it.")
+                raise OutputError(f"{path} exists now; {setting('overwrite', True)} replaces it.")
         moves = [(path, target) for (path, _), target in zip(pictures, targets, strict=True)]
         remaining = [
             (path, target) for path, target in moves if path.exists()
@@ -439,10 +441,12 @@ def _has_one_frame(clip: ClipInfo) -> bool:
 def _codec_for(container: Container, target: Path, options: UpscaleOptions) -> str:
     if container.muxer == "gif":
         if options.codec not in (None, "gif"):
-            raise UsageError(f"a GIF holds no {options.codec}; leave --codec out, or name another output.")
+            codec = setting("codec")
+            raise UsageError(f"a GIF holds no {options.codec}; leave {codec} out, or name another output.")
         return container.codec
     name = options.codec or container.codec
     if not holds(container, format_of(codec_named(name))):
         fitting = [key for key, codec in CODECS.items() if holds(container, format_of(codec))]
-        raise UsageError(f"{target.suffix} cannot hold {name}: take --codec {' or '.join(fitting)}, or another ending.")
+        take = setting("codec", tuple(fitting))
+        raise UsageError(f"{target.suffix} cannot hold {name}: take {take}, or another ending.")
     return name

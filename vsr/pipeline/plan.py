@@ -14,7 +14,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from vsr.errors import OutOfMemoryError, UsageError, memory_explained
+from vsr.errors import OutOfMemoryError, UsageError, memory_explained, setting
 from vsr.imaging.colour import ColourSpec, PixelLayout
 from vsr.inference.device import available_memory, free_memory, free_swap
 from vsr.inference.engine import Engine
@@ -281,8 +281,12 @@ def _warn_of_losses(
             logger.warning("%s: %s cannot be kept.", name, description)
 
 
-LESS_MEMORY = "take a smaller --tile, --batch 1, fewer --jobs or a smaller size"
-"""The advice if memory runs out."""
+
+def less_memory() -> str:
+    """Return the advice if memory runs out."""
+    tile, batch = setting("tile_size", flag="--tile"), setting("batch_size", 1, flag="--batch")
+    return f"take a smaller {tile}, {batch}, fewer {setting('jobs')} or a smaller size"
+
 
 QUEUE_SHARE = 16
 """Frames waiting on one side of the network, in all workers, use at most 1/16 of the free memory."""
@@ -298,7 +302,7 @@ def explains_out_of_memory(work: Work) -> Work:
 
     @wraps(work)
     def explained(source: Path, *args: Any, **kwargs: Any) -> Any:
-        with memory_explained(f"upscaling {source}", LESS_MEMORY):
+        with memory_explained(f"upscaling {source}", less_memory()):
             return work(source, *args, **kwargs)
 
     return cast(Work, explained)
@@ -329,5 +333,5 @@ def check_frame_fits(clip: ClipInfo, engine: Engine, conversion: Conversion, wor
         raise OutOfMemoryError(
             f"{clip.path}: a frame of {conversion.width}x{conversion.height} takes {needed / 1e9:.1f} GB on "
             f"{engine.device}{f' in {workers} workers' if workers > 1 else ''}, and {free / 1e9:.1f} GB are free; "
-            "take a smaller size or fewer --jobs."
+            f"take a smaller size or fewer {setting('jobs')}."
         )
