@@ -21,7 +21,7 @@ from av.error import FFmpegError as LibavError
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
-from vsr.errors import OutputError, UsageError, VsrError, is_out_of_memory
+from vsr.errors import OutputError, UsageError, VsrError, did_you_mean, is_out_of_memory
 from vsr.files import has_memory_for
 from vsr.media.clip import ColourTags, frame_of, has_alpha, planes_like
 from vsr.media.ffmpeg import encoder_options
@@ -103,8 +103,11 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
             f"with {options or 'its defaults'}: {getattr(exc, 'strerror', None) or exc}."
         ) from exc
     if unknown := set(context.options):  # options that were not used
-        known = ", ".join(sorted(encoder_options(codec.encoder))) or "those that ffmpeg lists"
-        raise UsageError(f"the encoder {codec.encoder} has no option {', '.join(sorted(unknown))}: use {known}.")
+        known = sorted(encoder_options(codec.encoder))
+        raise UsageError(
+            f"the encoder {codec.encoder} has no option {', '.join(sorted(unknown))}: use "
+            f"{', '.join(known) or 'those that ffmpeg lists'}{did_you_mean(min(unknown), known)}"
+        )
 
 
 CPU_AVX_512F = 13
@@ -268,6 +271,10 @@ UNCODED = frozenset({"rawvideo", "wrapped_avframe"})
 """libav encoders that do not encode, whose output few containers support."""
 
 
+OTHER_NAMES = {"h265": "hevc", "x265": "hevc", "avc": "h264", "x264": "h264"}
+"""Other names of codecs, to suggest the one that vsr has."""
+
+
 def codec_named(name: str) -> Codec:
     """Return an entry of ``CODECS``, or a codec for any video encoder of this build of libav.
 
@@ -281,8 +288,10 @@ def codec_named(name: str) -> Codec:
     except UnknownCodecError:
         pass
     available = [key for key, entry in CODECS.items() if entry.encoder in codecs_available]
+    alike = did_you_mean(OTHER_NAMES.get(name.lower(), name), [*available, *(CODECS[key].encoder for key in available)])
     raise UsageError(
-        f"this build of libav has no video encoder {codec.encoder!r}: use {', '.join(available)}, or an encoder's name."
+        f"this build of libav has no video encoder {codec.encoder!r}: use {', '.join(available)}, or an encoder's "
+        f"name{alike}"
     )
 
 
@@ -315,7 +324,8 @@ def encoded_format(codec: Codec, pix_fmt: str, *, requested: str | None = None) 
     accepted = [choice.name for choice in LibavCodec(codec.encoder, "w").video_formats or []] or [pix_fmt]
     if requested is not None and requested not in accepted:
         formats = ", ".join(sorted(accepted))
-        raise UsageError(f"the encoder {codec.encoder} does not accept {requested}: use {formats}.")
+        alike = did_you_mean(requested, accepted)
+        raise UsageError(f"the encoder {codec.encoder} does not accept {requested}: use {formats}{alike}")
     if requested is not None and has_alpha(requested) and codec in CODECS.values() and not codec.alpha:
         raise UsageError(f"{codec.encoder} writes no alpha that players show: use prores or ffv1, or another format.")
     usable = {

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vsr.errors import UsageError
+from vsr.errors import UsageError, closest
 from vsr.files import MAX_PIXELS
 from vsr.inference import Precision, RuntimeName
 from vsr.media.formats import CODECS
@@ -185,7 +185,9 @@ class UpscaleOptions:
             if codec is None or not codec.presets:
                 wrong.append(f"{name} has no preset; set its own options with -x KEY=VALUE")
             elif self.codec is not None and self.preset not in codec.presets:
-                wrong.append(f"{name} has no preset {self.preset!r}: use {', '.join(codec.presets)}")
+                alike = closest(self.preset, codec.presets)
+                meant = f" (did you mean {alike}?)" if alike else ""
+                wrong.append(f"{name} has no preset {self.preset!r}{meant}: use {', '.join(codec.presets)}")
         return wrong
 
     def encoder_options(self, preset_option: str) -> dict[str, str]:
