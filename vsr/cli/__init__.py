@@ -19,7 +19,7 @@ from vsr.cli.upscale import resume, upscale
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(cls=ErrorReportingGroup, context_settings=SETTINGS)
+@click.group("vsr", cls=ErrorReportingGroup, context_settings=SETTINGS)
 @click.version_option(vsr.__version__, prog_name="vsr")
 def main() -> None:
     """Video super-resolution with SRGAN: upscale clips with every other stream intact, and train the generator."""
