@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class VsrError(Exception):
@@ -195,6 +196,19 @@ def memory_explained(doing: str, advice: str) -> Iterator[None]:
         if not is_out_of_memory(exc):
             raise
         raise OutOfMemoryError(f"memory ran out while {doing}; {advice}.") from exc
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown word: ``; did you mean NAME?``, or a full stop if none is alike."""
+    alike = closest(word, known)
+    return f"; did you mean {alike}?" if alike else "."
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that a mistyped one is most like, if any; capitals do not matter."""
+    by_lower = {name.lower(): name for name in known}
+    found = get_close_matches(word.lower(), by_lower, n=1)
+    return by_lower[found[0]] if found else None
 
 
 def option_text(value: object) -> str:

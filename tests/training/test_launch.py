@@ -227,7 +227,7 @@ def test_the_other_process_ends_when_one_is_killed(tmp_path: Path, start: Start)
     assert time.monotonic() - began < 20
     assert (process.returncode, stdout) == (1, ""), stderr
     line = stderr.splitlines()[-1]
-    assert line.startswith("vsr: a training process died (")
+    assert line.startswith("error: a training process died (")
     assert line.endswith("), and the others were stopped; continue from the last checkpoint with --resume.")
     assert "Traceback" not in stderr
     until(lambda: not any(map(alive, started)), 10)

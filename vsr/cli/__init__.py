@@ -38,7 +38,7 @@ def _is_path(argument: str) -> bool:
     return not argument.startswith("-") and (os.path.exists(argument) or any(mark in argument for mark in "./\\*%"))
 
 
-@click.group(cls=Commands, context_settings=SETTINGS)
+@click.group("vsr", cls=Commands, context_settings=SETTINGS)
 @click.version_option(vsr.__version__, prog_name="vsr")
 def main() -> None:
     """Video super-resolution with SRGAN: upscale clips with every other stream intact, and train the generator."""

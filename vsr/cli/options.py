@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 
+from vsr.errors import did_you_mean
 from vsr.options import Option, hints_of, option_of
 from vsr.training.recipes import Labels, parse_labels
 
@@ -38,6 +39,13 @@ class ParsedType(click.ParamType):  # type: ignore[type-arg]  # generic in newer
             return self._parse(value) if isinstance(value, str) else value
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]
+    """A choice that suggests one for a mistyped value."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        return super().get_invalid_choice_message(value, ctx).removesuffix(".") + did_you_mean(str(value), self.choices)
 
 
 class SectionedOption(click.Option):
@@ -136,9 +144,9 @@ def _type_of(hint: Any, known: Option) -> Any:
             return item
         if not known.repeated:
             return ParsedType("LIST", partial(parse_list, item))
-        return click.Choice(known.choices) if known.choices else PATH if item is Path else item
+        return Choice(known.choices) if known.choices else PATH if item is Path else item
     if get_origin(hint) is Literal:
-        return click.Choice(get_args(hint))
+        return Choice(get_args(hint))
     return {Labels: LABELS, Path: PATH}.get(hint, hint)
 
 

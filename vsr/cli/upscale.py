@@ -21,6 +21,7 @@ from vsr.cli.terminal import (
     echo,
     echo_error,
     echo_lines,
+    echo_note,
     large_imports,
     show_progress,
     start_logging,
@@ -143,7 +144,7 @@ def _resume_hint(pairs: list[Pair]) -> Iterator[None]:
     except KeyboardInterrupt:
         if kept := _describe_kept(pairs):
             arguments = [argument for argument in sys.argv[1:] if argument != "--no-resume"]
-            echo_error(f"vsr: {kept}; to resume, run: {shlex.join(['vsr', *arguments])}")
+            echo_note(f"{kept}; to resume, run: {shlex.join(['vsr', *arguments])}")
         raise
 
 
@@ -255,7 +256,7 @@ def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: b
             if not many:
                 raise
             failed.append(str(exc))
-            echo_error(f"vsr: {exc}")
+            echo_error(str(exc))
     if as_json:
         total = {name: sum(getattr(one, name) for one in estimates) for name in ("frames", "seconds", "output_bytes")}
         clips = [asdict(one) for one in estimates]

@@ -18,7 +18,7 @@ from av.error import FFmpegError as LibavError
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from vsr.errors import FFmpegError, InputError, OutputError, UsageError, setting
+from vsr.errors import FFmpegError, InputError, OutputError, UsageError, did_you_mean, setting
 from vsr.imaging.pictures import repeats
 from vsr.media.clip import UNSPECIFIED, WHOLE, ClipInfo, Cut, StreamInfo
 from vsr.media.ffmpeg import DiskError, audio_encoders, has_option, run
@@ -150,7 +150,7 @@ def _check_audio_encoder(name: str, container: Container) -> None:
     if name not in encoders:
         raise UsageError(
             f"ffmpeg has no audio encoder called {name}: use copy, none, aac, libopus or another that "
-            "`ffmpeg -encoders` lists."
+            f"`ffmpeg -encoders` lists{did_you_mean(name, ('copy', 'none', *encoders))}"
         )
     if not holds(container, encoders[name]):
         fitting = container.audio or "none"

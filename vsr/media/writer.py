@@ -21,11 +21,12 @@ from av.error import FFmpegError as LibavError
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
-from vsr.errors import OutputError, UsageError, VsrError, is_out_of_memory, setting
+from vsr.errors import OutputError, UsageError, VsrError, did_you_mean, is_out_of_memory, setting
 from vsr.files import has_memory_for
 from vsr.media.clip import ColourTags, frame_of, has_alpha, planes_like
 from vsr.media.ffmpeg import encoder_options
 from vsr.media.formats import (
+    ALIASES,
     CODECS,
     CONTAINERS,
     Codec,
@@ -111,15 +112,19 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
         if codec.hardware:
             raise OutputError(
                 f"the encoder {codec.encoder} cannot be opened for {video.width}x{video.height} {video.pix_fmt} "
-                f"({getattr(exc, 'strerror', None) or exc}): it needs {codec.hardware}. {setting('codec', 'h264')} runs on the CPU."
+                f"({getattr(exc, 'strerror', None) or exc}): it needs {codec.hardware}. "
+                f"{setting('codec', 'h264')} runs on the CPU."
             ) from exc
         raise OutputError(
             f"the encoder {codec.encoder} refuses {video.width}x{video.height} {video.pix_fmt} "
             f"with {options or 'its defaults'}: {getattr(exc, 'strerror', None) or exc}."
         ) from exc
     if unknown := set(context.options):  # options that were not used
-        known = ", ".join(sorted(encoder_options(codec.encoder))) or "those that ffmpeg lists"
-        raise UsageError(f"the encoder {codec.encoder} has no option {', '.join(sorted(unknown))}: use {known}.")
+        known = sorted(encoder_options(codec.encoder))
+        raise UsageError(
+            f"the encoder {codec.encoder} has no option {', '.join(sorted(unknown))}: use "
+            f"{', '.join(known) or 'those that ffmpeg lists'}{did_you_mean(min(unknown), known)}"
+        )
 
 
 CPU_AVX_512F = 13
@@ -298,8 +303,10 @@ def codec_named(name: str) -> Codec:
     if codec.hardware:
         raise UsageError(f"{codec.encoder} needs {codec.hardware}: {setting('codec', 'h264')} runs on the CPU.")
     available = [key for key, entry in CODECS.items() if entry.encoder in codecs_available]
+    alike = did_you_mean(name, [*available, *(CODECS[key].encoder for key in available), *ALIASES])
     raise UsageError(
-        f"this build of libav has no video encoder {codec.encoder!r}: use {', '.join(available)}, or an encoder's name."
+        f"this build of libav has no video encoder {codec.encoder!r}: use {', '.join(available)}, or an encoder's "
+        f"name{alike}"
     )
 
 
@@ -332,7 +339,8 @@ def encoded_format(codec: Codec, pix_fmt: str, *, requested: str | None = None) 
     accepted = [choice.name for choice in LibavCodec(codec.encoder, "w").video_formats or []] or [pix_fmt]
     if requested is not None and requested not in accepted:
         formats = ", ".join(sorted(accepted))
-        raise UsageError(f"the encoder {codec.encoder} does not accept {requested}: use {formats}.")
+        alike = did_you_mean(requested, accepted)
+        raise UsageError(f"the encoder {codec.encoder} does not accept {requested}: use {formats}{alike}")
     if requested is not None and has_alpha(requested) and codec in CODECS.values() and not codec.alpha:
         raise UsageError(f"{codec.encoder} writes no alpha that players show: use prores or ffv1, or another format.")
     usable = {

@@ -86,6 +86,7 @@ def estimate_clip(
     plan = plan_clip(clip, output, options, {}, executor)
     with TemporaryDirectory(prefix="vsr-") as folder:
         output.assemble_sample(Path(folder))
+    plan.warn()
     planned = time.monotonic() - started
     frames = sum(_length(segment, clip.video.num_frames_estimated) for segment in plan.segments)
     computed = frames + sum(segment.num_warm_up for segment in plan.segments)

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -263,6 +263,8 @@ def _run_job(
     try:
         if remaining:
             plan.job.output.assemble_sample(folder.assembly())
+        plan.warn()
+        if remaining:
             executor.run(plan.job, remaining, folder.path, report, plan.engine)
         resources.close()
         results = [SegmentResult(folder.finished[segment.number], folder.segment(segment.number))
@@ -316,8 +318,6 @@ def open_source(source: Path, options: UpscaleOptions) -> ClipInfo:
         if not (kind or is_picture_name(source)) or (kind == "JPEG" and source.suffix.lower() in MOTION_JPEG):
             return probe(source, max_pixels=options.max_pixels)
         pictures = [source]
-    if gaps := missing_numbers(pictures):
-        logger.warning("%s: %s The pictures that are there follow one another.", source, gaps)
     return probe_pictures(pictures, source, fps=options.fps, max_pixels=options.max_pixels)
 
 
@@ -331,6 +331,7 @@ class ClipPlan:
         settings: everything that affects pixels, by a name for messages.
         engine: the engine on the first device.
         video_bytes: size of the source's video packets; 0 for pictures.
+        warnings: a sentence for each thing that is not as the user may expect, besides those of the output.
     """
 
     job: ClipJob
@@ -338,6 +339,12 @@ class ClipPlan:
     settings: Settings
     engine: Engine
     video_bytes: int
+    warnings: tuple[str, ...] = ()
+
+    def warn(self) -> None:
+        """Log all warnings; called when nothing refuses the job any more, so that an error stands alone."""
+        for sentence in (*self.warnings, *self.job.output.warnings):
+            logger.warning("%s", sentence)
 
     def __str__(self) -> str:
         """What will be done, on one line."""
@@ -377,21 +384,18 @@ def plan_clip(
         executor: builds the engine where the work is done; None: in this process.
     """
     video, factor = clip.video, factor_of(clip.video, options)
-    if video.interlaced:
-        action = "upscaled without deinterlacing, with its combing" if options.deinterlace == "no" else "deinterlaced"
-        logger.log(logging.WARNING if options.deinterlace == "no" else logging.INFO, "%s is %s.", clip.path, action)
+    if video.interlaced and options.deinterlace != "no":
+        logger.info("%s is deinterlaced.", clip.path)
     spec = _engine_spec(options, factor)
     if options.precision == "fp16" and not options.cluster and choose_device(spec.device).type == "cpu":
-        others = setting("precision", ("int8", "bf16", "fp32"))
-        raise UnsupportedError(f"the CPU does not compute in fp16: use {others}.")
+        precisions = setting("precision", ("int8", "bf16", "fp32"))
+        raise UnsupportedError(f"the CPU does not compute in fp16: use {precisions}.")
     load = (executor or InProcess()).load
     engine = load(spec)
     conversion = output.plan(engine.scale)
     output.made = _provenance(clip, spec, conversion, options)
     if not options.cluster:  # its nodes check their own memory
         check_frame_fits(clip, engine, conversion, 1 if clip.video.num_frames_estimated == 1 else spec.sharing)
-    if engine.precision == "int8" and conversion.source.bit_depth > 8:
-        logger.warning("%s: int8 keeps about 8 of its %d bits.", clip.path.name, conversion.source.bit_depth)
     index, digest = _index(clip, options)
     steadied = _is_steadied(clip, spec.model, engine, options)
     warm_up = STATE_WARM_UP if engine.in_order else STEADY_WARM_UP if steadied else 0
@@ -428,9 +432,22 @@ def plan_clip(
         settings[SMALLER_TILE] = tile = kept[SMALLER_TILE]
         engine = load(replace(spec, tile_size=tile))
     segments = _cut(clip, index, options, halved, warm_up)
+    if all(segment.num_frames == 0 for segment in segments):
+        raise _no_frame_error(clip, options)
     spec = replace(spec, engine=cast(RuntimeName, engine.runtime), precision=engine.precision, tile_size=tile)
     job = ClipJob(clip, options, output, conversion, spec, batch, threads, steadied, warm_up > 0)
-    return ClipPlan(job, segments, settings, engine, index.num_bytes if index else 0)
+    return ClipPlan(job, segments, settings, engine, index.num_bytes if index else 0, tuple(_warnings(job, engine)))
+
+
+def _warnings(job: ClipJob, engine: Engine) -> Iterator[str]:
+    """Yield a sentence for each thing that is not as the user may expect, besides those of the output."""
+    clip, bits = job.clip, job.conversion.source.bit_depth
+    if clip.pictures and (gaps := missing_numbers(clip.pictures)):
+        yield f"{clip.path}: {gaps} The pictures that are there follow one another."
+    if clip.video.interlaced and job.options.deinterlace == "no":
+        yield f"{clip.path} is upscaled without deinterlacing, with its combing."
+    if engine.precision == "int8" and bits > 8:
+        yield f"{clip.path.name}: int8 keeps about 8 of its {bits} bits."
 
 
 def _provenance(clip: ClipInfo, spec: EngineSpec, conversion: Conversion, options: UpscaleOptions) -> Provenance:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vsr.errors import UsageError, setting
+from vsr.errors import UsageError, closest, setting
 from vsr.files import MAX_PIXELS
 from vsr.inference import Precision, RuntimeName
 from vsr.media.formats import CODECS, Codec, known_codec
@@ -204,7 +204,9 @@ class UpscaleOptions:
             if codec is None or not codec.presets:
                 wrong.append(f"{name} has no preset; set its own options with {own}")
             elif self.codec is not None and codec.preset_named(self.preset) is None:
-                wrong.append(f"{name} has no preset {self.preset!r}: use {', '.join(codec.presets)}")
+                alike = closest(self.preset, codec.presets)
+                meant = f" (did you mean {alike}?)" if alike else ""
+                wrong.append(f"{name} has no preset {self.preset!r}{meant}: use {', '.join(codec.presets)}")
         return wrong
 
     def encoder_options(self, codec: Codec) -> dict[str, str]:

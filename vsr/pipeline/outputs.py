@@ -93,6 +93,8 @@ class Output(Protocol):
     """Version and path of the ffmpeg program that assembles the output; empty if none is used."""
     made: Provenance | None
     """How the output is made, for its metadata."""
+    warnings: list[str]
+    """A sentence for each thing that the output will lack; the job logs them when nothing refuses it any more."""
 
     def check(self) -> None:
         """Check that the output does not exist yet, unless it may be overwritten.
@@ -156,8 +158,10 @@ class ClipOutput:
             clip, self._container, audio=options.audio, subtitles=options.subtitles, cut=cut_of(clip, options)
         )
         self.streams = tuple(plans)
+        self.warnings = [f"{clip.path.name}: {plan}" for plan in self.streams if not plan.is_kept]
         for plan in self.streams:
-            logger.log(logging.INFO if plan.is_kept else logging.WARNING, "%s: %s", clip.path.name, plan)
+            if plan.is_kept:
+                logger.info("%s: %s", clip.path.name, plan)
 
     def check(self) -> None:
         """As ``Output``."""
@@ -166,11 +170,12 @@ class ClipOutput:
 
     def plan(self, scale: float) -> Conversion:
         """As ``Output``; the encoder is opened as a test."""
-        video, conversion = plan_video(
+        video, conversion, losses = plan_video(
             self._clip, self._codec, self._options, scale, turns=self._container.turns, kept=self._kept_side_data()
         )
+        self.warnings += losses
         if self._container.one_rate:
-            logger.warning("%s: an AVI has one frame rate; other timestamps move to the next tick.", self._target)
+            self.warnings.append(f"{self._target}: an AVI has one frame rate; other timestamps move to the next tick.")
             self._warn_of_late_picture()
         self._encoder_options = self._options.encoder_options(self._codec)
         if self._container.one_rate:
@@ -184,10 +189,10 @@ class ClipOutput:
         begins = max((clip.video.first_pts or 0) * clip.video.time_base, cut.start or Fraction(0))
         late = begins - earliest_beginning(clip, self.streams, cut)
         if late > LATE_SECONDS:
-            logger.warning(
-                "%s: its video begins %.2f s after its audio, which an AVI cannot store; an .mkv can.",
-                clip.path.name, float(late),
-            )  # fmt: skip
+            self.warnings.append(
+                f"{clip.path.name}: its video begins {float(late):.2f} s after its audio, which an AVI cannot store; "
+                "an .mkv can."
+            )
 
     def _kept_side_data(self) -> frozenset[str]:
         """Return which of the frames' side data the encoder or the container keeps."""
@@ -228,16 +233,14 @@ class ClipOutput:
         finally:
             for path in (encoded, sample):
                 path.unlink(missing_ok=True)
-        for plan in self._changed(streams):
-            logger.warning("%s: %s", self._clip.path.name, plan)
-        for lost in missing:
-            logger.warning("%s: %s cannot be kept in %s.", self._clip.path.name, lost, self._container.muxer)
-        for plan in self.streams:
-            if plan.codec == "mov_text" and cues_overlap(self._clip.path, plan.stream.index):
-                logger.warning(
-                    "%s: %s: some lines overlap; mov_text shows one at a time, so the earlier one ends early.",
-                    self._clip.path.name, plan.stream,
-                )  # fmt: skip
+        name = self._clip.path.name
+        self.warnings += [f"{name}: {plan}" for plan in self._changed(streams)]
+        self.warnings += [f"{name}: {lost} cannot be kept in {self._container.muxer}." for lost in missing]
+        self.warnings += [
+            f"{name}: {plan.stream}: some lines overlap; mov_text shows one at a time, so the earlier one ends early."
+            for plan in self.streams
+            if plan.codec == "mov_text" and cues_overlap(self._clip.path, plan.stream.index)
+        ]
 
     def _changed(self, streams: Sequence[StreamPlan]) -> list[StreamPlan]:
         """Store the streams' plans, and return those that differ from the former ones."""
@@ -316,12 +319,10 @@ class PictureOutput:
         # The size of pictures is limited by memory only; this codec stands for no limits.
         self._codec = Codec("rawvideo", alpha=True, sizes="any", largest=MAX_SIDE)
         self.streams = tuple(StreamPlan(stream, "drop", reason="pictures hold none") for stream in clip.others)
-        for plan in self.streams:
-            logger.warning("%s: %s", clip.path.name, plan)
+        self.warnings = [f"{clip.path.name}: {plan}" for plan in self.streams]
         if clip.video.sample_aspect_ratio not in (None, 1):
-            logger.warning(
-                "%s: pictures keep no pixel aspect; %s makes the pixels square.", clip.path.name, setting("size")
-            )
+            square = setting("size")
+            self.warnings.append(f"{clip.path.name}: pictures keep no pixel aspect; {square} makes the pixels square.")
 
     def check(self) -> None:
         """As ``Output``."""
@@ -331,7 +332,10 @@ class PictureOutput:
     def plan(self, scale: float) -> Conversion:
         """As ``Output``."""
         options = replace(self._options, codec=None, pix_fmt=None)
-        _, conversion = plan_video(self._clip, self._codec, options, scale, turns=False, planes=self._format)
+        _, conversion, losses = plan_video(
+            self._clip, self._codec, options, scale, turns=False, planes=self._format
+        )
+        self.warnings += losses
         self._size = (conversion.width, conversion.height)
         return conversion
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -38,8 +37,6 @@ from vsr.media.formats import Codec
 from vsr.media.reader import decoded_format
 from vsr.media.writer import VideoFormat, encoded_format
 from vsr.pipeline.options import UpscaleOptions
-
-logger = logging.getLogger(__name__)
 
 RGB_MATRIX, BT709, BT2020 = 0, 1, 9
 """Codes of H.273 for matrices and, except for the first, for primaries."""
@@ -152,8 +149,8 @@ def plan_video(
     turns: bool = True,
     planes: str | None = None,
     kept: frozenset[str] = frozenset(),
-) -> tuple[VideoFormat, Conversion]:
-    """Plan the video to encode, and the conversion to it.
+) -> tuple[VideoFormat, Conversion, list[str]]:
+    """Plan the video to encode, the conversion to it, and a sentence for each thing that the output will lack.
 
     Args:
         clip: the source.
@@ -173,10 +170,9 @@ def plan_video(
     encoded, planes = (planes, planes) if planes else encoded_format(codec, decoded, requested=options.pix_fmt)
     target_layout = layout_of(planes)
     assert target_layout is not None
-    _warn_of_losses(clip, source_layout, encoded, target_layout, kept)
     requested = plan_geometry(video, options, scale, turns=turns)
     geometry = requested.rounded_up(*_size_multiples(codec, target_layout))
-    _check_size(clip, codec, requested, geometry)
+    _check_size(clip, codec, geometry)
     tags, target_colour = _plan_colour(video, geometry.height, source_layout, target_layout)
     native = (round(video.width * scale), round(video.height * scale))
     computed = native[::-1] if geometry.orientation.transposed else native
@@ -190,7 +186,11 @@ def plan_video(
         padded=(requested.width, requested.height) == computed,
         orientation=geometry.orientation,
     )
-    return _video_format(video, geometry, encoded, planes, tags), conversion
+    losses = _losses(clip, source_layout, encoded, target_layout, kept)
+    before, size = f"{requested.width}x{requested.height}", f"{geometry.width}x{geometry.height}"
+    if size != before:
+        losses.append(f"{clip.path.name}: {before} becomes {size}, the next size that {codec.encoder} can hold.")
+    return _video_format(video, geometry, encoded, planes, tags), conversion, losses
 
 
 def _video_format(video: VideoInfo, geometry: Geometry, encoded: str, planes: str, tags: ColourTags) -> VideoFormat:
@@ -219,17 +219,12 @@ def _size_multiples(codec: Codec, layout: PixelLayout) -> tuple[int, int]:
     return max(1 << layout.subsampling_x, least), max(1 << layout.subsampling_y, least)
 
 
-def _check_size(clip: ClipInfo, codec: Codec, requested: Geometry, geometry: Geometry) -> None:
+def _check_size(clip: ClipInfo, codec: Codec, geometry: Geometry) -> None:
     size = f"{geometry.width}x{geometry.height}"
     if max(geometry.width, geometry.height) > codec.largest:
         raise UsageError(f"{clip.path} would become {size}; {codec.encoder} writes up to {codec.largest} pixels.")
     if geometry.width < codec.narrowest:
         raise UsageError(f"{clip.path} would become {size}; {codec.encoder} needs {codec.narrowest} columns.")
-    if size != f"{requested.width}x{requested.height}":
-        logger.warning(
-            "%s: %dx%d becomes %s, the next size that %s can hold.",
-            clip.path.name, requested.width, requested.height, size, codec.encoder,
-        )  # fmt: skip
 
 
 def _plan_colour(
@@ -267,18 +262,19 @@ def _chroma_location(video: VideoInfo, source: PixelLayout, target: PixelLayout)
     return {5: LEFT, 6: CENTRE}.get(stated, stated)  # positions at the bottom, which encoders do not write
 
 
-def _warn_of_losses(
+def _losses(
     clip: ClipInfo, source: PixelLayout, encoded: str, target: PixelLayout, kept: frozenset[str]
-) -> None:
-    """Warn of everything in the frames that the output cannot keep."""
-    name = clip.path.name
+) -> list[str]:
+    """Return a sentence for each thing in the frames that the output cannot keep."""
+    name, losses = clip.path.name, []
     if has_alpha(clip.video.pix_fmt) and not target.alpha and not clip.video.pix_fmt.startswith("pal"):
-        logger.warning("%s: its alpha channel is left out, as %s holds none.", name, encoded)
+        losses.append(f"{name}: its alpha channel is left out, as {encoded} holds none.")
     if source.bit_depth > target.bit_depth:
-        logger.warning("%s: of its %d bits %s keeps %d.", name, source.bit_depth, encoded, target.bit_depth)
+        losses.append(f"{name}: of its {source.bit_depth} bits {encoded} keeps {target.bit_depth}.")
     for kind, description in SIDE_DATA.items():
         if kind in clip.video.side_data and kind not in kept:
-            logger.warning("%s: %s cannot be kept.", name, description)
+            losses.append(f"{name}: {description} cannot be kept.")
+    return losses
 
 
 
