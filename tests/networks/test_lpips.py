@@ -140,7 +140,7 @@ def test_a_file_of_the_other_backbone_is_refused_by_name(tmp_path: Path, kind: L
     torch.save(random_backbone(other), path)
     with pytest.raises(WeightsError) as caught:
         load_lpips(path, kind)
-    assert str(caught.value) == f"{path} holds the weights of {LPIPS_NAMES[other]}: use it with --lpips {other}."
+    assert str(caught.value) == f"{path} holds the weights of {LPIPS_NAMES[other]}: use it with lpips='{other}'."
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_without_a_file_the_cache_or_a_download_is_used(tmp_path: Path, monkeypa
     assert str(caught.value) == (
         "cannot download the weights of SqueezeNet for LPIPS from "
         "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth (timed out): "
-        f"put the file at {cached}, or give a file with --lpips-weights."
+        f"put the file at {cached}, or give a file with lpips_weights."
     )
     torch.save(random_backbone(), cached)
     assert load_lpips()(*torch.rand(2, 1, 3, 32, 32)).shape == (1,)

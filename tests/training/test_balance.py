@@ -68,11 +68,11 @@ def test_the_warning_has_both_numbers_and_the_weights(caplog: pytest.LogCaptureF
             balance.add(*pair, step, WEIGHTS)
     assert warned(caplog) == [
         "the gradient of the adversarial term at the generator's output is 0.0025, that of content 5: a ratio of 2000 "
-        "at update 250 of the stage. The smaller one has no effect: raise --adversarial-adversarial (0.001), or lower "
-        "--adversarial-content (1).",
+        "at update 250 of the stage. The smaller one has no effect: raise adversarial_adversarial (0.001), or lower "
+        "adversarial_content (1).",
         "the gradient of the adversarial term at the generator's output is 5, that of content 0.0025: a ratio of 2000 "
-        "at update 250 of the stage. The smaller one has no effect: raise --adversarial-content (1), or lower "
-        "--adversarial-adversarial (0.001).",
+        "at update 250 of the stage. The smaller one has no effect: raise adversarial_content (1), or lower "
+        "adversarial_adversarial (0.001).",
     ]
 
 

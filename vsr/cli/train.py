@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vsr.cli.options import FILE, PATH, ParsedType, SectionedCommand, given, options_of
-from vsr.cli.terminal import INTERRUPTED, echo, echo_error, echo_lines, start_logging, stop_on_signal, verbosity_options
+from vsr.cli.options import FILE, PATH, Choice, ParsedType, SectionedCommand, given, options_of
+from vsr.cli.terminal import INTERRUPTED, echo, echo_lines, echo_note, start_logging, stop_on_signal, verbosity_options
 from vsr.errors import UsageError
 from vsr.training.config import CONFIG, config_of, read_config, stored_config
 from vsr.training.options import TrainOptions
@@ -107,7 +107,7 @@ def _named_recipe(args: Sequence[str]) -> str:
 @click.command(cls=TrainCommand)
 @options_of(TrainOptions, "data", required=False)
 @options_of(TrainOptions, "output")
-@click.option("--recipe", type=click.Choice(list(RECIPES)), help=f"Recipe to train by.  [default: {DEFAULT}]")
+@click.option("--recipe", type=Choice(list(RECIPES)), help=f"Recipe to train by.  [default: {DEFAULT}]")
 @click.option(
     "--config", type=PATH, metavar="FILE", help=f"Options as TOML, or those of a run by its folder; see its {CONFIG}."
 )
@@ -173,7 +173,7 @@ def train(
         if is_first and not (in_time and quiet):
             reason = "the time limit is reached" if in_time else "stopped"
             resume = shlex.join(["vsr", "train", "-o", str(options.output), "--resume"])
-            echo_error(f"vsr: {reason} after step {summary.steps}; to continue: {resume}")
+            echo_note(f"{reason} after step {summary.steps}; to continue: {resume}")
         click.get_current_context().exit(0 if in_time else INTERRUPTED)
 
 

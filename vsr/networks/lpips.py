@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vsr.errors import WeightsError
+from vsr.errors import WeightsError, setting
 from vsr.networks import LPIPS_MIN_SIZES, LPIPS_NAMES, LpipsBackbone
 from vsr.networks.rewrites import float32_products
 from vsr.networks.vgg import find_pretrained, read_weights
@@ -139,10 +139,11 @@ def load_lpips(path: Path | None = None, kind: LpipsBackbone = "squeeze") -> Lpi
         raise WeightsError('LPIPS needs the package torchmetrics, which contains its heads: pip install "vsr[eval]".')
     url = getattr(torchvision.models, known.weights).IMAGENET1K_V1.url
     what = f"the weights of {LPIPS_NAMES[kind]} for LPIPS"
-    weights = find_pretrained(what, url, path, "--lpips-weights", mebibytes=known.mebibytes)
+    weights = find_pretrained(what, url, path, "lpips_weights", mebibytes=known.mebibytes)
     other = _kind_of(weights)
     if path is not None and other not in (None, kind):
-        raise WeightsError(f"{path} holds the weights of {LPIPS_NAMES[str(other)]}: use it with --lpips {other}.")
+        held, needed = LPIPS_NAMES[str(other)], setting("lpips", other)
+        raise WeightsError(f"{path} holds the weights of {held}: use it with {needed}.")
     return Lpips(weights, read_weights(Path(found.origin).parent / known.heads), kind)
 
 

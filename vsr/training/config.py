@@ -6,7 +6,6 @@ it without a package, and as it holds comments and no types beyond those of opti
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from vsr.errors import CheckpointError, UsageError, needs_extra, option_text, shortened
+from vsr.errors import CheckpointError, UsageError, did_you_mean, needs_extra, option_text, shortened
 from vsr.files import write_whole
 from vsr.options import hints_of
 from vsr.training.options import TrainOptions
@@ -127,9 +126,7 @@ def read_config(path: Path) -> dict[str, Any]:
         if name in OF_ONE_CALL:
             raise UsageError(f"{path}: {name} is of one call; give it as an option, --{name.replace('_', '-')}.")
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ": see vsr train --help."
-            raise UsageError(f"{path}: there is no option {shortened(name)!r}{hint}")
+            raise UsageError(f"{path}: there is no option {shortened(name)!r}{did_you_mean(name, known)}")
         try:
             values[name] = _value(known[name], value)
         except ValueError as exc:
