@@ -30,9 +30,9 @@ PARTS = (*STAGES, "video", "clip")
 """Parts of a recipe, each with a table of its own."""
 
 HEADER = """\
-# The options of this run; of another one with: vsr train --config FILE -o NEW
-# Each key is an option of vsr train --help, those of a table with its name before them: --pretrain-length.
-# Options of the command take precedence. What is left out has the default of the recipe.
+# The options of this run. The option config of vsr train begins another run with this file, or with its folder.
+# Each key is an option of the command, those of a table with its name before them: pretrain-length.
+# Options of the command line take precedence. What is left out has the default of the recipe.
 """
 
 
