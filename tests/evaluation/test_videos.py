@@ -19,7 +19,7 @@ import pytest
 from vsr.errors import FFmpegError, InputError, OutputError, UsageError, VsrError
 from vsr.evaluation import vmaf
 from vsr.evaluation.options import VideoEvalOptions
-from vsr.evaluation.scores import OutputScore, VideoReport, frames_table, plot_frames, video_table
+from vsr.evaluation.scores import PANELS, OutputScore, VideoReport, frames_table, plot_frames, video_table
 from vsr.evaluation.tables import to_csv, to_json, to_text
 from vsr.evaluation.videos import VideoEvalProgress, evaluate_videos
 
@@ -376,6 +376,22 @@ def test_the_tables_and_the_plot_hold_the_scores(write: Callable[..., Path], tmp
         plot_frames(found, tmp_path / "missing" / "plot.png")
     renamed = replace(found, outputs=tuple(replace(each, path=Path("_$\\x$.mp4")) for each in found.outputs))
     plot_frames(renamed, plot)  # dollar signs are not read as a formula
+
+
+def test_the_plot_says_which_way_is_better_and_begins_with_what_the_eye_sees(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write("ref.mkv", textures(3, height=64))
+    found = evaluate(clip, write("out.mkv", [picture + np.uint8(2) for picture in textures(3, height=64)]), vmaf=True)
+    titles: list[str] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axes, title, **more: titles.append(title))
+    plot_frames(found, tmp_path / "plot.png")
+    assert titles == [
+        "VMAF, higher is better",
+        "SSIM-Y, higher is better",
+        "PSNR-Y in dB, higher is better (a gap: equal to the reference)",
+    ]
+    assert [panel.title.split(" is better")[0].rsplit(", ")[-1] for panel in PANELS[1:3]] == ["lower", "lower"]
 
 
 @pytest.mark.parametrize(
