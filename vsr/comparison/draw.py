@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -26,7 +27,7 @@ from vsr.comparison.sources import Moment, Panel, Sources
 from vsr.errors import OutputError, UsageError
 from vsr.imaging.colour import ColourSpec, rgb_to_planes
 from vsr.imaging.pictures import Picture, write_picture
-from vsr.media.clip import ClipInfo, Plane, VideoInfo, layout_of, orientation_of
+from vsr.media.clip import WHOLE, ClipInfo, Cut, Plane, VideoInfo, layout_of, orientation_of
 from vsr.media.ffmpeg import check_names, find_program
 from vsr.media.formats import CODECS, Container, container_of
 from vsr.media.mux import assemble, plan_streams
@@ -439,6 +440,15 @@ def arrange(layout: Layout, count: int, height: int, width: int) -> Composition:
     return Composition(height, width, even_height, even_width, tuple(slices), divider)
 
 
+def _arrange(layout: Layout | None, count: int, height: int, width: int) -> Composition:
+    if layout is None and count > 2:
+        try:
+            return arrange("grid", count, height, width)
+        except UsageError:
+            logger.info("a grid of %d panels is larger than H.264 can be: they are shown as slices.", count)
+    return arrange(layout or "split", count, height, width)
+
+
 def compose(composition: Composition, panels: Sequence[Panel]) -> Picture:
     """Draw a frame: (frame_height, frame_width, 3) uint8 RGB."""
     canvas = np.full((composition.frame_height, composition.frame_width, 3), BACKGROUND, np.uint8)
@@ -469,10 +479,16 @@ def _label(canvas: Picture, text: str, part: Slice, composition: Composition) ->
     paint(canvas, coverage, x, y, VIDEO_INK)
 
 
-def write_video(sources: Sources, layout: Layout, path: Path, report: Progress) -> RenderResult:
+def write_video(sources: Sources, layout: Layout | None, path: Path, report: Progress) -> RenderResult:
     """Encode every frame of the clips with H.264, at its own time, with the sound of the first clip that has some.
 
     Only a few frames are in memory at any time.
+
+    Args:
+        sources: the clips.
+        layout: as in ``arrange``; None: ``split`` for two panels, ``grid`` for more where H.264 can hold it.
+        path: the file to write.
+        report: called after each frame.
 
     Raises:
         UsageError: a suffix that selects no container, a frame that would be too large, or a name that is not UTF-8.
@@ -487,15 +503,21 @@ def write_video(sources: Sources, layout: Layout, path: Path, report: Progress) 
     with closing(sources.instants()) as instants:
         first = next(instants)
         panels = _panels(sources.moment_of(first))
-        composition = arrange(layout, len(panels), *panels[-1].shown.shape[:2])
+        composition = _arrange(layout, len(panels), *panels[-1].shown.shape[:2])
         video = _format(sources.clips[0].video, composition)
+        with_sound = _with_sound(sources.clips)
+        # The frames get the times of the clip with the sound, to which the sound is then added as it is.
+        later = round((sources.placements[0].shift - sources.placements[with_sound].shift) / video.time_base)
         with Encoder(encoded, CODEC, {}, video) as encoder:
             for instant in chain([first], instants):
                 canvas = compose(composition, _panels(sources.moment_of(instant)))
                 first_frame = instant.frames[0]
-                encoder.write(Frame(_planes(canvas), first_frame.pts, first_frame.duration))
-                report(CompareProgress(encoder.num_frames, sources.clips[0].video.num_frames_estimated))
-    _add_sound(encoded, sources.clips, path, container)
+                encoder.write(Frame(_planes(canvas), first_frame.pts + later, first_frame.duration))
+                ends = first_frame.pts + later + first_frame.duration
+                report(CompareProgress(encoder.num_frames, sources.num_frames_estimated))
+    is_part = any(place.start is not None for place in sources.placements)
+    part = (first.frames[0].pts + later, ends) if is_part else None
+    _add_sound(encoded, sources.clips[with_sound], video.time_base, part, path, container)
     labels = tuple(panel.label for panel in panels)
     return RenderResult(labels, composition.frame_width, composition.frame_height, encoder.num_frames)
 
@@ -528,13 +550,32 @@ def _planes(canvas: Picture) -> tuple[Plane, ...]:
     return tuple(plane[0].numpy() for plane in rgb_to_planes(rgb, layout, colour))
 
 
-def _add_sound(encoded: Path, clips: Sequence[ClipInfo], path: Path, container: Container) -> None:
-    """Add the sound of the first clip that has some, with that clip's metadata."""
-    with_sound = [clip for clip in clips if any(stream.kind == "audio" for stream in clip.others)]
-    clip = (with_sound or clips)[0]
+def _with_sound(clips: Sequence[ClipInfo]) -> int:
+    """Return the number of the first clip with sound; 0 where none has."""
+    return next(
+        (number for number, clip in enumerate(clips) if any(stream.kind == "audio" for stream in clip.others)), 0
+    )
+
+
+def _add_sound(
+    encoded: Path, clip: ClipInfo, time_base: Fraction, part: tuple[int, int] | None, path: Path, container: Container
+) -> None:
+    """Add the sound of a clip, with its metadata.
+
+    Args:
+        encoded: file with the video, with the timestamps of the clip.
+        clip: the clip with the sound.
+        time_base: of the video, in seconds; it is of the first clip, which need not be the one with the sound.
+        part: the first and the last timestamp of the video if it shows a part of the clip; None: it shows the whole.
+        path: the file to write.
+        container: its format.
+    """
     streams = [plan for plan in plan_streams(clip, container) if plan.stream.kind == "audio"]
     for plan in streams:
         logger.log(logging.INFO if plan.is_kept else logging.WARNING, "%s: %s", clip.path.name, plan)
-    # The timestamps come from the first clip, which need not be the one with the sound.
-    clock = replace(clip, video=replace(clip.video, time_base=clips[0].video.time_base))
-    assemble(encoded, clock, streams, path, container)
+    cut = WHOLE
+    if part is not None:
+        begins, ends = (at * time_base for at in part)
+        shift = round((begins - clip.start) / time_base) * time_base
+        cut = Cut(begins if shift > 0 else None, ends, shift)
+    assemble(encoded, replace(clip, video=replace(clip.video, time_base=time_base)), streams, path, container, cut=cut)
