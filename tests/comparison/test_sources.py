@@ -115,7 +115,7 @@ def test_pictures_and_clips_together_are_refused(tmp_path: Path, make_clip: Make
 
 def test_frames_of_pictures_are_refused(tmp_path: Path) -> None:
     picture = write(tmp_path / "one.png", 8, 8)
-    with pytest.raises(UsageError, match="--time, --frame and --frames are for clips, and these are pictures"):
+    with pytest.raises(UsageError, match="times, frames and num_frames are for clips, and these are pictures"):
         the_moment(tmp_path, picture, picture, frames=(0,))
 
 
@@ -283,7 +283,7 @@ def test_parts_are_shown_where_they_overlap(make_clip: MakeClip, tmp_path: Path,
     instants = list(opened(tmp_path, one, two).instants())
     assert [instant.frames[0].pts for instant in instants] == list(frames(10, 10))
     assert [instant.frames[1].pts for instant in instants] == list(frames(0, 10))
-    words = r"late.mp4 begins at 2.400 s of the source and .*one.mp4 ends at 2.000 s: they show no common part; --align"
+    words = r"late.mp4 begins at 2.400 s of the source and .*one.mp4 ends at 2.000 s: they show no common part; align="
     with pytest.raises(InputError, match=words):
         opened(tmp_path, one, late)
     instants = list(opened(tmp_path, one, late, align="start").instants())

@@ -19,7 +19,7 @@ from PIL import Image
 
 from vsr.comparison.options import CompareOptions, CompareProgress, Progress, RenderResult
 from vsr.comparison.sources import Moment, Panel, Sources
-from vsr.errors import OutputError
+from vsr.errors import OutputError, setting
 from vsr.evaluation.pairing import warnings_once
 from vsr.imaging.pictures import Picture
 
@@ -82,7 +82,9 @@ def write_page(sources: Sources, options: CompareOptions, path: Path, report: Pr
     except OSError as exc:
         raise OutputError(f"cannot write the page {options.target}: {exc.strerror}.") from exc
     if size > LARGE_BYTES:
-        fewer = "fewer --frames, a lower --quality or a shorter --play" if sources.clips else "a lower --quality"
+        lower = f"a lower {setting('quality')}"
+        fewer = f"fewer {setting('num_frames', flag='--frames')}, {lower} or a shorter {setting('play')}"
+        fewer = fewer if sources.clips else lower
         logger.warning("%s is %d MB large; %s would make it smaller.", options.target, size // 1_000_000, fewer)
     return RenderResult(labels, width, height, count)
 
@@ -98,8 +100,8 @@ def _quality(pixels: int, options: CompareOptions) -> int | None:
     if pixels <= LOSSLESS_PIXELS:
         return None
     logger.warning(
-        "%d megapixels make a large page, so its pictures are JPEG of quality %d; --quality lossless writes PNG.",
-        pixels // 1_000_000, QUALITY,
+        "%d megapixels make a large page, so its pictures are JPEG of quality %d; %s writes PNG.",
+        pixels // 1_000_000, QUALITY, setting("quality", "lossless"),
     )  # fmt: skip
     return QUALITY
 

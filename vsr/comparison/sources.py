@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from vsr.comparison.options import CompareOptions
-from vsr.errors import InputError, UsageError
+from vsr.comparison.options import CompareOptions, moments
+from vsr.errors import InputError, UsageError, setting
 from vsr.evaluation.pairing import (
     Instant,
     Placement,
@@ -141,7 +141,7 @@ class Sources:
         """
         if not self.clips:
             if options.times or options.frames or options.num_frames:
-                raise UsageError("--time, --frame and --frames are for clips, and these are pictures.")
+                raise UsageError(f"{moments()} are for clips, and these are pictures.")
             yield self._moment([read_picture(file.path) for file in self.files])
             return
         for clip in self.clips:
@@ -231,7 +231,7 @@ def open_sources(options: CompareOptions) -> Sources:
     if pictures and options.kind == "video":
         raise UsageError(f"pictures cannot become the video {options.target}: name a .png or a .html.")
     if pictures and options.align:
-        raise UsageError("--align is for clips, and these are pictures.")
+        raise UsageError(f"{setting('align')} is for clips, and these are pictures.")
     opened = {path: probe(path) if clips else None for path in inputs}
     named: list[tuple[Path, Role, str]] = []
     if options.lr is not None:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vsr.errors import InputError, UsageError
+from vsr.errors import InputError, UsageError, setting
 from vsr.evaluation.options import Align
 from vsr.imaging.colour import ColourSpec, PixelLayout, planes_to_rgb, rgb_to_codes
 from vsr.imaging.pictures import Picture
@@ -130,7 +130,8 @@ def require_pairs(
     if not pairing.pairs:
         raise InputError(
             f"no frame of {output_path} has the time of a frame of {reference_path}: their times are "
-            f"{_span(output_times)} and {_span(reference_times)}; --align start compares both from their first frames."
+            f"{_span(output_times)} and {_span(reference_times)}; "
+            f"{setting('align', 'start')} compares both from their first frames."
         )
     for path, times, unpaired, other, other_times in (
         (reference_path, reference_times, pairing.reference_unpaired, output_path, output_times),
@@ -142,7 +143,8 @@ def require_pairs(
         if len(unpaired) > max_unpaired * compared:
             raise InputError(
                 f"{len(unpaired)} of {compared} frames of {path} have no partner in {other} "
-                f"({name_frames(unpaired, times)}); --max-unpaired allows more than {100 * max_unpaired:g} %."
+                f"({name_frames(unpaired, times)}); {setting('max_unpaired')} allows more than "
+                f"{100 * max_unpaired:g} %."
             )
 
 
@@ -244,7 +246,8 @@ def identify(path: Path) -> Clip:
     """
     with open_clip(path) as container:
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
-            raise InputError(f"{path} is a picture, not a clip; pictures are compared with --model and --data.")
+            models, data = setting("models", flag="--model"), setting("data")
+            raise InputError(f"{path} is a picture, not a clip; pictures are compared with {models} and {data}.")
     video = probe(path).video
     _, layout = decoded_format(video)
     return Clip(path, video, layout, colour_of(video, video.height), read_part_start(path))
@@ -422,8 +425,8 @@ def _place_parts(extents: Sequence[_Extent]) -> tuple[Placement, ...]:
     if latest.first > earliest.last + ROUNDING:
         raise InputError(
             f"{latest.clip.path} begins at {float(latest.first):.3f} s of the source and {earliest.clip.path} ends at "
-            f"{float(earliest.last + earliest.step):.3f} s: they show no common part; --align start compares both from "
-            "their first frames."
+            f"{float(earliest.last + earliest.step):.3f} s: they show no common part; {setting('align', 'start')} "
+            "compares both from their first frames."
         )
     placements = []
     for extent in extents:
@@ -442,7 +445,7 @@ def _require_equal_durations(extents: Sequence[_Extent]) -> None:
                 raise InputError(
                     f"{shorter.clip.path} lasts {float(shorter.duration):.3f} s and {longer.clip.path} "
                     f"{float(longer.duration):.3f} s, and nothing in them says which part of the source they show; "
-                    "--align start compares both from their first frames."
+                    f"{setting('align', 'start')} compares both from their first frames."
                 )
 
 
