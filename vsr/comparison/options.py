@@ -116,7 +116,7 @@ class CompareOptions:
     quality: int | Literal["lossless"] | None = option(
         None, "JPEG quality.", metavar="1..100|lossless", default_text="95; small pages lossless"
     )
-    overwrite: bool = option(False, "Replace an existing output.")
+    overwrite: bool = option(False, "Replace an existing output.", name="-y, --overwrite")
 
     def __post_init__(self) -> None:
         wrong = list(self._contradictions())
