@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vsr.cli.options import PATH, SIZE, given, options_of
-from vsr.cli.terminal import echo_lines, echo_note, large_imports, start_logging, verbosity_options
+from vsr.cli.terminal import echo, echo_note, echo_table, large_imports, start_logging, verbosity_options
 from vsr.pipeline.options import BenchOptions
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, qui
     """
     start_logging(verbose, quiet)
     with large_imports():
-        from vsr.evaluation.tables import check_output, to_text, write_table
+        from vsr.evaluation.tables import check_output, write_table
         from vsr.machine import bench
     if output is not None:
         check_output(output, overwrite=overwrite)
@@ -43,7 +43,10 @@ def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, qui
         if not as_json and not quiet:
             echo_note(_format_speed(speed))
     table = _speed_table(speeds)
-    echo_lines(json.dumps({"speeds": [asdict(speed) for speed in speeds]}) if as_json else to_text(table))
+    if as_json:
+        echo(json.dumps({"speeds": [asdict(speed) for speed in speeds]}))
+    else:
+        echo_table(table)
     if output is not None:
         write_table(output, table, overwrite=overwrite)
 

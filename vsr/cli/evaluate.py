@@ -11,10 +11,10 @@ import click
 from click.core import ParameterSource
 
 from vsr.cli.options import PATH, SectionedCommand, SectionedOption, given, options_of
-from vsr.cli.terminal import clean_end_on_signals, echo, echo_lines, large_imports, start_logging, verbosity_options
+from vsr.cli.terminal import clean_end_on_signals, echo, echo_table, large_imports, start_logging, verbosity_options
 from vsr.errors import UsageError, needs_extra
 from vsr.evaluation.options import ImageEvalOptions, VideoEvalOptions
-from vsr.evaluation.tables import Table, check_output, to_json, to_text, write_table
+from vsr.evaluation.tables import Table, check_output, to_json, write_table
 
 if TYPE_CHECKING:
     from vsr.evaluation.scores import VideoReport
@@ -78,7 +78,7 @@ def evaluate(
         if as_json:
             echo(to_json(table))
         elif not quiet:
-            echo_lines(to_text(table))
+            echo_table(table)
 
 
 def _check_kind(clips: tuple[Path, ...]) -> None:

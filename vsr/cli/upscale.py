@@ -19,8 +19,8 @@ from vsr.cli.terminal import (
     clean_end_on_signals,
     echo,
     echo_error,
-    echo_lines,
     echo_note,
+    echo_table,
     large_imports,
     show_progress,
     start_logging,
@@ -30,6 +30,7 @@ from vsr.errors import UsageError
 from vsr.pipeline.options import UpscaleOptions
 
 if TYPE_CHECKING:
+    from vsr.evaluation.tables import Table
     from vsr.pipeline.estimate import Estimate
     from vsr.pipeline.folder import Outcome, Pair
     from vsr.pipeline.job import UpscaleSummary
@@ -173,7 +174,7 @@ def _upscale_many(pairs: list[Pair], options: UpscaleOptions, command: Command, 
         counts = {state: states.count(state) for state in ("done", "damaged", "there", "failed")}
         echo(json.dumps({"clips": [_as_dict(outcome) for outcome in outcomes], **counts}, default=str))
     elif not quiet:
-        echo_lines(_outcome_table(outcomes))
+        echo_table(_outcome_table(outcomes))
     if "failed" in states or "damaged" in states:
         click.get_current_context().exit(FAILED)
 
@@ -183,8 +184,8 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
     return {**asdict(outcome.pair), "state": outcome.state, "error": outcome.error, **summary}
 
 
-def _outcome_table(outcomes: list[Outcome]) -> str:
-    from vsr.evaluation.tables import Column, Table, to_text
+def _outcome_table(outcomes: list[Outcome]) -> Table:
+    from vsr.evaluation.tables import Column, Table
 
     columns = (
         Column("clip"),
@@ -202,7 +203,7 @@ def _outcome_table(outcomes: list[Outcome]) -> str:
                 "frames": summary.frames, "size": f"{summary.width}x{summary.height}", "time": summary.seconds,
             }  # fmt: skip
         rows.append(row)
-    return to_text(Table(columns, tuple(rows), {}))
+    return Table(columns, tuple(rows), {})
 
 
 def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: bool) -> None:
