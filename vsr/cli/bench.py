@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.options import PATH, SIZE, given, options_of
+from vsr.cli.options import MODEL, PATH, SIZE, given, options_of
 from vsr.cli.terminal import echo, echo_note, echo_table, large_imports, start_logging, verbosity_options
 from vsr.pipeline.options import BenchOptions
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@options_of(BenchOptions, types={"sizes": SIZE})
+@options_of(BenchOptions, types={"models": MODEL, "sizes": SIZE})
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Also write the table to a .json, .csv or .md file.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

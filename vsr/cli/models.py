@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from vsr.cli.options import MODEL
 from vsr.cli.terminal import CommandGroup, echo, echo_record
 
 
@@ -36,7 +37,7 @@ def models(as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", type=MODEL)
 def show(name: str) -> None:
     """Show the card of a model: data, command, steps, figures, licence."""
     from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, find_weights, read_info
@@ -56,7 +57,7 @@ def show(name: str) -> None:
 
 
 @models.command()
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--data", type=click.Path(path_type=Path), required=True, metavar="DIR", help="HR pictures.")
 def calibrate(model: str, data: Path) -> None:
     """Calibrate a model for int8 on pictures, and write the result into its file."""

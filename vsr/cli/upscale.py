@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.options import PATH, RATE, SIZE, TIME, given, options_of
+from vsr.cli.options import MODEL, PATH, RATE, SIZE, TIME, given, options_of
 from vsr.cli.terminal import (
     clean_end_on_signals,
     echo,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 FAILED = 1
 """Exit code where something failed, or where an input was damaged but an output was made."""
 
-TYPES = {"size": SIZE, "start": TIME, "end": TIME, "fps": RATE}
+TYPES = {"model": MODEL, "size": SIZE, "start": TIME, "end": TIME, "fps": RATE}
 """Types of the options that the types of their fields do not determine."""
 
 LAST = ("resume", "jobs", "cluster")
