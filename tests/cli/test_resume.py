@@ -172,6 +172,11 @@ def test_a_job_of_another_version(
     result = invoke("resume", tmp_path / "out.mp4")
     assert result.exit_code == 2
     assert result.stderr.endswith("is from another version of vsr; repeat the command that started it.\n")
+    with monkeypatch.context() as context:
+        context.setattr(UpscaleOptions, "to_dict", lambda self: to_dict(self) | {"detail": 3.0})
+        interrupted("upscale", make_clip(**LONG), "-o", tmp_path / "out.mkv", "--model", "identity")
+    result = invoke("resume", tmp_path / "out.mkv")
+    assert (result.exit_code, result.stderr) == (2, "error: the detail must lie in [0, 1], got 3.0.\n")
 
 
 # Names

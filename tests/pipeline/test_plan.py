@@ -126,12 +126,14 @@ def test_resized_frames_are_not_padded() -> None:
     assert plan_video(clip, CODECS["h264"], UpscaleOptions(height=720), 4)[1].padded
 
 
+def test_beyond_the_models_scale_its_frames_are_resized() -> None:
+    clip = ClipInfo(Path("a.mp4"), PLAIN, ())
+    video, conversion = plan_video(clip, CODECS["h264"], UpscaleOptions(height=810), 4)
+    assert (video.height, conversion.height, conversion.padded) == (810, 810, False)
+
+
 def test_sizes_that_cannot_be_reached_are_refused() -> None:
     clip = ClipInfo(Path("a.mp4"), PLAIN, ())
-    with pytest.raises(
-        UsageError, match=r"^a\.mp4 would have to grow 4\.5 times; tiny reaches 4\. Choose a smaller size"
-    ):
-        plan_video(clip, CODECS["h264"], UpscaleOptions(model="tiny", height=810), 4)
     with pytest.raises(UsageError, match=r"^a\.mp4 would become 62x36; libx265 needs 64 columns\.$"):
         plan_video(clip, CODECS["hevc"], UpscaleOptions(codec="hevc", size=(62, 36)), 4)
     with pytest.raises(UsageError, match=r"^a\.mp4 would become 16640x9360; libx264 writes up to 16384 pixels\.$"):

@@ -26,7 +26,7 @@ from vsr.signals import is_shielded, shielded
 if TYPE_CHECKING:
     from vsr.evaluation.tables import Table
     from vsr.pipeline.folder import FolderProgress, Outcome
-    from vsr.pipeline.job import UpscaleProgress
+    from vsr.pipeline.job import ClipPlan, UpscaleProgress
 
 INTERRUPTED = 130
 
@@ -414,6 +414,9 @@ EVENT_SECONDS = 1.0
 class ProgressDisplay(Protocol):
     """Shows the progress of the work."""
 
+    def plan(self, plan: ClipPlan) -> None:
+        """Say what will be done with one clip."""
+
     def clip(self, at: UpscaleProgress) -> None:
         """Show the progress of one clip."""
 
@@ -440,18 +443,31 @@ def show_progress(as_json: bool, quiet: bool, num_inputs: int = 1) -> Iterator[P
 
     hidden = quiet or None  # None: shown where stderr is a terminal
     with (
-        tqdm(unit="frame", disable=hidden if num_inputs > 1 else True, position=0) as whole,
-        tqdm(unit="frame", disable=hidden, position=int(num_inputs > 1), leave=num_inputs == 1) as clip,
-    ):
-        yield _Bars(whole, clip)
+        tqdm(unit=" frames", disable=hidden if num_inputs > 1 else True, position=0) as whole,
+        tqdm(
+            unit=" frames", disable=hidden, position=int(num_inputs > 1), leave=num_inputs == 1,
+            bar_format="loading the model ...",
+        ) as clip,
+    ):  # fmt: skip
+        yield _Bars(whole, clip, quiet)
 
 
 class _Bars:
-    def __init__(self, whole: Any, clip: Any) -> None:
-        self._whole, self._clip = whole, clip
+    def __init__(self, whole: Any, clip: Any, quiet: bool) -> None:
+        self._whole, self._clip, self._quiet = whole, clip, quiet
         self._number = 0
+        self._planned = False
+
+    def plan(self, plan: ClipPlan) -> None:
+        if self._quiet or self._planned:
+            return
+        self._planned = True  # of a folder's clips the first one stands for all
+        self._clip.write(one_line(str(plan)), file=sys.stderr)
+        if plan.faster:
+            self._clip.write(f"--precision {plan.faster} is two to three times as fast here.", file=sys.stderr)
 
     def clip(self, at: UpscaleProgress) -> None:
+        self._clip.bar_format = None  # until now the number of frames was unknown
         if not self._clip.n:
             self._clip.reset(at.num_frames)
             self._clip.initial = at.resumed  # not counted in the speed
@@ -479,6 +495,9 @@ class _Events:
         self._quiet = quiet
         self._started = self._reported = time.monotonic()
         self._resumed: int | None = None
+
+    def plan(self, plan: ClipPlan) -> None:
+        self._emit(event="plan", text=str(plan))
 
     def clip(self, at: UpscaleProgress) -> None:
         self._report_progress(at.frames, at.num_frames, at.resumed, {})

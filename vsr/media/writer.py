@@ -21,11 +21,22 @@ from av.error import FFmpegError as LibavError
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
-from vsr.errors import OutputError, UsageError, VsrError, did_you_mean, is_out_of_memory
+from vsr.errors import OutputError, UsageError, VsrError, did_you_mean, is_out_of_memory, setting
 from vsr.files import has_memory_for
 from vsr.media.clip import ColourTags, frame_of, has_alpha, planes_like
 from vsr.media.ffmpeg import encoder_options
-from vsr.media.formats import CODECS, CONTAINERS, Codec, LightLevels, MasteringDisplay, Timing, decoding_times, holds
+from vsr.media.formats import (
+    ALIASES,
+    CODECS,
+    CONTAINERS,
+    Codec,
+    LightLevels,
+    MasteringDisplay,
+    Timing,
+    decoding_times,
+    holds,
+    known_codec,
+)
 from vsr.media.reader import Frame
 
 
@@ -98,6 +109,12 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
     except (LibavError, ValueError) as exc:
         if is_out_of_memory(exc) or (isinstance(exc, ExternalError) and not has_memory_for(video.width, video.height)):
             raise MemoryError(f"{codec.encoder}: {exc}") from exc
+        if codec.hardware:
+            raise OutputError(
+                f"the encoder {codec.encoder} cannot be opened for {video.width}x{video.height} {video.pix_fmt} "
+                f"({getattr(exc, 'strerror', None) or exc}): it needs {codec.hardware}. "
+                f"{setting('codec', 'h264')} runs on the CPU."
+            ) from exc
         raise OutputError(
             f"the encoder {codec.encoder} refuses {video.width}x{video.height} {video.pix_fmt} "
             f"with {options or 'its defaults'}: {getattr(exc, 'strerror', None) or exc}."
@@ -271,24 +288,22 @@ UNCODED = frozenset({"rawvideo", "wrapped_avframe"})
 """libav encoders that do not encode, whose output few containers support."""
 
 
-OTHER_NAMES = {"h265": "hevc", "x265": "hevc", "avc": "h264", "x264": "h264"}
-"""Other names of codecs, to suggest the one that vsr has."""
-
-
 def codec_named(name: str) -> Codec:
-    """Return an entry of ``CODECS``, or a codec for any video encoder of this build of libav.
+    """Return a codec that vsr knows, or one for any video encoder of this build of libav.
 
     Raises:
         UsageError: the name is neither, or this build lacks the encoder.
     """
-    codec = CODECS.get(name) or _plain(name)
+    codec = known_codec(name) or _plain(name)
     try:
         if name not in UNCODED and LibavCodec(codec.encoder, "w").type == "video":
             return codec
     except UnknownCodecError:
         pass
+    if codec.hardware:
+        raise UsageError(f"{codec.encoder} needs {codec.hardware}: {setting('codec', 'h264')} runs on the CPU.")
     available = [key for key, entry in CODECS.items() if entry.encoder in codecs_available]
-    alike = did_you_mean(OTHER_NAMES.get(name.lower(), name), [*available, *(CODECS[key].encoder for key in available)])
+    alike = did_you_mean(name, [*available, *(CODECS[key].encoder for key in available), *ALIASES])
     raise UsageError(
         f"this build of libav has no video encoder {codec.encoder!r}: use {', '.join(available)}, or an encoder's "
         f"name{alike}"

@@ -105,7 +105,7 @@ def load_lpips(path: Path | None = None) -> Lpips:
     if found is None or found.origin is None:
         raise WeightsError('LPIPS needs the package torchmetrics, which contains its heads: pip install "vsr[eval]".')
     url = SqueezeNet1_1_Weights.IMAGENET1K_V1.url
-    backbone = find_pretrained("the weights of SqueezeNet for LPIPS", url, path, "--lpips-weights")
+    backbone = find_pretrained("the weights of SqueezeNet for LPIPS", url, path, "lpips_weights")
     return Lpips(backbone, read_weights(Path(found.origin).parent / HEADS))
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from vsr.errors import OutputError, UsageError
+from vsr.errors import OutputError, UsageError, setting
 from vsr.files import MAX_SIDE, check_target, digest_of, publish_all, stamp_of
 from vsr.media.clip import WHOLE, ClipInfo, Cut, Plane, has_alpha, layout_of
 from vsr.media.ffmpeg import ffmpeg_program
@@ -43,6 +43,7 @@ from vsr.media.pictures import (
     single_name_error,
     written_pictures,
 )
+from vsr.media.provenance import Provenance
 from vsr.media.reader import Frame, decoded_format
 from vsr.media.writer import Encoder, VideoFormat, check_encoder, codec_named, encoded_suffix, format_of
 from vsr.pipeline.options import UpscaleOptions
@@ -90,6 +91,8 @@ class Output(Protocol):
     """What becomes of the source's other streams."""
     program: str
     """Version and path of the ffmpeg program that assembles the output; empty if none is used."""
+    made: Provenance | None
+    """How the output is made, for its metadata."""
     warnings: list[str]
     """A sentence for each thing that the output will lack; the job logs them when nothing refuses it any more."""
 
@@ -141,6 +144,7 @@ class ClipOutput:
     """
 
     def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
+        self.made: Provenance | None = None
         self.program = str(ffmpeg_program())  # needed at the end, so check for it at the beginning
         self._clip, self._target, self._container = clip, target, container_of(target)
         self._options = replace(options, codec=_codec_for(self._container, target, options))
@@ -161,7 +165,8 @@ class ClipOutput:
 
     def check(self) -> None:
         """As ``Output``."""
-        check_target(self._target, overwrite=self._options.overwrite, inputs=(self._clip.path,))
+        inputs = (self._clip.path,)
+        check_target(self._target, overwrite=self._options.overwrite, inputs=inputs, makes_folder=True)
 
     def plan(self, scale: float) -> Conversion:
         """As ``Output``; the encoder is opened as a test."""
@@ -172,7 +177,7 @@ class ClipOutput:
         if self._container.one_rate:
             self.warnings.append(f"{self._target}: an AVI has one frame rate; other timestamps move to the next tick.")
             self._warn_of_late_picture()
-        self._encoder_options = self._options.encoder_options(self._codec.preset_option)
+        self._encoder_options = self._options.encoder_options(self._codec)
         if self._container.one_rate:
             self._encoder_options.setdefault("bf", "0")  # its frames have no timestamps to be reordered by
         check_encoder(self._codec, self._encoder_options, video)
@@ -258,7 +263,10 @@ class ClipOutput:
         last = max((packet for part in parts for packet in part.packets), key=lambda packet: packet.pts)
 
         def attempt(plans: Sequence[StreamPlan]) -> None:
-            assemble(encoded, self._clip, plans, assembled, self._container, encoded=video, cut=cut, last=last)
+            assemble(
+                encoded, self._clip, plans, assembled, self._container,
+                encoded=video, cut=cut, last=last, made=self.made,
+            )  # fmt: skip
 
         lost = list(map(str, self._changed(assemble_what_fits(self.streams, self._container, attempt))))
         num_frames = sum(len(part.packets) for part in parts)
@@ -299,6 +307,7 @@ class PictureOutput:
     def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
         self._clip, self._target, self._options = clip, target, options
         self.program = ""
+        self.made: Provenance | None = None
         part = options.start is not None or options.end is not None
         if not is_pattern(target) and not part and not _has_one_frame(clip):
             raise UsageError(f"{target} is one picture; for all frames name a pattern such as %06d{target.suffix}.")
@@ -312,12 +321,13 @@ class PictureOutput:
         self.streams = tuple(StreamPlan(stream, "drop", reason="pictures hold none") for stream in clip.others)
         self.warnings = [f"{clip.path.name}: {plan}" for plan in self.streams]
         if clip.video.sample_aspect_ratio not in (None, 1):
-            self.warnings.append(f"{clip.path.name}: pictures keep no pixel aspect; --size makes the pixels square.")
+            square = setting("size")
+            self.warnings.append(f"{clip.path.name}: pictures keep no pixel aspect; {square} makes the pixels square.")
 
     def check(self) -> None:
         """As ``Output``."""
         if not self._options.overwrite and (there := next(iter(existing(self._target)), None)):
-            raise OutputError(f"{there} exists already; --overwrite replaces it.")
+            raise OutputError(f"{there} exists already; {setting('overwrite', True)} replaces it.")
 
     def plan(self, scale: float) -> Conversion:
         """As ``Output``."""
@@ -356,7 +366,7 @@ class PictureOutput:
         there = list(existing(self._target))
         for path in [] if self._options.overwrite else there:
             if path not in own or not _has_digest(path, own[path]):
-                raise OutputError(f"{path} exists now; --overwrite replaces it.")
+                raise OutputError(f"{path} exists now; {setting('overwrite', True)} replaces it.")
         moves = [(path, target) for (path, _), target in zip(pictures, targets, strict=True)]
         remaining = [
             (path, target) for path, target in moves if path.exists()
@@ -435,10 +445,12 @@ def _has_one_frame(clip: ClipInfo) -> bool:
 def _codec_for(container: Container, target: Path, options: UpscaleOptions) -> str:
     if container.muxer == "gif":
         if options.codec not in (None, "gif"):
-            raise UsageError(f"a GIF holds no {options.codec}; leave --codec out, or name another output.")
+            codec = setting("codec")
+            raise UsageError(f"a GIF holds no {options.codec}; leave {codec} out, or name another output.")
         return container.codec
     name = options.codec or container.codec
     if not holds(container, format_of(codec_named(name))):
         fitting = [key for key, codec in CODECS.items() if holds(container, format_of(codec))]
-        raise UsageError(f"{target.suffix} cannot hold {name}: take --codec {' or '.join(fitting)}, or another ending.")
+        take = setting("codec", tuple(fitting))
+        raise UsageError(f"{target.suffix} cannot hold {name}: take {take}, or another ending.")
     return name

@@ -13,7 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from vsr.errors import OutOfMemoryError, UsageError, memory_explained
+from vsr.errors import OutOfMemoryError, UsageError, memory_explained, setting
 from vsr.imaging.colour import ColourSpec, PixelLayout
 from vsr.inference.device import available_memory, free_memory, free_swap
 from vsr.inference.engine import Engine
@@ -162,7 +162,7 @@ def plan_video(
         kept: the side data of frames that the output keeps, by libav's names.
 
     Raises:
-        UsageError: the encoder cannot write the size or the pixel format, or the engine does not reach the size.
+        UsageError: the encoder cannot write the size or the pixel format.
         InputError: the source has a pixel format that cannot be read.
     """
     video = clip.video
@@ -172,7 +172,7 @@ def plan_video(
     assert target_layout is not None
     requested = plan_geometry(video, options, scale, turns=turns)
     geometry = requested.rounded_up(*_size_multiples(codec, target_layout))
-    _check_size(clip, codec, options, geometry, scale)
+    _check_size(clip, codec, geometry)
     tags, target_colour = _plan_colour(video, geometry.height, source_layout, target_layout)
     native = (round(video.width * scale), round(video.height * scale))
     computed = native[::-1] if geometry.orientation.transposed else native
@@ -219,18 +219,12 @@ def _size_multiples(codec: Codec, layout: PixelLayout) -> tuple[int, int]:
     return max(1 << layout.subsampling_x, least), max(1 << layout.subsampling_y, least)
 
 
-def _check_size(clip: ClipInfo, codec: Codec, options: UpscaleOptions, geometry: Geometry, scale: float) -> None:
+def _check_size(clip: ClipInfo, codec: Codec, geometry: Geometry) -> None:
     size = f"{geometry.width}x{geometry.height}"
     if max(geometry.width, geometry.height) > codec.largest:
         raise UsageError(f"{clip.path} would become {size}; {codec.encoder} writes up to {codec.largest} pixels.")
     if geometry.width < codec.narrowest:
         raise UsageError(f"{clip.path} would become {size}; {codec.encoder} needs {codec.narrowest} columns.")
-    factor = factor_of(clip.video, options)
-    if factor is not None and factor > scale * (1 + 1e-9):
-        raise UsageError(
-            f"{clip.path} would have to grow {factor:g} times; {options.model} reaches {scale:g}. "
-            "Choose a smaller size, or another model."
-        )
 
 
 def _plan_colour(
@@ -283,8 +277,12 @@ def _losses(
     return losses
 
 
-LESS_MEMORY = "take a smaller --tile, --batch 1, fewer --jobs or a smaller size"
-"""The advice if memory runs out."""
+
+def less_memory() -> str:
+    """Return the advice if memory runs out."""
+    tile, batch = setting("tile_size", flag="--tile"), setting("batch_size", 1, flag="--batch")
+    return f"take a smaller {tile}, {batch}, fewer {setting('jobs')} or a smaller size"
+
 
 QUEUE_SHARE = 16
 """Frames waiting on one side of the network, in all workers, use at most 1/16 of the free memory."""
@@ -300,7 +298,7 @@ def explains_out_of_memory(work: Work) -> Work:
 
     @wraps(work)
     def explained(source: Path, *args: Any, **kwargs: Any) -> Any:
-        with memory_explained(f"upscaling {source}", LESS_MEMORY):
+        with memory_explained(f"upscaling {source}", less_memory()):
             return work(source, *args, **kwargs)
 
     return cast(Work, explained)
@@ -331,5 +329,5 @@ def check_frame_fits(clip: ClipInfo, engine: Engine, conversion: Conversion, wor
         raise OutOfMemoryError(
             f"{clip.path}: a frame of {conversion.width}x{conversion.height} takes {needed / 1e9:.1f} GB on "
             f"{engine.device}{f' in {workers} workers' if workers > 1 else ''}, and {free / 1e9:.1f} GB are free; "
-            "take a smaller size or fewer --jobs."
+            f"take a smaller size or fewer {setting('jobs')}."
         )
