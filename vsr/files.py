@@ -1,4 +1,4 @@
-"""Check, write, lock, digest and open files, and limits on the size of frames and pictures.
+"""Check, write, lock, digest and open files, and limits on the size of frames and pictures; where weights are.
 
 Outputs are checked before the work begins and are written completely or not at all.
 """
@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import vsr
 from vsr.errors import OutputError, is_out_of_memory, setting
 
 LONGEST_NAME = 255
@@ -297,3 +298,10 @@ def has_memory_for(width: int, height: int) -> bool:
     except OSError as exc:
         return not is_out_of_memory(exc)
     return True
+
+
+def models_folder() -> Path:
+    """Return the folder of the shipped weights: ``vsr/models`` if installed, ``models`` beside it in a source tree."""
+    package = Path(vsr.__file__).parent
+    installed = package / "models"
+    return installed if installed.is_dir() else package.parent / "models"

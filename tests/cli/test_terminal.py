@@ -208,7 +208,7 @@ def test_a_usage_error_is_a_sentence_and_the_way_to_the_help(words: str, said: s
         ("--engine trch", "'openvino'; did you mean torch?"),
         ("--precision xyz", "'int8'."),
         ("--codec hevc --preset slwo", "hevc has no preset 'slwo' (did you mean slow?): use ultrafast"),
-        ("--codec h266", "or an encoder's name; did you mean h265?"),
+        ("--codec hvec", "or an encoder's name; did you mean hevc?"),
         ("--codec libx256", "or an encoder's name; did you mean libx265?"),
         ("--codec xyz", "or an encoder's name."),
         ("--pix-fmt yuv420", "; did you mean yuv420p?"),

@@ -34,7 +34,8 @@ DISCRIMINATOR_FIELDS = ("length", "learning_rate", "schedule", "milestones")
 @click.command(cls=SectionedCommand)
 @options_of(TrainOptions, "data", "output")
 @click.option(
-    "--recipe", type=Choice(list(RECIPES)), default="srgan", show_default=True, help="Recipe to train by."
+    "--recipe", type=Choice(list(RECIPES)), default="srgan", show_default=True, metavar="NAME",
+    help=f"Recipe to train by: {', '.join(RECIPES)}.",
 )
 @options_of(TrainOptions, "stage")
 @click.option(
