@@ -11,6 +11,9 @@ import pytest
 
 import vsr
 
+COMPLETING = {"_VSR_COMPLETE": "bash_complete", "COMP_WORDS": "vsr upscale --model ", "COMP_CWORD": "3"}
+"""What bash sets to ask for the models."""
+
 HEAVY = ("torch", "torchvision", "lightning_fabric", "matplotlib", "cv2", "av", "numpy", "safetensors")
 
 
@@ -43,6 +46,7 @@ def running(*arguments: str) -> str:
         running("train", "--help"),
         running("upscale", "--help"),
         running("models", "--help"),
+        f"import os\nos.environ.update({COMPLETING!r})\n{running()}",
     ],
     ids=[
         "import",
@@ -53,6 +57,7 @@ def running(*arguments: str) -> str:
         "train --help",
         "upscale --help",
         "models --help",
+        "completion of a model",
     ],
 )
 def test_heavy_libraries_are_not_loaded(code: str) -> None:

@@ -1,4 +1,4 @@
-"""Check, write, lock, digest and open files, and limits on the size of frames and pictures.
+"""Check, write, lock, digest and open files, and limits on the size of frames and pictures; where weights are.
 
 Outputs are checked before the work begins and are written completely or not at all.
 """
@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import vsr
 from vsr.errors import OutputError, is_out_of_memory, setting
 
 LONGEST_NAME = 255
@@ -51,8 +52,10 @@ def check_target(
         elif not target.parent.is_dir() and not makes_folder:
             raise OutputError(f"the folder {target.parent} does not exist; create it first.")
         else:
+            folder = next((path for path in target.parents if path.is_dir()), target.parent)
             with suppress(FileNotFoundError):
-                os.lstat(target)  # raises for a name that is too long; the checks above return False in newer Pythons
+                # Raises for a name that is too long; the checks above return False in newer Pythons.
+                os.lstat(folder / target.name)
     except OSError as exc:
         raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
 
@@ -295,3 +298,10 @@ def has_memory_for(width: int, height: int) -> bool:
     except OSError as exc:
         return not is_out_of_memory(exc)
     return True
+
+
+def models_folder() -> Path:
+    """Return the folder of the shipped weights: ``vsr/models`` if installed, ``models`` beside it in a source tree."""
+    package = Path(vsr.__file__).parent
+    installed = package / "models"
+    return installed if installed.is_dir() else package.parent / "models"

@@ -189,3 +189,50 @@ def test_names_cannot_become_formulas_or_markup() -> None:
     lines = to_markdown(found).splitlines()
     assert lines[3].startswith("| +1\\|&lt;b&gt; | @m\\\\x1b # x | ") and lines[-1] == "- a\\|b: &lt;i&gt;"
     assert "@m\\x1b # x" in to_text(found)
+
+
+def test_long_text_is_wrapped_in_its_column() -> None:
+    note = "could not be read, because the disk was removed while it was being read"
+    table = Table(
+        (Column("clip"), Column("frames"), Column("time", "s", 1), Column("note")),
+        ({"clip": "a.mp4", "frames": 8, "time": 0.5, "note": note}, {"clip": "b.mp4", "frames": 9, "time": 1.5}),
+        {"measured": "on a machine that was idle, by the clock of the wall, and with nothing else"},
+    )
+    assert to_text(table, 60).splitlines() == [
+        "clip   frames  time [s]  note",
+        "------------------------------------------------------------",
+        "a.mp4       8       0.5  could not be read, because the",
+        "                         disk was removed while it was",
+        "                         being read",
+        "b.mp4       9       1.5  -",
+        "",
+        "measured: on a machine that was idle, by the clock of the",
+        "  wall, and with nothing else",
+    ]
+    assert to_text(table, 200) == to_text(table)
+
+
+def test_numbers_that_do_not_fit_follow_in_further_blocks() -> None:
+    columns = (Column("model"), *(Column(f"quantity {number}", "ms", 1, "lower") for number in range(5)))
+    rows = tuple({"model": name, **{f"quantity {at}": at + 1.0 for at in range(5)}} for name in ("a", "b"))
+    assert to_text(Table(columns, rows, {}), 50).splitlines() == [
+        "model  quantity 0 [ms]  quantity 1 [ms]",
+        "----------------------------------------",
+        "a                  1.0              2.0",
+        "b                  1.0              2.0",
+        "",
+        "model  quantity 2 [ms]  quantity 3 [ms]",
+        "----------------------------------------",
+        "a                  3.0              4.0",
+        "b                  3.0              4.0",
+        "",
+        "model  quantity 4 [ms]",
+        "-----------------------",
+        "a                  5.0",
+        "b                  5.0",
+    ]
+
+
+def test_a_table_that_cannot_be_narrower_stays_whole() -> None:
+    wide = Table((Column("x" * 30, digits=1), Column("y" * 30, digits=1)), ({"x" * 30: 1.0, "y" * 30: 2.0},), {})
+    assert max(map(len, to_text(wide, 20).splitlines())) == 31

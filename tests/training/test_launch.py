@@ -190,7 +190,7 @@ def test_ctrl_c_stops_two_processes(options: TrainOptions, tmp_path: Path, photo
     step = checkpoint(output)["step"]
     assert process.returncode == 130, stderr
     last = stderr.splitlines()[-1]
-    assert last == f"vsr: stopped after step {step}; to continue, run the same command with --resume."
+    assert last == f"vsr: stopped after step {step}; to continue: vsr train -o {output} --resume"
     assert "Traceback" not in stderr
     until(lambda: not any(map(alive, started)), 10)
     # And one process can continue.

@@ -21,6 +21,19 @@ from vsr.errors import spell_settings
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
+COMMANDS = {
+    upscale: "Upscale videos and pictures.",
+    resume: "Continue an interrupted `vsr upscale`.",
+    models: "List the models, and show what is known of each.",
+    compare: "Show results side by side: as a strip, a video or a page.",
+    evaluate: "Measure models on pictures, or clips against originals.",
+    train: "Train a model on pictures or clips.",
+    bench: "Measure the speed of this machine.",
+    doctor: "Show what vsr finds on this machine, for a bug report.",
+}
+"""The commands in the order of use, with their lines in the help of vsr."""
+
+
 class Commands(ErrorReportingGroup):
     """The commands; ``vsr clip.mp4`` means ``vsr upscale clip.mp4``."""
 
@@ -41,18 +54,20 @@ def _is_path(argument: str) -> bool:
 @click.group("vsr", cls=Commands, context_settings=SETTINGS)
 @click.version_option(vsr.__version__, prog_name="vsr")
 def main() -> None:
-    """Video super-resolution with SRGAN: upscale clips with every other stream intact, and train the generator."""
+    """Video super-resolution with SRGAN: upscale clips with every other stream intact, and train the generator.
+
+    \b
+    vsr input.mp4
+    vsr upscale input.mp4 -o out.mp4 --scale 2
+    vsr upscale photo.jpg -o photo.png
+    vsr COMMAND --help
+    """
     # Idle threads of torch would spin, and keep the cores from the encoder and from other programs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     spell_settings(as_flags=True)
     click.get_current_context().call_on_close(partial(spell_settings, as_flags=False))
 
 
-main.add_command(upscale)
-main.add_command(resume)
-main.add_command(train)
-main.add_command(evaluate)
-main.add_command(compare)
-main.add_command(models)
-main.add_command(bench)
-main.add_command(doctor)
+for command, line in COMMANDS.items():
+    command.short_help = line
+    main.add_command(command)

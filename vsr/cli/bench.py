@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.options import PATH, SIZE, given, options_of
-from vsr.cli.terminal import echo_lines, echo_note, large_imports, start_logging, verbosity_options
+from vsr.cli.options import MODEL, PATH, SIZE, given, options_of
+from vsr.cli.terminal import echo, echo_note, echo_table, large_imports, start_logging, verbosity_options
 from vsr.pipeline.options import BenchOptions
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@options_of(BenchOptions, types={"sizes": SIZE})
+@options_of(BenchOptions, types={"models": MODEL, "sizes": SIZE})
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Also write the table to a .json, .csv or .md file.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -33,7 +33,7 @@ def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, qui
     """
     start_logging(verbose, quiet)
     with large_imports():
-        from vsr.evaluation.tables import check_output, to_text, write_table
+        from vsr.evaluation.tables import check_output, write_table
         from vsr.machine import bench
     if output is not None:
         check_output(output, overwrite=overwrite)
@@ -43,7 +43,10 @@ def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, qui
         if not as_json and not quiet:
             echo_note(_format_speed(speed))
     table = _speed_table(speeds)
-    echo_lines(json.dumps({"speeds": [asdict(speed) for speed in speeds]}) if as_json else to_text(table))
+    if as_json:
+        echo(json.dumps({"speeds": [asdict(speed) for speed in speeds]}))
+    else:
+        echo_table(table)
     if output is not None:
         write_table(output, table, overwrite=overwrite)
 

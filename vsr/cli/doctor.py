@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vsr.cli.terminal import echo_lines, large_imports
-from vsr.errors import one_line
+from vsr.cli.terminal import echo, echo_record, large_imports
 
 if TYPE_CHECKING:
     from vsr.machine import Diagnosis
@@ -26,12 +25,18 @@ def doctor(as_json: bool) -> None:
         from vsr.machine import diagnose
 
     found = diagnose()
-    echo_lines(json.dumps(asdict(found)) if as_json else _format_diagnosis(found))
+    if as_json:
+        echo(json.dumps(asdict(found)))
+        return
+    rows = _rows(found)
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        echo_record(f"{name:{width}}  ", text)
 
 
-def _format_diagnosis(found: Diagnosis) -> str:
+def _rows(found: Diagnosis) -> list[tuple[str, str]]:
     missing = [name for name, available in found.codecs.items() if not available]
-    rows = [
+    return [
         ("vsr", found.vsr),
         ("Python", found.python),
         ("system", found.system),
@@ -44,5 +49,3 @@ def _format_diagnosis(found: Diagnosis) -> str:
         *([("missing", ", ".join(missing))] if missing else []),
         *((name, version) for name, version in found.packages.items() if version is not None),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {one_line(text)}" for name, text in rows)

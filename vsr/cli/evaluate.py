@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from vsr.cli.options import PATH, SectionedCommand, SectionedOption, given, options_of
-from vsr.cli.terminal import clean_end_on_signals, echo, echo_lines, large_imports, start_logging, verbosity_options
+from vsr.cli.options import MODEL, PATH, SectionedCommand, SectionedOption, given, options_of
+from vsr.cli.terminal import clean_end_on_signals, echo, echo_table, large_imports, start_logging, verbosity_options
 from vsr.errors import UsageError, needs_extra
 from vsr.evaluation.options import ImageEvalOptions, VideoEvalOptions
-from vsr.evaluation.tables import Table, check_output, to_json, to_text, write_table
+from vsr.evaluation.tables import Table, check_output, to_json, write_table
 
 if TYPE_CHECKING:
     from vsr.evaluation.scores import VideoReport
@@ -28,7 +28,7 @@ picture, clip, shared = (partial(click.option, cls=SectionedOption, section=at) 
 
 @click.command("eval", cls=SectionedCommand)
 @click.argument("clips", metavar="[REF OUT...]", type=PATH, nargs=-1)
-@options_of(ImageEvalOptions, without=("lr", "border"), section=PICTURES, required=False)
+@options_of(ImageEvalOptions, without=("lr", "border"), section=PICTURES, required=False, types={"models": MODEL})
 @picture("--no-lpips", is_flag=True, help="Leave LPIPS out, as --lpips none does.")
 @picture("--per-picture", is_flag=True, help="Also show each picture.")
 @options_of(VideoEvalOptions, without=("reference", "outputs", "lr", "border"), section=CLIPS)
@@ -36,7 +36,7 @@ picture, clip, shared = (partial(click.option, cls=SectionedOption, section=at) 
 @clip("--plot", type=PATH, metavar="FILE", help="Plot the values of each frame over time: .png.")
 @options_of(ImageEvalOptions, "lr", "border", section="Both")
 @shared("-o", "--output", "outputs", multiple=True, type=PATH, metavar="FILE", help="Write the table: .json .csv .md.")
-@shared("--overwrite", is_flag=True, help="Replace existing outputs.")
+@shared("-y", "--overwrite", is_flag=True, help="Replace existing outputs.")
 @shared("--json", "as_json", is_flag=True, help="Print the table as one JSON object.")
 @verbosity_options
 def evaluate(
@@ -80,7 +80,7 @@ def evaluate(
         if as_json:
             echo(to_json(table))
         elif not quiet:
-            echo_lines(to_text(table))
+            echo_table(table)
 
 
 def _check_kind(clips: tuple[Path, ...]) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from vsr.cli.terminal import CommandGroup, echo
+from vsr.cli.options import MODEL
+from vsr.cli.terminal import CommandGroup, echo, echo_record
 
 
 @click.group(cls=CommandGroup, invoke_without_command=True)
@@ -27,35 +28,36 @@ def models(as_json: bool) -> None:
     width = max(len(name) for name in (*(info.name for info in shipped), *BUILT_IN_DESCRIPTIONS))
     for info in shipped:
         size = info.path.stat().st_size / 1e6
-        echo(f"{info.name:{width}} x{info.scale}  {size:.1f} MB  {info.about.get('purpose', '')}")
+        echo_record(f"{info.name:{width}} x{info.scale}  {size:.1f} MB  ", info.about.get("purpose", ""))
         for key in ("figures", "licence"):
             if key in info.about:
-                echo(f"{'':{width}} {key}: {info.about[key]}")
+                echo_record(f"{'':{width}} {key}: ", info.about[key])
     for name, purpose in BUILT_IN_DESCRIPTIONS.items():
-        echo(f"{name:{width}} {purpose}")
+        echo_record(f"{name:{width}} ", purpose)
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", type=MODEL)
 def show(name: str) -> None:
     """Show the card of a model: data, command, steps, figures, licence."""
     from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, find_weights, read_info
 
     if name in BUILT_IN_DESCRIPTIONS:
-        echo(f"{name}: {BUILT_IN_DESCRIPTIONS[name]}")
+        echo_record(f"{name}: ", BUILT_IN_DESCRIPTIONS[name])
         return
     info = read_info(find_weights(name))
-    echo(f"{info.name}: {info.architecture} {json.dumps(info.config)}")
+    echo_record(f"{info.name}: ", f"{info.architecture} {json.dumps(info.config)}")
     echo(str(info.path))
     for key, text in sorted(info.about.items()):
         echo("")
         echo(key)
         for line in text.splitlines():
-            echo(f"  {line}")
+            text = line.lstrip()
+            echo_record(" " * (2 + len(line) - len(text)), text)
 
 
 @models.command()
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--data", type=click.Path(path_type=Path), required=True, metavar="DIR", help="HR pictures.")
 def calibrate(model: str, data: Path) -> None:
     """Calibrate a model for int8 on pictures, and write the result into its file."""

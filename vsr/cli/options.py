@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
+from click.shell_completion import CompletionItem
 
 from vsr.errors import did_you_mean
+from vsr.files import models_folder
 from vsr.options import Option, hints_of, option_of
 from vsr.training.recipes import Labels, parse_labels
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+BUILT_IN_MODELS = ("bicubic", "identity")
+"""Models without a file: the names in ``vsr.networks.weights``, which imports torch."""
 
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -46,6 +51,18 @@ class Choice(click.Choice):  # type: ignore[type-arg]
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         return super().get_invalid_choice_message(value, ctx).removesuffix(".") + did_you_mean(str(value), self.choices)
+
+
+class ModelType(click.ParamType):  # type: ignore[type-arg]
+    """A model, by name or by file; shells complete names of models and families first, then files."""
+
+    name = "model"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        shipped = sorted(path.stem for path in models_folder().glob("*.safetensors"))
+        families = sorted({re.sub(r"-x\d+$", "", name) for name in shipped})
+        names = [name for name in (*families, *shipped, *BUILT_IN_MODELS) if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
 
 
 class SectionedOption(click.Option):
@@ -194,9 +211,11 @@ def parse_time(text: str) -> Fraction:
 
 def parse_scale(text: str) -> float:
     """Parse ``4``, ``4x``, ``x4`` or ``1.5`` to a number."""
-    if not (found := re.fullmatch(r"x?(\d{1,6}(?:\.\d{1,9})?|\.\d{1,9})x?", text.strip().lower(), re.ASCII)):
-        raise ValueError(f"{text!r} is not a scale: write 4, 4x or 1.5.")
-    return float(found[1])
+    number = text.strip().lower().removeprefix("x").removesuffix("x")
+    try:
+        return float(number)
+    except ValueError as exc:
+        raise ValueError(f"{text!r} is not a scale: write 4, 4x or 1.5.") from exc
 
 
 HEIGHTS = {"4k": 2160, "uhd": 2160, "8k": 4320}
@@ -245,3 +264,4 @@ SCALE = ParsedType("N", parse_scale)
 HEIGHT = ParsedType("N", parse_height)
 RATE = ParsedType("N", parse_rate)
 PAIR = ParsedType("KEY=VALUE", parse_pair)
+MODEL = ModelType()

@@ -7,8 +7,10 @@ import gc
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from vsr.errors import OutputError, VsrError, did_you_mean, is_out_of_memory, on
 from vsr.signals import is_shielded, shielded
 
 if TYPE_CHECKING:
+    from vsr.evaluation.tables import Table
     from vsr.pipeline.folder import FolderProgress, Outcome
     from vsr.pipeline.job import ClipPlan, UpscaleProgress
 
@@ -145,6 +148,37 @@ def echo_lines(text: str) -> None:
     """
     for line in text.split("\n"):
         echo(line)
+
+
+def echo_table(table: Table) -> None:
+    """Print a table as text, in lines that fit the terminal.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from vsr.evaluation.tables import to_text
+
+    echo_lines(to_text(table, terminal_width()))
+
+
+def echo_record(label: str, text: str) -> None:
+    """Print text after a label; on a terminal it is wrapped beside the label, and no word is cut.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    width, lines = terminal_width(), [text := one_line(text)]
+    if width is not None and len(label) + len(text) > width:
+        space = max(20, width - len(label))
+        lines = textwrap.wrap(text, space, break_long_words=False, break_on_hyphens=False)
+    for line in lines:
+        echo(f"{label}{line}".rstrip())
+        label = " " * len(label)
+
+
+def terminal_width() -> int | None:
+    """Return how many characters a line of the terminal has; None where stdout is not one, so that no line is cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def echo_error(text: str) -> None:
@@ -418,6 +452,18 @@ def show_progress(as_json: bool, quiet: bool, num_inputs: int = 1) -> Iterator[P
         yield _Bars(whole, clip, quiet)
 
 
+def echo_measuring(plan: ClipPlan) -> None:
+    """Say what would be done with a clip, and that this is being measured."""
+    for line in (*_plan_lines(plan), "upscaling a few frames, to measure time and size ..."):
+        _echo(line, sys.stderr)
+
+
+def _plan_lines(plan: ClipPlan) -> Iterator[str]:
+    yield one_line(str(plan))
+    if plan.faster:
+        yield f"--precision {plan.faster} is two to three times as fast here."
+
+
 class _Bars:
     def __init__(self, whole: Any, clip: Any, quiet: bool) -> None:
         self._whole, self._clip, self._quiet = whole, clip, quiet
@@ -428,9 +474,8 @@ class _Bars:
         if self._quiet or self._planned:
             return
         self._planned = True  # of a folder's clips the first one stands for all
-        self._clip.write(one_line(str(plan)), file=sys.stderr)
-        if plan.faster:
-            self._clip.write(f"--precision {plan.faster} is two to three times as fast here.", file=sys.stderr)
+        for line in _plan_lines(plan):
+            self._clip.write(line, file=sys.stderr)
 
     def clip(self, at: UpscaleProgress) -> None:
         self._clip.bar_format = None  # until now the number of frames was unknown
@@ -463,7 +508,7 @@ class _Events:
         self._resumed: int | None = None
 
     def plan(self, plan: ClipPlan) -> None:
-        self._emit(event="plan", text=str(plan))
+        """Show nothing: the summary has the figures."""
 
     def clip(self, at: UpscaleProgress) -> None:
         self._report_progress(at.frames, at.num_frames, at.resumed, {})

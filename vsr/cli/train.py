@@ -107,7 +107,10 @@ def _named_recipe(args: Sequence[str]) -> str:
 @click.command(cls=TrainCommand)
 @options_of(TrainOptions, "data", required=False)
 @options_of(TrainOptions, "output")
-@click.option("--recipe", type=Choice(list(RECIPES)), help=f"Recipe to train by.  [default: {DEFAULT}]")
+@click.option(
+    "--recipe", type=Choice(list(RECIPES)), metavar="NAME",
+    help=f"Recipe to train by: {', '.join(RECIPES)}.  [default: {DEFAULT}]",
+)  # fmt: skip
 @click.option(
     "--config", type=PATH, metavar="FILE", help=f"Options as TOML, or those of a run by its folder; see its {CONFIG}."
 )

@@ -15,13 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.options import HEIGHT, RATE, SCALE, SIZE, TIME, SectionedCommand, SectionedOption, given, options_of
+from vsr.cli.options import (
+    HEIGHT,
+    MODEL,
+    RATE,
+    SCALE,
+    SIZE,
+    TIME,
+    SectionedCommand,
+    SectionedOption,
+    given,
+    options_of,
+)
 from vsr.cli.terminal import (
     clean_end_on_signals,
     echo,
     echo_error,
-    echo_lines,
+    echo_measuring,
     echo_note,
+    echo_table,
     large_imports,
     show_progress,
     start_logging,
@@ -31,6 +43,7 @@ from vsr.errors import UsageError
 from vsr.pipeline.options import COMMON, JOB, UpscaleOptions
 
 if TYPE_CHECKING:
+    from vsr.evaluation.tables import Table
     from vsr.pipeline.estimate import Estimate
     from vsr.pipeline.folder import Outcome, Pair
     from vsr.pipeline.job import UpscaleSummary
@@ -39,7 +52,9 @@ if TYPE_CHECKING:
 FAILED = 1
 """Exit code where something failed, or where an input was damaged but an output was made."""
 
-TYPES = {"scale": SCALE, "size": SIZE, "height": HEIGHT, "start": TIME, "end": TIME, "fps": RATE}
+TYPES = {
+    "model": MODEL, "scale": SCALE, "size": SIZE, "height": HEIGHT, "start": TIME, "end": TIME, "fps": RATE,
+}  # fmt: skip
 """Types of the options that the types of their fields do not determine."""
 
 OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures such as frames/%06d.png; or a folder/."
@@ -52,8 +67,10 @@ as_json_option = job(
 
 
 @click.command(cls=SectionedCommand)
-@click.argument("names", metavar="INPUT... [OUT]", nargs=-1, required=True)
-@common("-o", "--output", metavar="OUT", help=f"{OUTPUTS}  [default: INPUT_x4 beside the input]")
+@click.argument("names", metavar="INPUT... [OUT]", type=click.Path(), nargs=-1, required=True)
+@common(
+    "-o", "--output", type=click.Path(), metavar="OUT", help=f"{OUTPUTS}  [default: INPUT_x4 beside the input]"
+)
 @options_of(UpscaleOptions, types=TYPES)
 @job("--recursive", is_flag=True, help="Recurse into subdirectories.")
 @common("--dry-run", is_flag=True, help="Only estimate time and size, by upscaling a few frames.")
@@ -206,7 +223,7 @@ def _upscale_many(
         counts = {state: states.count(state) for state in ("done", "damaged", "there", "failed")}
         echo(json.dumps({"clips": [_as_dict(outcome) for outcome in outcomes], **counts}, default=str))
     elif not quiet:
-        echo_lines(_outcome_table(outcomes))
+        echo_table(_outcome_table(outcomes))
     if "failed" in states or "damaged" in states:
         click.get_current_context().exit(FAILED)
 
@@ -216,8 +233,8 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
     return {**asdict(outcome.pair), "state": outcome.state, "error": outcome.error, **summary}
 
 
-def _outcome_table(outcomes: list[Outcome]) -> str:
-    from vsr.evaluation.tables import Column, Table, to_text
+def _outcome_table(outcomes: list[Outcome]) -> Table:
+    from vsr.evaluation.tables import Column, Table
 
     columns = (
         Column("clip"),
@@ -235,7 +252,7 @@ def _outcome_table(outcomes: list[Outcome]) -> str:
                 "frames": summary.frames, "size": f"{summary.width}x{summary.height}", "time": summary.seconds,
             }  # fmt: skip
         rows.append(row)
-    return to_text(Table(columns, tuple(rows), {}))
+    return Table(columns, tuple(rows), {})
 
 
 def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: bool) -> None:
@@ -249,9 +266,8 @@ def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: b
         try:
             if many and existing_outcome(pair, options):
                 continue
-            if not as_json:
-                echo_error(f"{pair.source}: upscaling a few frames to measure the time ...")
-            estimates.append(estimate_clip(pair.source, pair.target, options, executor=executor))
+            say = None if as_json else echo_measuring
+            estimates.append(estimate_clip(pair.source, pair.target, options, executor=executor, on_plan=say))
         except VsrError as exc:
             if not many:
                 raise

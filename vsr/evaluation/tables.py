@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import math
+import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,28 +62,80 @@ class Table:
     group_by: tuple[str, ...] = ()
 
 
-def to_text(table: Table) -> str:
-    """Format a table with aligned columns for the terminal; a star marks the best value of a group."""
+NARROWEST = 12
+"""Columns of text are made no narrower than this many characters, to fit a table into a terminal."""
+
+
+def to_text(table: Table, width: int | None = None) -> str:
+    """Format a table with aligned columns for the terminal; a star marks the best value of a group.
+
+    Args:
+        table: the table.
+        width: longest line, in characters. Longer text is wrapped in its column; numbers that do not fit follow in
+            further blocks, which repeat the columns of text before the first number. None: unlimited.
+    """
     best = _best(table)
     cells = [
         [_cell(column, row) + ("*" if (number, column.name) in best else " ") for column in table.columns]
         for number, row in enumerate(table.rows)
     ]
-    headings = [column.heading + " " for column in table.columns]
-    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    rows = [[column.heading + " " for column in table.columns], *cells]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = [_is_text(table, column) for column in table.columns]
-
-    def line(row: Sequence[str]) -> str:
-        aligned = zip(row, widths, left, strict=True)
-        return " ".join(cell.ljust(width) if flush else cell.rjust(width) for cell, width, flush in aligned).rstrip()
-
-    lines = [line(headings), "-" * (sum(widths) + len(widths) - 1)]
+    blocks = [list(range(len(widths)))]
+    if width is not None:
+        widths = _narrowed(widths, left, width)
+        blocks = _blocks(widths, left, width)
     groups = [_group(table, row) for row in table.rows]
-    for number, row in enumerate(cells):
-        if number and groups[number] != groups[number - 1]:
-            lines.append("")
-        lines.append(line(row))
-    return "\n".join(["\n".join(lines), *([""] if table.about else []), *_about_lines(table)])
+    lines: list[str] = []
+    for block in blocks:
+        lines += [""] if lines else []
+        for number, row in enumerate(rows):
+            if number > 1 and groups[number - 1] != groups[number - 2]:
+                lines.append("")
+            lines += _lines_of([row[at] for at in block], [widths[at] for at in block], [left[at] for at in block])
+            if not number:
+                lines.append("-" * (sum(widths[at] for at in block) + len(block) - 1))
+    about = _about_lines(table)
+    for line in ["", *about] if about else []:
+        lines += [line] if width is None else textwrap.wrap(line, width, subsequent_indent="  ") or [line]
+    return "\n".join(lines)
+
+
+def _narrowed(widths: Sequence[int], left: Sequence[bool], width: int) -> list[int]:
+    """Return the widths of columns, of which those of text are narrowed until a line fits, or to ``NARROWEST``."""
+    narrowed = list(widths)
+    while sum(narrowed) + len(narrowed) - 1 > width:
+        widest = max((at for at, flush in enumerate(left) if flush), key=narrowed.__getitem__, default=None)
+        if widest is None or narrowed[widest] <= NARROWEST:
+            break
+        narrowed[widest] -= 1
+    return narrowed
+
+
+def _blocks(widths: Sequence[int], left: Sequence[bool], width: int) -> list[list[int]]:
+    """Divide columns among blocks that fit, by their indices; all begin with the columns of text before a number."""
+    keys = list(takewhile(left.__getitem__, range(len(widths))))
+    blocks, block = [], list(keys)
+    for at in range(len(keys), len(widths)):
+        if len(block) > len(keys) and sum(widths[it] for it in (*block, at)) + len(block) > width:
+            blocks.append(block)
+            block = list(keys)
+        block.append(at)
+    return [*blocks, block]
+
+
+def _lines_of(row: Sequence[str], widths: Sequence[int], left: Sequence[bool]) -> list[str]:
+    """Return a row as one or more lines; text that is wider than its column is wrapped."""
+    wrapped = [
+        textwrap.wrap(cell, width - 1, break_on_hyphens=False) if len(cell) > width else [cell]
+        for cell, width in zip(row, widths, strict=True)
+    ]
+    lines = []
+    for line in zip_longest(*wrapped, fillvalue=""):
+        aligned = zip(line, widths, left, strict=True)
+        lines.append(" ".join(cell.ljust(to) if flush else cell.rjust(to) for cell, to, flush in aligned).rstrip())
+    return lines
 
 
 def to_markdown(table: Table) -> str:

@@ -86,7 +86,10 @@ class Codec:
             return name
         if name not in _X26_PRESETS or not self.presets or self.preset_option == "profile":
             return None
-        return self.presets[round(_X26_PRESETS.index(name) * (len(self.presets) - 1) / (len(_X26_PRESETS) - 1))]
+        place = _X26_PRESETS.index(name)
+        if set(self.presets) <= set(_X26_PRESETS):
+            return min(self.presets, key=lambda preset: abs(_X26_PRESETS.index(preset) - place))
+        return self.presets[round(place * (len(self.presets) - 1) / (len(_X26_PRESETS) - 1))]
 
     def options(self, crf: int | None, preset: str | None) -> dict[str, str]:
         """Return the libav options for a constant rate factor and a preset."""

@@ -24,9 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-import vsr
 from vsr.errors import UnknownModelError, UnsupportedError, UsageError, WeightsError, is_out_of_memory, shortened
-from vsr.files import write_whole
+from vsr.files import models_folder, write_whole
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.generator import Bicubic, Generator, Identity
 from vsr.networks.recurrent import RecurrentGenerator
@@ -354,13 +353,6 @@ BUILT_IN_DESCRIPTIONS = {
     "bicubic": "antialiased bicubic interpolation, any scale: the baseline",
     "identity": "returns its input: what decoding, conversion and encoding alone do",
 }
-
-
-def models_folder() -> Path:
-    """Return the folder of the shipped weights: ``vsr/models`` if installed, ``models`` beside it in a source tree."""
-    package = Path(vsr.__file__).parent
-    installed = package / "models"
-    return installed if installed.is_dir() else package.parent / "models"
 
 
 def shipped_models() -> list[WeightsInfo]:

@@ -39,9 +39,10 @@ from vsr.errors import (
     settings_are_flags,
     spell_settings,
 )
+from vsr.files import models_folder
 from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
-from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, find_partner, find_weights, models_folder
+from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, find_partner, find_weights
 from vsr.pipeline.journal import LOCK, RECORD, seal
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import check_frame_fits
