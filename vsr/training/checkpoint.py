@@ -48,15 +48,16 @@ def new_train_state(fabric: Fabric, options: TrainOptions) -> TrainState:
         WeightsError: initial weights, or those of a content network, are missing or damaged.
     """
     recipe = options.recipe
-    # Load the files of later stages once now, so that a mistake shows before a long first stage is done.
-    for stage in options.stages:
-        _features(recipe, stage, options)
+    # Load the files of later stages once now, so that a mistake shows before a long first stage is done; the content
+    # network last, so that it shows before a download too.
     if options.init_discriminator is not None:
         _discriminator(recipe, options.init_discriminator)
     generator = _seeded(options.seed, lambda: _generator(recipe))
     if options.init is not None and not options.resume:  # which has weights of its own
         _load_initial_weights(options.init, generator)
     teacher = _teacher(recipe, options)
+    for stage in options.stages:
+        _features(recipe, stage, options)
     if teacher is not None:
         teacher = teacher.to(fabric.device).to(memory_format=torch.channels_last)
     model = _trainable(fabric, generator, options)
