@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import vsr
+from vsr.errors import DISTRIBUTION
 
 HEAVY = ("torch", "torchvision", "lightning_fabric", "matplotlib", "cv2", "av", "numpy", "safetensors")
 
@@ -103,7 +104,7 @@ def test_unknown_names_are_errors() -> None:
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:
-    assert metadata.version("vsr") == vsr.__version__
+    assert metadata.version(DISTRIBUTION) == vsr.__version__
 
 
 def test_the_types_are_packaged() -> None:
