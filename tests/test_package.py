@@ -120,6 +120,10 @@ def test_the_licence_of_everything_that_is_installed_is_named_and_included() -> 
     assert about.get_all("License-File") == ["LICENSE", "vsr/comparison/LICENSE_DEJAVU", "models/LICENSE"]
 
 
+def test_the_citation_is_of_this_version() -> None:
+    assert f"\nversion: {vsr.__version__}\n" in (TOP / "CITATION.cff").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def tracked() -> list[str]:
     """List the files that git tracks."""
