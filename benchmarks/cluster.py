@@ -58,7 +58,7 @@ def upscale(source: Path, target: Path, arguments: Sequence[str], lose: Callable
     if child.returncode:
         raise SystemExit(f"{' '.join(command)} ended with exit code {child.returncode}: {errors}")
     for line in errors.splitlines():
-        if line.startswith("vsr: "):  # the other lines are events, and messages of Ray
+        if line.startswith(("warning: ", "vsr: ")):  # the other lines are events, and messages of Ray
             print(f"  stderr: {line}")
     summary: dict[str, Any] = json.loads(output)
     return summary

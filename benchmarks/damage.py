@@ -240,7 +240,7 @@ def classify(case: Case, ending: Ending, folder: Path) -> str:
         complaints.append(f"exit code {ending.code}")
     if "Traceback" in ending.stderr or "a bug, please report it" in ending.stderr:
         complaints.append("a traceback")
-    elif strange := [line for line in lines if not line.startswith("vsr: ")]:
+    elif strange := [line for line in lines if not line.startswith(("error: ", "warning: ", "vsr: "))]:
         complaints.append(f"printed {strange[0]!r}" if ending.code >= 0 else "printed more")
     if ending.code == 1 and not (case.clip in last or "out." in last):
         complaints.append("no sentence that names the file")

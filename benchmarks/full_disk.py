@@ -49,7 +49,7 @@ class Ending:
         """Whether exit code, message and output contradict each other."""
         if self.code == 0:
             return self.whole is not True
-        return self.whole is False or self.code != 1 or not self.message.startswith("vsr: ")
+        return self.whole is False or self.code != 1 or not self.message.startswith("error: ")
 
 
 def make_clip(path: Path) -> Path:

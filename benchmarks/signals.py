@@ -126,7 +126,7 @@ def classify(code: int | None, errors: str, number: signal.Signals, left: list[i
     if left:
         return f"left {len(left)} processes: {errors!r}"
     traceback = "Traceback" in errors or "Exception ignored" in errors or "Fatal Python error" in errors
-    ours = "/vsr/" in errors or "vsr: " in errors
+    ours = "/vsr/" in errors or any(line.startswith(("vsr: ", "error: ")) for line in errors.splitlines())
     if not ours and (code == -number or traceback):
         return "interpreter, traceback" if traceback else "interpreter"
     if traceback or code not in (0, 130):

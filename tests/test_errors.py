@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ast
 import errno
 import pickle
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import av.error
@@ -10,8 +13,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
-from vsr.errors import InputError, OutOfMemoryError, VsrError, is_out_of_memory, memory_explained
+import vsr
+from vsr.errors import (
+    InputError,
+    OutOfMemoryError,
+    OutputError,
+    VsrError,
+    is_out_of_memory,
+    memory_explained,
+    setting,
+    settings,
+    spell_settings,
+)
 
 LACKING: list[BaseException] = [
     MemoryError(),
@@ -53,6 +68,12 @@ def test_errors_that_do_not_mean_that_memory_ran_out(error: BaseException) -> No
     assert not is_out_of_memory(error)
 
 
+def test_a_callers_mistake_is_a_value_error_too() -> None:
+    with pytest.raises(ValueError, match="the detail must lie in"):
+        vsr.UpscaleOptions(detail=3)
+    assert not issubclass(InputError, ValueError)
+
+
 def fail_in_libav() -> None:
     av.error.err_check(-errno.ENOMEM)
 
@@ -91,3 +112,109 @@ def test_the_innermost_explanation_is_kept_and_can_be_pickled() -> None:
 def test_other_errors_are_passed_on() -> None:
     with pytest.raises(RuntimeError, match="^a bug$"), memory_explained("decoding", "take less"):
         raise RuntimeError("a bug")
+
+
+NAMED: list[tuple[Callable[[], str], str, str]] = [
+    (lambda: setting("jobs"), "--jobs", "jobs"),
+    (lambda: setting("max_pixels"), "--max-pixels", "max_pixels"),
+    (lambda: setting("overwrite", True), "--overwrite", "overwrite=True"),
+    (lambda: setting("resume", False), "--no-resume", "resume=False"),
+    (lambda: setting("device", "cpu"), "--device cpu", "device='cpu'"),
+    (lambda: setting("init", Path("a/b")), "--init a/b", "init='a/b'"),
+    (lambda: setting("gradient_clip", 1), "--gradient-clip 1", "gradient_clip=1"),
+    (lambda: setting("batch_size", 1, flag="--batch"), "--batch 1", "batch_size=1"),
+    (lambda: setting("tile_size", flag="--tile"), "--tile", "tile_size"),
+    (
+        lambda: setting("precision", ("fp16", "fp32")),
+        "--precision fp16 or fp32",
+        "precision='fp16' or 'fp32'",
+    ),
+    (lambda: settings(devices=2, nodes=1), "--devices 2 --nodes 1", "devices=2, nodes=1"),
+]
+
+
+@pytest.mark.parametrize(("name", "flag", "keyword"), NAMED, ids=[flag for _, flag, _ in NAMED])
+def test_an_option_is_named_as_its_user_writes_it(name: Callable[[], str], flag: str, keyword: str) -> None:
+    assert name() == keyword
+    spell_settings(as_flags=True)
+    try:
+        assert name() == flag
+    finally:
+        spell_settings(as_flags=False)
+
+
+def test_the_command_names_flags_and_leaves_python_to_itself(tmp_path: Path) -> None:
+    from vsr.cli import main
+
+    (tmp_path / "a.png").write_bytes(b"")
+    command = ["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "a.png")]
+    target = tmp_path / "b.png"
+    target.write_bytes(b"")
+    result = CliRunner().invoke(main, [*command[:3], str(target)])
+    assert result.output == f"vsr: {target} exists already; --overwrite replaces it.\n"
+    with pytest.raises(OutputError, match="exists already; overwrite=True replaces it"):
+        vsr.upscale(command[1], target)
+
+
+TERMINAL_ONLY = {"--dry-run", "--ntasks-per-node", "--head"}
+"""The command's option without a keyword, srun's and Ray's."""
+
+
+def messages(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the string literals of a module, except docstrings, declarations of options, and what is for other
+    programs."""
+    skipped: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if called in ("option", "described", "loss_weight", "setting"):
+                skipped |= {id(inner) for inner in ast.walk(node)}
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            skipped.add(id(node.value))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+            yield node.lineno, node.value
+
+
+def flags_in(text: str) -> set[str]:
+    return {flag for flag in re.findall(r"(?:^|[\s'\"(;`])(--[a-z][a-z-]+)(?<!-)(?![a-z-])", text)} - TERMINAL_ONLY
+
+
+def test_only_the_command_has_flags_in_its_messages() -> None:
+    """Elsewhere ``setting`` names options, since most messages also meet callers in Python."""
+    package = Path(vsr.__file__).parent
+    found = [
+        f"{path.relative_to(package)}:{line}: {text!r}"
+        for path in package.rglob("*.py")
+        if path.relative_to(package).parts[0] != "cli"
+        for line, text in messages(ast.parse(path.read_text(encoding="utf-8")))
+        if flags_in(text)
+    ]
+    assert found == []
+    wrong = ast.parse("raise UsageError(f'{path} is there; --overwrite replaces it')")
+    assert [flags_in(text) for _, text in messages(wrong) if flags_in(text)] == [{"--overwrite"}]
+    right = ast.parse("'''--a'''\nx = option(1, 'With --lr.')\ny = setting('tile_size', flag='--tile')")
+    assert list(messages(right)) == []
+
+
+def test_the_names_in_messages_exist() -> None:
+    """Each ``setting`` names an option of the command by its flag, and a keyword that has that option."""
+    from vsr.cli import main
+
+    known: dict[str, set[str]] = {}
+    for command in main.commands.values():
+        for param in command.params:
+            for flag in (*param.opts, *param.secondary_opts):
+                known.setdefault(flag, set()).add(param.name or "")
+    package = Path(vsr.__file__).parent
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setting" and path.name != "errors.py":
+                name = node.args[0]
+                if not isinstance(name, ast.Constant):
+                    continue
+                given = [ast.literal_eval(each.value) for each in node.keywords if isinstance(each.value, ast.Constant)]
+                flag = given[0].removeprefix("a ").split()[0] if given else f"--{name.value.replace('_', '-')}"
+                if name.value == "pretrain_":  # the start of a name
+                    continue
+                assert name.value in known[flag], f"{path.name}:{node.lineno}"

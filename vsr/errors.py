@@ -1,9 +1,10 @@
-"""The exceptions that vsr raises for its users, tests for exhausted memory, and safe text for messages and tables.
+"""The exceptions that vsr raises for its users, how messages name options, tests for exhausted memory, and safe text.
 
 ::
 
     VsrError                     exit code 1
-    ├── UsageError               exit code 2: the options contradict each other or name something that does not exist
+    ├── UsageError               exit code 2: the options contradict each other or name something that does not exist;
+    │   │                        also a ValueError
     │   ├── UnknownModelError    no shipped model and no file has that name
     │   └── UnsupportedError     this machine or this model does not support an engine or a precision
     ├── InputError               an input file is missing, unreadable, or contains no video
@@ -23,8 +24,9 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class VsrError(Exception):
@@ -33,8 +35,8 @@ class VsrError(Exception):
     exit_code = 1
 
 
-class UsageError(VsrError):
-    """The request contradicts itself or names something that does not exist."""
+class UsageError(VsrError, ValueError):
+    """The request contradicts itself or names something that does not exist; to Python a ``ValueError`` too."""
 
     exit_code = 2
 
@@ -77,6 +79,47 @@ class TrainingError(VsrError):
 
 class CheckpointError(VsrError):
     """A training run cannot be continued."""
+
+
+_spells_flags = False
+
+
+def spell_settings(*, as_flags: bool) -> None:
+    """Choose how messages of this process name options: as flags of the command, or as keywords of Python."""
+    global _spells_flags
+    _spells_flags = as_flags
+
+
+def settings_are_flags() -> bool:
+    """Whether messages name options as flags; a worker process is started with the answer of its parent."""
+    return _spells_flags
+
+
+def setting(name: str, value: object = None, *, flag: str = "") -> str:
+    """Name an option in a message, as the user writes it.
+
+    ``setting("jobs")`` is ``--jobs`` where the command runs, and ``jobs`` where Python calls; ``setting("device",
+    "cpu")`` is ``--device cpu`` or ``device='cpu'``, ``setting("overwrite", True)`` ``--overwrite`` or
+    ``overwrite=True``, and ``setting("resume", False)`` ``--no-resume`` or ``resume=False``.
+
+    Args:
+        name: of the keyword.
+        value: to set it to, or a tuple of alternatives; None: the name alone.
+        flag: of the command, if it is not the name with dashes.
+    """
+    values = value if isinstance(value, tuple) else (value,)
+    if not _spells_flags:
+        texts = (repr(each if isinstance(each, (bool, int, float)) else str(each)) for each in values)
+        return name if value is None else f"{name}={' or '.join(texts)}"
+    flag = flag or f"--{name.replace('_', '-')}"
+    if value is None or value is True:
+        return flag
+    return f"--no-{flag[2:]}" if value is False else f"{flag} {' or '.join(map(str, values))}"
+
+
+def settings(**values: object) -> str:
+    """Name several options with their values: ``--devices 2 --nodes 1``, or ``devices=2, nodes=1``."""
+    return (" " if _spells_flags else ", ").join(setting(name, value) for name, value in values.items())
 
 
 OUT_OF_MEMORY_PHRASES = (
@@ -157,6 +200,19 @@ def memory_explained(doing: str, advice: str) -> Iterator[None]:
         if not is_out_of_memory(exc):
             raise
         raise OutOfMemoryError(f"memory ran out while {doing}; {advice}.") from exc
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown word: ``; did you mean NAME?``, or a full stop if none is alike."""
+    alike = closest(word, known)
+    return f"; did you mean {alike}?" if alike else "."
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that a mistyped one is most like, if any; capitals do not matter."""
+    by_lower = {name.lower(): name for name in known}
+    found = get_close_matches(word.lower(), by_lower, n=1)
+    return by_lower[found[0]] if found else None
 
 
 def option_text(value: object) -> str:

@@ -11,12 +11,12 @@ import mmap
 import os
 import stat
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from vsr.errors import OutputError, is_out_of_memory
+from vsr.errors import OutputError, is_out_of_memory, setting
 
 LONGEST_NAME = 255
 """Bytes in a file name, on all common filesystems."""
@@ -25,13 +25,16 @@ _FOLDER_SYNC_UNSUPPORTED = {errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EBA
 """Errors for folders that cannot be synced: not readable, or the filesystem does not support it."""
 
 
-def check_target(target: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+def check_target(
+    target: Path, *, overwrite: bool, inputs: Iterable[Path] = (), makes_folder: bool = False
+) -> None:
     """Check that a file can be written, before the work that produces it.
 
     Args:
         target: the file.
         overwrite: allow an existing file to be replaced.
         inputs: files that the target must not be, under any name.
+        makes_folder: whether a missing folder will be made.
 
     Raises:
         OutputError: the target exists already, is a folder or an input, its folder does not exist, or its name is too
@@ -44,14 +47,35 @@ def check_target(target: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) 
             if any(source.exists() and target.samefile(source) for source in inputs):
                 raise OutputError(f"{target} is one of the inputs; give the output another name.")
             if not overwrite:
-                raise OutputError(f"{target} exists already; --overwrite replaces it.")
-        elif not target.parent.is_dir():
+                raise OutputError(f"{target} exists already; {setting('overwrite', True)} replaces it.")
+        elif not target.parent.is_dir() and not makes_folder:
             raise OutputError(f"the folder {target.parent} does not exist; create it first.")
         else:
             with suppress(FileNotFoundError):
                 os.lstat(target)  # raises for a name that is too long; the checks above return False in newer Pythons
     except OSError as exc:
         raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
+
+
+@contextmanager
+def folder_made(folder: Path) -> Iterator[None]:
+    """Make a folder, and those that it lies in; if the block fails, remove those that were made and are empty.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise OutputError(f"cannot make the folder {folder}: {exc.strerror}.") from exc
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in missing:
+                path.rmdir()
+        raise
 
 
 def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:

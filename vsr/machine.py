@@ -27,7 +27,7 @@ import torch
 from av.codec import codecs_available
 
 import vsr
-from vsr.errors import UnsupportedError, UsageError, VsrError
+from vsr.errors import UnsupportedError, UsageError, VsrError, setting
 from vsr.inference import Precision, RuntimeName
 from vsr.inference.device import available_memory, choose_device, measure_cost, operations_per_pixel, seconds_of
 from vsr.inference.engine import Engine
@@ -125,7 +125,8 @@ def bench(options: BenchOptions) -> Iterator[Speed]:
                     found = True
                     yield speed
     if not found:
-        raise UsageError(f"{device} has no such engine or precision to measure; leave out --engine and --precision.")
+        left = f"{setting('engine')} and {setting('precisions', flag='--precision')}"
+        raise UsageError(f"{device} has no such engine or precision to measure; leave out {left}.")
 
 
 def _variants(options: BenchOptions, device: torch.device) -> list[tuple[RuntimeName, Precision]]:

@@ -23,6 +23,7 @@ class Option:
         name: name on the command line, such as ``-o, --output``; if empty, derived from the field's name.
         metavar: placeholder of the value in the help.
         default_text: default as text; if empty, the help shows none; if None, the value itself.
+        section: heading of the help under which it is listed; if empty, the command's choice.
         repeated: whether each use of the option adds one item to the tuple.
         auto: whether ``auto`` on the command line means None.
         choices: allowed items of a tuple; those of a ``Literal`` come from its type.
@@ -41,6 +42,7 @@ class Option:
     name: str = ""
     metavar: str | None = None
     default_text: str | None = None
+    section: str = ""
     repeated: bool = False
     auto: bool = False
     choices: tuple[str, ...] = ()

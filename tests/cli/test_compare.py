@@ -30,8 +30,9 @@ def assert_refused(result: Result, code: int, words: str) -> None:
     assert result.stdout == ""
     lines = result.stderr.splitlines()
     assert "Traceback" not in result.stderr
-    assert len(lines) == 1 or lines[0].startswith("Usage:"), result.stderr
-    assert words in lines[-1], result.stderr
+    assert lines[0].startswith("error: "), result.stderr
+    assert len(lines) == 1 or lines[1:] == [lines[1]] and " --help lists the " in lines[1], result.stderr
+    assert words in lines[0], result.stderr
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_what_is_refused(files: Path, arguments: str, code: int, words: str) -> 
 def test_all_contradictions_are_told_at_once(files: Path) -> None:
     result = invoke("a.png", "-o", "s.png", "--regions", -2, "--layout", "grid", "--bicubic")
     assert result.stderr == (
-        "vsr: --bicubic needs the picture to interpolate: name it with --lr; "
+        "error: --bicubic needs the picture to interpolate: name it with --lr; "
         "--layout is for a video, and s.png is a strip; "
         "there is nothing to compare with: name a second candidate, --lr or --hr; "
         "the number of regions must not be negative, got -2.\n"

@@ -14,5 +14,5 @@ def test_the_reader_says_a_sentence_once(verbose: int, times: int, capsys: pytes
         logging.getLogger("vsr.media.reader").warning("%s: what a pity", name)
         logging.getLogger("vsr.pipeline.plan").warning("an event")
     said = capsys.readouterr().err.splitlines()
-    assert [line for line in said if "a.mp4" in line] == ["vsr: a.mp4: what a pity"] * times
-    assert said.count("vsr: b.mp4: what a pity") == 1 and said.count("vsr: an event") == 4
+    assert [line for line in said if "a.mp4" in line] == ["warning: a.mp4: what a pity"] * times
+    assert said.count("warning: b.mp4: what a pity") == 1 and said.count("warning: an event") == 4

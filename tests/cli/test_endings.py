@@ -50,7 +50,7 @@ def shell(command: str, source: Path, *more: object) -> subprocess.CompletedProc
 
 
 def assert_one_sentence(stderr: str, part: str) -> None:
-    assert len(stderr.splitlines()) == 1 and stderr.startswith("vsr: "), stderr
+    assert len(stderr.splitlines()) == 1 and stderr.startswith("error: "), stderr
     assert part in stderr and "a bug" not in stderr, stderr
 
 
@@ -130,7 +130,7 @@ def test_a_worker_that_is_ended_at_its_birth_is_replaced(
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     assert json.loads(stdout)["frames"] == 8
-    assert "Traceback" not in stderr and "vsr: a worker ended with " in stderr
+    assert "Traceback" not in stderr and "warning: a worker ended with " in stderr
 
 
 LATE_SIGNAL = """
@@ -148,7 +148,7 @@ main()
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="on_exit(3) is of glibc")
 def test_a_signal_while_libraries_are_unloaded_changes_no_exit_code() -> None:
     done = subprocess.run([sys.executable, "-c", LATE_SIGNAL], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, "No such option" in done.stderr) == (2, True)
+    assert (done.returncode, "no such option" in done.stderr) == (2, True)
 
 
 def test_three_times_ctrl_c(make_clip: MakeClip, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:

@@ -42,9 +42,10 @@ def assert_refused(result: Result, code: int, *words: str) -> None:
     assert result.exit_code == code, result.output
     assert result.stdout == "" and "Traceback" not in result.stderr
     lines = result.stderr.splitlines()
-    assert len(lines) == 1 or lines[0].startswith("Usage:"), result.stderr
+    assert lines[0].startswith("error: "), result.stderr
+    assert len(lines) == 1 or lines[1:] == [lines[1]] and " --help lists the " in lines[1], result.stderr
     for word in words:
-        assert word in lines[-1], result.stderr
+        assert word in lines[0], result.stderr
 
 
 def test_help_costs_nothing() -> None:

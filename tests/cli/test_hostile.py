@@ -40,7 +40,7 @@ def upscale(source: Path, *arguments: object, target: str = "out.mp4") -> Result
 def assert_refused(result: Result, path: Path) -> None:
     """Exit code 1 and one sentence that names the file."""
     assert (result.exit_code, result.stdout) == (1, ""), result.output
-    assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("vsr: "), result.stderr
+    assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: "), result.stderr
     assert str(path) in result.stderr
     assert "a bug" not in result.stderr
 
@@ -209,7 +209,7 @@ def test_a_clip_that_becomes_a_list_before_its_sound_is_fetched(
     monkeypatch.setattr(subprocess, "Popen", exchanged)
     result = upscale(path)
     assert opened() == set()
-    assert result.exit_code == 1 and result.stderr.startswith("vsr: "), result.output
+    assert result.exit_code == 1 and result.stderr.startswith("error: "), result.output
     assert path.read_text() == TEXTS[kind](str(bait), 0), "exchanged"
     shutil.rmtree(tmp_path / "out.mp4.vsr-job")  # the frames are kept
 

@@ -46,7 +46,7 @@ def test_too_little_memory_is_one_sentence(
     source = make_clip(name, size=(1920, 1080) if name == "large.mp4" else (48, 32))
     words = [sys.executable, "-c", LIMITED, str(megabytes), str(source), "-o", str(tmp_path / target), "-q", *asked]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
-    said = [line for line in done.stderr.splitlines() if line.startswith("vsr: ")]
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1 and len(said) == 1, done.stderr
     assert "memory" in said[0] and "a bug" not in said[0] and "Traceback" not in done.stderr
     assert not (tmp_path / target).exists()
@@ -61,7 +61,7 @@ def test_a_command_without_an_explanation_of_its_own() -> None:
         raise RuntimeError("std::bad_alloc")
 
     result = CliRunner().invoke(group, ["work"])
-    sentence = "vsr: memory ran out; process less at once, or use smaller pictures.\n"
+    sentence = "error: memory ran out; process less at once, or use smaller pictures.\n"
     assert (result.exit_code, result.stderr) == (1, sentence)
 
 

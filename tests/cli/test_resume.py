@@ -83,7 +83,7 @@ def test_a_clip(
     assert (tmp_path / "out.mp4").read_bytes() == Path("whole.mp4").read_bytes()
     result = invoke("resume", "../out.mp4")
     assert (result.exit_code, result.stderr) == (
-        2, "vsr: there is nothing to resume for ../out.mp4: its job is done, or no segment of it was finished.\n",
+        2, "error: there is nothing to resume for ../out.mp4: its job is done, or no segment of it was finished.\n",
     )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_numbered_pictures_as_input(
     assert invoke("upscale", "in/f_%04d.png", "-o", "each", *words).exit_code == 0
     assert len(list((tmp_path / "each").iterdir())) == 12
     result = invoke("upscale", "in/g_%04d.png", "-o", "none.mkv", *words)
-    assert (result.exit_code, result.stderr) == (1, "vsr: no file matches in/g_%04d.png.\n")
+    assert (result.exit_code, result.stderr) == (1, "error: no file matches in/g_%04d.png.\n")
 
 
 def test_pictures(make_clip: MakeClip, tmp_path: Path, interrupted: Callable[..., Result]) -> None:
@@ -172,6 +172,11 @@ def test_a_job_of_another_version(
     result = invoke("resume", tmp_path / "out.mp4")
     assert result.exit_code == 2
     assert result.stderr.endswith("is from another version of vsr; repeat the command that started it.\n")
+    with monkeypatch.context() as context:
+        context.setattr(UpscaleOptions, "to_dict", lambda self: to_dict(self) | {"detail": 3.0})
+        interrupted("upscale", make_clip(**LONG), "-o", tmp_path / "out.mkv", "--model", "identity")
+    result = invoke("resume", tmp_path / "out.mkv")
+    assert (result.exit_code, result.stderr) == (2, "vsr: the detail must lie in [0, 1], got 3.0.\n")
 
 
 # Names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -79,8 +80,9 @@ def test_errors_of_all_commands(tmp_path: Path, pictures: Path) -> None:
         assert result.exit_code in (1, 2), (words, result.output)
         assert_clean(result.stderr)
         assert not result.stdout and "bug" not in result.stderr
-        if result.exit_code == 1 or result.stderr.startswith("vsr: "):
-            assert len(result.stderr.splitlines()) == 1, result.stderr
+        first, *others = result.stderr.splitlines()
+        assert first.startswith("error: "), result.stderr
+        assert not others or result.exit_code == 2 and re.fullmatch(r"vsr( \w+)? --help lists the \w+\.", *others)
 
 
 @pytest.mark.parametrize("verbose", [[], ["-v"]])
@@ -90,9 +92,9 @@ def test_warnings_and_tracebacks(tmp_path: Path, pictures: Path, verbose: list[s
     assert result.exit_code == 1
     assert_clean(result.stderr)
     lines = result.stderr.splitlines()
-    assert sum(line.startswith("vsr: left out: ") for line in lines) == 2
-    assert lines[-1].startswith("vsr: none of the 2 pictures can be used")
-    assert all(line.startswith(("vsr: ", "  ")) for line in lines)
+    assert sum(line.startswith("warning: left out: ") for line in lines) == 2
+    assert lines[-1].startswith("error: none of the 2 pictures can be used")
+    assert all(line.startswith(("warning: ", "error: ", "vsr: ", "  ")) for line in lines)
     assert any("Traceback" in line for line in lines) == bool(verbose)
 
 
@@ -136,12 +138,13 @@ def test_a_name_that_is_no_text(pictures: Path) -> None:
 
 
 def test_a_terminal_that_knows_few_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, speak in (("stdout", echo), ("stderr", echo_error)):
+    for name, speak, label in (("stdout", echo, ""), ("stderr", echo_error, "error: ")):
         stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
         monkeypatch.setattr(sys, name, stream)
         speak("clip \u00fc\u6620.mp4")
         stream.flush()
-        assert stream.buffer.getvalue() == b"clip \\xfc\\u6620.mp4\n"  # type: ignore[attr-defined]
+        written = stream.buffer.getvalue()  # type: ignore[attr-defined]
+        assert written == f"{label}clip \\xfc\\u6620.mp4\n".encode()
 
 
 def test_lines_of_a_table_are_kept_apart(capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,3 +179,81 @@ def test_a_log_record(capsys: pytest.CaptureFixture[str]) -> None:
         logging.getLogger("vsr.somewhere").warning("look at %s", NASTY, exc_info=True)
     assert_clean(capsys.readouterr().err)
     assert terminal.one_line(NASTY) == "\\x1b[2J\\x9b31m\\u202e\\x07a vsr: all is done "
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("upscal in.mp4", "no such command 'upscal'; did you mean upscale?"),
+        ("Train", "no such command 'Train'; did you mean train?"),
+        ("xyzzy", "no such command 'xyzzy'."),
+        ("models shwo", "no such command 'shwo'; did you mean show?"),
+        ("--vers", "no such option '--vers'; did you mean --version?"),
+        ("upscale in.mp4 --sclae 2", "no such option '--sclae'; did you mean --scale?"),
+        ("train --xyzzy", "no such option '--xyzzy'."),
+        ("upscale -o out.mp4", "missing argument 'INPUT...'."),
+    ],
+)
+def test_a_usage_error_is_a_sentence_and_the_way_to_the_help(words: str, said: str) -> None:
+    result = run(*words.split())
+    path = {"upscale": "vsr upscale", "models": "vsr models", "train": "vsr train"}.get(words.split()[0], "vsr")
+    listed = "options" if path in ("vsr upscale", "vsr train") else "commands"
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr.splitlines() == [f"error: {said}", f"{path} --help lists the {listed}."]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--engine trch", "'openvino'; did you mean torch?"),
+        ("--precision xyz", "'int8'."),
+        ("--codec hevc --preset slwo", "hevc has no preset 'slwo' (did you mean slow?): use ultrafast"),
+        ("--codec h265", "or an encoder's name; did you mean hevc?"),
+        ("--codec libx256", "or an encoder's name; did you mean libx265?"),
+        ("--codec xyz", "or an encoder's name."),
+        ("--pix-fmt yuv420", "; did you mean yuv420p?"),
+        ("-x crff=2", "; did you mean crf?"),
+        ("--audio libopsu", "; did you mean libopus?"),
+    ],
+)
+def test_a_mistyped_value_gets_a_suggestion(make_clip: Callable[..., Path], words: str, said: str) -> None:
+    clip = make_clip()
+    result = run("upscale", clip, "-o", clip.with_name("out.mp4"), "--model", "bicubic", *words.split())
+    assert result.exit_code == 2 and said in result.stderr.splitlines()[0], result.stderr
+
+
+def test_a_mistyped_recipe_gets_a_suggestion() -> None:
+    assert "; did you mean srgan?" in run("train", "--recipe", "srgn").stderr
+
+
+def test_vsr_alone_prints_the_help() -> None:
+    result = run()
+    assert (result.exit_code, result.stdout, result.stderr) == (0, run("--help").stdout, "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_terminal", "coloured"),
+    [({}, True, True), ({"NO_COLOR": "1"}, True, False), ({"TERM": "dumb"}, True, False), ({}, False, False)],
+    ids=str,
+)
+def test_only_a_terminal_gets_colours(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], is_terminal: bool, coloured: bool
+) -> None:
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    monkeypatch.setattr(sys, "stderr", stream := Stream())
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    start_logging(1, quiet=False)
+    logger = logging.getLogger("vsr.somewhere")
+    logger.warning("of \x1b[2Jnote")
+    logger.info("as it is")
+    echo_error("wrong \x1b[2J")
+    red, yellow, reset = ("\x1b[31m\x1b[1m", "\x1b[33m\x1b[1m", "\x1b[0m") if coloured else ("", "", "")
+    assert stream.getvalue().splitlines() == [
+        f"{yellow}warning:{reset} of \\x1b[2Jnote", "vsr: as it is", f"{red}error:{reset} wrong \\x1b[2J",
+    ]  # fmt: skip

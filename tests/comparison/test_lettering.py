@@ -65,7 +65,7 @@ def test_characters_without_a_font_are_framed_and_named(
         line = letter("Bär – 画像.png", 20, 400)
         letter("Bär – 画像.png", 30, 400)
     assert caplog.messages == [
-        "no font of this system has 像画: labels show frames in their place; install a font, or give a --label."
+        "no font of this system has 像画: labels show frames in their place; install a font, or give labels."
     ]
     assert line.any() and np.array_equal(line, letter("Bär – 絵文.png", 20, 400)), "the same frames"
     assert not np.array_equal(line, letter("Bär – .png", 20, 400))

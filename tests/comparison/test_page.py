@@ -141,8 +141,8 @@ def test_large_pages_become_jpeg_with_a_warning(
         assert made(tmp_path).picture("one.png")[0] == "data:image/jpeg"
     target, size = tmp_path / "page.html", (tmp_path / "page.html").stat().st_size
     assert caplog.messages == [
-        "0 megapixels make a large page, so its pictures are JPEG of quality 95; --quality lossless writes PNG.",
-        f"{target} is {size // 1_000_000} MB large; a lower --quality would make it smaller.",
+        "0 megapixels make a large page, so its pictures are JPEG of quality 95; quality='lossless' writes PNG.",
+        f"{target} is {size // 1_000_000} MB large; a lower quality would make it smaller.",
     ]
     caplog.clear()
     assert made(tmp_path, quality="lossless", overwrite=True).picture("one.png")[0] == "data:image/png"

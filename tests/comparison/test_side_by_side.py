@@ -119,9 +119,9 @@ def test_labels_are_in_the_corner_of_their_slice() -> None:
 
 
 def test_a_frame_that_h264_cannot_hold_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"5 panels of 3840x2160 make a frame of 19296x2160, .* use --layout grid"):
+    with pytest.raises(UsageError, match=r"5 panels of 3840x2160 make a frame of 19296x2160, .* use layout='grid'"):
         arrange("side-by-side", 5, 2160, 3840)
-    with pytest.raises(UsageError, match="use --layout split"):
+    with pytest.raises(UsageError, match="use layout='split'"):
         arrange("grid", 4, 2160, 8190)
 
 

@@ -112,7 +112,7 @@ def test_pictures_and_clips_together_are_refused(tmp_path: Path, make_clip: Make
 
 def test_frames_of_pictures_are_refused(tmp_path: Path) -> None:
     picture = write(tmp_path / "one.png", 8, 8)
-    with pytest.raises(UsageError, match="--time, --frame and --frames are for clips, and these are pictures"):
+    with pytest.raises(UsageError, match="times, frames and num_frames are for clips, and these are pictures"):
         the_moment(tmp_path, picture, picture, frames=(0,))
 
 

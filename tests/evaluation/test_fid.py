@@ -136,6 +136,6 @@ def test_inception_without_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
     monkeypatch.setattr(torchmetrics_fid, "_TORCH_FIDELITY_AVAILABLE", True)
     monkeypatch.setattr(torchmetrics_fid, "NoTrainInceptionV3", fail)
-    words = r"cannot download the weights of Inception for FID \(no network\): put .* leave --fid out"
+    words = r"cannot download the weights of Inception for FID \(no network\): put .* leave fid out"
     with pytest.raises(WeightsError, match=words):
         load_inception()

@@ -243,10 +243,10 @@ def test_folders_of_one_name_are_told_apart(photographs: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"models": ()}, "name a model to measure with --model"),
-        ({"data": ()}, "name a folder of HR pictures with --data"),
+        ({"models": ()}, "name a model to measure with models"),
+        ({"data": ()}, "name a folder of HR pictures with data"),
         ({"models": ("bicubic", "bicubic")}, "the model 'bicubic' is named twice"),
-        ({"lr": (Path("a"), Path("b"))}, "got 1 of --data and 2 of --lr"),
+        ({"lr": (Path("a"), Path("b"))}, "got 1 of data and 2 of lr"),
         ({"scale": 0}, "the scale must be at least 1, got 0"),
         ({"border": -1}, "the border must not be negative, got -1"),
         ({"tile_size": -1}, "the tile size must not be negative, got -1"),
@@ -298,7 +298,7 @@ def test_lpips_without_weights_and_network(photographs: Path, monkeypatch: pytes
         evaluate_images(options("bicubic", data=photographs, lpips=True))
     message = str(caught.value)
     assert "cannot download the weights of SqueezeNet for LPIPS" in message and "(no network)" in message
-    assert "give a file with --lpips-weights" in message and message.endswith("--no-lpips leaves LPIPS out.")
+    assert "give a file with lpips_weights" in message and message.endswith("lpips=False leaves LPIPS out.")
     with pytest.raises(WeightsError, match="cannot read the weights"):
         evaluate_images(options("bicubic", data=photographs, lpips=True, lpips_weights=tmp_path / "no.pth"))
 

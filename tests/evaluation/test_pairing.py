@@ -110,7 +110,7 @@ def test_the_error_without_pairs_names_the_times_of_both() -> None:
         require(regular(5), regular(5, start=Fraction(7, 5)))
     assert str(caught.value) == (
         "no frame of out.mp4 has the time of a frame of ref.mp4: their times are 1.400 to 1.560 s and 0.000 to "
-        "0.160 s; --align start compares both from their first frames."
+        "0.160 s; align='start' compares both from their first frames."
     )
 
 
@@ -120,7 +120,7 @@ def test_too_many_dropped_frames_are_refused_and_named() -> None:
         require(times, [time for number, time in enumerate(times) if number not in (7, 12)])
     assert str(caught.value) == (
         "2 of 25 frames of ref.mp4 have no partner in out.mp4 (frames 7 at 0.280 s, 12 at 0.480 s); "
-        "--max-unpaired allows more than 5 %."
+        "max_unpaired allows more than 5 %."
     )
     require(times, times[:7] + times[8:])
     require(times, times[::3][:5] + times[15:], max_unpaired=0.5)

@@ -156,7 +156,7 @@ def test_bad_output_paths_are_refused(tmp_path: Path) -> None:
     for path, error, words in [
         (tmp_path / "t.xlsx", UsageError, r"t\.xlsx cannot be written: its name must end in \.json or \.csv or \.md"),
         (tmp_path / "t", UsageError, "its name must end in"),
-        (existing, OutputError, r"there\.csv exists already; --overwrite replaces it"),
+        (existing, OutputError, r"there\.csv exists already; overwrite=True replaces it"),
         (tmp_path / "folder.md", OutputError, "is a folder; name a file in it"),
         (tmp_path / "no" / "t.md", OutputError, "no does not exist; create it first"),
         (tmp_path / ("x" * 300 + ".md"), OutputError, "File name too long"),

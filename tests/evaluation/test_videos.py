@@ -189,7 +189,7 @@ def test_an_offset_of_whole_frames_is_noted(write: Callable[..., Path]) -> None:
     pictures = textures(25)
     found = score(write("ref.mkv", pictures), write("out.mkv", pictures, pts=range(1, 26)))
     assert found.num_equal == 0 and len(found.frames) == 24
-    assert "It starts 0.040 s after the reference; --align start pairs from the first frames instead." in found.notes
+    assert "It starts 0.040 s after the reference; align='start' pairs from the first frames instead." in found.notes
 
 
 def test_clips_of_different_rates_pair_at_common_times(write: Callable[..., Path]) -> None:
@@ -271,7 +271,7 @@ def test_a_program_without_libvmaf_is_an_error_before_the_work(
     monkeypatch.setattr(vmaf, "bundled_program", lambda: None)
     vmaf.find_program_with_vmaf.cache_clear()
     try:
-        with pytest.raises(FFmpegError, match="/bin/true is built without libvmaf; --no-vmaf leaves VMAF out"):
+        with pytest.raises(FFmpegError, match="/bin/true is built without libvmaf; vmaf=False leaves VMAF out"):
             evaluate(clip, clip, vmaf=True)
     finally:
         vmaf.find_program_with_vmaf.cache_clear()
@@ -286,7 +286,7 @@ def test_unsuitable_sizes_are_refused(write: Callable[..., Path]) -> None:
     with pytest.raises(UsageError, match=r"and a border of 20 leaves less than the 11 pixels that SSIM needs"):
         evaluate(reference, reference, border=20)
     small = write("small.mkv", textures(2, height=24))
-    with pytest.raises(InputError, match=r"small.mkv is 64x24; VMAF needs 32 pixels each way; --no-vmaf"):
+    with pytest.raises(InputError, match=r"small.mkv is 64x24; VMAF needs 32 pixels each way; vmaf=False"):
         evaluate(small, small, vmaf=True)
 
 

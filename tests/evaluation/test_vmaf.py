@@ -118,7 +118,7 @@ def test_an_unknown_model_is_reported_with_ffmpegs_message() -> None:
     frames = moving(40, 256, 256)  # more than a pipe holds, so that writing fails when the program ends
     with (
         VmafScorer(256, 256, 8, "vmaf_v9") as scorer,
-        pytest.raises(FFmpegError, match=r"^VMAF failed, ffmpeg ended with code .*model.*--no-vmaf"),
+        pytest.raises(FFmpegError, match=r"^VMAF failed, ffmpeg ended with code .*model.*vmaf=False"),
     ):
         for frame in frames:
             scorer.add(frame, frame)
@@ -141,7 +141,7 @@ def test_a_program_without_libvmaf_is_an_error(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(FFmpegError) as caught:
         VmafScorer(64, 64, 8, MODEL)
     assert str(caught.value) == (
-        f"{program} is built without libvmaf; --no-vmaf leaves VMAF out, or VSR_FFMPEG can name an ffmpeg "
+        f"{program} is built without libvmaf; vmaf=False leaves VMAF out, or VSR_FFMPEG can name an ffmpeg "
         "that has it."
     )
 
@@ -156,14 +156,14 @@ def test_the_bundled_program_replaces_one_without_libvmaf(tmp_path: Path, monkey
 
 def test_a_program_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vmaf, "find_program", lambda: "/nowhere/ffmpeg")
-    with pytest.raises(FFmpegError, match=r"^cannot start /nowhere/ffmpeg: No such file.*--no-vmaf"):
+    with pytest.raises(FFmpegError, match=r"^cannot start /nowhere/ffmpeg: No such file.*vmaf=False"):
         VmafScorer(64, 64, 8, MODEL)
 
 
 @pytest.mark.parametrize(
     ("ending", "message"),
     [
-        ("echo out of luck >&2; exit 3", r"^VMAF failed, ffmpeg ended with code 3: out of luck; --no-vmaf"),
+        ("echo out of luck >&2; exit 3", r"^VMAF failed, ffmpeg ended with code 3: out of luck; vmaf=False"),
         ("cat >/dev/null", r"^ffmpeg wrote no readable log of VMAF"),
         (
             """cat >/dev/null; echo '{"version":"1","frames":[{"frameNum":0,"metrics":{"vmaf":9}}]}' >vmaf.json""",

@@ -535,7 +535,7 @@ def test_bombs(name: str, tmp_path: Path, leaves_nothing: None) -> None:
     path.write_bytes(bomb(name))
     with pytest.raises(InputError) as caught:
         read_still(path, max_pixels=200_000_000)
-    message = f"{path} has 100000x100000 pixels, more than 200000000; raise --max-pixels to read it."
+    message = f"{path} has 100000x100000 pixels, more than 200000000; raise max_pixels to read it."
     assert str(caught.value) == message and not is_animated(path)
 
 
@@ -572,7 +572,7 @@ def test_the_canvas_of_a_webp(tmp_path: Path) -> None:
 def test_the_limit_is_exact(ending: str, tmp_path: Path) -> None:
     write_still(tmp_path / f"a{ending}", still_of(False, False, 8, (5, 7)))
     assert read_still(tmp_path / f"a{ending}", max_pixels=35).width == 7
-    with pytest.raises(InputError, match=r"has 7x5 pixels, more than 34; raise --max-pixels"):
+    with pytest.raises(InputError, match=r"has 7x5 pixels, more than 34; raise max_pixels"):
         read_still(tmp_path / f"a{ending}", max_pixels=34)
 
 

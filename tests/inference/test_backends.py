@@ -235,7 +235,7 @@ def test_bf16_that_cuda_would_only_emulate_is_refused(
 ) -> None:
     monkeypatch.setattr(backends, "computes_in_bf16", lambda device: False)
     for runtime in ("auto", "torch"):
-        with pytest.raises(UnsupportedError, match=r"^cuda:1 does not compute in bf16: use --precision fp16 or "):
+        with pytest.raises(UnsupportedError, match=r"^cuda:1 does not compute in bf16: use precision='fp16' or "):
             build_runtime(tiny_generator(), torch.device("cuda", 1), runtime=runtime, precision="bf16")
 
 

@@ -98,7 +98,7 @@ def test_emulated_bf16_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "cpu:1"])
 def test_devices_that_the_machine_lacks_are_refused(machine: Machine, name: str) -> None:
     machine()
-    with pytest.raises(UsageError, match=rf"no device '{name}' on this machine; --device auto"):
+    with pytest.raises(UsageError, match=rf"no device '{name}' on this machine; device='auto'"):
         choose_device(name)
 
 

@@ -168,7 +168,7 @@ def test_tags_of_the_video_are_kept(name: str, tmp_path: Path) -> None:
 def test_a_part_with_other_settings_is_refused(tmp_path: Path) -> None:
     one = encode(tmp_path / "one.mp4", H264, B_FRAMES, PLAIN, STAMPS[:4])
     other = encode(tmp_path / "other.mp4", H264, {"preset": "ultrafast"}, PLAIN, STAMPS[4:])
-    message = r"other\.mp4 was encoded differently from the parts before it; .*--no-resume"
+    message = r"other\.mp4 was encoded differently from the parts before it; .*resume=False"
     with pytest.raises(OutputError, match=message):
         join([one, other], tmp_path / "joined.mp4", PLAIN)
 
@@ -178,7 +178,7 @@ def test_a_part_with_missing_or_extra_packets_is_refused(more: int, tmp_path: Pa
     first, *rest = encode_parts(tmp_path, H264, B_FRAMES, PLAIN)
     packets = [*first.packets, Timing(20_000, 40)] if more > 0 else first.packets[:-1]
     said = r"0\.mp4 has lost frames" if more > 0 else r"0\.mp4 contains more than was written to it"
-    with pytest.raises(OutputError, match=f"{said}; run again with --no-resume"):
+    with pytest.raises(OutputError, match=f"{said}; run again with resume=False"):
         join([Part(first.path, packets), *rest], tmp_path / "joined.mp4", PLAIN)
 
 

@@ -243,7 +243,7 @@ def test_existing_pictures_are_refused(there: str, make_clip: MakeClip, tmp_path
     folder = tmp_path / "frames"
     folder.mkdir()
     (folder / there).write_bytes(b"precious")
-    with pytest.raises(OutputError, match=rf"{there} exists already; --overwrite replaces it\.$"):
+    with pytest.raises(OutputError, match=rf"{there} exists already; overwrite=True replaces it\.$"):
         vsr.upscale(make_clip(), folder / "%06d.png", model="identity")
     assert [path.read_bytes() for path in folder.iterdir()] == [b"precious"]
     vsr.upscale(tmp_path / "clip.mp4", folder / "%06d.png", model="identity", overwrite=True)

@@ -144,7 +144,7 @@ def test_without_a_file_the_cache_or_a_download_is_used(tmp_path: Path, monkeypa
     assert str(caught.value) == (
         "cannot download the weights of SqueezeNet for LPIPS from "
         "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth (timed out): "
-        f"put the file at {cached}, or give a file with --lpips-weights."
+        f"put the file at {cached}, or give a file with lpips_weights."
     )
     torch.save(random_backbone(), cached)
     assert load_lpips()(*torch.rand(2, 1, 3, 32, 32)).shape == (1,)

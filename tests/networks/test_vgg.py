@@ -223,8 +223,8 @@ def test_a_layer_beyond_the_end_of_a_file_is_an_error(layout: str) -> None:
         ContentFeatures("vgg19", "conv5_4", weights)
     assert str(caught.value) == (
         "the weights of vgg19 end at conv2_2, before conv5_4: use a layer up to conv2_2 with "
-        "--adversarial-content-layer (or --pretrain-), "
-        "or a file with more layers with --content-weights."
+        "adversarial_content_layer (or pretrain_), "
+        "or a file with more layers with content_weights."
     )
 
 
@@ -406,7 +406,7 @@ def test_a_failed_download_is_an_error(
         find_content_weights("vgg19", None)
     assert str(caught.value) == (
         f"cannot download VGG19's weights from https://download.pytorch.org/models/{NAMES['vgg19']} ({reason}): "
-        f"put the file at {hub_cache / NAMES['vgg19']}, or give a file with --content-weights."
+        f"put the file at {hub_cache / NAMES['vgg19']}, or give a file with content_weights."
     )
     assert not list(hub_cache.iterdir())
 
@@ -424,15 +424,15 @@ def test_a_download_is_cached(
 
     digest = hashlib.sha256(file.getvalue()).hexdigest()[:8]
     url = f"https://download.pytorch.org/models/vgg-{digest}.pth"
-    weights = find_pretrained("weights", url, None, "--weights")
+    weights = find_pretrained("weights", url, None, "weights")
     assert torch.equal(weights["features.0.bias"], torch.ones(64))
     assert [path.name for path in hub_cache.iterdir()] == [f"vgg-{digest}.pth"]
     monkeypatch.setattr(torch.hub, "urlopen", answering(URLError("gone")))
-    assert list(find_pretrained("weights", url, None, "--weights")) == ["features.0.bias"]
+    assert list(find_pretrained("weights", url, None, "weights")) == ["features.0.bias"]
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_cache_that_cannot_be_written_is_an_error(hub_cache: Path) -> None:
     hub_cache.parent.parent.joinpath("hub").write_text("a file")
-    with pytest.raises(WeightsError, match="cannot download VGG16's weights from .*--content-weights"):
+    with pytest.raises(WeightsError, match="cannot download VGG16's weights from .*content_weights"):
         find_content_weights("vgg16", None)

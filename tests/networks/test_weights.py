@@ -35,6 +35,7 @@ from vsr.networks.weights import (
     save_calibration,
     save_discriminator,
     save_network,
+    scale_of,
     shipped_models,
 )
 
@@ -307,13 +308,38 @@ def test_a_path_names_its_file(models: Path, tiny_weights: Path, monkeypatch: py
         find_weights("../models/tiny-x2")
 
 
-@pytest.mark.parametrize("name", ["nonsense", "", ".", "tiny-x4.pth", "/no/such/file.safetensors"])
+@pytest.mark.parametrize("name", ["nonsense", "", "tiny-x4.pth", "/no/such/file.safetensors"])
 def test_unknown_models_are_an_error(models: Path, name: str) -> None:
     with pytest.raises(UnknownModelError) as caught:
         load_network(name)
     assert caught.value.exit_code == 2
     message = str(caught.value)
-    assert repr(name) in message and "bicubic, identity, tiny-x2, tiny-x4" in message
+    assert repr(name) in message and "one of bicubic, identity, tiny. " in message
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("tinny", "tiny"), ("tiny-4x", "tiny-x4 or tiny-x2"), ("bicubc", "bicubic"), ("idenity", "identity")],
+)
+def test_a_typo_gets_a_suggestion(models: Path, name: str, meant: str) -> None:
+    with pytest.raises(UnknownModelError, match=rf"Did you mean {meant}.*\?$"):
+        load_network(name)
+
+
+def test_a_family_is_its_largest_scale_or_the_one_that_is_asked_for(models: Path) -> None:
+    assert find_weights("tiny").name == "tiny-x4.safetensors"
+    assert load_network("tiny").scale == 4 and load_network("tiny", scale=2).scale == 2
+    assert (scale_of("tiny"), scale_of("tiny", 1.5), scale_of("identity"), scale_of("bicubic", 3)) == (4, 2, 1, 3)
+
+
+def test_a_run_folder_is_a_model(models: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(UnknownModelError, match="run holds no generator.safetensors"):
+        find_weights(str(run))
+    shutil.copy(tiny_weights, run / "generator.safetensors")
+    assert find_weights(str(run)) == run / "generator.safetensors"
+    assert load_network(run).scale == load_network(tiny_weights).scale
 
 
 def test_a_scale_that_the_model_lacks_is_an_error(models: Path) -> None:

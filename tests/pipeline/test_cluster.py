@@ -109,7 +109,7 @@ def test_an_actor_gets_a_gpu_or_the_cpus_of_a_node(
 
 def test_a_device_that_the_cluster_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
-    with pytest.raises(UsageError, match="the cluster has no device for --device cuda; --device auto uses"):
+    with pytest.raises(UsageError, match="the cluster has no device for device='cuda'; device='auto' uses"):
         Cluster(UpscaleOptions(cluster="auto", device="cuda"))._plan_actors()
 
 

@@ -85,7 +85,7 @@ def test_two_inputs_of_one_name_are_refused(clips: Path) -> None:
 
 def test_inputs_without_videos_and_pictures_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no videos and no pictures; --recursive includes subfolders"):
+    with pytest.raises(InputError, match="holds no videos and no pictures; recursive=True includes subfolders"):
         pair_inputs([tmp_path / "empty"], Path("out"))
     with pytest.raises(InputError, match="holds no videos and no pictures.$"):
         pair_inputs([tmp_path / "empty"], Path("out"), recursive=True)
@@ -123,7 +123,7 @@ def test_one_failure_does_not_stop_the_others(make_clip: MakeClip, tmp_path: Pat
     assert sorted(path.name for path in (tmp_path / "out" / "deep").iterdir()) == ["a.mp4", "b.mp4", "c.png"]
     assert {(at.number, at.count) for at in seen} == {(1, 5), (3, 5), (5, 5)}
     assert seen[-1].num_frames == 14, "what was estimated has come to what there is"
-    assert [at.frames for at in seen] == list(range(1, 15))
+    assert sorted({at.frames for at in seen}) == list(range(15))
 
 
 def test_a_second_run_does_what_is_missing(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_progress_ends_at_the_actual_number_of_frames(make_clip: MakeClip, tmp_p
     upscale_folder([pairs[0]], BICUBIC)
     seen: list[FolderProgress] = []
     upscale_folder(pairs, BICUBIC, progress=seen.append)
-    assert [at.frames for at in seen] == list(range(1, 17))
+    assert sorted({at.frames for at in seen}) == list(range(17))
     assert all(at.frames <= at.num_frames for at in seen)
     assert seen[-1].num_frames == 16 and seen[0].num_frames == 4, "a picture, and four that have not begun"
 

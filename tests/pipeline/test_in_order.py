@@ -224,6 +224,6 @@ def test_without_steadying_results_are_unchanged(tiny_weights: Path, make_clip: 
 
 @pytest.mark.parametrize("model", ["bicubic", "identity"])
 def test_models_without_weights_cannot_be_steadied(model: str, make_clip: MakeClip, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"model '{model}' adds no detail that could flicker: leave out --steady"):
+    with pytest.raises(UsageError, match=f"model '{model}' adds no detail that could flicker: leave out steady"):
         vsr.upscale(make_clip(), tmp_path / "out.mkv", model=model, steady="yes")
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -15,10 +16,13 @@ import vsr
 from vsr.errors import FFmpegError, InputError, OutputError, UnknownModelError, UsageError, VsrError
 from vsr.inference.engine import Engine
 from vsr.media.clip import layout_of, planes_of
+from vsr.media.probe import probe
 from vsr.media.reader import Frame
 from vsr.media.writer import Encoder
 from vsr.networks.generator import Generator
 from vsr.networks.weights import save_network
+from vsr.pipeline.job import ClipPlan, upscale_clip
+from vsr.pipeline.options import UpscaleOptions
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -142,14 +146,14 @@ def test_an_untagged_clip_that_grows_past_720_lines_keeps_its_colours(make_clip:
 def test_progress_reports_every_batch(make_clip: MakeClip, tmp_path: Path) -> None:
     seen = []
     vsr.upscale(make_clip(), tmp_path / "out.mp4", model="bicubic", batch_size=3, progress=seen.append)
-    assert [at.frames for at in seen] == [3, 6, 8]
+    assert [at.frames for at in seen] == [0, 3, 6, 8], "the number of frames is known from the beginning"
     assert {at.num_frames for at in seen} == {8}
 
 
 def test_overwrite_replaces_the_output(make_clip: MakeClip, tmp_path: Path) -> None:
     clip, target = make_clip(), tmp_path / "out.mp4"
     target.write_bytes(b"precious")
-    with pytest.raises(OutputError, match=r"out.mp4 exists already; --overwrite replaces it"):
+    with pytest.raises(OutputError, match=r"out.mp4 exists already; overwrite=True replaces it"):
         vsr.upscale(clip, target, model="bicubic")
     assert target.read_bytes() == b"precious"
     vsr.upscale(clip, target, model="bicubic", overwrite=True)
@@ -168,19 +172,35 @@ def test_impossible_requests_are_refused(make_clip: MakeClip, tiny_weights: Path
     clip = make_clip()
     with pytest.raises(UsageError, match=r"its name must end in .mp4"):
         vsr.upscale(clip, tmp_path / "out.xyz")
-    with pytest.raises(OutputError, match="does not exist; create it first"):
-        vsr.upscale(clip, tmp_path / "no" / "out.mp4")
     with pytest.raises(OutputError, match="is a folder; name a file in it"):
         vsr.upscale(clip, tmp_path)
     with pytest.raises(InputError, match="cannot read .*missing.mp4: No such file"):
         vsr.upscale(tmp_path / "missing.mp4", tmp_path / "out.mp4")
     with pytest.raises(UnknownModelError, match="there is no model 'nope'"):
         vsr.upscale(clip, tmp_path / "out.mp4", model="nope")
-    with pytest.raises(
-        UsageError, match=r"would have to grow 4.5 times; .*tiny-x4.safetensors reaches 4. Choose a smaller"
-    ):
-        vsr.upscale(clip, tmp_path / "out.mp4", model=str(tiny_weights), scale=4.5)
-    assert not (tmp_path / "out.mp4").exists()
+    with pytest.raises(UsageError, match="the CPU does not compute in fp16: use --precision int8, bf16 or fp32"):
+        vsr.upscale(clip, tmp_path / "no" / "out.mp4", model=str(tiny_weights), device="cpu", precision="fp16")
+    with pytest.raises(InputError, match="https://example.org/a.mp4 is an address, and vsr reads files only"):
+        vsr.upscale("https://example.org/a.mp4", tmp_path / "out.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"], "no folder is left"
+
+
+def test_missing_folders_of_the_output_are_made(make_clip: MakeClip, tmp_path: Path) -> None:
+    vsr.upscale(make_clip(), tmp_path / "new" / "deep" / "out.mp4", model="bicubic")
+    assert len(timestamps(tmp_path / "new" / "deep" / "out.mp4")) == 8
+
+
+def test_the_rest_beyond_the_models_scale_is_bicubic(
+    make_clip: MakeClip, tiny_weights: Path, tmp_path: Path
+) -> None:
+    plans: list[ClipPlan] = []
+    options = UpscaleOptions(model=str(tiny_weights), scale=6, device="cpu")
+    upscale_clip(make_clip(), tmp_path / "out.mkv", options, on_plan=plans.append)
+    line = str(plans[0])
+    assert re.match(r"clip.mp4: 48x32 to 288x192, 8 frames; tiny-x4 and bicubic x1.5 on cpu in fp32, openvino ", line)
+    assert re.search(r"; ffmpeg \d+(\.\d+)*$", line)
+    after = probe(tmp_path / "out.mkv").video
+    assert (after.width, after.height) == (288, 192)
 
 
 class Failing(torch.nn.Module):
@@ -266,7 +286,7 @@ def test_two_jobs_do_not_write_one_output(make_clip: MakeClip, tmp_path: Path) -
 
 def test_a_target_that_appears_during_the_job_is_kept(make_clip: MakeClip, tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
-    with pytest.raises(OutputError, match="exists already; --overwrite replaces it. 8 frames are kept in "):
+    with pytest.raises(OutputError, match="exists already; overwrite=True replaces it. 8 frames are kept in "):
         vsr.upscale(make_clip(), target, model="bicubic", progress=lambda _: target.write_bytes(b"precious"))
     assert target.read_bytes() == b"precious"
     assert vsr.upscale(tmp_path / "clip.mp4", target, model="bicubic", overwrite=True).resumed == 8

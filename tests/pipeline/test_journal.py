@@ -283,7 +283,7 @@ def test_other_settings_are_refused_with_the_differences(changed: dict[str, obje
     ):
         folder.adopt(manifest_of(SETTINGS | changed))
     assert said in str(caught.value)
-    assert str(caught.value).endswith(f"resumes from the 6 frames in {left}; --no-resume starts over.")
+    assert str(caught.value).endswith(f"resumes from the 6 frames in {left}; resume=False starts over.")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with job_folder(target) as folder:
         folder.clear()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vsr.errors import UsageError
+from vsr.media.formats import CODECS
 from vsr.networks.weights import DEFAULT_MODEL, model_covering
 from vsr.pipeline.options import UpscaleOptions
 
@@ -23,10 +24,10 @@ from vsr.pipeline.options import UpscaleOptions
         ({"batch_size": 0}, "the batch size must be at least 1, got 0"),
         ({"codec": "h264", "crf": 52}, r"the crf of h264 lies in 0\.\.51, got 52"),
         ({"codec": "vp9", "crf": 64}, r"the crf of vp9 lies in 0\.\.63, got 64"),
-        ({"codec": "prores", "crf": 5}, "prores has no crf; set its own options with -x KEY=VALUE"),
-        ({"codec": "libx264rgb", "crf": 5}, "libx264rgb has no crf; set its own options with -x KEY=VALUE"),
+        ({"codec": "prores", "crf": 5}, "prores has no crf; set its own options with encoder"),
+        ({"codec": "libx264rgb", "crf": 5}, "libx264rgb has no crf; set its own options with encoder"),
         ({"codec": "h264", "preset": "warp"}, "h264 has no preset 'warp': use ultrafast, "),
-        ({"codec": "ffv1", "preset": "fast"}, "ffv1 has no preset; set its own options with -x KEY=VALUE"),
+        ({"codec": "ffv1", "preset": "fast"}, "ffv1 has no preset; set its own options with encoder"),
         ({"size": (64, 0)}, r"sizes must be at least 1 pixel, got \(64, 0\)"),
         ({"height": 0}, "sizes must be at least 1 pixel, got 0"),
         ({"height": -3}, "sizes must be at least 1 pixel, got -3"),
@@ -64,9 +65,9 @@ def test_all_errors_are_reported_at_once() -> None:
 
 
 def test_encoder_options_hold_only_what_was_chosen() -> None:
-    assert UpscaleOptions().encoder_options("preset") == {}
+    assert UpscaleOptions().encoder_options(CODECS["h264"]) == {}
     chosen = UpscaleOptions(crf=0, preset="4", encoder={"lag-in-frames": "0", "crf": "7"})
-    assert chosen.encoder_options("cpu-used") == {"crf": "7", "cpu-used": "4", "lag-in-frames": "0"}
+    assert chosen.encoder_options(CODECS["vp9"]) == {"crf": "7", "cpu-used": "4", "lag-in-frames": "0"}
 
 
 def test_the_default_model_is_the_shipped_one() -> None:

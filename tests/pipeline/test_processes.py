@@ -137,7 +137,7 @@ def test_a_segment_that_ends_every_worker_ends_the_job(
     with Processes(options) as executor:
         kill = kill_one_when(lambda: any(job_folder_of(target).glob("[0-9]*")), executor)
         with pytest.raises(
-            VsrError, match=r"^workers ended with signal 9, 1 times .* a smaller --tile\. \d+ frames are kept in "
+            VsrError, match=r"^workers ended with signal 9, 1 times .* a smaller tile_size\. \d+ frames are kept in "
         ):
             upscale_clip(clip, target, options, kill, executor)
         assert multiprocessing.active_children() == []

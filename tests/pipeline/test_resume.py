@@ -173,7 +173,7 @@ def test_options_that_affect_pixels_are_refused(change: str, make_clip: MakeClip
         vsr.upscale(clip, target, **{**ASKED, **options})
     message = str(caught.value)
     assert re.search(said, message), message
-    assert f"`vsr resume {target}`" in message and "--no-resume starts over" in message
+    assert f"`vsr resume {target}`" in message and "resume=False starts over" in message
     assert not re.search(r"\w\(|None|Fraction|\{", message), "no repr of Python's"
     assert state(target) == before
     summary = vsr.upscale(clip, target, resume=False, **{**ASKED, **options})
@@ -530,7 +530,7 @@ def test_a_picture_of_another_program_is_not_replaced(
         there = tmp_path / f"{number:02}.png"
         there.write_bytes(b"precious")
         with pytest.raises(
-            OutputError, match=rf"{there.name} exists now; --overwrite replaces it\. 48 frames are kept"
+            OutputError, match=rf"{there.name} exists now; overwrite=True replaces it\. 48 frames are kept"
         ):
             vsr.upscale(clip, target, model="identity")
         assert there.read_bytes() == b"precious"
@@ -599,7 +599,7 @@ def test_a_file_that_replaced_a_published_output_is_refused(
         there = tmp_path / (name if name == "out.mp4" else "07.png")
         there.unlink()
         there.write_bytes(b"precious")
-        with pytest.raises(OutputError, match=r"exists (already|now); --overwrite replaces it"):
+        with pytest.raises(OutputError, match=r"exists (already|now); overwrite=True replaces it"):
             vsr.upscale(clip, target, model="identity")
         assert there.read_bytes() == b"precious"
         vsr.upscale(clip, target, model="identity", overwrite=True, resume=False)
@@ -668,7 +668,7 @@ def test_a_source_that_changes_ends_the_job(how: str, make_clip: MakeClip, tmp_p
         vsr.upscale(clip, target, progress=progress, **ASKED)
     assert str(caught.value) == (
         f"{clip} was changed while it was being upscaled, and the output would mix both: "
-        "restore the old one to resume, or start over with --no-resume."
+        "restore the old one to resume, or start over with resume=False."
     )
     assert segments_in(target) == ["000000"] and not target.exists()
     shutil.copy2(copy, clip)

@@ -76,8 +76,8 @@ def test_seconds_become_ticks() -> None:
         (4, 9, [(4, 9, 4, 5)]),
         (5, 13, [(5, 8, 4, 3), (8, 13, 8, 5)]),
         (None, 5, [(None, 5, None, 5)]),
-        (3, 3, [(3, 3, None, None)]),
-        (14, None, [(14, None, None, None)]),
+        (3, 3, [(3, 3, None, 0)]),
+        (14, None, [(14, None, None, 0)]),
         (-5, None, [(-5, 4, 0, 4), (4, 8, 4, 4), (8, None, 8, 6)]),
     ],
 )

@@ -104,7 +104,7 @@ def test_a_stream_that_is_left_early_leaves_no_thread(options: TrainOptions, lea
 
 
 def test_a_gpu_cache_without_a_gpu_is_refused(options: TrainOptions) -> None:
-    with pytest.raises(UsageError, match=r"^--cache gpu needs a GPU: use --cache auto\.$"):
+    with pytest.raises(UsageError, match=r"^cache='gpu' needs a GPU: use cache='auto'\.$"):
         drawn(replace(options, cache="gpu"), range(1))
 
 
@@ -113,7 +113,7 @@ def test_a_gpu_cache_that_is_too_small_is_refused(options: TrainOptions, monkeyp
     monkeypatch.setattr("vsr.training.batches.free_memory", lambda device: 4 << 10)
     pictures = PictureSet(find_pictures(options.data).training, min_size=16)
     gpu: Any = SimpleNamespace(device=torch.device("cuda"), world_size=1, global_rank=0)
-    with pytest.raises(UsageError, match=r"the pictures need 0 MiB, but the GPU has 0 MiB free: use --cache auto\."):
+    with pytest.raises(UsageError, match=r"the pictures need 0 MiB, but the GPU has 0 MiB free: use cache='auto'\."):
         Batches(pictures, replace(options, cache="gpu"), gpu)
     pictures.cache_bytes = 0
     Batches(pictures, options, gpu)

@@ -285,7 +285,7 @@ def refused(options: TrainOptions, sentence: str) -> None:
     path = options.output / "checkpoint.pt"
     assert str(caught.value) == (
         f"{path} belongs to another run ({sentence}). Use the same values, or start a new run from its weights: "
-        f"--init {options.output / 'generator.safetensors'}."
+        f"init={str(options.output / 'generator.safetensors')!r}."
     )
     assert content(options.output) == before
 
@@ -382,7 +382,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
         train(replace(options, stage="pretrain", resume=True))
     sentence = str(caught.value)
     assert "\n" not in sentence and "tensor(" not in sentence and "Error" not in sentence
-    assert sentence.endswith(f"--init {options.output / 'generator.safetensors'}.")
+    assert sentence.endswith(f"init={str(options.output / 'generator.safetensors')!r}.")
     assert content(options.output) == before
 
 
@@ -458,7 +458,7 @@ def test_resuming_without_a_checkpoint_is_refused(options: TrainOptions) -> None
 def test_past_and_future_stages_are_refused(options: TrainOptions) -> None:
     run_until(options, 2)
     resumed = replace(options, resume=True)
-    sentence = r"run is at update 2 of 3 of the stage pretrain: finish it first \(--stage pretrain --resume\)\.$"
+    sentence = r"run is at update 2 of 3 of the stage pretrain: finish it first \(stage='pretrain', resume=True\)\.$"
     for stage in STAGES[1:]:
         with pytest.raises(CheckpointError, match=sentence):
             train(replace(resumed, stage=stage))
@@ -471,7 +471,7 @@ def test_past_and_future_stages_are_refused(options: TrainOptions) -> None:
 
 @pytest.mark.parametrize("stage", ["discriminator", "adversarial"])
 def test_a_later_stage_needs_a_generator(options: TrainOptions, tmp_path: Path, tiny_weights: Path, stage: Any) -> None:
-    with pytest.raises(UsageError, match=f"the stage {stage} starts from a generator: give one with --init, or run"):
+    with pytest.raises(UsageError, match=f"the stage {stage} starts from a generator: give one with init, or run"):
         train(replace(options, stage=stage))
     assert train(replace(options, stage=stage, init=tiny_weights)).stage == stage
 
@@ -480,7 +480,8 @@ def test_a_later_stage_needs_a_generator(options: TrainOptions, tmp_path: Path, 
 def test_an_existing_run_is_not_replaced_without_overwrite(options: TrainOptions, name: str) -> None:
     options.output.mkdir()
     (options.output / name).write_bytes(b"precious")
-    with pytest.raises(OutputError, match=r"run holds a training run\. Continue it with --resume, or .* --overwrite\."):
+    words = r"run holds a training run\. Continue it with resume=True, or .* overwrite=True\."
+    with pytest.raises(OutputError, match=words):
         train(options)
     assert content(options.output) == {name: b"precious"}
 
@@ -601,7 +602,7 @@ def test_a_checkpoint_on_a_full_disk_keeps_the_previous_one(options: TrainOption
     options = replace(options, hold_out=0)
     run_until(options, 2)
     before = content(options.output)
-    sentence = r"^cannot write the checkpoint .*\.pt: .*space, then continue from the previous one with --resume\.$"
+    sentence = r"^cannot write the checkpoint .*\.pt: .*space, then continue from the previous one with resume=True\.$"
     with largest_file(20_000), pytest.raises(OutputError, match=sentence):
         train(replace(options, resume=True))
     after = content(options.output)

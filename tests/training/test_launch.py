@@ -227,7 +227,7 @@ def test_the_other_process_ends_when_one_is_killed(tmp_path: Path, start: Start)
     assert time.monotonic() - began < 20
     assert (process.returncode, stdout) == (1, ""), stderr
     line = stderr.splitlines()[-1]
-    assert line.startswith("vsr: a training process died (")
+    assert line.startswith("error: a training process died (")
     assert line.endswith("), and the others were stopped; continue from the last checkpoint with --resume.")
     assert "Traceback" not in stderr
     until(lambda: not any(map(alive, started)), 10)
@@ -306,8 +306,8 @@ def test_a_callback_that_fails_stops_the_run_and_is_not_called_again(which: str)
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"precision": "fp16"}, "--precision fp16 needs a GPU; the CPU computes in fp32 or bf16."),
-        ({"precision": "tf32"}, "--precision tf32 needs a GPU; the CPU computes in fp32 or bf16."),
+        ({"precision": "fp16"}, "precision='fp16' needs a GPU; the CPU computes in fp32 or bf16."),
+        ({"precision": "tf32"}, "precision='tf32' needs a GPU; the CPU computes in fp32 or bf16."),
         ({"device": "tpu"}, "no device is called 'tpu'"),
     ],
     ids=["fp16", "tf32", "tpu"],
@@ -320,9 +320,9 @@ def test_missing_hardware_is_refused(options: TrainOptions, changes: dict[str, A
 @pytest.mark.parametrize(
     ("device", "named", "sentence"),
     [
-        ("mps", "mps", "several processes can share CPUs or CUDA devices, but not mps: use --device cpu."),
-        ("cuda", "cuda", "torch finds 1 CUDA devices, but --devices asks for 2."),
-        ("cuda:0", "cuda:0", "--device cuda:0 names one device, but --devices asks for 2."),
+        ("mps", "mps", "several processes can share CPUs or CUDA devices, but not mps: use device='cpu'."),
+        ("cuda", "cuda", "torch finds 1 CUDA devices, but devices asks for 2."),
+        ("cuda:0", "cuda:0", "device='cuda:0' names one device, but devices asks for 2."),
     ],
 )
 def test_several_processes_on_unsuitable_devices_are_refused(
@@ -408,13 +408,13 @@ def test_externally_started_processes_train_together(
         (
             {**TORCHRUN, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
             {"devices": 4},
-            "--devices 4 --nodes 1 differs from what torchrun or srun has started, --devices 2 --nodes 1: "
+            "devices=4, nodes=1 differs from what torchrun or srun has started, devices=2, nodes=1: "
             "leave both out.",
         ),
         (
             {**TORCHRUN, "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
             {"devices": 2},
-            "--devices 2 --nodes 1 differs from what torchrun or srun has started, --devices 1 --nodes 1: "
+            "devices=2, nodes=1 differs from what torchrun or srun has started, devices=1, nodes=1: "
             "leave both out.",
         ),
         (

@@ -103,7 +103,7 @@ def test_pictures_that_cannot_be_used_are_left_out(
     assert pictures.files == files[2:] and pictures.left_out == {"damaged": 1, "too small": 2}
     assert pictures.sizes.tolist() == [list(size) for size in SIZES[2:]] and calls == [(7, 7)]
     assert warnings.records[-1].getMessage() == "left out 3 of 7 pictures: 1 damaged, 2 too small"
-    with pytest.raises(TrainingDataError, match=r"largest of these is 30x25, so choose a smaller --crop-size\.$"):
+    with pytest.raises(TrainingDataError, match=r"largest of these is 30x25, so choose a smaller crop_size\.$"):
         PictureSet(files, min_size=46)
 
 

@@ -307,7 +307,7 @@ def test_the_first_unusable_pictures_are_named(tmp_path: Path, log: pytest.LogCa
         usable_pictures(files, min_size=10, workers=2)
     assert str(caught.value) == (
         "none of the 15 pictures can be used: 6 damaged, 9 too small; the largest of these is 5x9, so choose a smaller "
-        "--crop-size."
+        "crop_size."
     )
     with pytest.raises(TrainingDataError, match=r"^none of the 6 pictures can be used: 6 damaged\.$"):
         usable_pictures(files[-6:], min_size=1, workers=2)

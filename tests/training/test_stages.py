@@ -220,7 +220,7 @@ def test_missing_content_weights_are_reported_before_the_first_update(
     where = tmp_path / "hub/checkpoints/vgg19-dcbb9e9d.pth"
     assert str(caught.value) == (
         "cannot download VGG19's weights from https://download.pytorch.org/models/vgg19-dcbb9e9d.pth (no network): "
-        f"put the file at {where}, or give a file with --content-weights."
+        f"put the file at {where}, or give a file with content_weights."
     )
 
 
@@ -286,7 +286,7 @@ def test_init_of_another_kind_is_refused(trained: Callable[..., Path], config: d
     path = trained(Generator(blocks=1, channels=4, **config))
     with pytest.raises(UsageError) as caught:
         start(options(init=path))
-    assert str(caught.value) == f"--init {path} is a different kind of network: its {apart}."
+    assert str(caught.value) == f"init={str(path)!r} is a different kind of network: its {apart}."
     start(options(init=path, values=LOSSES | config))
 
 

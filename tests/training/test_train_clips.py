@@ -265,9 +265,9 @@ def test_initial_weights_of_another_kind_are_refused(options: TrainOptions, tmp_
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
-    ("srgan", {"frames": 4}, "clips of several frames are for the recurrent generator: --generator recurrent"),
-    ("srgan", {"long_frames": 4}, "clips of several frames are for the recurrent generator: --generator recurrent"),
-    ("srgan", {"aligned": True}, "aligned is for the recurrent generator, which has a state: --generator recurrent"),
+    ("srgan", {"frames": 4}, "clips of several frames are for the recurrent generator: generator='recurrent'"),
+    ("srgan", {"long_frames": 4}, "clips of several frames are for the recurrent generator: generator='recurrent'"),
+    ("srgan", {"aligned": True}, "aligned is for the recurrent generator, which has a state: generator='recurrent'"),
     ("srgan", {"pretrain_ping_pong": 1.0}, "pretrain: the loss ping_pong is for the recurrent generator"),
     ("srgan", {"adversarial_teacher": 1.0}, "adversarial: the loss teacher is for the recurrent generator"),
     ("srgan", {"pretrain_artefacts": 1.0}, "pretrain: the loss artefacts is for the recurrent generator"),
@@ -303,15 +303,15 @@ def test_values_that_contradict_each_other(name: str, changes: dict[str, Any], s
     [
         (
             {"teacher": Path("a")},
-            "a teacher has no effect without a weight of its loss, such as --pretrain-teacher 0.5.",
+            "a teacher has no effect without a weight of its loss, such as pretrain_teacher=0.5.",
         ),
         (
             {"recipe": override(TINY, adversarial_teacher=1.0)},
-            "adversarial: the loss teacher needs the weights file of one: --teacher.",
+            "adversarial: the loss teacher needs the weights file of one: teacher.",
         ),
         (
             {"recipe": RECIPES["srgan"], "teacher": Path("a")},
-            "a teacher has no effect without a weight of its loss, such as --pretrain-teacher 0.5.",
+            "a teacher has no effect without a weight of its loss, such as pretrain_teacher=0.5.",
         ),
     ],
 )

@@ -340,7 +340,7 @@ def test_what_is_not_finite_ends_the_run_and_is_never_written(
     path = options.output / "checkpoint.pt"
     assert str(caught.value) == (
         f"{words} at or before step 7; {path} holds the last good state. "
-        "Use a smaller learning rate, --gradient-clip 1, or --precision fp32."
+        "Use a smaller learning rate, gradient_clip=1, or precision='fp32'."
     )
     assert checkpoint(options.output)["step"] == 5
     assert all(torch.isfinite(tensor).all() for tensor in tensors(checkpoint(options.output)))
@@ -374,8 +374,8 @@ def test_out_of_memory_is_explained(options: TrainOptions, monkeypatch: pytest.M
     with pytest.raises(TrainingError) as caught:
         train(options)
     assert str(caught.value) == (
-        "cpu has not enough memory for batches of 2 crops of 16: use a smaller --batch-size or --crop-size, "
-        "or --precision bf16."
+        "cpu has not enough memory for batches of 2 crops of 16: use a smaller batch_size or crop_size, "
+        "or precision='bf16'."
     )
 
 

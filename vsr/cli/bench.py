@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vsr.cli.options import PATH, SIZE, given, options_of
-from vsr.cli.terminal import echo_error, echo_lines, large_imports, start_logging, verbosity_options
+from vsr.cli.terminal import echo_lines, echo_note, large_imports, start_logging, verbosity_options
 from vsr.pipeline.options import BenchOptions
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def bench(output: Path | None, overwrite: bool, as_json: bool, verbose: int, qui
     for speed in bench(BenchOptions(**given(values))):
         speeds.append(speed)
         if not as_json and not quiet:
-            echo_error(_format_speed(speed))
+            echo_note(_format_speed(speed))
     table = _speed_table(speeds)
     echo_lines(json.dumps({"speeds": [asdict(speed) for speed in speeds]}) if as_json else to_text(table))
     if output is not None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from vsr.cli.terminal import echo
+from vsr.cli.terminal import CommandGroup, echo
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=CommandGroup, invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as one JSON object.")
 def models(as_json: bool) -> None:
     """List the models; `vsr models show NAME` shows the card of one."""

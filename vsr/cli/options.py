@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 
+from vsr.errors import did_you_mean
 from vsr.options import Option, hints_of, option_of
 from vsr.training.recipes import Labels, parse_labels
 
@@ -38,6 +39,13 @@ class ParsedType(click.ParamType):  # type: ignore[type-arg]  # generic in newer
             return self._parse(value) if isinstance(value, str) else value
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]
+    """A choice that suggests one for a mistyped value."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        return super().get_invalid_choice_message(value, ctx).removesuffix(".") + did_you_mean(str(value), self.choices)
 
 
 class SectionedOption(click.Option):
@@ -78,7 +86,7 @@ def options_of(
         options: the dataclass, or an instance of it, whose values are shown as defaults.
         names: the fields; all of them if empty.
         without: fields to leave out.
-        section: heading of the options in the help.
+        section: heading in the help of the options that declare none.
         prefix: start of the names of the options.
         negatable: whether flags that are off by default also have a ``--no-`` form.
         required: whether options of fields without a default are required.
@@ -99,7 +107,7 @@ def options_of(
                 *flag.split(", "),
                 prefix + each.name,
                 cls=SectionedOption,
-                section=section,
+                section=known.section or section,
                 help=_help_text(known, default, separator="," if ... in get_args(hint) else " "),
                 metavar=known.metavar or ("auto|N" if known.auto else None),
                 **({"required": True} if needed else {"default": None}),
@@ -136,9 +144,9 @@ def _type_of(hint: Any, known: Option) -> Any:
             return item
         if not known.repeated:
             return ParsedType("LIST", partial(parse_list, item))
-        return click.Choice(known.choices) if known.choices else PATH if item is Path else item
+        return Choice(known.choices) if known.choices else PATH if item is Path else item
     if get_origin(hint) is Literal:
-        return click.Choice(get_args(hint))
+        return Choice(get_args(hint))
     return {Labels: LABELS, Path: PATH}.get(hint, hint)
 
 
@@ -176,7 +184,7 @@ def parse_auto(least: int, text: str) -> int | None:
 
 def parse_time(text: str) -> Fraction:
     """Parse ``90.5``, ``1:30.5`` or ``0:01:30.5`` to exact seconds."""
-    if not re.fullmatch(r"(\d{1,9}:)?(\d{1,9}:)?\d{1,9}(\.\d{0,9})?", text, re.ASCII):
+    if not re.fullmatch(r"(\d{1,9}:)?(\d{1,9}:)?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})", text, re.ASCII):
         raise ValueError(f"{text!r} is not a time: write 90.5, 1:30.5 or 0:01:30.5.")
     seconds = Fraction(0)
     for part in text.split(":"):
@@ -184,9 +192,30 @@ def parse_time(text: str) -> Fraction:
     return seconds
 
 
+def parse_scale(text: str) -> float:
+    """Parse ``4``, ``4x``, ``x4`` or ``1.5`` to a number."""
+    if not (found := re.fullmatch(r"x?(\d{1,6}(?:\.\d{1,9})?|\.\d{1,9})x?", text.strip().lower(), re.ASCII)):
+        raise ValueError(f"{text!r} is not a scale: write 4, 4x or 1.5.")
+    return float(found[1])
+
+
+HEIGHTS = {"4k": 2160, "uhd": 2160, "8k": 4320}
+"""Heights that are known by a name."""
+
+
+def parse_height(text: str) -> int:
+    """Parse ``1080``, ``1080p`` or ``4k`` to a number of lines."""
+    name = text.strip().lower()
+    if name in HEIGHTS:
+        return HEIGHTS[name]
+    if not (found := re.fullmatch(r"(\d{1,6})p?", name, re.ASCII)):
+        raise ValueError(f"{text!r} is not a height: write 1080, 1080p or 4k.")
+    return int(found[1])
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Parse ``1920x1080`` to (1920, 1080)."""
-    if not (found := re.fullmatch(r"(\d{1,6})x(\d{1,6})", text, re.ASCII)):
+    if not (found := re.fullmatch(r"(\d{1,6})[xX×:*](\d{1,6})", text.strip(), re.ASCII)):
         raise ValueError(f"{text!r} is not a size: write 1920x1080.")
     return int(found[1]), int(found[2])
 
@@ -212,5 +241,7 @@ def parse_pair(text: str) -> tuple[str, str]:
 LABELS = ParsedType("LABELS", parse_labels)
 TIME = ParsedType("T", parse_time)
 SIZE = ParsedType("WxH", parse_size)
+SCALE = ParsedType("N", parse_scale)
+HEIGHT = ParsedType("N", parse_height)
 RATE = ParsedType("N", parse_rate)
 PAIR = ParsedType("KEY=VALUE", parse_pair)

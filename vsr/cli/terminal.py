@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 import click
 
-from vsr.errors import OutputError, VsrError, is_out_of_memory, one_line
+from vsr.errors import OutputError, VsrError, did_you_mean, is_out_of_memory, one_line
 from vsr.signals import is_shielded, shielded
 
 if TYPE_CHECKING:
     from vsr.pipeline.folder import FolderProgress, Outcome
-    from vsr.pipeline.job import UpscaleProgress
+    from vsr.pipeline.job import ClipPlan, UpscaleProgress
 
 INTERRUPTED = 130
 
@@ -33,33 +33,58 @@ ALARM = getattr(signal, "SIGALRM", None)
 RETRY_SECONDS = 0.005
 """How soon it is repeated."""
 
+LABEL_COLOURS = {"error": "red", "warning": "yellow"}
+"""Colours of the words before a message, on a terminal."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class ErrorReportingGroup(click.Group):
+class CommandGroup(click.Group):
+    """Lists its commands in the order in which they were added, and suggests one for a mistyped name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the name of the command, the command, and the remaining arguments; all other meanings come here."""
+        name = args[0]
+        if name in self.commands or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        raise click.UsageError(f"no such command {name!r}{did_you_mean(name, self.commands)}", ctx)
+
+
+class ErrorReportingGroup(CommandGroup):
     """Prints a ``VsrError`` as one line and exits with its code; an interrupt exits with 130."""
 
     def make_context(self, *args: Any, **keywords: Any) -> click.Context:
-        with _printable_errors():
+        with _usage_errors_in_one_form():
             return super().make_context(*args, **keywords)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:  # "vsr" alone
+            echo_lines(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def main(self, *args: Any, **keywords: Any) -> Any:
         try:
             return super().main(*args, **keywords)
         except OSError as exc:  # raised where click itself prints, such as for --help
-            echo_error(f"vsr: {_stdout_failure(exc)}")
+            echo_error(_stdout_failure(exc))
             raise SystemExit(1) from exc
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with clean_end_on_signals(), _printable_errors():
+            with clean_end_on_signals(), _usage_errors_in_one_form():
                 return super().invoke(ctx)
         except VsrError as exc:
             logging.getLogger(__name__).info("the error in full", exc_info=True)
-            echo_error(f"vsr: {exc}")
+            echo_error(str(exc))
             ctx.exit(exc.exit_code)
         except KeyboardInterrupt:
-            echo_error("vsr: interrupted.")
+            echo_note("interrupted.")
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
@@ -68,21 +93,34 @@ class ErrorReportingGroup(click.Group):
                 raise
             logging.getLogger(__name__).info("the error in full", exc_info=True)
             if is_out_of_memory(exc):
-                echo_error("vsr: memory ran out; process less at once, or use smaller pictures.")
+                echo_error("memory ran out; process less at once, or use smaller pictures.")
                 ctx.exit(1)
-            echo_error(f"vsr: a bug, please report it: {type(exc).__name__}: {exc} (-v shows where)")
+            echo_error(f"a bug, please report it: {type(exc).__name__}: {exc} (-v shows where)")
             ctx.exit(1)
 
 
+class _PlainUsageError(click.UsageError):
+    """A usage error that is shown as one sentence, and a line that names the help."""
+
+    def show(self, file: Any = None) -> None:
+        echo_error(self.message)
+        if self.ctx is not None:
+            listed = "commands" if isinstance(self.ctx.command, click.Group) else "options"
+            _echo(f"{self.ctx.command_path} --help lists the {listed}.", sys.stderr)
+
+
 @contextmanager
-def _printable_errors() -> Iterator[None]:
-    """Escape the message of a usage error, which may quote a file's name."""
+def _usage_errors_in_one_form() -> Iterator[None]:
+    """Write click's usage errors as those of vsr; a name in one, such as a file's, is escaped."""
     try:
         yield
     except click.UsageError as exc:
-        if (message := exc.format_message()) == (clean := one_line(message)):
-            raise
-        raise click.UsageError(clean, exc.ctx) from exc
+        if isinstance(exc, click.NoSuchOption):
+            message = f"no such option {exc.option_name!r}{did_you_mean(exc.option_name, exc.possibilities or ())}"
+        else:
+            message = exc.format_message()
+            message = message[:1].lower() + message[1:]
+        raise _PlainUsageError(one_line(message), exc.ctx) from exc
 
 
 def echo(text: str) -> None:
@@ -110,17 +148,38 @@ def echo_lines(text: str) -> None:
 
 
 def echo_error(text: str) -> None:
-    """Print an error on one line to stderr; if that cannot be written, the exit code alone reports the failure."""
+    """Print ``error: text`` on one line to stderr; if that cannot be written, the exit code alone reports it."""
+    _echo_to_stderr("error", text)
+
+
+def echo_note(text: str) -> None:
+    """Print ``vsr: text``, which is neither a result nor an error, on one line to stderr."""
+    _echo_to_stderr("vsr", text)
+
+
+def _echo_to_stderr(label: str, text: str) -> None:
     try:
-        _echo(text, sys.stderr)
+        _echo(text, sys.stderr, label)
     except OSError:
         _discard(sys.stderr)
 
 
-def _echo(text: str, stream: TextIO) -> None:
-    """Print one line, escaped; all output but JSON passes through this or ``_TqdmHandler``."""
+def _echo(text: str, stream: TextIO, label: str = "") -> None:
+    """Print one line, escaped; all output but JSON passes through this, or is ``_labelled``."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    click.echo(one_line(text).encode(encoding, "backslashreplace").decode(encoding), err=stream is sys.stderr)
+    line = _labelled(label, text) if label else one_line(text)
+    click.echo(line.encode(encoding, "backslashreplace").decode(encoding), err=stream is sys.stderr)
+
+
+def _labelled(label: str, text: str) -> str:
+    """Return ``label: text`` for stderr, escaped; where that is a terminal, the words in ``LABEL_COLOURS`` get theirs.
+
+    The variable NO_COLOR turns colours off (https://no-color.org).
+    """
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stderr.isatty()
+    colour = None if plain else LABEL_COLOURS.get(label)
+    shown = click.style(f"{label}:", fg=colour, bold=True) if colour else f"{label}:"
+    return f"{shown} {one_line(text)}"
 
 
 def _stdout_failure(error: OSError) -> str:
@@ -152,7 +211,7 @@ def start_logging(verbose: int, quiet: bool) -> None:
     """Send the log messages of vsr to stderr, without breaking a progress bar."""
     level = logging.ERROR if quiet else {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     handler = _TqdmHandler()
-    handler.setFormatter(_OneLineFormatter("vsr: %(message)s"))
+    handler.setFormatter(_OneLineFormatter())
     if not verbose:
         handler.addFilter(_DuplicateFilter())
     root = logging.getLogger("vsr")
@@ -164,7 +223,8 @@ class _OneLineFormatter(logging.Formatter):
     """Formats a message on one line, and a traceback below it, indented so that no line of it looks like a message."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return one_line(super().formatMessage(record))
+        label = "vsr" if record.levelno < logging.WARNING else record.levelname.lower()
+        return _labelled(label, super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:
         return "\n".join(f"  {one_line(line)}" for line in super().formatException(ei).split("\n"))
@@ -320,6 +380,9 @@ EVENT_SECONDS = 1.0
 class ProgressDisplay(Protocol):
     """Shows the progress of the work."""
 
+    def plan(self, plan: ClipPlan) -> None:
+        """Say what will be done with one clip."""
+
     def clip(self, at: UpscaleProgress) -> None:
         """Show the progress of one clip."""
 
@@ -346,18 +409,31 @@ def show_progress(as_json: bool, quiet: bool, num_inputs: int = 1) -> Iterator[P
 
     hidden = quiet or None  # None: shown where stderr is a terminal
     with (
-        tqdm(unit="frame", disable=hidden if num_inputs > 1 else True, position=0) as whole,
-        tqdm(unit="frame", disable=hidden, position=int(num_inputs > 1), leave=num_inputs == 1) as clip,
-    ):
-        yield _Bars(whole, clip)
+        tqdm(unit=" frames", disable=hidden if num_inputs > 1 else True, position=0) as whole,
+        tqdm(
+            unit=" frames", disable=hidden, position=int(num_inputs > 1), leave=num_inputs == 1,
+            bar_format="loading the model ...",
+        ) as clip,
+    ):  # fmt: skip
+        yield _Bars(whole, clip, quiet)
 
 
 class _Bars:
-    def __init__(self, whole: Any, clip: Any) -> None:
-        self._whole, self._clip = whole, clip
+    def __init__(self, whole: Any, clip: Any, quiet: bool) -> None:
+        self._whole, self._clip, self._quiet = whole, clip, quiet
         self._number = 0
+        self._planned = False
+
+    def plan(self, plan: ClipPlan) -> None:
+        if self._quiet or self._planned:
+            return
+        self._planned = True  # of a folder's clips the first one stands for all
+        self._clip.write(one_line(str(plan)), file=sys.stderr)
+        if plan.faster:
+            self._clip.write(f"--precision {plan.faster} is two to three times as fast here.", file=sys.stderr)
 
     def clip(self, at: UpscaleProgress) -> None:
+        self._clip.bar_format = None  # until now the number of frames was unknown
         if not self._clip.n:
             self._clip.reset(at.num_frames)
             self._clip.initial = at.resumed  # not counted in the speed
@@ -377,7 +453,7 @@ class _Bars:
 
     def outcome(self, outcome: Outcome) -> None:
         if outcome.state == "failed":
-            self._clip.write(one_line(f"vsr: {outcome.error}"), file=sys.stderr)
+            self._clip.write(_labelled("error", outcome.error), file=sys.stderr)
 
 
 class _Events:
@@ -385,6 +461,9 @@ class _Events:
         self._quiet = quiet
         self._started = self._reported = time.monotonic()
         self._resumed: int | None = None
+
+    def plan(self, plan: ClipPlan) -> None:
+        self._emit(event="plan", text=str(plan))
 
     def clip(self, at: UpscaleProgress) -> None:
         self._report_progress(at.frames, at.num_frames, at.resumed, {})

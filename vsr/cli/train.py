@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from vsr.cli.options import FILE, SectionedCommand, given, options_of
-from vsr.cli.terminal import INTERRUPTED, echo, echo_error, echo_lines, start_logging, stop_on_signal, verbosity_options
+from vsr.cli.options import FILE, Choice, SectionedCommand, given, options_of
+from vsr.cli.terminal import INTERRUPTED, echo, echo_lines, echo_note, start_logging, stop_on_signal, verbosity_options
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import RECIPES, STAGES, override, with_total_steps
 
@@ -34,7 +34,7 @@ DISCRIMINATOR_FIELDS = ("length", "learning_rate", "schedule", "milestones")
 @click.command(cls=SectionedCommand)
 @options_of(TrainOptions, "data", "output")
 @click.option(
-    "--recipe", type=click.Choice(list(RECIPES)), default="srgan", show_default=True, help="Recipe to train by."
+    "--recipe", type=Choice(list(RECIPES)), default="srgan", show_default=True, help="Recipe to train by."
 )
 @options_of(TrainOptions, "stage")
 @click.option(
@@ -90,7 +90,7 @@ def train(recipe: str, steps: int | None, as_json: bool, verbose: int, quiet: bo
         echo(f"{summary.weights}: {summary.steps} steps{measured}")
     if summary.stopped:
         if is_first:
-            echo_error(f"vsr: stopped after step {summary.steps}; to continue, run the same command with --resume.")
+            echo_note(f"stopped after step {summary.steps}; to continue, run the same command with --resume.")
         click.get_current_context().exit(INTERRUPTED)
 
 

@@ -9,24 +9,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsr.cli.options import PATH, RATE, SIZE, TIME, given, options_of
+from vsr.cli.options import HEIGHT, RATE, SCALE, SIZE, TIME, SectionedCommand, SectionedOption, given, options_of
 from vsr.cli.terminal import (
     clean_end_on_signals,
     echo,
     echo_error,
     echo_lines,
+    echo_note,
     large_imports,
     show_progress,
     start_logging,
     verbosity_options,
 )
 from vsr.errors import UsageError
-from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.options import COMMON, JOB, UpscaleOptions
 
 if TYPE_CHECKING:
     from vsr.pipeline.estimate import Estimate
@@ -37,27 +39,29 @@ if TYPE_CHECKING:
 FAILED = 1
 """Exit code where something failed, or where an input was damaged but an output was made."""
 
-TYPES = {"size": SIZE, "start": TIME, "end": TIME, "fps": RATE}
+TYPES = {"scale": SCALE, "size": SIZE, "height": HEIGHT, "start": TIME, "end": TIME, "fps": RATE}
 """Types of the options that the types of their fields do not determine."""
 
-LAST = ("resume", "jobs", "cluster")
-"""Options at the end of the help."""
+OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures such as frames/%06d.png; or a folder/."
 
-OUTPUTS = "A .mp4, .mov, .mkv, .webm, .ts, .avi or .gif; a picture; pictures such as frames/%06d.png; or a folder."
+common = partial(click.option, cls=SectionedOption, section=COMMON)
+job = partial(click.option, cls=SectionedOption, section=JOB)
+as_json_option = job(
+    "--json", "as_json", is_flag=True, help="Print the summary as one JSON object, and progress on stderr."
+)
 
 
-@click.command()
-@click.argument("sources", metavar="INPUT...", type=PATH, nargs=-1, required=True)
-@click.option("-o", "--output", "target", type=PATH, required=True, metavar="OUT", help=OUTPUTS)
-@options_of(UpscaleOptions, without=LAST, types=TYPES)
-@click.option("--recursive", is_flag=True, help="Recurse into subdirectories.")
-@options_of(UpscaleOptions, *LAST)
-@click.option("--dry-run", is_flag=True, help="Only estimate time and size, from a few upscaled frames.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, and progress on stderr.")
+@click.command(cls=SectionedCommand)
+@click.argument("names", metavar="INPUT... [OUT]", nargs=-1, required=True)
+@common("-o", "--output", metavar="OUT", help=f"{OUTPUTS}  [default: INPUT_x4 beside the input]")
+@options_of(UpscaleOptions, types=TYPES)
+@job("--recursive", is_flag=True, help="Recurse into subdirectories.")
+@common("--dry-run", is_flag=True, help="Only estimate time and size, by upscaling a few frames.")
+@as_json_option
 @verbosity_options
 def upscale(
-    sources: tuple[Path, ...],
-    target: Path,
+    names: tuple[str, ...],
+    output: str | None,
     recursive: bool,
     dry_run: bool,
     as_json: bool,
@@ -73,32 +77,56 @@ def upscale(
     interrupted command continues where it stopped when it is run again.
 
     \b
-    vsr upscale input.mp4 -o out.mp4
+    vsr upscale input.mp4                    writes input_x4.mp4
+    vsr upscale input.mp4 out.mkv --height 1080p
     vsr upscale clips/ -o out/
     """
     start_logging(verbose, quiet)
-    upscale_all(sources, target, UpscaleOptions(**given(values)), recursive, as_json, quiet, dry_run=dry_run)
+    options = UpscaleOptions(**given(values))
+    with large_imports():
+        from vsr.pipeline.folder import split_output
+    names, output = (names, output) if output is not None else split_output(names)
+    sources = tuple(map(Path, names))
+    target = None if output is None else Path(output)
+    into_folder = output is not None and output.endswith(("/", os.sep))
+    upscale_all(sources, target, options, recursive, as_json, quiet, into_folder=into_folder, dry_run=dry_run)
 
 
 def upscale_all(
     sources: tuple[Path, ...],
-    target: Path,
+    target: Path | None,
     options: UpscaleOptions,
     recursive: bool,
     as_json: bool,
     quiet: bool,
     *,
+    into_folder: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Upscale one input or many, print the results, and exit with ``FAILED`` if something failed."""
+    """Upscale one input or many, print the results, and exit with ``FAILED`` if something failed.
+
+    Args:
+        sources: the inputs.
+        target: the output; None: one beside each input.
+        options: for all inputs.
+        recursive: include subfolders.
+        as_json: print JSON.
+        quiet: print only errors.
+        into_folder: whether the target is a folder even if it does not exist.
+        dry_run: only estimate.
+    """
     with large_imports():
-        from vsr.pipeline.folder import Pair, has_many_outputs, pair_inputs
+        from vsr.pipeline.folder import Pair, has_many_outputs, outputs_beside, pair_inputs
     from vsr.pipeline.journal import Command
 
-    into_folder = has_many_outputs(sources, target)
-    pairs = pair_inputs(sources, target, recursive=recursive) if into_folder else [Pair(sources[0], target)]
-    many = into_folder and sources != (pairs[0].source,)  # a single file is reported as one clip even in a folder
-    command = Command.of(sources, target, recursive)
+    if target is None:
+        pairs, command, many = outputs_beside(sources, options, recursive=recursive), None, len(sources) > 1
+        many = many or sources != tuple(pair.source for pair in pairs)
+    else:
+        many = into_folder or has_many_outputs(sources, target)
+        pairs = pair_inputs(sources, target, recursive=recursive) if many else [Pair(sources[0], target)]
+        many = many and sources != (pairs[0].source,)  # a single file is reported as one clip even in a folder
+        command = Command.of(sources, target, recursive)
     with clean_end_on_signals(), nullcontext() if dry_run else _resume_hint(pairs):
         if dry_run:
             _estimate(pairs, many, options, as_json)
@@ -116,7 +144,7 @@ def _resume_hint(pairs: list[Pair]) -> Iterator[None]:
     except KeyboardInterrupt:
         if kept := _describe_kept(pairs):
             arguments = [argument for argument in sys.argv[1:] if argument != "--no-resume"]
-            echo_error(f"vsr: {kept}; to resume, run: {shlex.join(['vsr', *arguments])}")
+            echo_note(f"{kept}; to resume, run: {shlex.join(['vsr', *arguments])}")
         raise
 
 
@@ -139,11 +167,13 @@ def _describe_kept(pairs: list[Pair]) -> str:
     return ", ".join(parts)
 
 
-def _upscale_one(pair: Pair, options: UpscaleOptions, command: Command, as_json: bool, quiet: bool) -> None:
+def _upscale_one(pair: Pair, options: UpscaleOptions, command: Command | None, as_json: bool, quiet: bool) -> None:
     from vsr.pipeline.job import upscale_clip
 
     with show_progress(as_json, quiet) as display:
-        summary = upscale_clip(pair.source, pair.target, options, display.clip, command=command)
+        summary = upscale_clip(
+            pair.source, pair.target, options, display.clip, command=command, on_plan=display.plan
+        )
     if as_json:
         echo(json.dumps(asdict(summary), default=str))
     elif not quiet:
@@ -162,11 +192,15 @@ def _format_summary(summary: UpscaleSummary) -> str:
     )
 
 
-def _upscale_many(pairs: list[Pair], options: UpscaleOptions, command: Command, as_json: bool, quiet: bool) -> None:
+def _upscale_many(
+    pairs: list[Pair], options: UpscaleOptions, command: Command | None, as_json: bool, quiet: bool
+) -> None:
     from vsr.pipeline.folder import upscale_folder
 
     with show_progress(as_json, quiet, num_inputs=len(pairs)) as display:
-        outcomes = upscale_folder(pairs, options, progress=display.folder, on_outcome=display.outcome, command=command)
+        outcomes = upscale_folder(
+            pairs, options, progress=display.folder, on_outcome=display.outcome, on_plan=display.plan, command=command
+        )
     states = [outcome.state for outcome in outcomes]
     if as_json:
         counts = {state: states.count(state) for state in ("done", "damaged", "there", "failed")}
@@ -215,12 +249,14 @@ def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: b
         try:
             if many and existing_outcome(pair, options):
                 continue
-            estimates.append(estimate_clip(pair.source, pair.target, options, folder_is_made=many, executor=executor))
+            if not as_json:
+                echo_error(f"{pair.source}: upscaling a few frames to measure the time ...")
+            estimates.append(estimate_clip(pair.source, pair.target, options, executor=executor))
         except VsrError as exc:
             if not many:
                 raise
             failed.append(str(exc))
-            echo_error(f"vsr: {exc}")
+            echo_error(str(exc))
     if as_json:
         total = {name: sum(getattr(one, name) for one in estimates) for name in ("frames", "seconds", "output_bytes")}
         clips = [asdict(one) for one in estimates]
@@ -235,8 +271,9 @@ def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: b
 
 
 def _format_estimate(one: Estimate) -> str:
+    plural = "s" * (one.segments > 1)
     return (
-        f"{one.target}: {one.frames} frames of {one.width}x{one.height} in {one.segments} segments; "
+        f"{one.target}: {one.frames} frames of {one.width}x{one.height} in {one.segments} segment{plural}; "
         f"about {_duration(one.seconds)}, estimated from {one.measured_frames} frames; "
         f"about {_size(one.output_bytes)}, and {_size(one.disk_bytes)} while it runs."
     )
@@ -260,7 +297,7 @@ def _size(count: int) -> str:
 
 @click.command()
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, and progress on stderr.")
+@as_json_option
 @verbosity_options
 def resume(target: Path, as_json: bool, verbose: int, quiet: bool) -> None:
     """Resume an interrupted `vsr upscale`.
@@ -278,6 +315,8 @@ def resume(target: Path, as_json: bool, verbose: int, quiet: bool) -> None:
     job = resumable_job(target)
     try:
         options = UpscaleOptions.from_dict({**job.options, "resume": True})
+    except UsageError:  # a ValueError too
+        raise
     except (TypeError, ValueError, AttributeError) as exc:
         raise UsageError(
             f"the job of {target} is from another version of vsr; repeat the command that started it."

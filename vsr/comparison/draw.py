@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vsr.comparison.options import CompareOptions, CompareProgress, Layout, Progress, Region, RenderResult
 from vsr.comparison.sources import Moment, Panel, Sources
-from vsr.errors import OutputError, UsageError
+from vsr.errors import OutputError, UsageError, setting
 from vsr.imaging.colour import ColourSpec, rgb_to_planes
 from vsr.imaging.pictures import Picture, write_picture
 from vsr.media.clip import ClipInfo, Plane, VideoInfo, layout_of, orientation_of
@@ -345,8 +345,8 @@ def _glyph(font: ImageFont.FreeTypeFont, character: str) -> _Glyph:
 def _warn_of(characters: str) -> None:
     if characters:
         logger.warning(
-            "no font of this system has %s: labels show frames in their place; install a font, or give a --label.",
-            characters,
+            "no font of this system has %s: labels show frames in their place; install a font, or give %s.",
+            characters, setting("labels", flag="a --label"),
         )
 
 
@@ -431,7 +431,7 @@ def arrange(layout: Layout, count: int, height: int, width: int) -> Composition:
     if max(frame_height, frame_width) > CODEC.largest:
         raise UsageError(
             f"{count} panels of {width}x{height} make a frame of {frame_width}x{frame_height}, and H.264 allows "
-            f"{CODEC.largest}: use --layout {'grid' if layout == 'side-by-side' else 'split'}."
+            f"{CODEC.largest}: use {setting('layout', 'grid' if layout == 'side-by-side' else 'split')}."
         )
     divider = 2 * max(1, width // 960) if layout == "split" else 0
     # 4:2:0 needs even edges: a column or a row of background is added, and nothing of a panel is lost.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from vsr.errors import UsageError
+from vsr.errors import UsageError, setting
 from vsr.options import contradictions, described, documented, option, option_of
 
 Kind = Literal["strip", "video", "page"]
@@ -49,6 +49,12 @@ class Region:
 
     def __str__(self) -> str:
         return f"{self.x},{self.y},{self.width},{self.height}"
+
+
+def moments() -> str:
+    """Name the options that choose frames of clips."""
+    times, frames = setting("times", flag="--time"), setting("frames", flag="--frame")
+    return f"{times}, {frames} and {setting('num_frames', flag='--frames')}"
 
 
 @documented
@@ -102,7 +108,8 @@ class CompareOptions:
     def __post_init__(self) -> None:
         wrong = list(self._contradictions())
         if len(self.inputs) == 0 or (len(self.inputs) == 1 and not (self.lr or self.hr)):
-            wrong.append("there is nothing to compare with: name a second candidate, --lr or --hr")
+            originals = f"{setting('lr')} or {setting('hr')}"
+            wrong.append(f"there is nothing to compare with: name a second candidate, {originals}")
         if self.labels and len(self.labels) != len(self.inputs):
             wrong.append(f"{len(self.inputs)} candidates need as many labels, got {len(self.labels)}")
         wrong += contradictions(self)
@@ -115,11 +122,12 @@ class CompareOptions:
 
     def _contradictions(self) -> Iterator[str]:
         if self.bicubic and self.lr is None:
-            yield "--bicubic needs the picture to interpolate: name it with --lr"
+            yield f"{setting('bicubic', True)} needs the picture to interpolate: name it with {setting('lr')}"
         if self.regions and self.num_regions is not None:
-            yield "--region gives the regions to magnify, so --regions has no effect: leave one out"
+            regions, count = setting("regions", flag="--region"), setting("num_regions", flag="--regions")
+            yield f"{regions} gives the regions to magnify, so {count} has no effect: leave one out"
         if len([given for given in (self.times, self.frames, self.num_frames) if given not in ((), None)]) > 1:
-            yield "--time, --frame and --frames exclude each other"
+            yield f"{moments()} exclude each other"
         kind = KINDS.get(self.target.suffix.lower())
         if kind is None:
             yield f"cannot tell what to write to {self.target}: its name must end in {', '.join(KINDS)}"
@@ -127,10 +135,10 @@ class CompareOptions:
         for each in fields(self):
             kinds = OUTPUT_KINDS.get(each.name, (kind,))
             if kind not in kinds and getattr(self, each.name) not in ((), None):
-                flag = option_of(each).name or f"--{each.name}"
-                yield f"{flag} is for a {' or a '.join(kinds)}, and {self.target.name} is a {kind}"
+                name = setting(each.name, flag=option_of(each).name)
+                yield f"{name} is for a {' or a '.join(kinds)}, and {self.target.name} is a {kind}"
         if self.quality is not None and self.target.suffix.lower() == ".png":
-            yield "a .png is lossless, so --quality has no effect"
+            yield f"a .png is lossless, so {setting('quality')} has no effect"
         if self.quality == "lossless" and self.target.suffix.lower() in (".jpg", ".jpeg"):
             yield "a JPEG is not lossless: name a .png"
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from vsr.comparison.options import CompareOptions, CompareProgress, Progress, RenderResult
 from vsr.comparison.sources import Moment, Panel, Sources
-from vsr.errors import OutputError
+from vsr.errors import OutputError, setting
 from vsr.imaging.pictures import Picture
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ def write_page(sources: Sources, options: CompareOptions, path: Path, report: Pr
     except OSError as exc:
         raise OutputError(f"cannot write the page {options.target}: {exc.strerror}.") from exc
     if size > LARGE_BYTES:
-        fewer = "fewer --frames or a lower --quality" if sources.clips else "a lower --quality"
+        lower = f"a lower {setting('quality')}"
+        fewer = f"fewer {setting('num_frames', flag='--frames')} or {lower}" if sources.clips else lower
         logger.warning("%s is %d MB large; %s would make it smaller.", options.target, size // 1_000_000, fewer)
     return RenderResult(labels, width, height, count)
 
@@ -83,8 +84,8 @@ def _quality(moment: Moment, options: CompareOptions, planned: int) -> int | Non
     if pixels <= LOSSLESS_PIXELS:
         return None
     logger.warning(
-        "%d megapixels make a large page, so its pictures are JPEG of quality %d; --quality lossless writes PNG.",
-        pixels // 1_000_000, QUALITY,
+        "%d megapixels make a large page, so its pictures are JPEG of quality %d; %s writes PNG.",
+        pixels // 1_000_000, QUALITY, setting("quality", "lossless"),
     )  # fmt: skip
     return QUALITY
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from vsr.comparison.options import CompareOptions
+from vsr.comparison.options import CompareOptions, moments
 from vsr.errors import InputError, UsageError
 from vsr.evaluation.pairing import (
     Instant,
@@ -126,7 +126,7 @@ class Sources:
         """
         if not self.clips:
             if options.times or options.frames or options.num_frames:
-                raise UsageError("--time, --frame and --frames are for clips, and these are pictures.")
+                raise UsageError(f"{moments()} are for clips, and these are pictures.")
             yield self._moment([read_picture(file.path) for file in self.files])
             return
         for clip in self.clips:

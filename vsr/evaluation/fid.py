@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vsr.errors import WeightsError, needs_extra
+from vsr.errors import WeightsError, needs_extra, setting
 from vsr.networks.rewrites import float32_products
 
 
@@ -98,5 +98,5 @@ def load_inception() -> nn.Module:
         reason = getattr(exc, "reason", exc)
         raise WeightsError(
             f"cannot download the weights of Inception for FID ({reason}): put the file that the line above names "
-            "there by hand, or leave --fid out."
+            f"there by hand, or leave {setting('fid')} out."
         ) from exc

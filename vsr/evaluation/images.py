@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import vsr
-from vsr.errors import InputError, WeightsError
+from vsr.errors import InputError, WeightsError, setting
 from vsr.evaluation.fid import FrechetDistance, load_inception
 from vsr.evaluation.options import ImageEvalOptions
 from vsr.evaluation.tables import Column, Table, Value
@@ -184,7 +184,8 @@ def _find_folders(
     for data, lr_folder in zip(options.data, lr_folders, strict=True):
         pairs = find_pairs(data, lr_folder, scale)
         if with_fid and len(pairs) < 2:
-            raise InputError(f"{data} holds one picture; FID compares sets of at least two. Leave --fid out.")
+            without = f"Leave {setting('fid')} out."
+            raise InputError(f"{data} holds one picture; FID compares sets of at least two. {without}")
         check_sizes(pairs, scale=scale, least=least)
         folders.append((data, lr_folder, pairs))
     return folders
@@ -199,7 +200,7 @@ def _load_feature_networks(
         try:
             lpips = load_lpips(options.lpips_weights)
         except WeightsError as exc:
-            raise WeightsError(f"{exc} --no-lpips leaves LPIPS out.") from exc
+            raise WeightsError(f"{exc} {setting('lpips', False)} leaves LPIPS out.") from exc
     extractor = fid_extractor
     if extractor is None and options.fid == "inception":
         extractor = load_inception()
@@ -504,7 +505,7 @@ def check_sizes(pairs: Sequence[Pair], *, scale: int, least: int) -> None:
         if min(height, width) < least:
             raise InputError(
                 f"{pair.hr} has {size[1]}x{size[0]} pixels; at least {least} each way are needed to measure it. "
-                "Leave it out, or use a smaller --border."
+                f"Leave it out, or use a smaller {setting('border')}."
             )
         if pair.lr is None:
             continue

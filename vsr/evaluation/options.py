@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vsr.errors import UsageError
+from vsr.errors import UsageError, setting
 from vsr.inference import DeviceName, Precision, RuntimeName
 from vsr.options import contradictions, described, documented, option
 
@@ -68,16 +68,17 @@ class ImageEvalOptions:
         object.__setattr__(self, "device", str(self.device))
         wrong = []
         if not self.models:
-            wrong.append("name a model to measure with --model, bicubic for the baseline")
+            wrong.append(f"name a model to measure with {setting('models', flag='--model')}, bicubic for the baseline")
         twice = sorted({model for model in self.models if self.models.count(model) > 1})
         if twice:
             wrong.append(f"the model {twice[0]!r} is named twice")
         if not self.data:
-            wrong.append("name a folder of HR pictures with --data")
+            wrong.append(f"name a folder of HR pictures with {setting('data')}")
         if self.lr and len(self.lr) != len(self.data):
+            lr, data = setting("lr"), setting("data")
             wrong.append(
-                f"give one --lr for each --data, in the same order: got {len(self.data)} of --data "
-                f"and {len(self.lr)} of --lr"
+                f"give one {lr} for each {data}, in the same order: got {len(self.data)} of {data} "
+                f"and {len(self.lr)} of {lr}"
             )
         wrong += contradictions(self)
         if wrong:

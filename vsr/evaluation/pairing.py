@@ -20,7 +20,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from vsr.errors import InputError, UsageError
+from vsr.errors import InputError, UsageError, setting
 from vsr.imaging.colour import ColourSpec, PixelLayout, planes_to_rgb, rgb_to_codes
 from vsr.imaging.pictures import Picture
 from vsr.media.clip import UPRIGHT, ClipInfo, VideoInfo, colour_of, orientation_of
@@ -110,7 +110,8 @@ def require_pairs(
     if not pairing.pairs:
         raise InputError(
             f"no frame of {output_path} has the time of a frame of {reference_path}: their times are "
-            f"{_span(output_times)} and {_span(reference_times)}; --align start compares both from their first frames."
+            f"{_span(output_times)} and {_span(reference_times)}; "
+            f"{setting('align', 'start')} compares both from their first frames."
         )
     if not pairing.same_rate:
         return
@@ -121,7 +122,8 @@ def require_pairs(
         if len(unpaired) > max_unpaired * len(times):
             raise InputError(
                 f"{len(unpaired)} of {len(times)} frames of {path} have no partner in {other} "
-                f"({name_frames(unpaired, times)}); --max-unpaired allows more than {100 * max_unpaired:g} %."
+                f"({name_frames(unpaired, times)}); {setting('max_unpaired')} allows more than "
+                f"{100 * max_unpaired:g} %."
             )
 
 
@@ -213,7 +215,8 @@ def identify(path: Path) -> Clip:
     """
     with open_clip(path) as container:
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
-            raise InputError(f"{path} is a picture, not a clip; pictures are compared with --model and --data.")
+            models, data = setting("models", flag="--model"), setting("data")
+            raise InputError(f"{path} is a picture, not a clip; pictures are compared with {models} and {data}.")
     video = probe(path).video
     _, layout = decoded_format(video)
     return Clip(path, video, layout, colour_of(video, video.height))

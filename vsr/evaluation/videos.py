@@ -17,7 +17,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from vsr.errors import InputError, UsageError
+from vsr.errors import InputError, UsageError, setting
 from vsr.evaluation.options import VideoEvalOptions
 from vsr.evaluation.pairing import (
     ROUNDING,
@@ -34,7 +34,7 @@ from vsr.evaluation.pairing import (
 )
 from vsr.evaluation.scores import FrameScore, OutputScore, VideoReport
 from vsr.evaluation.steadiness import Luma, Transition, find_transition, still_change, warping_error
-from vsr.evaluation.vmaf import DEPTHS, NO_VMAF, VmafScorer, find_program_with_vmaf
+from vsr.evaluation.vmaf import DEPTHS, VmafScorer, find_program_with_vmaf, without_vmaf
 from vsr.evaluation.vmaf import MIN_SIZE as MIN_VMAF_SIZE
 from vsr.imaging.colour import ColourSpec, PixelLayout, rgb_to_planes
 from vsr.imaging.metrics import SSIM_WINDOW, luma, psnr_y, ssim_y
@@ -129,7 +129,7 @@ def _check_sizes(reference: Clip, outputs: Sequence[Clip], lr: Clip | None, opti
         )
     if options.vmaf and min(width, height) < MIN_VMAF_SIZE:
         raise InputError(
-            f"{reference.path} is {reference.size}; VMAF needs {MIN_VMAF_SIZE} pixels each way; {NO_VMAF}."
+            f"{reference.path} is {reference.size}; VMAF needs {MIN_VMAF_SIZE} pixels each way; {without_vmaf()}."
         )
 
 
@@ -172,7 +172,7 @@ def _notes(
             notes.append(f"Without a partner: {len(unpaired)} of {whose} frames, {name_frames(unpaired, times)}.")
     later = own.times[0] - schedule.times[0]
     if abs(later) > ROUNDING:
-        hint = "; --align start pairs from the first frames instead" if by_time else ""
+        hint = f"; {setting('align', 'start')} pairs from the first frames instead" if by_time else ""
         notes.append(f"It starts {abs(float(later)):.3f} s {'after' if later > 0 else 'before'} the reference{hint}.")
     if not pairing.same_rate:
         notes.append(f"The frame rates differ; {len(pairing.pairs)} frames show the same moment.")

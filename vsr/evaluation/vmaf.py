@@ -23,7 +23,7 @@ from types import TracebackType
 import ffmpeg
 import numpy as np
 
-from vsr.errors import FFmpegError
+from vsr.errors import FFmpegError, setting
 from vsr.media.clip import Plane
 from vsr.media.ffmpeg import TAIL_LINES, bundled_program, find_program
 
@@ -35,7 +35,10 @@ MIN_SIZE = 32
 
 MAX_THREADS = 8
 
-NO_VMAF = "--no-vmaf leaves VMAF out"
+
+def without_vmaf() -> str:
+    """Return the advice for a machine or a clip on which VMAF cannot be measured."""
+    return f"{setting('vmaf', False)} leaves VMAF out"
 
 
 @lru_cache(maxsize=1)
@@ -49,7 +52,7 @@ def find_program_with_vmaf() -> str:
     found = next((each for each in (program, bundled_program()) if each is not None and _has_vmaf(each)), None)
     if found is None:
         raise FFmpegError(
-            f"{program} is built without libvmaf; {NO_VMAF}, or VSR_FFMPEG can name an ffmpeg that has it."
+            f"{program} is built without libvmaf; {without_vmaf()}, or VSR_FFMPEG can name an ffmpeg that has it."
         )
     return found
 
@@ -60,7 +63,7 @@ def _has_vmaf(program: str) -> bool:
             [program, "-nostdin", "-hide_banner", "-filters"], stdin=subprocess.DEVNULL, capture_output=True
         )
     except OSError as exc:
-        raise FFmpegError(f"cannot start {program}: {exc.strerror}; {NO_VMAF}.") from exc
+        raise FFmpegError(f"cannot start {program}: {exc.strerror}; {without_vmaf()}.") from exc
     return b" libvmaf " in listing.stdout
 
 
@@ -101,7 +104,7 @@ class VmafScorer:
             )  # fmt: skip
         except OSError as exc:
             self._folder.cleanup()
-            raise FFmpegError(f"cannot start {program}: {exc.strerror}; {NO_VMAF}.") from exc
+            raise FFmpegError(f"cannot start {program}: {exc.strerror}; {without_vmaf()}.") from exc
         self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
         self._drain = threading.Thread(target=self._read_errors, name="vsr-vmaf-errors", daemon=True)
         self._drain.start()
@@ -143,9 +146,9 @@ class VmafScorer:
             scores = {frame["frameNum"]: float(frame["metrics"]["vmaf"]) for frame in log["frames"]}
             self.version = str(log["version"])
         except (OSError, ValueError, KeyError) as exc:
-            raise FFmpegError(f"ffmpeg wrote no readable log of VMAF; {NO_VMAF}.") from exc
+            raise FFmpegError(f"ffmpeg wrote no readable log of VMAF; {without_vmaf()}.") from exc
         if sorted(scores) != list(range(self.num_pairs)):
-            raise FFmpegError(f"libvmaf scored {len(scores)} of {self.num_pairs} frames; {NO_VMAF}.")
+            raise FFmpegError(f"libvmaf scored {len(scores)} of {self.num_pairs} frames; {without_vmaf()}.")
         return [scores[number] for number in range(self.num_pairs)]
 
     def _read_errors(self) -> None:
@@ -156,7 +159,7 @@ class VmafScorer:
         code = self._child.wait()
         self._drain.join()
         reason = "; ".join(line.decode("utf-8", "replace").strip() for line in self._tail) or "it gave no reason"
-        return FFmpegError(f"VMAF failed, ffmpeg ended with code {code}: {reason}; {NO_VMAF}.")
+        return FFmpegError(f"VMAF failed, ffmpeg ended with code {code}: {reason}; {without_vmaf()}.")
 
     def __enter__(self) -> VmafScorer:
         return self

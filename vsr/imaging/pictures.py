@@ -34,7 +34,7 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile
 
-from vsr.errors import InputError, OutputError, is_out_of_memory
+from vsr.errors import InputError, OutputError, is_out_of_memory, setting
 from vsr.files import MAX_SIDE, files_only, write_whole
 
 Picture = npt.NDArray[np.uint8]
@@ -560,7 +560,8 @@ def holds(path: Path) -> tuple[int, bool]:
 
 def _check_size(path: Path, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
-        raise InputError(f"{path} has {width}x{height} pixels, more than {max_pixels}; raise --max-pixels to read it.")
+        limit = setting("max_pixels")
+        raise InputError(f"{path} has {width}x{height} pixels, more than {max_pixels}; raise {limit} to read it.")
     if max(height, width) > MAX_SIDE:
         raise InputError(f"{path} has {width}x{height} pixels, and a side of more than {MAX_SIDE}; cut it into parts.")
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vsr.errors import UnsupportedError
+from vsr.errors import UnsupportedError, setting
 from vsr.inference import Precision, RuntimeName
 from vsr.inference.device import computes_in_bf16
 from vsr.inference.torch_backend import DTYPES, CudaRuntime, TorchRuntime
@@ -67,7 +67,7 @@ def build_runtime(
     """
     if runtime == "openvino" or precision == "int8":
         if runtime in ("torch", "inductor"):
-            raise UnsupportedError("torch does not compute in int8 here: leave --engine out.")
+            raise UnsupportedError(f"torch does not compute in int8 here: leave {setting('engine')} out.")
         return _by_openvino(network, device, precision, calibration)
     has_parameters = has_weights(network)
     if runtime == "auto" and device.type == "cpu" and has_parameters and precision != "fp16":
@@ -79,7 +79,8 @@ def build_runtime(
         # Networks without weights gain nothing by half precision, and would lose the lower bits of deep sources.
         precision = "fp16" if device.type == "cuda" and has_parameters else "fp32"
     if precision == "bf16" and device.type == "cuda" and not computes_in_bf16(device):
-        raise UnsupportedError(f"{device} does not compute in bf16: use --precision fp16 or fp32.")
+        other = setting("precision", ("fp16", "fp32"))
+        raise UnsupportedError(f"{device} does not compute in bf16: use {other}.")
     dtype = DTYPES[precision]
     kind = CudaRuntime if device.type == "cuda" and has_parameters else TorchRuntime
     network = network if dtype is torch.float32 else deepcopy(network)
@@ -90,7 +91,8 @@ def _by_openvino(
     network: nn.Module, device: torch.device, precision: Precision, calibration: Calibration | None
 ) -> tuple[Precision, Runtime]:
     if device.type != "cpu":
-        raise UnsupportedError(f"OpenVINO and int8 compute on the CPU, not on {device}: add --device cpu.")
+        cpu = setting("device", "cpu")
+        raise UnsupportedError(f"OpenVINO and int8 compute on the CPU, not on {device}: add {cpu}.")
     if not has_weights(network):
         raise UnsupportedError("models without weights (bicubic, identity) run in torch and in fp32 only.")
     if precision == "fp16":
@@ -102,7 +104,8 @@ def _by_openvino(
     except ImportError as exc:
         raise UnsupportedError(f"OpenVINO cannot be used ({exc}); `pip install openvino` brings it.") from exc
     if not openvino_backend.supports(precision):
-        raise UnsupportedError("this processor does not compute in bf16: use --precision fp32 or int8.")
+        other = setting("precision", ("fp32", "int8"))
+        raise UnsupportedError(f"this processor does not compute in bf16: use {other}.")
     precision = "fp32" if precision == "auto" else precision
     try:
         return precision, openvino_backend.OpenVinoRuntime(network, precision, calibration)

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar, cast
 import torch
 from torch import nn
 
-from vsr.errors import UsageError
+from vsr.errors import UsageError, setting
 from vsr.networks.recurrent import RecurrentGenerator
 
 MEMBERSHIP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -55,7 +55,8 @@ def choose_device(device: str | torch.device) -> torch.device:
     if kind not in count or (colon and not (number.isascii() and number.isdigit())):
         raise UsageError(f"no device is called {name!r}: use auto, cpu, cuda, cuda:N or mps.")
     if int(number or 0) >= count[kind]:
-        raise UsageError(f"torch sees no device {name!r} on this machine; --device auto uses what is available.")
+        auto = setting("device", "auto")
+        raise UsageError(f"torch sees no device {name!r} on this machine; {auto} uses what is available.")
     return torch.device(kind, int(number)) if colon else torch.device(kind)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory
+from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory, setting
 from vsr.imaging.colour import rgb_to_codes
 from vsr.imaging.motion import Codes, Motion, estimate_motion
 from vsr.imaging.warping import motion_to_device, steady
@@ -249,10 +249,11 @@ class Engine:
 
     def _shrink_tile(self, tried: int, height: int, width: int, cause: RuntimeError | MemoryError) -> None:
         if tried <= self._least_tile or self.scale != int(self.scale):
-            elsewhere = "" if self.device.type == "cpu" else " or --device cpu"
+            elsewhere = "" if self.device.type == "cpu" else f" or {setting('device', 'cpu')}"
+            less = f"{setting('batch_size', 1, flag='--batch')}, fewer {setting('jobs')}{elsewhere}"
             raise OutOfMemoryError(
                 f"{self.device} has too little free memory for a tile of {tried} pixels, "
-                f"of frames of {width}x{height}; free some of it, or use --batch 1, fewer --jobs{elsewhere}."
+                f"of frames of {width}x{height}; free some of it, or use {less}."
             ) from cause
         self._tiles[height, width] = smaller = max(tried // 2, self._least_tile)
         logger.warning("out of memory on %s: continuing with tiles of %d pixels", self.device, smaller)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -58,6 +58,9 @@ class Codec:
         parameters: parameters that are always passed to the encoder's library, under ``hdr.option``.
         environment: environment variables that silence the encoder's library.
         side_data: libav's names of the frame side data that it writes.
+        crf_options: the libav options for a constant rate factor, which replaces ``{crf}`` in their values; in encoders
+            without one, those for constant quality. ``{quality}`` is that of Apple's encoders, which runs upwards.
+        hardware: what the machine needs for it; empty for encoders that run on the CPU.
     """
 
     encoder: str
@@ -74,7 +77,27 @@ class Codec:
     parameters: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     side_data: frozenset[str] = frozenset()
+    crf_options: Mapping[str, str] = field(default_factory=lambda: {"crf": "{crf}"})
+    hardware: str = ""
 
+    def preset_named(self, name: str) -> str | None:
+        """Return the encoder's preset: ``name`` itself, or for one of x264 that at the same place of the order."""
+        if name in self.presets:
+            return name
+        if name not in _X26_PRESETS or not self.presets or self.preset_option == "profile":
+            return None
+        return self.presets[round(_X26_PRESETS.index(name) * (len(self.presets) - 1) / (len(_X26_PRESETS) - 1))]
+
+    def options(self, crf: int | None, preset: str | None) -> dict[str, str]:
+        """Return the libav options for a constant rate factor and a preset."""
+        values = {} if crf is None else {"crf": crf, "quality": APPLE_UNIT * max(1, round(100 - crf * 100 / 51))}
+        chosen = {key: value.format(**values) for key, value in self.crf_options.items()} if values else {}
+        named = None if preset is None else self.preset_named(preset)
+        return chosen if named is None else {**chosen, self.preset_option: named}
+
+
+APPLE_UNIT = 118
+"""libav's ``FF_QP2LAMBDA``, its unit of the qualities 1 to 100 of Apple's encoders."""
 
 _X26_PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
@@ -110,6 +133,59 @@ CODECS = {
         "ffv1", defaults={"level": "3", "slicecrc": "1"}, alpha=True, sizes="any", largest=65535,
     ),
 }  # fmt: skip
+
+_NVIDIA, _INTEL, _APPLE = "an NVIDIA GPU and its driver", "an Intel GPU and its driver", "a Mac"
+
+
+def _nvenc(encoder: str) -> Codec:
+    return Codec(
+        encoder, (1, 51), tuple(f"p{number}" for number in range(1, 8)), sizes="even", largest=8192, hardware=_NVIDIA,
+        defaults={"preset": "p5", "rc": "vbr", "cq": "19", "b": "0"},
+        crf_options={"rc": "vbr", "cq": "{crf}", "b": "0"},
+    )  # fmt: skip
+
+
+def _qsv(encoder: str) -> Codec:
+    return Codec(
+        encoder, (1, 51), _X26_PRESETS[2:9], sizes="even", largest=8192, hardware=_INTEL,
+        defaults={"preset": "medium", "global_quality": "19"}, crf_options={"global_quality": "{crf}"},
+    )  # fmt: skip
+
+
+HARDWARE_CODECS = {
+    **{f"{name}_nvenc": _nvenc(f"{name}_nvenc") for name in ("h264", "hevc", "av1")},
+    **{f"{name}_qsv": _qsv(f"{name}_qsv") for name in ("h264", "hevc", "av1")},
+    **{
+        f"{name}_videotoolbox": Codec(
+            f"{name}_videotoolbox", (0, 51), sizes="even", hardware=_APPLE,
+            defaults={"global_quality": str(65 * APPLE_UNIT), "flags": "+qscale"},
+            crf_options={"global_quality": "{quality}", "flags": "+qscale"},
+        )
+        for name in ("h264", "hevc")
+    },
+    **{
+        f"{name}_vaapi": Codec(
+            f"{name}_vaapi", (1, 51), sizes="even", hardware="a build of PyAV with VA-API, which its wheels lack",
+            crf_options={"rc_mode": "CQP", "qp": "{crf}"},
+        )
+        for name in ("h264", "hevc", "av1")
+    },
+}  # fmt: skip
+"""Encoders of GPUs, by libav's names; a CRF is taken as their own constant quality."""
+
+ALIASES = {
+    "avc": "h264", "x264": "h264", "h.264": "h264", "h265": "hevc", "x265": "hevc", "h.265": "hevc",
+    "nvenc": "h264_nvenc", "qsv": "h264_qsv", "videotoolbox": "h264_videotoolbox", "vaapi": "h264_vaapi",
+    **{f"h265_{kind}": f"hevc_{kind}" for kind in ("nvenc", "qsv", "videotoolbox", "vaapi")},
+}  # fmt: skip
+"""Other names that people use for entries of ``CODECS`` and ``HARDWARE_CODECS``."""
+
+
+def known_codec(name: str) -> Codec | None:
+    """Return the codec of a name, an alias, or libav's name of its encoder; None where vsr has no entry."""
+    name = ALIASES.get(name.lower(), name.lower())
+    every = CODECS | HARDWARE_CODECS
+    return every.get(name) or next((codec for codec in every.values() if codec.encoder == name), None)
 
 
 CHROMATICITY = 50000

@@ -18,13 +18,14 @@ from av.error import FFmpegError as LibavError
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from vsr.errors import FFmpegError, InputError, OutputError, UsageError
+from vsr.errors import FFmpegError, InputError, OutputError, UsageError, did_you_mean, setting
 from vsr.imaging.pictures import repeats
 from vsr.media.clip import UNSPECIFIED, WHOLE, ClipInfo, Cut, StreamInfo
 from vsr.media.ffmpeg import DiskError, audio_encoders, has_option, run
 from vsr.media.formats import TEXT_SUBTITLES, Container, Timing, decoding_times, holds
 from vsr.media.libav import fraction_of, readable
 from vsr.media.probe import open_clip, packets_of
+from vsr.media.provenance import Provenance, key_for
 from vsr.media.writer import VideoFormat, clear_between_frames, muxer_options
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ def _check_audio_encoder(name: str, container: Container) -> None:
     if name not in encoders:
         raise UsageError(
             f"ffmpeg has no audio encoder called {name}: use copy, none, aac, libopus or another that "
-            "`ffmpeg -encoders` lists."
+            f"`ffmpeg -encoders` lists{did_you_mean(name, ('copy', 'none', *encoders))}"
         )
     if not holds(container, encoders[name]):
         fitting = container.audio or "none"
@@ -197,6 +198,7 @@ def assemble(
     cut: Cut = WHOLE,
     last: Timing | None = None,
     sample_seconds: float | None = None,
+    made: Provenance | None = None,
 ) -> None:
     """Join the encoded video with the planned streams of the source, its metadata and chapters.
 
@@ -213,6 +215,7 @@ def assemble(
         last: times of the packet of the new video that is shown last, whose duration its file does not keep where
             packets are reordered. None uses the duration in the file.
         sample_seconds: seconds of the source to read from its beginning; None reads all.
+        made: how the new video was made, for the metadata.
 
     Raises:
         DiskError: the disk is full or read-only.
@@ -229,6 +232,8 @@ def assemble(
     }
     if container.muxer in ("mp4", "mov"):
         options |= _mp4_options(clip, streams, container)
+    if made is not None and (key := key_for(clip, container, free="movflags" in options)):
+        options[f"metadata:g:{len(BRANDS)}"] = f"{key}={made}"
     if last is not None and last.duration and container.muxer != "gif":
         options["bsf:0"] = f"setts=pts=PTS:dts=DTS:duration='if(eq(PTS,{last.pts}),{last.duration},DURATION)'"
     if container.one_rate and clip.video.average_rate:
@@ -558,6 +563,10 @@ def join(parts: Sequence[Part], target: Path, video: VideoFormat) -> None:
         raise OutputError(f"cannot join the encoded parts to {target}: {exc.strerror}.") from exc
 
 
+def _again() -> str:
+    return f"run again with {setting('resume', False)}"
+
+
 def _append(
     part: Part, joined: OutputContainer, stream: VideoStream, time_base: Fraction, decoded: Iterator[int]
 ) -> None:
@@ -566,19 +575,19 @@ def _append(
         source = container.streams.video[0]
         if source.codec_context.extradata != stream.codec_context.extradata:
             raise OutputError(
-                f"{part.path} was encoded differently from the parts before it; run again with --no-resume."
+                f"{part.path} was encoded differently from the parts before it; {_again()}."
             )
         for packet in container.demux(source):
             if not packet.size:
                 continue
             if (timing := next(timings, None)) is None:
-                raise OutputError(f"{part.path} contains more than was written to it; run again with --no-resume.")
+                raise OutputError(f"{part.path} contains more than was written to it; {_again()}.")
             packet.stream = stream
             packet.time_base = time_base
             packet.pts, packet.dts, packet.duration = timing.pts, next(decoded), timing.duration
             joined.mux(packet)
     if next(timings, None) is not None:
-        raise OutputError(f"{part.path} has lost frames; run again with --no-resume.")
+        raise OutputError(f"{part.path} has lost frames; {_again()}.")
 
 
 class Count(NamedTuple):

@@ -15,7 +15,7 @@ from types import TracebackType
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from vsr.errors import InputError, UsageError, is_out_of_memory
+from vsr.errors import InputError, UsageError, is_out_of_memory, setting
 from vsr.files import MAX_PIXELS
 from vsr.imaging.colour import PixelLayout
 from vsr.imaging.pictures import STILL_ENDINGS, Still, holds, read_still, write_still
@@ -297,7 +297,7 @@ def probe_animation(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
         if image.width * image.height > max_pixels:
             raise InputError(
                 f"{path} has frames of {image.width}x{image.height}, more than {max_pixels} pixels; "
-                "--max-pixels raises the limit."
+                f"{setting('max_pixels')} raises the limit."
             )
         video = VideoInfo(
             index=0, codec="webp", width=image.width, height=image.height, pix_fmt="gbrap", time_base=MILLISECONDS,

@@ -24,7 +24,7 @@ from av.stream import Disposition, Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from vsr.errors import InputError, is_out_of_memory
+from vsr.errors import InputError, is_out_of_memory, setting
 from vsr.files import MAX_PIXELS, files_only, has_memory_for
 from vsr.media.clip import CENTRE, UNSPECIFIED, ClipInfo, ColourTags, StreamInfo, VideoInfo
 from vsr.media.formats import LightLevels, MasteringDisplay
@@ -131,8 +131,10 @@ class _File(FileIO):
 
 def _open_container(file: _File, path: Path, max_pixels: int) -> InputContainer:
     try:
-        if not file.read(1):
+        if not (head := file.read(64)):
             raise InputError(f"{path} is empty: the file holds no byte.")
+        if head[4:8] == b"ftyp" and any(brand in head[8:] for brand in HEIC_BRANDS):
+            raise InputError(f"{path} is an HEIC picture, which vsr cannot decode; save it as JPEG or PNG first.")
         file.seek(0)
         options = {"protocol_whitelist": "none", "max_pixels": str(max_pixels)}
         container = open_input(file, options)
@@ -156,6 +158,9 @@ SIGNATURES = {
     b"<?xml": "is an XML text, such as a list of other files; name the files themselves.",
 }
 """First bytes of files that libav refuses or mistakes for another format."""
+
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevx")
+"""Brands of HEVC pictures in HEIF (ISO/IEC 23008-12), of which libav would decode a single tile."""
 
 SEGMENT_BOXES = (b"styp", b"moof", b"sidx", b"emsg", b"prft")
 """Types of the first box of an MP4 media segment (ISO/IEC 14496-12), after its length."""
@@ -186,7 +191,7 @@ def probe(path: Path, *, max_pixels: int = MAX_PIXELS) -> ClipInfo:
         if video.width * video.height > max_pixels:
             raise InputError(
                 f"{path} has frames of {video.width}x{video.height}, more than {max_pixels} pixels; "
-                "--max-pixels raises the limit."
+                f"{setting('max_pixels')} raises the limit."
             )
         chapters = len(container.chapters())
         others = tuple(_stream_info(other, chapters) for other in container.streams if other.index != video.index)

@@ -8,6 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from vsr.errors import VsrError
+from vsr.media.clip import ClipInfo
+from vsr.media.formats import Container
 from vsr.media.libav import readable
 from vsr.media.probe import open_clip
 
@@ -64,10 +66,34 @@ def _exact(seconds: Fraction) -> str:
 
 def read_provenance(path: Path) -> Provenance | None:
     """Return how a clip was made; None where its metadata do not say so, or it is no clip."""
+    return _find(path)[1]
+
+
+def key_for(clip: ClipInfo, container: Container, *, free: bool) -> str | None:
+    """Return the metadata key for the provenance of an output; no metadata of the source is replaced but a provenance.
+
+    Args:
+        clip: the source.
+        container: the format of the output.
+        free: whether the format stores keys of any name.
+
+    Returns:
+        The key; None: the format has none that is free.
+    """
+    if container.muxer in ("matroska", "webm") or free:
+        return KEYS[0]
+    if container.muxer not in ("mp4", "mov", "avi"):
+        return None
+    taken = set(map(str.lower, clip.metadata))
+    former = None if clip.pictures else _find(clip.path)[0]
+    return next((key for key in KEYS[1:] if key == former or key not in taken), None)
+
+
+def _find(path: Path) -> tuple[str | None, Provenance | None]:
     try:
         with open_clip(path) as container:
             metadata = {readable(key).lower(): readable(value) for key, value in container.metadata.items()}
     except VsrError:
-        return None
-    found = (Provenance.parse(metadata[key]) for key in KEYS if key in metadata)
-    return next(filter(None, found), None)
+        return None, None
+    found = ((key, Provenance.parse(metadata[key])) for key in KEYS if key in metadata)
+    return next(((key, made) for key, made in found if made), (None, None))

@@ -21,11 +21,22 @@ from av.error import FFmpegError as LibavError
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
-from vsr.errors import OutputError, UsageError, VsrError, is_out_of_memory
+from vsr.errors import OutputError, UsageError, VsrError, did_you_mean, is_out_of_memory, setting
 from vsr.files import has_memory_for
 from vsr.media.clip import ColourTags, frame_of, has_alpha, planes_like
 from vsr.media.ffmpeg import encoder_options
-from vsr.media.formats import CODECS, CONTAINERS, Codec, LightLevels, MasteringDisplay, Timing, decoding_times, holds
+from vsr.media.formats import (
+    ALIASES,
+    CODECS,
+    CONTAINERS,
+    Codec,
+    LightLevels,
+    MasteringDisplay,
+    Timing,
+    decoding_times,
+    holds,
+    known_codec,
+)
 from vsr.media.reader import Frame
 
 
@@ -98,13 +109,22 @@ def _open(context: VideoCodecContext, codec: Codec, options: dict[str, str], vid
     except (LibavError, ValueError) as exc:
         if is_out_of_memory(exc) or (isinstance(exc, ExternalError) and not has_memory_for(video.width, video.height)):
             raise MemoryError(f"{codec.encoder}: {exc}") from exc
+        if codec.hardware:
+            raise OutputError(
+                f"the encoder {codec.encoder} cannot be opened for {video.width}x{video.height} {video.pix_fmt} "
+                f"({getattr(exc, 'strerror', None) or exc}): it needs {codec.hardware}. "
+                f"{setting('codec', 'h264')} runs on the CPU."
+            ) from exc
         raise OutputError(
             f"the encoder {codec.encoder} refuses {video.width}x{video.height} {video.pix_fmt} "
             f"with {options or 'its defaults'}: {getattr(exc, 'strerror', None) or exc}."
         ) from exc
     if unknown := set(context.options):  # options that were not used
-        known = ", ".join(sorted(encoder_options(codec.encoder))) or "those that ffmpeg lists"
-        raise UsageError(f"the encoder {codec.encoder} has no option {', '.join(sorted(unknown))}: use {known}.")
+        known = sorted(encoder_options(codec.encoder))
+        raise UsageError(
+            f"the encoder {codec.encoder} has no option {', '.join(sorted(unknown))}: use "
+            f"{', '.join(known) or 'those that ffmpeg lists'}{did_you_mean(min(unknown), known)}"
+        )
 
 
 CPU_AVX_512F = 13
@@ -269,20 +289,24 @@ UNCODED = frozenset({"rawvideo", "wrapped_avframe"})
 
 
 def codec_named(name: str) -> Codec:
-    """Return an entry of ``CODECS``, or a codec for any video encoder of this build of libav.
+    """Return a codec that vsr knows, or one for any video encoder of this build of libav.
 
     Raises:
         UsageError: the name is neither, or this build lacks the encoder.
     """
-    codec = CODECS.get(name) or _plain(name)
+    codec = known_codec(name) or _plain(name)
     try:
         if name not in UNCODED and LibavCodec(codec.encoder, "w").type == "video":
             return codec
     except UnknownCodecError:
         pass
+    if codec.hardware:
+        raise UsageError(f"{codec.encoder} needs {codec.hardware}: {setting('codec', 'h264')} runs on the CPU.")
     available = [key for key, entry in CODECS.items() if entry.encoder in codecs_available]
+    alike = did_you_mean(name, [*available, *(CODECS[key].encoder for key in available), *ALIASES])
     raise UsageError(
-        f"this build of libav has no video encoder {codec.encoder!r}: use {', '.join(available)}, or an encoder's name."
+        f"this build of libav has no video encoder {codec.encoder!r}: use {', '.join(available)}, or an encoder's "
+        f"name{alike}"
     )
 
 
@@ -315,7 +339,8 @@ def encoded_format(codec: Codec, pix_fmt: str, *, requested: str | None = None) 
     accepted = [choice.name for choice in LibavCodec(codec.encoder, "w").video_formats or []] or [pix_fmt]
     if requested is not None and requested not in accepted:
         formats = ", ".join(sorted(accepted))
-        raise UsageError(f"the encoder {codec.encoder} does not accept {requested}: use {formats}.")
+        alike = did_you_mean(requested, accepted)
+        raise UsageError(f"the encoder {codec.encoder} does not accept {requested}: use {formats}{alike}")
     if requested is not None and has_alpha(requested) and codec in CODECS.values() and not codec.alpha:
         raise UsageError(f"{codec.encoder} writes no alpha that players show: use prores or ffv1, or another format.")
     usable = {

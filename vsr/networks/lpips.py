@@ -106,7 +106,7 @@ def load_lpips(path: Path | None = None) -> Lpips:
         advice = f'pip install "{DISTRIBUTION}[eval]"'
         raise WeightsError(f"LPIPS needs the package torchmetrics, which contains its heads: {advice}.")
     url = SqueezeNet1_1_Weights.IMAGENET1K_V1.url
-    backbone = find_pretrained("the weights of SqueezeNet for LPIPS", url, path, "--lpips-weights")
+    backbone = find_pretrained("the weights of SqueezeNet for LPIPS", url, path, "lpips_weights")
     return Lpips(backbone, read_weights(Path(found.origin).parent / HEADS))
 
 

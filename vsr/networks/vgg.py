@@ -39,7 +39,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vsr.errors import WeightsError, shortened
+from vsr.errors import WeightsError, setting, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,8 @@ def _check_layers(network: str, names: list[str], by_name: Mapping[str, Tensor])
             raise WeightsError(f"these are no weights of {network}: conv1_1, its first layer, is not among them.")
         raise WeightsError(
             f"the weights of {network} end at {held[-1]}, before {names[-1]}: use a layer up to {held[-1]} "
-            "with --adversarial-content-layer (or --pretrain-), or a file with more layers with --content-weights."
+            f"with {setting('adversarial_content_layer')} (or {setting('pretrain_')}), or a file with more layers with "
+            f"{setting('content_weights')}."
         )
 
 
@@ -219,7 +220,7 @@ def find_content_weights(network: str, path: Path | None) -> dict[str, Tensor]:
     from torchvision.models import VGG16_Weights, VGG19_Weights  # type: ignore[import-untyped]
 
     published = {"vgg16": VGG16_Weights, "vgg19": VGG19_Weights}[network].IMAGENET1K_V1
-    return find_pretrained(f"{network.upper()}'s weights", published.url, path, "--content-weights")
+    return find_pretrained(f"{network.upper()}'s weights", published.url, path, "content_weights")
 
 
 def find_pretrained(what: str, url: str, path: Path | None, option: str) -> dict[str, Tensor]:
@@ -229,7 +230,7 @@ def find_pretrained(what: str, url: str, path: Path | None, option: str) -> dict
         what: a description of the weights, for messages.
         url: where they are published, under a name that ends in the start of their SHA-256: ``vgg19-dcbb9e9d.pth``.
         path: the file; None: the cache.
-        option: the command's option for a file, for messages.
+        option: the option for a file, for messages.
 
     Raises:
         WeightsError: the file is missing or damaged, or the download fails.
@@ -248,7 +249,7 @@ def find_pretrained(what: str, url: str, path: Path | None, option: str) -> dict
         except (OSError, HTTPException, RuntimeError) as exc:  # RuntimeError: the digest differs
             raise WeightsError(
                 f"cannot download {what} from {url} ({getattr(exc, 'reason', None) or exc}): "
-                f"put the file at {cached}, or give a file with {option}."
+                f"put the file at {cached}, or give a file with {setting(option)}."
             ) from exc
     return read_weights(cached)
 

@@ -10,9 +10,11 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints
@@ -267,7 +269,7 @@ def _load_file(path: Path, architectures: Mapping[str, type[nn.Module]]) -> nn.M
     if info.architecture in DISCRIMINATORS and architectures is ARCHITECTURES:
         raise WeightsError(
             f"{path} is a {info.architecture}, which judges pictures in training and upscales none; "
-            f"give the generator, which `vsr train` writes beside it: {path.with_name('generator.safetensors')}."
+            f"give the generator, which `vsr train` writes beside it: {path.with_name(GENERATOR_FILE)}."
         )
     if info.architecture in ARCHITECTURES and architectures is DISCRIMINATORS:
         raise WeightsError(
@@ -345,6 +347,9 @@ def _format_shape(shape: Iterable[int]) -> str:
 
 DEFAULT_MODEL = "video-x4"
 
+GENERATOR_FILE = "generator.safetensors"
+"""The name of the generator in the folder of a run of ``vsr train``."""
+
 BUILT_IN_DESCRIPTIONS = {
     "bicubic": "antialiased bicubic interpolation, any scale: the baseline",
     "identity": "returns its input: what decoding, conversion and encoding alone do",
@@ -365,21 +370,32 @@ def shipped_models() -> list[WeightsInfo]:
 
 
 def find_weights(model: str) -> Path:
-    """Return the weights file for the name of a shipped model, or for a path.
+    """Return the weights file of a shipped model, a family, a run of ``vsr train``, or a path.
+
+    Args:
+        model: the name of a shipped model or of a family, of which the largest scale is used; a weights file; or the
+            folder of a run, whose generator is used.
 
     Raises:
         UnknownModelError: there is no such model or file.
     """
-    shipped = models_folder() / f"{model}.safetensors"
-    if os.sep not in model and shipped.is_file():
-        return shipped
+    names = [path.stem for path in sorted(models_folder().glob("*.safetensors"))]
+    if os.sep not in model:
+        family = sorted(name for name in names if re.fullmatch(rf"{re.escape(model)}-x\d+", name))
+        if model in names or family:
+            return models_folder() / f"{model if model in names else family[-1]}.safetensors"
     with suppress(OSError):  # a name too long for a file is no file
         if Path(model).is_file():
             return Path(model)
-    names = [*BUILT_IN_DESCRIPTIONS, *(path.stem for path in sorted(models_folder().glob("*.safetensors")))]
+        if (run := Path(model) / GENERATOR_FILE).is_file():
+            return run
+        if model and Path(model).is_dir():
+            raise UnknownModelError(f"the folder {model} holds no {GENERATOR_FILE}, so it is not a run of `vsr train`.")
+    families = sorted({*BUILT_IN_DESCRIPTIONS, *(re.sub(r"-x\d+$", "", name) for name in names)})
+    meant = get_close_matches(model, [*families, *names], n=2, cutoff=0.6)
     raise UnknownModelError(
-        f"there is no model {model!r}: it is neither a file nor one of {', '.join(sorted(names))}. "
-        "`vsr models` lists them."
+        f"there is no model {model!r}: it is neither a file nor one of {', '.join(families)}. "
+        + (f"Did you mean {' or '.join(meant)}?" if meant else "`vsr models` lists them.")
     )
 
 
@@ -393,6 +409,17 @@ def model_covering(model: str, factor: float | None) -> str:
     family = sorted((info.scale, info.name) for info in shipped_models() if info.name == f"{model}-x{info.scale}")
     covering = [name for scale, name in family if factor is not None and scale >= factor]
     return covering[0] if covering else family[-1][1] if family else model
+
+
+def scale_of(model: str, factor: float | None = None) -> float:
+    """Return the scale of a model, or of the member of a family that covers a factor.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        WeightsError: the file is damaged or of another kind.
+    """
+    built_in = {"bicubic": 4.0 if factor is None else factor, "identity": 1.0}
+    return built_in[model] if model in built_in else read_info(find_weights(model_covering(model, factor))).scale
 
 
 def find_partner(model: str) -> Path:
@@ -450,8 +477,8 @@ def load_network(model: str | os.PathLike[str], *, scale: float | None = None, d
     """Build a network and load its weights, in eval mode, in float32 on the CPU.
 
     Args:
-        model: a built-in or shipped model's name, or the path of a weights file.
-        scale: the required scale; None: the model's own.
+        model: a built-in or shipped model's name, a family such as ``video``, a weights file, or the folder of a run.
+        scale: the required scale; None: the model's own, of a family the largest.
         detail: amount of texture of an adversarial model, from 0 (that of its pixel-trained partner) to 1.
 
     Raises:
@@ -459,7 +486,7 @@ def load_network(model: str | os.PathLike[str], *, scale: float | None = None, d
         UsageError: the model has another scale, or no partner for a detail below 1.
         WeightsError: the file is damaged or of another kind.
     """
-    model = os.fspath(model)
+    model = model_covering(os.fspath(model), scale)
     if model == "bicubic":
         if detail != 1:
             raise UsageError("model 'bicubic' has no detail to choose.")

@@ -29,7 +29,16 @@ import av
 import torch
 
 import vsr
-from vsr.errors import InputError, OutputError, UsageError, VsrError, needs_extra
+from vsr.errors import (
+    InputError,
+    OutputError,
+    UsageError,
+    VsrError,
+    needs_extra,
+    setting,
+    settings_are_flags,
+    spell_settings,
+)
 from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
 from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, find_partner, find_weights, models_folder
@@ -72,7 +81,7 @@ class Cluster:
     """
 
     def __init__(self, options: UpscaleOptions) -> None:
-        with needs_extra("cluster", "--cluster"):
+        with needs_extra("cluster", setting("cluster")):
             import ray
         self._ray: Any = ray  # its types change from version to version
         self._options = options
@@ -113,7 +122,8 @@ class Cluster:
     def _start(self) -> Any:
         # Calls run one at a time, except that ``leave`` does not wait for a segment.
         kind = self._ray.remote(**self._demand, scheduling_strategy="SPREAD", concurrency_groups={LEAVING: 1})
-        return kind(SegmentActor).remote(int(self._demand.get("num_cpus", 1)), self._device)
+        threads = int(self._demand.get("num_cpus", 1))
+        return kind(SegmentActor).remote(threads, self._device, as_flags=settings_are_flags())
 
     def start_replacement(self, actor: Any) -> Any:
         """Start an actor in place of one that has died."""
@@ -127,9 +137,8 @@ class Cluster:
         if gpus and self._options.device != "cpu":
             return self._options.jobs or gpus, {"num_gpus": 1}
         if self._options.device not in ("auto", "cpu"):
-            raise UsageError(
-                f"the cluster has no device for --device {self._options.device}; --device auto uses what is available."
-            )
+            wanted, auto = setting("device", self._options.device), setting("device", "auto")
+            raise UsageError(f"the cluster has no device for {wanted}; {auto} uses what is available.")
         each = max(1, int(min((node["CPU"] for node in nodes if node.get("CPU")), default=1)))
         room = int(sum(node.get("CPU", 0) // each for node in nodes))
         if self._options.jobs and self._options.jobs > room:
@@ -498,10 +507,12 @@ class SegmentActor:
     Args:
         threads: CPU threads for the network.
         device: ``cpu`` or ``cuda``.
+        as_flags: whether messages name options as flags of the command.
     """
 
-    def __init__(self, threads: int, device: str) -> None:
+    def __init__(self, threads: int, device: str, *, as_flags: bool = False) -> None:
         torch.set_num_threads(threads)
+        spell_settings(as_flags=as_flags)
         self._device, self._node = device, socket.gethostname()
         self._engines = EngineCache()
         self._copies: dict[str, tuple[str, Path]] = {}

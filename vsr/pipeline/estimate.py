@@ -64,16 +64,14 @@ class Estimate:
 
 @explains_out_of_memory
 def estimate_clip(
-    source: Path, target: Path, options: UpscaleOptions, *, folder_is_made: bool = False,
-    executor: Executor | None = None,
-) -> Estimate:  # fmt: skip
+    source: Path, target: Path, options: UpscaleOptions, *, executor: Executor | None = None
+) -> Estimate:
     """Estimate a job by upscaling a few frames of the clip; write nothing.
 
     Args:
         source: the input.
         target: the output.
         options: the job's options.
-        folder_is_made: whether the output's folder may be missing, since the job would create it.
         executor: builds the engine, or reuses that of the clip before; None: one for this clip.
 
     Raises:
@@ -81,15 +79,14 @@ def estimate_clip(
     """
     started = time.monotonic()
     check_names(source, target)
-    if not folder_is_made or target.parent.is_dir():
-        check_target(target, overwrite=options.overwrite, inputs=(source,))
+    check_target(target, overwrite=options.overwrite, inputs=(source,), makes_folder=True)
     clip = open_source(source, options)
     output = output_for(clip, target, options)
-    if target.parent.is_dir():
-        output.check()
+    output.check()
     plan = plan_clip(clip, output, options, {}, executor)
     with TemporaryDirectory(prefix="vsr-") as folder:
         output.assemble_sample(Path(folder))
+    plan.warn()
     planned = time.monotonic() - started
     frames = sum(_length(segment, clip.video.num_frames_estimated) for segment in plan.segments)
     computed = frames + sum(segment.num_warm_up for segment in plan.segments)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, VsrError
+from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, VsrError, setting
 from vsr.imaging.pictures import is_animated
 from vsr.media.formats import CONTAINERS, VIDEO_ENDINGS
-from vsr.media.pictures import files_named, find_pictures, is_pattern, is_picture_name, names_many_files, natural_order
-from vsr.pipeline.job import UpscaleProgress, UpscaleSummary, executor_for, upscale_clip
+from vsr.media.pictures import (
+    existing,
+    files_named,
+    find_pictures,
+    is_pattern,
+    is_picture_name,
+    names_many_files,
+    natural_order,
+)
+from vsr.networks.weights import scale_of
+from vsr.pipeline.job import ClipPlan, UpscaleProgress, UpscaleSummary, executor_for, upscale_clip
 from vsr.pipeline.journal import Command, read_job, remove_if_empty
 from vsr.pipeline.options import UpscaleOptions
 
@@ -67,6 +77,74 @@ class FolderProgress:
     frames: int
     num_frames: int
     clip: UpscaleProgress
+
+
+def split_output(names: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
+    """Take the output from the end of a list of names, as ``cp`` does: the last of several, if it does not exist.
+
+    Returns:
+        The inputs, and the output; None: there is none among them.
+
+    Raises:
+        UsageError: the last one could be an input as well as the output.
+    """
+    *inputs, last = names
+    if not inputs or is_pattern(Path(last)) and any(existing(Path(last))):
+        return tuple(names), None
+    if not os.path.lexists(last):
+        return tuple(inputs), last
+    folder = Path(last).is_dir()
+    if len(inputs) == 1 and not (folder and not os.listdir(last)):
+        what = "a folder" if folder else "exists"
+        raise UsageError(
+            f"{last} {what}: is it the output, or an input too? For the output write -o {last}; "
+            "for several inputs name a folder of the outputs, such as -o upscaled/."
+        )
+    return (tuple(inputs), last) if folder and not os.listdir(last) else (tuple(names), None)
+
+
+def outputs_beside(sources: Sequence[Path], options: UpscaleOptions, *, recursive: bool = False) -> list[Pair]:
+    """Return an output beside each input: ``clip_x4.mp4`` for ``clip.mp4``, and for a folder the folder ``clips_x4``.
+
+    Args:
+        sources: files and folders.
+        options: the scale or the size, and the part, are in the names.
+        recursive: include subfolders.
+
+    Raises:
+        InputError: a folder has nothing to upscale.
+        UnknownModelError: there is no such model.
+        UsageError: an input is a pattern, beside which there is no place for an output.
+    """
+    suffix = _suffix_of(options)
+    pairs = []
+    for source in sources:
+        if source.is_dir():
+            folder = Path(os.path.abspath(source))
+            pairs += pair_inputs([source], folder.with_name(folder.name + suffix), recursive=recursive)
+        elif is_pattern(source):
+            raise UsageError(f"{source} stands for many pictures: name the output with -o, a clip or a folder.")
+        elif names_many_files(source):
+            pairs += outputs_beside(files_named(source, recursive=recursive), options, recursive=recursive)
+        else:
+            name = Path(_output_name(source))
+            pairs.append(Pair(source, source.with_name(f"{name.stem}{suffix}{name.suffix}")))
+    made = {pair.target for pair in pairs}
+    return [pair for pair in pairs if pair.source not in made]  # `*.mp4` finds the outputs of the command before
+
+
+def _suffix_of(options: UpscaleOptions) -> str:
+    """Return ``_x4``, ``_1080p`` or ``_1920x1080``, and for a part its time: ``_x4_60s-70s``."""
+    if options.size is not None:
+        text = "_{}x{}".format(*options.size)
+    elif options.height is not None:
+        text = f"_{options.height}p"
+    else:
+        text = f"_x{scale_of(options.model) if options.scale is None else options.scale:g}"
+    if options.start is None and options.end is None:
+        return text
+    start, end = float(options.start or 0), "" if options.end is None else f"{float(options.end):g}s"
+    return f"{text}_{start:g}s-{end}"
 
 
 def has_many_outputs(sources: Sequence[Path], target: Path) -> bool:
@@ -126,7 +204,7 @@ def _expand(source: Path, outputs: Path, recursive: bool) -> Iterator[tuple[Path
     if source.is_dir():
         inputs = [path for path in _inputs_in(source, recursive) if outputs not in path.parents or outputs == source]
         if not inputs:
-            deeper = "" if recursive else "; --recursive includes subfolders"
+            deeper = "" if recursive else f"; {setting('recursive', True)} includes subfolders"
             raise InputError(f"the folder {source} holds no videos and no pictures{deeper}.")
         yield from ((path, path.relative_to(source)) for path in inputs)
     elif names_many_files(source):
@@ -161,6 +239,7 @@ def upscale_folder(
     *,
     progress: Callable[[FolderProgress], None] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
+    on_plan: Callable[[ClipPlan], None] | None = None,
     command: Command | None = None,
 ) -> list[Outcome]:
     """Upscale every input; one that fails does not stop the others.
@@ -170,6 +249,7 @@ def upscale_folder(
         options: for all inputs; without ``overwrite`` an existing output is left alone.
         progress: called after each batch of frames.
         on_outcome: called with the result of each input.
+        on_plan: called with the plan of each input, before its first frame.
         command: the command that the inputs are part of; None: each input is a command of its own.
 
     Raises:
@@ -183,9 +263,8 @@ def upscale_folder(
             try:
                 outcome = existing_outcome(pair, options)
                 if outcome is None:
-                    _make_folder(pair.target.parent)
                     shown = None if counter is None else counter.begin(number)
-                    summary = upscale_clip(pair.source, pair.target, options, shown, executor, command)
+                    summary = upscale_clip(pair.source, pair.target, options, shown, executor, command, on_plan)
                     damaged = summary.damage and not options.tolerant
                     outcome = Outcome(pair, "damaged" if damaged else "done", summary.damage, summary)
             except UnknownModelError:
@@ -215,14 +294,7 @@ def existing_outcome(pair: Pair, options: UpscaleOptions) -> Outcome | None:
     if (job := read_job(pair.target)) is not None and job.is_publishing:
         return None  # an earlier run was interrupted before it could finish the job
     remove_if_empty(pair.target)
-    return Outcome(pair, "there", "exists already; --overwrite replaces it")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise OutputError(f"cannot make the folder {folder}: {exc.strerror}.") from exc
+    return Outcome(pair, "there", f"exists already; {setting('overwrite', True)} replaces it")
 
 
 class _FolderCounter:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -18,10 +19,10 @@ import av
 import torch
 
 from vsr import __version__
-from vsr.errors import InputError, OutputError, UsageError, VsrError
-from vsr.files import check_target
+from vsr.errors import InputError, OutputError, UnsupportedError, UsageError, VsrError, setting
+from vsr.files import check_target, folder_made
 from vsr.imaging.pictures import is_animated, still_kind
-from vsr.inference import RuntimeName
+from vsr.inference import Precision, RuntimeName
 from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
 from vsr.media.clip import ClipInfo
@@ -35,8 +36,9 @@ from vsr.media.pictures import (
     probe_pictures,
 )
 from vsr.media.probe import PacketIndex, index_packets, probe
+from vsr.media.provenance import Provenance
 from vsr.media.reader import Damage, resized_message
-from vsr.networks.weights import is_adversarial, model_covering
+from vsr.networks.weights import GENERATOR_FILE, is_adversarial, load_calibration, model_covering
 from vsr.pipeline.cluster import Cluster
 from vsr.pipeline.journal import (
     BATCH,
@@ -56,7 +58,7 @@ from vsr.pipeline.journal import (
 )
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.outputs import Output, SegmentResult, cut_of, output_for
-from vsr.pipeline.plan import check_frame_fits, explains_out_of_memory, factor_of
+from vsr.pipeline.plan import Conversion, check_frame_fits, explains_out_of_memory, factor_of
 from vsr.pipeline.processes import Processes
 from vsr.pipeline.scheduler import Executor, InProcess
 from vsr.pipeline.segment import ClipJob, EngineSpec
@@ -167,7 +169,7 @@ def upscale(
         source: a video, a picture, a folder of pictures, or a pattern such as ``frames/*.png`` or ``frames/%04d.png``.
         target: a file with an ending in ``vsr.media.formats.CONTAINERS``, a picture, or a pattern such as
             ``frames/%06d.png``.
-        progress: called after each batch of frames.
+        progress: called before the first frame and after each batch.
         **options: the fields of ``UpscaleOptions``.
 
     Raises:
@@ -187,6 +189,7 @@ def upscale_clip(
     progress: Callable[[UpscaleProgress], None] | None = None,
     executor: Executor | None = None,
     command: Command | None = None,
+    on_plan: Callable[[ClipPlan], None] | None = None,
 ) -> UpscaleSummary:
     """Upscale a clip, as ``upscale``, with an ``UpscaleOptions``.
 
@@ -197,6 +200,7 @@ def upscale_clip(
         progress: as ``upscale``.
         executor: an open executor; None: one is opened for this clip.
         command: the command that this clip is part of; None: one for this clip only.
+        on_plan: called with the plan, before the first frame.
     """
     started = time.monotonic()
     check_names(source, target)
@@ -204,7 +208,7 @@ def upscale_clip(
     publishing = earlier is not None and earlier.is_publishing
     if not publishing:
         try:
-            check_target(target, overwrite=options.overwrite, inputs=(source,))
+            check_target(target, overwrite=options.overwrite, inputs=(source,), makes_folder=True)
         except OutputError:
             remove_if_empty(target)
             raise
@@ -213,7 +217,7 @@ def upscale_clip(
     output = output_for(clip, target, options)
     if not publishing:
         output.check()
-    with job_folder(target) as folder, ExitStack() as resources:
+    with folder_made(target.parent), job_folder(target) as folder, ExitStack() as resources:
         if executor is None:
             executor = resources.enter_context(executor_for(options))
         plan = plan_clip(clip, output, options, folder.earlier_settings() if options.resume else {}, executor)
@@ -226,6 +230,8 @@ def upscale_clip(
         if publishing and not folder.is_publishing:
             output.check()
         folder.adopt(manifest, output.published)
+        if on_plan is not None:
+            on_plan(plan)
         done, resumed, lost = _run_job(plan, folder, fingerprint, options, progress, executor, resources)
         found = _total_damage(done)
         if found.resized:
@@ -257,6 +263,8 @@ def _run_job(
     try:
         if remaining:
             plan.job.output.assemble_sample(folder.assembly())
+        plan.warn()
+        if remaining:
             executor.run(plan.job, remaining, folder.path, report, plan.engine)
         resources.close()
         results = [SegmentResult(folder.finished[segment.number], folder.segment(segment.number))
@@ -298,6 +306,9 @@ def open_source(source: Path, options: UpscaleOptions) -> ClipInfo:
     Raises:
         InputError: it cannot be read, or is neither a video nor a picture.
     """
+    if (address := re.match(r"([a-z][a-z0-9+.-]*):/+", str(source), re.IGNORECASE)) and not source.exists():
+        shown = f"{address[1]}://{str(source)[address.end() :]}"  # a path has lost one of the slashes
+        raise InputError(f"{shown} is an address, and vsr reads files only: download it first.")
     pictures = pictures_of(source)
     if pictures is None:
         kind = still_kind(source)
@@ -307,8 +318,6 @@ def open_source(source: Path, options: UpscaleOptions) -> ClipInfo:
         if not (kind or is_picture_name(source)) or (kind == "JPEG" and source.suffix.lower() in MOTION_JPEG):
             return probe(source, max_pixels=options.max_pixels)
         pictures = [source]
-    if gaps := missing_numbers(pictures):
-        logger.warning("%s: %s The pictures that are there follow one another.", source, gaps)
     return probe_pictures(pictures, source, fps=options.fps, max_pixels=options.max_pixels)
 
 
@@ -322,6 +331,7 @@ class ClipPlan:
         settings: everything that affects pixels, by a name for messages.
         engine: the engine on the first device.
         video_bytes: size of the source's video packets; 0 for pictures.
+        warnings: a sentence for each thing that is not as the user may expect, besides those of the output.
     """
 
     job: ClipJob
@@ -329,6 +339,36 @@ class ClipPlan:
     settings: Settings
     engine: Engine
     video_bytes: int
+    warnings: tuple[str, ...] = ()
+
+    def warn(self) -> None:
+        """Log all warnings; called when nothing refuses the job any more, so that an error stands alone."""
+        for sentence in (*self.warnings, *self.job.output.warnings):
+            logger.warning("%s", sentence)
+
+    def __str__(self) -> str:
+        """What will be done, on one line."""
+        job, engine, clip = self.job, self.engine, self.job.clip
+        video, frames = clip.video, [segment.num_frames for segment in self.segments]
+        count = "" if None in frames else f", {sum(filter(None, frames))} frames"
+        made = job.output.made
+        assert made is not None
+        beyond = made.scale / engine.scale
+        rest = f" and bicubic x{beyond:.3g}" if beyond > 1 + 1e-9 else ""
+        version = re.search(r"\d+(\.\d+)*", job.output.program)
+        program = f"; ffmpeg {version[0]}" if version else ""
+        return (
+            f"{clip.path.name}: {video.width}x{video.height} to {job.conversion.width}x{job.conversion.height}{count}; "
+            f"{made.model}{rest} on {engine.device} in {engine.precision}, {engine.version.partition('+')[0]}{program}"
+        )
+
+    @property
+    def faster(self) -> Precision | None:
+        """A precision that makes the job two to three times as fast, where the user has chosen none."""
+        chosen, job = self.job.options, self.job
+        if self.engine.device.type != "cpu" or chosen.precision != "auto" or chosen.engine not in ("auto", "openvino"):
+            return None
+        return "int8" if load_calibration(job.engine.model, job.engine.detail) is not None else None
 
 
 def plan_clip(
@@ -344,17 +384,18 @@ def plan_clip(
         executor: builds the engine where the work is done; None: in this process.
     """
     video, factor = clip.video, factor_of(clip.video, options)
-    if video.interlaced:
-        action = "upscaled without deinterlacing, with its combing" if options.deinterlace == "no" else "deinterlaced"
-        logger.log(logging.WARNING if options.deinterlace == "no" else logging.INFO, "%s is %s.", clip.path, action)
+    if video.interlaced and options.deinterlace != "no":
+        logger.info("%s is deinterlaced.", clip.path)
     spec = _engine_spec(options, factor)
+    if options.precision == "fp16" and not options.cluster and choose_device(spec.device).type == "cpu":
+        precisions = setting("precision", ("int8", "bf16", "fp32"))
+        raise UnsupportedError(f"the CPU does not compute in fp16: use {precisions}.")
     load = (executor or InProcess()).load
     engine = load(spec)
     conversion = output.plan(engine.scale)
+    output.made = _provenance(clip, spec, conversion, options)
     if not options.cluster:  # its nodes check their own memory
         check_frame_fits(clip, engine, conversion, 1 if clip.video.num_frames_estimated == 1 else spec.sharing)
-    if engine.precision == "int8" and conversion.source.bit_depth > 8:
-        logger.warning("%s: int8 keeps about 8 of its %d bits.", clip.path.name, conversion.source.bit_depth)
     index, digest = _index(clip, options)
     steadied = _is_steadied(clip, spec.model, engine, options)
     warm_up = STATE_WARM_UP if engine.in_order else STEADY_WARM_UP if steadied else 0
@@ -391,9 +432,31 @@ def plan_clip(
         settings[SMALLER_TILE] = tile = kept[SMALLER_TILE]
         engine = load(replace(spec, tile_size=tile))
     segments = _cut(clip, index, options, halved, warm_up)
+    if all(segment.num_frames == 0 for segment in segments):
+        raise _no_frame_error(clip, options)
     spec = replace(spec, engine=cast(RuntimeName, engine.runtime), precision=engine.precision, tile_size=tile)
     job = ClipJob(clip, options, output, conversion, spec, batch, threads, steadied, warm_up > 0)
-    return ClipPlan(job, segments, settings, engine, index.num_bytes if index else 0)
+    return ClipPlan(job, segments, settings, engine, index.num_bytes if index else 0, tuple(_warnings(job, engine)))
+
+
+def _warnings(job: ClipJob, engine: Engine) -> Iterator[str]:
+    """Yield a sentence for each thing that is not as the user may expect, besides those of the output."""
+    clip, bits = job.clip, job.conversion.source.bit_depth
+    if clip.pictures and (gaps := missing_numbers(clip.pictures)):
+        yield f"{clip.path}: {gaps} The pictures that are there follow one another."
+    if clip.video.interlaced and job.options.deinterlace == "no":
+        yield f"{clip.path} is upscaled without deinterlacing, with its combing."
+    if engine.precision == "int8" and bits > 8:
+        yield f"{clip.path.name}: int8 keeps about 8 of its {bits} bits."
+
+
+def _provenance(clip: ClipInfo, spec: EngineSpec, conversion: Conversion, options: UpscaleOptions) -> Provenance:
+    path, video = Path(spec.model), clip.video
+    name = path.parent.name if path.name == GENERATOR_FILE else path.name if path.is_dir() else path.stem
+    size = (conversion.width, conversion.height)
+    across, down = reversed(size) if conversion.orientation.transposed else size
+    scale = max(across / video.width, down / video.height)
+    return Provenance(__version__, name, spec.detail, round(scale, 6), options.start, options.end)
 
 
 def _engine_spec(options: UpscaleOptions, factor: float | None) -> EngineSpec:
@@ -410,7 +473,7 @@ def _is_steadied(clip: ClipInfo, model: str, engine: Engine, options: UpscaleOpt
     if options.steady == "auto":
         return not engine.in_order and is_adversarial(model, options.detail)
     if options.steady == "yes" and not engine.has_weights:
-        raise UsageError(f"model {model!r} adds no detail that could flicker: leave out --steady.")
+        raise UsageError(f"model {model!r} adds no detail that could flicker: leave out {setting('steady')}.")
     return options.steady == "yes"
 
 
@@ -504,7 +567,7 @@ class _Report:
     def frames(self, count: int) -> None:
         """Add to the number of frames that were passed to the encoder; negative if they are computed again."""
         self._frames += count
-        if self._progress is not None and (count or self.resumed):
+        if self._progress is not None:
             self._progress(UpscaleProgress(self._frames, self._total, self.resumed))
 
     def smaller_tile(self, tile_size: int) -> None:

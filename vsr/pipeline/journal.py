@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vsr.errors import InputError, OutputError, UsageError
+from vsr.errors import InputError, OutputError, UsageError, setting
 from vsr.files import (
     LONGEST_NAME,
     Stamp,
@@ -450,7 +450,7 @@ def _mismatch(job: JobFolder, target: Path, before: Settings, now: Settings, kep
         way = f"`vsr resume {target}`, or the former command,"
     return (
         f"{target} was begun with other settings: {differing}. {way} resumes from the {kept} frames in {job.path}; "
-        "--no-resume starts over."
+        f"{setting('resume', False)} starts over."
     )
 
 
@@ -570,7 +570,7 @@ class SourceFingerprint:
             if _stamp_or_none(self._files[number]) != self._stamps[number]:
                 raise InputError(
                     f"{self._files[number]} was changed while it was being upscaled, and the output would mix both: "
-                    "restore the old one to resume, or start over with --no-resume."
+                    f"restore the old one to resume, or start over with {setting('resume', False)}."
                 )
 
 

@@ -10,11 +10,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vsr.errors import UsageError
+from vsr.errors import UsageError, closest, setting
 from vsr.files import MAX_PIXELS
 from vsr.inference import Precision, RuntimeName
-from vsr.media.formats import CODECS
+from vsr.media.formats import CODECS, Codec, known_codec
 from vsr.options import contradictions, described, documented, option
+
+COMMON, PICTURE, PART, OUTPUT, MACHINE, JOB = (
+    "Common options", "Picture", "Part of the clip", "Output", "Machine", "Job",
+)  # fmt: skip
+"""Headings of the help of ``vsr upscale``."""
 
 AutoYesNo = Literal["auto", "yes", "no"]
 
@@ -31,84 +36,97 @@ class UpscaleOptions:
     model: str = option(
         "video", "A model of `vsr models`, a family of them such as srgan, or a weights file.",
         note="Of a family, the next larger scale is used; bicubic and identity are models too.", metavar="NAME|PATH",
+        section=COMMON,
     )  # fmt: skip
     scale: float | None = option(
         None, "Output size over input size, such as 4 or 1.5.", default_text="the model's own", above=0,
-        subject="the scale",
+        subject="the scale", section=COMMON,
     )  # fmt: skip
     size: tuple[int, int] | None = option(
-        None, "Size of the output.", note="Display size; the aspect ratio of the input is not kept.", metavar="WxH"
+        None, "Size of the output.", note="Display size; the aspect ratio of the input is not kept.", metavar="WxH",
+        section=PICTURE,
     )
-    height: int | None = option(None, "Height of the output; keeps the aspect ratio.")
+    height: int | None = option(None, "Height of the output; keeps the aspect ratio.", section=COMMON)
     detail: float = option(
         1.0, "Texture of an adversarial model: 0 is faithful and soft, 1 sharp.",
         note="0 uses the matching model trained on pixel losses.", default_text="1.0", at_least=0, at_most=1,
-        subject="the detail",
+        subject="the detail", section=COMMON,
     )  # fmt: skip
     start: Fraction | None = option(
-        None, "Skip frames before this time: seconds, or 1:30.5.", note="Counted from the start of the clip.",
-        metavar="T", at_least=0, subject="the start",
+        None, "Skip frames before this time: seconds, or 1:30.5.", name="--start, -ss",
+        note="Counted from the start of the clip.", metavar="T", at_least=0, subject="the start", section=PART,
     )  # fmt: skip
-    end: Fraction | None = option(None, "Skip frames from this time on.", metavar="T")
+    end: Fraction | None = option(None, "Skip frames from this time on.", name="--end, -to", metavar="T", section=PART)
     steady: AutoYesNo = option(
         "auto", "Reduce flicker; auto: for adversarial single-frame models.",
         note="Blends each frame with the one before along the motion, so that texture does not flicker.",
+        section=PICTURE,
     )  # fmt: skip
     deinterlace: AutoYesNo = option(
         "auto", "Deinterlace; auto: frames flagged as interlaced.",
-        note="yes: all frames. no: none, fields are upscaled interlaced.",
-    )  # fmt: skip
-    device: str = option(
-        "auto", "auto, cpu, cuda, cuda:N or mps; several such as cuda:0,cuda:1 share the work.",
-        note="Or any device of torch.",
-    )  # fmt: skip
-    engine: RuntimeName = option(
-        "auto", "auto: OpenVINO on the CPU, else torch.",
-        note="inductor is torch with its compiler, for long jobs on GPUs.",
-    )  # fmt: skip
-    precision: Precision = option(
-        "auto", "auto: fp16 on CUDA, else fp32 (never TF32); int8 is fastest on CPUs."
-    )
-    tile_size: int | None = option(
-        None, "Largest edge of a tile, in input pixels; 0: no tiles.", note="None: as large as memory allows.",
-        name="--tile", default_text="auto", auto=True, at_least=0, subject="the tile size",
-    )  # fmt: skip
-    batch_size: int | None = option(
-        None, "Frames per batch.", note="None: chosen by device and size.", name="--batch",
-        default_text="auto", auto=True, at_least=1, subject="the batch size",
+        note="yes: all frames. no: none, fields are upscaled interlaced.", section=PICTURE,
     )  # fmt: skip
     codec: str | None = option(
-        None, f"{', '.join(CODECS)}, or any libav encoder.", default_text="h264; vp9 in .webm", metavar="NAME",
+        None, f"{', '.join(CODECS)}, nvenc, qsv, videotoolbox, or any libav encoder.",
+        default_text="h264; vp9 in .webm", metavar="NAME", section=COMMON,
     )  # fmt: skip
-    crf: int | None = option(None, "Quality; lower is better, with larger files.", default_text="18 for h264")
-    preset: str | None = option(None, "Encoder preset, speed against compression.", default_text="medium for h264")
-    pix_fmt: str | None = option(None, "Pixel format to encode.", default_text="closest to the input")
+    crf: int | None = option(
+        None, "Quality; lower is better, with larger files.", default_text="18 for h264", section=COMMON,
+        note="Encoders of GPUs take it as their own constant quality.",
+    )  # fmt: skip
+    preset: str | None = option(
+        None, "Encoder preset, speed against compression.", default_text="medium for h264", section=OUTPUT,
+        note="Those of x264, such as slow, mean for each encoder its own at the same place of the order.",
+    )  # fmt: skip
+    pix_fmt: str | None = option(
+        None, "Pixel format to encode.", default_text="closest to the input", section=OUTPUT
+    )
     encoder: Mapping[str, str] = field(default_factory=dict, metadata=described(
-        "Further option of the encoder; may be repeated.", name="-x", metavar="KEY=VALUE",
+        "Further option of the encoder; may be repeated.", name="-x", metavar="KEY=VALUE", section=OUTPUT,
     ))  # fmt: skip
     audio: str = option(
         "copy", "copy, none, or the encoder to convert with.",
-        note="copy converts only what the container cannot hold.", metavar="copy|none|CODEC",
+        note="copy converts only what the container cannot hold.", metavar="copy|none|CODEC", section=OUTPUT,
     )  # fmt: skip
     subtitles: Literal["copy", "none"] = option(
-        "copy", "copy, or none to drop them.", note="copy converts only what the container cannot hold."
+        "copy", "copy, or none to drop them.", note="copy converts only what the container cannot hold.",
+        section=OUTPUT,
     )
-    fps: Fraction = option(Fraction(25), "Frame rate of a folder of pictures.", metavar="N")
+    fps: Fraction = option(Fraction(25), "Frame rate of a folder of pictures.", metavar="N", section=PICTURE)
     max_pixels: int = option(
         MAX_PIXELS, "Refuse inputs with larger frames.", note="Checked before decoding.", at_least=1, below=2**31,
-        rule=f"lies in 1..{2**31 - 1}",
+        rule=f"lies in 1..{2**31 - 1}", section=PICTURE,
     )  # fmt: skip
-    tolerant: bool = option(False, "Exit with 0 even if the input is damaged.")
-    overwrite: bool = option(False, "Replace an existing output.")
-    resume: bool = option(True, "Resume from the finished part of an earlier run.", default_text="resume")
+    device: str = option(
+        "auto", "auto, cpu, cuda, cuda:N or mps; several such as cuda:0,cuda:1 share the work.",
+        note="Or any device of torch.", section=MACHINE,
+    )  # fmt: skip
+    engine: RuntimeName = option(
+        "auto", "auto: OpenVINO on the CPU, else torch.",
+        note="inductor is torch with its compiler, for long jobs on GPUs.", section=MACHINE,
+    )  # fmt: skip
+    precision: Precision = option(
+        "auto", "auto: fp16 on CUDA, else fp32 (never TF32); int8 is fastest on CPUs.", section=COMMON,
+    )
+    tile_size: int | None = option(
+        None, "Largest edge of a tile, in input pixels; 0: no tiles.", note="None: as large as memory allows.",
+        name="--tile", default_text="auto", auto=True, at_least=0, subject="the tile size", section=MACHINE,
+    )  # fmt: skip
+    batch_size: int | None = option(
+        None, "Frames per batch.", note="None: chosen by device and size.", name="--batch",
+        default_text="auto", auto=True, at_least=1, subject="the batch size", section=MACHINE,
+    )  # fmt: skip
     jobs: int | None = option(
         None, "Processes that share the work.", note="On a cluster: workers.", default_text="one per device",
-        metavar="N",
+        metavar="N", section=MACHINE,
     )  # fmt: skip
     cluster: str | None = option(
         None, "Run on a Ray cluster; auto: that of this machine.", note="None: run on this machine.",
-        metavar="auto|ADDRESS",
+        metavar="auto|ADDRESS", section=MACHINE,
     )  # fmt: skip
+    tolerant: bool = option(False, "Exit with 0 even if the input is damaged.", section=JOB)
+    overwrite: bool = option(False, "Replace an existing output.", name="-y, --overwrite", section=COMMON)
+    resume: bool = option(True, "Resume from the finished part of an earlier run.", default_text="resume", section=JOB)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))
@@ -149,7 +167,7 @@ class UpscaleOptions:
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON types; relative paths become absolute."""
         values = vars(self) | {"size": self.size and list(self.size), "encoder": dict(self.encoder)}
-        if Path(self.model).is_file():
+        if Path(self.model).is_file() or Path(self.model, "generator.safetensors").is_file():  # the folder of a run
             values["model"] = os.path.abspath(self.model)
         return {name: str(value) if isinstance(value, Fraction) else value for name, value in values.items()}
 
@@ -175,23 +193,25 @@ class UpscaleOptions:
 
     def _wrong_encoding(self) -> list[str]:
         wrong = []
-        name, codec = self.codec or "h264", CODECS.get(self.codec or "h264")
+        own = setting("encoder", flag="-x KEY=VALUE")
+        name, codec = self.codec or "h264", known_codec(self.codec or "h264")
         if self.crf is not None:
             if codec is None or codec.crf_range is None:
-                wrong.append(f"{name} has no crf; set its own options with -x KEY=VALUE")
+                wrong.append(f"{name} has no crf; set its own options with {own}")
             elif self.codec is not None and not codec.crf_range[0] <= self.crf <= codec.crf_range[1]:
                 wrong.append(f"the crf of {name} lies in {codec.crf_range[0]}..{codec.crf_range[1]}, got {self.crf}")
         if self.preset is not None:
             if codec is None or not codec.presets:
-                wrong.append(f"{name} has no preset; set its own options with -x KEY=VALUE")
-            elif self.codec is not None and self.preset not in codec.presets:
-                wrong.append(f"{name} has no preset {self.preset!r}: use {', '.join(codec.presets)}")
+                wrong.append(f"{name} has no preset; set its own options with {own}")
+            elif self.codec is not None and codec.preset_named(self.preset) is None:
+                alike = closest(self.preset, codec.presets)
+                meant = f" (did you mean {alike}?)" if alike else ""
+                wrong.append(f"{name} has no preset {self.preset!r}{meant}: use {', '.join(codec.presets)}")
         return wrong
 
-    def encoder_options(self, preset_option: str) -> dict[str, str]:
+    def encoder_options(self, codec: Codec) -> dict[str, str]:
         """Return the chosen options of the encoder by their names in libav."""
-        chosen = {"crf": self.crf, preset_option: self.preset}
-        return {name: str(value) for name, value in chosen.items() if value is not None} | dict(self.encoder)
+        return codec.options(self.crf, self.preset) | dict(self.encoder)
 
 
 @documented
@@ -228,7 +248,7 @@ class BenchOptions:
             wrong.append("name a model and a size to measure")
         if min((edge for size in self.sizes for edge in size), default=1) < 1:
             wrong.append("sizes must be at least 1 pixel")
-        if self.codec != "none" and self.codec not in CODECS:
+        if self.codec != "none" and known_codec(self.codec) is None:
             wrong.append(f"the codec is none or one of {', '.join(CODECS)}, got {self.codec!r}")
         if wrong:
             raise UsageError("; ".join(wrong) + ".")

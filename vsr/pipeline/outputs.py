@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from vsr.errors import OutputError, UsageError
+from vsr.errors import OutputError, UsageError, setting
 from vsr.files import MAX_SIDE, check_target, digest_of, publish_all, stamp_of
 from vsr.media.clip import WHOLE, ClipInfo, Cut, Plane, has_alpha, layout_of
 from vsr.media.ffmpeg import ffmpeg_program
@@ -43,6 +43,7 @@ from vsr.media.pictures import (
     single_name_error,
     written_pictures,
 )
+from vsr.media.provenance import Provenance
 from vsr.media.reader import Frame, decoded_format
 from vsr.media.writer import Encoder, VideoFormat, check_encoder, codec_named, encoded_suffix, format_of
 from vsr.pipeline.options import UpscaleOptions
@@ -90,6 +91,10 @@ class Output(Protocol):
     """What becomes of the source's other streams."""
     program: str
     """Version and path of the ffmpeg program that assembles the output; empty if none is used."""
+    made: Provenance | None
+    """How the output is made, for its metadata."""
+    warnings: list[str]
+    """A sentence for each thing that the output will lack; the job logs them when nothing refuses it any more."""
 
     def check(self) -> None:
         """Check that the output does not exist yet, unless it may be overwritten.
@@ -139,6 +144,7 @@ class ClipOutput:
     """
 
     def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
+        self.made: Provenance | None = None
         self.program = str(ffmpeg_program())  # needed at the end, so check for it at the beginning
         self._clip, self._target, self._container = clip, target, container_of(target)
         self._options = replace(options, codec=_codec_for(self._container, target, options))
@@ -152,22 +158,26 @@ class ClipOutput:
             clip, self._container, audio=options.audio, subtitles=options.subtitles, cut=cut_of(clip, options)
         )
         self.streams = tuple(plans)
+        self.warnings = [f"{clip.path.name}: {plan}" for plan in self.streams if not plan.is_kept]
         for plan in self.streams:
-            logger.log(logging.INFO if plan.is_kept else logging.WARNING, "%s: %s", clip.path.name, plan)
+            if plan.is_kept:
+                logger.info("%s: %s", clip.path.name, plan)
 
     def check(self) -> None:
         """As ``Output``."""
-        check_target(self._target, overwrite=self._options.overwrite, inputs=(self._clip.path,))
+        inputs = (self._clip.path,)
+        check_target(self._target, overwrite=self._options.overwrite, inputs=inputs, makes_folder=True)
 
     def plan(self, scale: float) -> Conversion:
         """As ``Output``; the encoder is opened as a test."""
-        video, conversion = plan_video(
+        video, conversion, losses = plan_video(
             self._clip, self._codec, self._options, scale, turns=self._container.turns, kept=self._kept_side_data()
         )
+        self.warnings += losses
         if self._container.one_rate:
-            logger.warning("%s: an AVI has one frame rate; other timestamps move to the next tick.", self._target)
+            self.warnings.append(f"{self._target}: an AVI has one frame rate; other timestamps move to the next tick.")
             self._warn_of_late_picture()
-        self._encoder_options = self._options.encoder_options(self._codec.preset_option)
+        self._encoder_options = self._options.encoder_options(self._codec)
         if self._container.one_rate:
             self._encoder_options.setdefault("bf", "0")  # its frames have no timestamps to be reordered by
         check_encoder(self._codec, self._encoder_options, video)
@@ -179,10 +189,10 @@ class ClipOutput:
         begins = max((clip.video.first_pts or 0) * clip.video.time_base, cut.start or Fraction(0))
         late = begins - earliest_beginning(clip, self.streams, cut)
         if late > LATE_SECONDS:
-            logger.warning(
-                "%s: its video begins %.2f s after its audio, which an AVI cannot store; an .mkv can.",
-                clip.path.name, float(late),
-            )  # fmt: skip
+            self.warnings.append(
+                f"{clip.path.name}: its video begins {float(late):.2f} s after its audio, which an AVI cannot store; "
+                "an .mkv can."
+            )
 
     def _kept_side_data(self) -> frozenset[str]:
         """Return which of the frames' side data the encoder or the container keeps."""
@@ -223,16 +233,14 @@ class ClipOutput:
         finally:
             for path in (encoded, sample):
                 path.unlink(missing_ok=True)
-        for plan in self._changed(streams):
-            logger.warning("%s: %s", self._clip.path.name, plan)
-        for lost in missing:
-            logger.warning("%s: %s cannot be kept in %s.", self._clip.path.name, lost, self._container.muxer)
-        for plan in self.streams:
-            if plan.codec == "mov_text" and cues_overlap(self._clip.path, plan.stream.index):
-                logger.warning(
-                    "%s: %s: some lines overlap; mov_text shows one at a time, so the earlier one ends early.",
-                    self._clip.path.name, plan.stream,
-                )  # fmt: skip
+        name = self._clip.path.name
+        self.warnings += [f"{name}: {plan}" for plan in self._changed(streams)]
+        self.warnings += [f"{name}: {lost} cannot be kept in {self._container.muxer}." for lost in missing]
+        self.warnings += [
+            f"{name}: {plan.stream}: some lines overlap; mov_text shows one at a time, so the earlier one ends early."
+            for plan in self.streams
+            if plan.codec == "mov_text" and cues_overlap(self._clip.path, plan.stream.index)
+        ]
 
     def _changed(self, streams: Sequence[StreamPlan]) -> list[StreamPlan]:
         """Store the streams' plans, and return those that differ from the former ones."""
@@ -255,7 +263,10 @@ class ClipOutput:
         last = max((packet for part in parts for packet in part.packets), key=lambda packet: packet.pts)
 
         def attempt(plans: Sequence[StreamPlan]) -> None:
-            assemble(encoded, self._clip, plans, assembled, self._container, encoded=video, cut=cut, last=last)
+            assemble(
+                encoded, self._clip, plans, assembled, self._container,
+                encoded=video, cut=cut, last=last, made=self.made,
+            )  # fmt: skip
 
         lost = list(map(str, self._changed(assemble_what_fits(self.streams, self._container, attempt))))
         num_frames = sum(len(part.packets) for part in parts)
@@ -296,6 +307,7 @@ class PictureOutput:
     def __init__(self, clip: ClipInfo, target: Path, options: UpscaleOptions) -> None:
         self._clip, self._target, self._options = clip, target, options
         self.program = ""
+        self.made: Provenance | None = None
         part = options.start is not None or options.end is not None
         if not is_pattern(target) and not part and not _has_one_frame(clip):
             raise UsageError(f"{target} is one picture; for all frames name a pattern such as %06d{target.suffix}.")
@@ -307,20 +319,23 @@ class PictureOutput:
         # The size of pictures is limited by memory only; this codec stands for no limits.
         self._codec = Codec("rawvideo", alpha=True, sizes="any", largest=MAX_SIDE)
         self.streams = tuple(StreamPlan(stream, "drop", reason="pictures hold none") for stream in clip.others)
-        for plan in self.streams:
-            logger.warning("%s: %s", clip.path.name, plan)
+        self.warnings = [f"{clip.path.name}: {plan}" for plan in self.streams]
         if clip.video.sample_aspect_ratio not in (None, 1):
-            logger.warning("%s: pictures keep no pixel aspect; --size makes the pixels square.", clip.path.name)
+            square = setting("size")
+            self.warnings.append(f"{clip.path.name}: pictures keep no pixel aspect; {square} makes the pixels square.")
 
     def check(self) -> None:
         """As ``Output``."""
         if not self._options.overwrite and (there := next(iter(existing(self._target)), None)):
-            raise OutputError(f"{there} exists already; --overwrite replaces it.")
+            raise OutputError(f"{there} exists already; {setting('overwrite', True)} replaces it.")
 
     def plan(self, scale: float) -> Conversion:
         """As ``Output``."""
         options = replace(self._options, codec=None, pix_fmt=None)
-        _, conversion = plan_video(self._clip, self._codec, options, scale, turns=False, planes=self._format)
+        _, conversion, losses = plan_video(
+            self._clip, self._codec, options, scale, turns=False, planes=self._format
+        )
+        self.warnings += losses
         self._size = (conversion.width, conversion.height)
         return conversion
 
@@ -351,7 +366,7 @@ class PictureOutput:
         there = list(existing(self._target))
         for path in [] if self._options.overwrite else there:
             if path not in own or not _has_digest(path, own[path]):
-                raise OutputError(f"{path} exists now; --overwrite replaces it.")
+                raise OutputError(f"{path} exists now; {setting('overwrite', True)} replaces it.")
         moves = [(path, target) for (path, _), target in zip(pictures, targets, strict=True)]
         remaining = [
             (path, target) for path, target in moves if path.exists()
@@ -430,10 +445,12 @@ def _has_one_frame(clip: ClipInfo) -> bool:
 def _codec_for(container: Container, target: Path, options: UpscaleOptions) -> str:
     if container.muxer == "gif":
         if options.codec not in (None, "gif"):
-            raise UsageError(f"a GIF holds no {options.codec}; leave --codec out, or name another output.")
+            codec = setting("codec")
+            raise UsageError(f"a GIF holds no {options.codec}; leave {codec} out, or name another output.")
         return container.codec
     name = options.codec or container.codec
     if not holds(container, format_of(codec_named(name))):
         fitting = [key for key, codec in CODECS.items() if holds(container, format_of(codec))]
-        raise UsageError(f"{target.suffix} cannot hold {name}: take --codec {' or '.join(fitting)}, or another ending.")
+        take = setting("codec", tuple(fitting))
+        raise UsageError(f"{target.suffix} cannot hold {name}: take {take}, or another ending.")
     return name

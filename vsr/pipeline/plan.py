@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,7 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from vsr.errors import OutOfMemoryError, UsageError, memory_explained
+from vsr.errors import OutOfMemoryError, UsageError, memory_explained, setting
 from vsr.imaging.colour import ColourSpec, PixelLayout
 from vsr.inference.device import available_memory, free_memory, free_swap
 from vsr.inference.engine import Engine
@@ -38,8 +37,6 @@ from vsr.media.formats import Codec
 from vsr.media.reader import decoded_format
 from vsr.media.writer import VideoFormat, encoded_format
 from vsr.pipeline.options import UpscaleOptions
-
-logger = logging.getLogger(__name__)
 
 RGB_MATRIX, BT709, BT2020 = 0, 1, 9
 """Codes of H.273 for matrices and, except for the first, for primaries."""
@@ -152,8 +149,8 @@ def plan_video(
     turns: bool = True,
     planes: str | None = None,
     kept: frozenset[str] = frozenset(),
-) -> tuple[VideoFormat, Conversion]:
-    """Plan the video to encode, and the conversion to it.
+) -> tuple[VideoFormat, Conversion, list[str]]:
+    """Plan the video to encode, the conversion to it, and a sentence for each thing that the output will lack.
 
     Args:
         clip: the source.
@@ -165,7 +162,7 @@ def plan_video(
         kept: the side data of frames that the output keeps, by libav's names.
 
     Raises:
-        UsageError: the encoder cannot write the size or the pixel format, or the engine does not reach the size.
+        UsageError: the encoder cannot write the size or the pixel format.
         InputError: the source has a pixel format that cannot be read.
     """
     video = clip.video
@@ -173,10 +170,9 @@ def plan_video(
     encoded, planes = (planes, planes) if planes else encoded_format(codec, decoded, requested=options.pix_fmt)
     target_layout = layout_of(planes)
     assert target_layout is not None
-    _warn_of_losses(clip, source_layout, encoded, target_layout, kept)
     requested = plan_geometry(video, options, scale, turns=turns)
     geometry = requested.rounded_up(*_size_multiples(codec, target_layout))
-    _check_size(clip, codec, options, requested, geometry, scale)
+    _check_size(clip, codec, geometry)
     tags, target_colour = _plan_colour(video, geometry.height, source_layout, target_layout)
     native = (round(video.width * scale), round(video.height * scale))
     computed = native[::-1] if geometry.orientation.transposed else native
@@ -190,7 +186,11 @@ def plan_video(
         padded=(requested.width, requested.height) == computed,
         orientation=geometry.orientation,
     )
-    return _video_format(video, geometry, encoded, planes, tags), conversion
+    losses = _losses(clip, source_layout, encoded, target_layout, kept)
+    before, size = f"{requested.width}x{requested.height}", f"{geometry.width}x{geometry.height}"
+    if size != before:
+        losses.append(f"{clip.path.name}: {before} becomes {size}, the next size that {codec.encoder} can hold.")
+    return _video_format(video, geometry, encoded, planes, tags), conversion, losses
 
 
 def _video_format(video: VideoInfo, geometry: Geometry, encoded: str, planes: str, tags: ColourTags) -> VideoFormat:
@@ -219,25 +219,12 @@ def _size_multiples(codec: Codec, layout: PixelLayout) -> tuple[int, int]:
     return max(1 << layout.subsampling_x, least), max(1 << layout.subsampling_y, least)
 
 
-def _check_size(
-    clip: ClipInfo, codec: Codec, options: UpscaleOptions, requested: Geometry, geometry: Geometry, scale: float
-) -> None:
+def _check_size(clip: ClipInfo, codec: Codec, geometry: Geometry) -> None:
     size = f"{geometry.width}x{geometry.height}"
     if max(geometry.width, geometry.height) > codec.largest:
         raise UsageError(f"{clip.path} would become {size}; {codec.encoder} writes up to {codec.largest} pixels.")
     if geometry.width < codec.narrowest:
         raise UsageError(f"{clip.path} would become {size}; {codec.encoder} needs {codec.narrowest} columns.")
-    factor = factor_of(clip.video, options)
-    if factor is not None and factor > scale * (1 + 1e-9):
-        raise UsageError(
-            f"{clip.path} would have to grow {factor:g} times; {options.model} reaches {scale:g}. "
-            "Choose a smaller size, or another model."
-        )
-    if size != f"{requested.width}x{requested.height}":
-        logger.warning(
-            "%s: %dx%d becomes %s, the next size that %s can hold.",
-            clip.path.name, requested.width, requested.height, size, codec.encoder,
-        )  # fmt: skip
 
 
 def _plan_colour(
@@ -275,22 +262,27 @@ def _chroma_location(video: VideoInfo, source: PixelLayout, target: PixelLayout)
     return {5: LEFT, 6: CENTRE}.get(stated, stated)  # positions at the bottom, which encoders do not write
 
 
-def _warn_of_losses(
+def _losses(
     clip: ClipInfo, source: PixelLayout, encoded: str, target: PixelLayout, kept: frozenset[str]
-) -> None:
-    """Warn of everything in the frames that the output cannot keep."""
-    name = clip.path.name
+) -> list[str]:
+    """Return a sentence for each thing in the frames that the output cannot keep."""
+    name, losses = clip.path.name, []
     if has_alpha(clip.video.pix_fmt) and not target.alpha and not clip.video.pix_fmt.startswith("pal"):
-        logger.warning("%s: its alpha channel is left out, as %s holds none.", name, encoded)
+        losses.append(f"{name}: its alpha channel is left out, as {encoded} holds none.")
     if source.bit_depth > target.bit_depth:
-        logger.warning("%s: of its %d bits %s keeps %d.", name, source.bit_depth, encoded, target.bit_depth)
+        losses.append(f"{name}: of its {source.bit_depth} bits {encoded} keeps {target.bit_depth}.")
     for kind, description in SIDE_DATA.items():
         if kind in clip.video.side_data and kind not in kept:
-            logger.warning("%s: %s cannot be kept.", name, description)
+            losses.append(f"{name}: {description} cannot be kept.")
+    return losses
 
 
-LESS_MEMORY = "take a smaller --tile, --batch 1, fewer --jobs or a smaller size"
-"""The advice if memory runs out."""
+
+def less_memory() -> str:
+    """Return the advice if memory runs out."""
+    tile, batch = setting("tile_size", flag="--tile"), setting("batch_size", 1, flag="--batch")
+    return f"take a smaller {tile}, {batch}, fewer {setting('jobs')} or a smaller size"
+
 
 QUEUE_SHARE = 16
 """Frames waiting on one side of the network, in all workers, use at most 1/16 of the free memory."""
@@ -306,7 +298,7 @@ def explains_out_of_memory(work: Work) -> Work:
 
     @wraps(work)
     def explained(source: Path, *args: Any, **kwargs: Any) -> Any:
-        with memory_explained(f"upscaling {source}", LESS_MEMORY):
+        with memory_explained(f"upscaling {source}", less_memory()):
             return work(source, *args, **kwargs)
 
     return cast(Work, explained)
@@ -337,5 +329,5 @@ def check_frame_fits(clip: ClipInfo, engine: Engine, conversion: Conversion, wor
         raise OutOfMemoryError(
             f"{clip.path}: a frame of {conversion.width}x{conversion.height} takes {needed / 1e9:.1f} GB on "
             f"{engine.device}{f' in {workers} workers' if workers > 1 else ''}, and {free / 1e9:.1f} GB are free; "
-            "take a smaller size or fewer --jobs."
+            f"take a smaller size or fewer {setting('jobs')}."
         )

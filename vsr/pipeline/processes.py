@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vsr.errors import VsrError, is_out_of_memory
+from vsr.errors import VsrError, is_out_of_memory, setting, settings_are_flags, spell_settings
 from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
 from vsr.pipeline.options import UpscaleOptions
@@ -128,7 +128,7 @@ class Processes:
         """As ``Transport``."""
         return (
             f"workers ended with {reason}, {attempts} times at the same place; if memory ran out, use fewer "
-            "--jobs or a smaller --tile."
+            f"{setting('jobs')} or a smaller {setting('tile_size', flag='--tile')}."
         )
 
 
@@ -189,7 +189,7 @@ class _Worker:
             with signals_held_back():  # until the process is stored and has its arguments
                 self.connection, other = context.Pipe()
                 with other:
-                    arguments = (other, self._device, self._threads, level)
+                    arguments = (other, self._device, self._threads, level, settings_are_flags())
                     self._process = context.Process(target=_serve, args=arguments, daemon=True)
                     with _interrupts_blocked(), _without_main_module():
                         self._process.start()
@@ -265,10 +265,11 @@ def _without_main_module() -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
-def _serve(connection: Connection, device: str, threads: int, level: int) -> None:
+def _serve(connection: Connection, device: str, threads: int, level: int, as_flags: bool) -> None:
     """Run a worker: upscale clips until the driver closes the connection."""
     import torch
 
+    spell_settings(as_flags=as_flags)
     torch.set_num_threads(threads)
     driver = _DriverConnection(connection)
     logging.getLogger("vsr").handlers[:] = [_ForwardingHandler(driver)]

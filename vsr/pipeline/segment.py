@@ -36,7 +36,7 @@ from vsr.pipeline.flow import ThreadedConsumer, ThreadedIterator
 from vsr.pipeline.journal import seal
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.outputs import FrameWriter, Output
-from vsr.pipeline.plan import LESS_MEMORY, Conversion, queue_bytes
+from vsr.pipeline.plan import Conversion, less_memory, queue_bytes
 from vsr.pipeline.segments import FinishedSegment, Segment
 from vsr.signals import shielded
 
@@ -174,7 +174,7 @@ def upscale_segments(
     items = _with_motion(items, job.conversion) if job.in_order else items
     max_bytes = queue_bytes(job.options, QUEUE_BYTES)
     with (
-        memory_explained(f"upscaling {_describe(job)} on {engine.device}", LESS_MEMORY),
+        memory_explained(f"upscaling {_describe(job)} on {engine.device}", less_memory()),
         _SegmentWriter(job, folder, on_finished, timer) as writer,
         ThreadedIterator(items, max_bytes=max_bytes, name="vsr-decode") as decoded,
         ThreadedConsumer(writer.write, max_bytes=max_bytes, name="vsr-encode") as encoded,
@@ -227,7 +227,7 @@ _Item = Frame | _Start | _End
 def _decoded(job: ClipJob, segments: Iterable[Segment], timer: Timer) -> Generator[_Item, None, None]:
     """Yield the frames of segments, each between a start and an end. A segment that turns out to be damaged is decoded
     again from an earlier keyframe."""
-    with memory_explained(f"decoding {_describe(job)}", LESS_MEMORY):
+    with memory_explained(f"decoding {_describe(job)}", less_memory()):
         for segment in segments:
             if segment.earlier_entry is not None:
                 yield _Start(segment)
@@ -381,7 +381,7 @@ class _SegmentWriter:
 
     def write(self, item: _Item) -> None:
         """Handle the start of a segment, its next frame, or its end."""
-        with memory_explained(f"encoding {_describe(self._job)}", LESS_MEMORY), self._timer("encode"):
+        with memory_explained(f"encoding {_describe(self._job)}", less_memory()), self._timer("encode"):
             if isinstance(item, Frame):
                 self._open_writer().write(item)
                 self._frames += 1

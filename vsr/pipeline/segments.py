@@ -129,7 +129,8 @@ def cut_by_time(
     wanted = len(index.between(start, end))
     if not wanted:
         whole = start is None and end is None
-        return [Segment(0, None if warm_up else start, start, end, None, index.num_frames if whole else None)]
+        count = index.num_frames if whole else 0 if len(index.timestamps) else None
+        return [Segment(0, None if warm_up else start, start, end, None, count)]
     least, most = (round(length / time_base) for length in seconds)
     cuts = [0]
     while (place := _next_cut(stamps, index.keyframes, cuts[-1], least, most)) is not None:

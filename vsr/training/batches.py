@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vsr.errors import UsageError
+from vsr.errors import UsageError, setting
 from vsr.inference.device import available_memory, free_memory
 from vsr.training.clips import Clips, clip_batch
 from vsr.training.degradation import degrade_batch, degrade_picture, reduce, region_size
@@ -255,14 +255,15 @@ def _packed(pictures: PictureSet, options: TrainOptions, device: torch.device) -
     """Pack the pictures into the device's memory, if requested and if they fit into a quarter of the free memory."""
     if options.cache not in ("auto", "gpu") or options.recipe.degradation != "bicubic" or device.type == "cpu":
         if options.cache == "gpu":
-            raise UsageError("--cache gpu needs a GPU: use --cache auto.")
+            raise UsageError(f"{setting('cache', 'gpu')} needs a GPU: use {setting('cache', 'auto')}.")
         return None
     needed, free = PackedPictures.bytes_needed(pictures), free_memory(device)
     if needed <= free // 4:
         return PackedPictures(pictures, device, workers=options.workers)
     if options.cache == "gpu":
         raise UsageError(
-            f"the pictures need {needed >> 20} MiB, but the GPU has {free >> 20} MiB free: use --cache auto."
+            f"the pictures need {needed >> 20} MiB, but the GPU has {free >> 20} MiB free: use "
+            f"{setting('cache', 'auto')}."
         )
     return None
 

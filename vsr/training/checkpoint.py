@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vsr.errors import CheckpointError, OutputError, UsageError, is_out_of_memory, option_text, shortened
+from vsr.errors import CheckpointError, OutputError, UsageError, is_out_of_memory, option_text, setting, shortened
 from vsr.files import lock_file, publish
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.generator import Generator
@@ -98,11 +98,12 @@ def _load_initial_weights(path: Path, generator: nn.Module) -> None:
     """Load all weights that fit; from a network of another scale, everything before the upsampling."""
     other = load_network(str(path))
     if type(other) is not type(generator):
-        raise UsageError(f"--init {path} is a different kind of network from the recipe's generator.")
+        raise UsageError(f"{setting('init', path)} is a different kind of network from the recipe's generator.")
     mine, theirs = (cast(Network, network).config for network in (generator, other))
     differing = [name for name in ("tanh", "normalisation") if mine.get(name) != theirs.get(name)]
     if differing:
-        raise UsageError(f"--init {path} is a different kind of network: its {' and '.join(differing)} differ.")
+        parts = " and ".join(differing)
+        raise UsageError(f"{setting('init', path)} is a different kind of network: its {parts} differ.")
     left = set(load_shared(generator, other.state_dict())) & set(generator.state_dict())
     if left:
         logger.warning("%s initialises the generator except for %s.", path, ", ".join(sorted(left)))
@@ -141,7 +142,8 @@ def _teacher(recipe: Recipe, options: TrainOptions) -> RecurrentGenerator | None
         return None
     teacher = load_network(str(options.teacher))
     if not isinstance(teacher, RecurrentGenerator) or teacher.scale != recipe.scale:
-        raise UsageError(f"--teacher {options.teacher} is not a recurrent generator of scale {recipe.scale}.")
+        given = setting("teacher", options.teacher)
+        raise UsageError(f"{given} is not a recurrent generator of scale {recipe.scale}.")
     return teacher.requires_grad_(False)
 
 
@@ -228,7 +230,8 @@ def _check_run(options: TrainOptions) -> None:
         holds_run = any((options.output / name).exists() for name in FILES)
         if holds_run and not (options.resume or options.overwrite):
             raise OutputError(
-                f"{options.output} holds a training run. Continue it with --resume, or replace it with --overwrite."
+                f"{options.output} holds a training run. Continue it with {setting('resume', True)}, or replace it "
+                f"with {setting('overwrite', True)}."
             )
         if options.resume and not (options.output / CHECKPOINT).exists():
             raise CheckpointError(f"nothing to resume: {options.output / CHECKPOINT} does not exist.")
@@ -303,7 +306,7 @@ def save_checkpoint(state: TrainState, output: Path, *, fingerprint: str, length
     except (OSError, RuntimeError) as exc:  # torch's writer reports a full disk as RuntimeError
         raise OutputError(
             f"cannot write the checkpoint {target}: {exc}. "
-            "Free some space, then continue from the previous one with --resume."
+            f"Free some space, then continue from the previous one with {setting('resume', True)}."
         ) from exc
     finally:
         with suppress(OSError):
@@ -331,7 +334,7 @@ def restore_checkpoint(state: TrainState, options: TrainOptions, *, fingerprint:
         if changed:
             raise CheckpointError(
                 f"{path} belongs to another run ({'; '.join(changed)}). Use the same values, or start a new run from "
-                f"its weights: --init {options.output / WEIGHTS}."
+                f"its weights: {setting('init', options.output / WEIGHTS)}."
             )
         _check_counters(saved)
         prepare_stage(state, saved["stage"], options)
@@ -347,10 +350,13 @@ def restore_checkpoint(state: TrainState, options: TrainOptions, *, fingerprint:
         state.step, state.stage_step, state.best = saved["step"], saved["stage_step"], saved["best"]
         state.quality = None if saved["quality"] is None else Quality(**saved["quality"])
         length: int = saved["lengths"][state.stage]
+    except UsageError:  # a ValueError too
+        raise
     except (AttributeError, LookupError, ArithmeticError, RuntimeError, TypeError, ValueError) as exc:
         reason = str(exc) if isinstance(exc, _Damage) else "its parts do not match"
         raise CheckpointError(
-            f"{path} is damaged: {reason}. Start a new run from its weights: --init {options.output / WEIGHTS}."
+            f"{path} is damaged: {reason}. Start a new run from its weights: "
+            f"{setting('init', options.output / WEIGHTS)}."
         ) from exc
     return length
 

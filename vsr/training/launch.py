@@ -25,7 +25,16 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from vsr.errors import TrainingError, UsageError, VsrError, needs_extra
+from vsr.errors import (
+    TrainingError,
+    UsageError,
+    VsrError,
+    needs_extra,
+    setting,
+    settings,
+    settings_are_flags,
+    spell_settings,
+)
 from vsr.inference.device import choose_device, computes_in_bf16
 from vsr.networks.rewrites import float32_products
 from vsr.training.options import TrainOptions
@@ -75,7 +84,10 @@ def launch(work: Callable[..., T], options: TrainOptions, report: Report, should
     relay = _Relay(report, should_stop)
     try:
         # Arguments are bound and the result is sent, as Fabric searches all that it passes itself for tensors.
-        fabric.launch(partial(_in_process, work=work, options=options, messages=relay.messages, stop=relay.stop))
+        fabric.launch(partial(
+            _in_process, work=work, options=options, messages=relay.messages, stop=relay.stop,
+            as_flags=settings_are_flags(),
+        ))  # fmt: skip
     except (ProcessRaisedException, ProcessExitedException) as exc:
         relay.close()
         if relay.error is not None:
@@ -85,7 +97,7 @@ def launch(work: Callable[..., T], options: TrainOptions, report: Report, should
             raise KeyboardInterrupt from exc
         raise TrainingError(
             f"a training process died ({reason}), and the others were stopped; "
-            "continue from the last checkpoint with --resume."
+            f"continue from the last checkpoint with {setting('resume', True)}."
         ) from exc
     finally:
         relay.close()
@@ -148,8 +160,11 @@ class _Relay:
         self._thread.join()
 
 
-def _in_process(fabric: Fabric, *, work: Callable[..., Any], options: TrainOptions, messages: Any, stop: Any) -> None:
+def _in_process(
+    fabric: Fabric, *, work: Callable[..., Any], options: TrainOptions, messages: Any, stop: Any, as_flags: bool
+) -> None:
     """Run ``work`` in a spawned process."""
+    spell_settings(as_flags=as_flags)
     # Ctrl-C reaches every process of a terminal; the parent handles it and forwards the request to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -198,8 +213,8 @@ def _join_started_processes(options: TrainOptions) -> TrainOptions:
         return options
     if requested != (1, 1):
         raise UsageError(
-            f"--devices {options.devices} --nodes {options.nodes} differs from what torchrun or srun has started, "
-            f"--devices {started[0]} --nodes {started[1]}: leave both out."
+            f"{settings(devices=options.devices, nodes=options.nodes)} differs from what torchrun or srun has started, "
+            f"{settings(devices=started[0], nodes=started[1])}: leave both out."
         )
     return replace(options, devices=started[0], nodes=started[1])
 
@@ -241,13 +256,14 @@ def _fabric(options: TrainOptions) -> Fabric:
     precision = _precision(options, device)
     several = options.devices * options.nodes > 1
     if device.type == "mps" and several:
-        raise UsageError("several processes can share CPUs or CUDA devices, but not mps: use --device cpu.")
+        cpu = setting("device", "cpu")
+        raise UsageError(f"several processes can share CPUs or CUDA devices, but not mps: use {cpu}.")
     if device.type == "cuda" and options.devices > torch.cuda.device_count():
-        raise UsageError(
-            f"torch finds {torch.cuda.device_count()} CUDA devices, but --devices asks for {options.devices}."
-        )
+        found, devices = torch.cuda.device_count(), setting("devices")
+        raise UsageError(f"torch finds {found} CUDA devices, but {devices} asks for {options.devices}.")
     if device.index is not None and several:
-        raise UsageError(f"--device {options.device} names one device, but --devices asks for {options.devices}.")
+        device_name, devices = setting("device", options.device), setting("devices")
+        raise UsageError(f"{device_name} names one device, but {devices} asks for {options.devices}.")
     method: Any = "popen" if _is_launched_externally() else "spawn"
     if several and options.nodes == 1:
         _use_loopback()
@@ -273,9 +289,11 @@ def _precision(options: TrainOptions, device: torch.device) -> str:
     if options.precision == "auto":
         return "bf16" if device.type == "cuda" and computes_in_bf16(device) else "fp32"
     if device.type == "cpu" and options.precision in ("fp16", "tf32"):
-        raise UsageError(f"--precision {options.precision} needs a GPU; the CPU computes in fp32 or bf16.")
+        wanted = setting("precision", options.precision)
+        raise UsageError(f"{wanted} needs a GPU; the CPU computes in fp32 or bf16.")
     if device.type == "mps" and options.precision == "tf32":
-        raise UsageError("--precision tf32 needs a CUDA device; mps computes in fp32, fp16 or bf16.")
+        wanted = setting("precision", "tf32")
+        raise UsageError(f"{wanted} needs a CUDA device; mps computes in fp32, fp16 or bf16.")
     return options.precision
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vsr.errors import CheckpointError, InputError, OutputError, needs_extra
+from vsr.errors import CheckpointError, InputError, OutputError, needs_extra, setting
 from vsr.files import write_whole
 from vsr.training.recipes import LOSSES, LOSSES_OF_CLIPS
 
@@ -147,7 +147,8 @@ class Log:
         try:
             rows = _decode(present, self._path) if present else []
         except InputError as exc:
-            raise CheckpointError(f"{exc} Move it away, or replace the run with --overwrite.") from exc
+            overwrite = setting("overwrite", True)
+            raise CheckpointError(f"{exc} Move it away, or replace the run with {overwrite}.") from exc
         kept = ",".join(COLUMNS) + "\n" + "".join(_encode(row) for row in rows if int(row["step"]) <= step)
         if kept.encode() != present:
             write_whole(self._path, kept.encode())
@@ -166,7 +167,7 @@ def find_tensorboard() -> Any:
     Raises:
         UsageError: it is not installed.
     """
-    with needs_extra("tensorboard", "--tensorboard"):
+    with needs_extra("tensorboard", setting("tensorboard", True)):
         from torch.utils.tensorboard import SummaryWriter
     return SummaryWriter
 

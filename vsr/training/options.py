@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vsr.errors import UsageError
+from vsr.errors import UsageError, setting
 from vsr.inference import DeviceName
 from vsr.options import contradictions, described, documented, option
 from vsr.training.recipes import RECIPES, STAGES, Recipe, StageName
@@ -122,9 +122,10 @@ class TrainOptions:
         wrong = []
         follows = [name for name in self.stages if self.recipe.stage(name).teacher]
         if follows and self.teacher is None:
-            wrong.append(f"{follows[0]}: the loss teacher needs the weights file of one: --teacher")
+            wrong.append(f"{follows[0]}: the loss teacher needs the weights file of one: {setting('teacher')}")
         if self.teacher is not None and not follows:
-            wrong.append("a teacher has no effect without a weight of its loss, such as --pretrain-teacher 0.5")
+            weight = setting("pretrain_teacher", 0.5)
+            wrong.append(f"a teacher has no effect without a weight of its loss, such as {weight}")
         return wrong
 
     @property

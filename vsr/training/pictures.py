@@ -30,7 +30,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vsr.errors import InputError, TrainingDataError
+from vsr.errors import InputError, TrainingDataError, setting
 from vsr.files import files_only
 from vsr.imaging.pictures import ENDINGS, Picture, Stored, decode_picture
 from vsr.imaging.pictures import PictureFile as PictureFile
@@ -148,7 +148,8 @@ def usable_pictures(
             logger.warning("left out: %s", reason)
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
     if not usable:
-        smaller = f"; the largest of these is {largest[1]}x{largest[0]}, so choose a smaller --crop-size" * any(largest)
+        across = f"{largest[1]}x{largest[0]}"
+        smaller = f"; the largest of these is {across}, so choose a smaller {setting('crop_size')}" * any(largest)
         raise TrainingDataError(f"none of the {len(files)} pictures can be used: {counts}{smaller}.")
     if left_out:
         logger.warning("left out %d of %d pictures: %s", left_out.total(), len(files), counts)

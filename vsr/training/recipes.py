@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from vsr.errors import UsageError
+from vsr.errors import UsageError, setting
 from vsr.networks import Head, Normalisation, Upsampling
 from vsr.options import contradictions, described, documented, option
 
@@ -428,11 +428,11 @@ class Recipe:
         return wrong
 
     def _single_contradictions(self) -> list[str]:
-        wrong = []
+        wrong, recurrent = [], setting("generator", "recurrent")
         if self.frames != 1 or self.long_frames:
-            wrong.append("clips of several frames are for the recurrent generator: --generator recurrent")
+            wrong.append(f"clips of several frames are for the recurrent generator: {recurrent}")
         if self.aligned:
-            wrong.append("aligned is for the recurrent generator, which has a state: --generator recurrent")
+            wrong.append(f"aligned is for the recurrent generator, which has a state: {recurrent}")
         return wrong
 
     def _recurrent_contradictions(self) -> list[str]:

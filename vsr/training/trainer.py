@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vsr.errors import CheckpointError, TrainingError, UsageError, WeightsError, is_out_of_memory
+from vsr.errors import CheckpointError, TrainingError, UsageError, WeightsError, is_out_of_memory, setting, settings
 from vsr.networks.generator import Generator
 from vsr.networks.lpips import load_lpips
 from vsr.networks.recurrent import RecurrentGenerator
@@ -181,7 +181,7 @@ def _report_out_of_memory(fabric: Fabric, options: TrainOptions) -> Iterator[Non
         crops = "crops" if recipe.frames == 1 else f"clips of {longest(recipe).frames} frames"
         raise TrainingError(
             f"{fabric.device} has not enough memory for batches of {recipe.batch_size} {crops} of {recipe.crop_size}: "
-            "use a smaller --batch-size or --crop-size, or --precision bf16."
+            f"use a smaller {setting('batch_size')} or {setting('crop_size')}, or {setting('precision', 'bf16')}."
         ) from exc
 
 
@@ -193,8 +193,8 @@ def _start_or_restore(
     if not options.resume:
         if stages[0] != "pretrain" and options.recipe.pretrain.length and options.init is None:
             raise UsageError(
-                f"the stage {stages[0]} starts from a generator: give one with --init, or run the stage pretrain first "
-                "and continue with --resume."
+                f"the stage {stages[0]} starts from a generator: give one with {setting('init')}, or run the stage "
+                f"pretrain first and continue with {setting('resume', True)}."
             )
         if state.fabric.is_global_zero:
             remove_old_run(options.output)
@@ -208,7 +208,7 @@ def _start_or_restore(
     if remaining[0] != state.stage and not done:
         raise CheckpointError(
             f"{options.output} is at update {state.stage_step} of {length} of the stage {state.stage}: "
-            f"finish it first (--stage {state.stage} --resume)."
+            f"finish it first ({settings(stage=state.stage, resume=True)})."
         )
     return remaining
 
@@ -411,7 +411,7 @@ class TrainMonitor:
         good = f"{checkpoint} holds the last good state" if checkpoint.exists() else "no checkpoint was written before"
         raise TrainingError(
             f"{problem} at or before step {self._state.step}; {good}. "
-            "Use a smaller learning rate, --gradient-clip 1, or --precision fp32."
+            f"Use a smaller learning rate, {setting('gradient_clip', 1)}, or {setting('precision', 'fp32')}."
         )
 
     def _measure(self, network: nn.Module, row: dict[str, float | str | None]) -> None:
