@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from vsr.media.ffmpeg import bundled_program
+from vsr.media.provenance import Provenance
 from vsr.networks.generator import Generator
 from vsr.networks.weights import save_network
 
@@ -128,6 +129,28 @@ def make_clip(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def state_origin() -> Callable[[Path, Provenance], Path]:
+    """Write how a clip was made into its metadata, as ``vsr upscale`` does."""
+
+    def state(path: Path, made: Provenance) -> Path:
+        copy = path.with_name(f"copy{path.suffix}")
+        ticks = {}
+        with av.open(str(path)) as source:
+            if path.suffix == ".mp4":
+                ticks = {"video_track_timescale": str(source.streams.video[0].time_base.denominator)}
+            with av.open(str(copy), "w", container_options=ticks) as target:
+                target.metadata["comment" if path.suffix == ".mp4" else "vsr"] = str(made)
+                streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+                for packet in source.demux():
+                    if packet.size:
+                        packet.stream = streams[packet.stream_index]
+                        target.mux(packet)
+        return copy.replace(path)
+
+    return state
 
 
 def gradient(width: int, height: int, shift: int) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Child processes from Linux's /proc, where any of them may end between two reads."""
+"""Child processes from Linux's /proc, where any of them may end between two reads, and what a command has said."""
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,3 +25,8 @@ def _command(pid: int) -> bytes:
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
+
+
+def without_plan(stderr: str) -> str:
+    """Leave out the line that says what will be done, and the advice that follows it."""
+    return re.sub(r"(?m)^\S+: \d+x\d+ to \d+x\d+[,;] .*\n(--precision .*\n)?", "", stderr)

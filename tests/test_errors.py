@@ -151,7 +151,7 @@ def test_the_command_names_flags_and_leaves_python_to_itself(tmp_path: Path) -> 
     target = tmp_path / "b.png"
     target.write_bytes(b"")
     result = CliRunner().invoke(main, [*command[:3], str(target)])
-    assert result.output == f"vsr: {target} exists already; --overwrite replaces it.\n"
+    assert result.output == f"error: {target} exists already; --overwrite replaces it.\n"
     with pytest.raises(OutputError, match="exists already; overwrite=True replaces it"):
         vsr.upscale(command[1], target)
 

@@ -51,8 +51,10 @@ def check_target(
         elif not target.parent.is_dir() and not makes_folder:
             raise OutputError(f"the folder {target.parent} does not exist; create it first.")
         else:
+            folder = next((path for path in target.parents if path.is_dir()), target.parent)
             with suppress(FileNotFoundError):
-                os.lstat(target)  # raises for a name that is too long; the checks above return False in newer Pythons
+                # Raises for a name that is too long; the checks above return False in newer Pythons.
+                os.lstat(folder / target.name)
     except OSError as exc:
         raise OutputError(f"cannot write {target}: {exc.strerror}.") from exc
 

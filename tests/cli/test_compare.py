@@ -45,6 +45,7 @@ def files(tmp_path: Path, make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "empty.mp4").touch()
     make_clip("a.mp4", audio=["aac"])
     make_clip("small.mp4", size=(24, 16))
+    make_clip("short.mp4", pts=range(0, 4 * 512, 512))
     make_clip("late.mp4", pts=range(5120, 5120 + 8 * 512, 512))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -54,7 +55,8 @@ def test_a_strip_is_told(files: Path) -> None:
     result = invoke("a.png", "b.png", "--lr", "lr.png", "--hr", "hr.png", "-o", "s.png", "--region", "5,6,20,10")
     assert result.exit_code == 0, result.output
     size = (files / "s.png").stat().st_size / 1e6
-    assert result.stdout == f"s.png: a strip of LR | bicubic | a.png | b.png | HR, 324x124, {size:.1f} MB\n"
+    labels = "LR, 15x10 | bicubic, 60x40 | a.png, 60x40 | b.png, 60x40 | HR, 60x40"
+    assert result.stdout == f"s.png: a strip of {labels}, 260x141, {size:.1f} MB\n"
 
 
 def test_a_video_as_json(files: Path) -> None:
@@ -73,7 +75,7 @@ def test_a_page_in_silence(files: Path) -> None:
     result = invoke("a.mp4", "--lr", "small.mp4", "--no-bicubic", "-o", "p.html", "--frames", 2, "--quality", 90, "-q")
     assert (result.exit_code, result.output) == (0, "")
     page = (files / "p.html").read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg") == 2 and page.count("data:image/png") == 2
+    assert page.count("data:image/jpeg") == 2 + 6 == page.count("data:image/png"), "two, and six to play"
 
 
 def test_an_existing_output_is_replaced_only_on_demand(files: Path) -> None:
@@ -100,6 +102,10 @@ USAGE = {
     "a.png b.png -o s.png --region a,2,3,4": "'a,2,3,4' is not X,Y,W,H",
     "a.png b.png -o s.png --region 0,0,9,9 --regions 3": "--region gives the regions to magnify, so --regions",
     "a.png b.png -o s.png --regions -1": "the number of regions must not be negative, got -1.",
+    "a.png b.png -o s.png --align start": "--align is for clips, and these are pictures.",
+    "a.mp4 a.mp4 -o s.png --align end": "'end' is not one of 'time', 'start'",
+    "a.mp4 a.mp4 -o s.png --play 1": "--play is for a page, and s.png is a strip.",
+    "a.mp4 a.mp4 -o p.html --play -1": "the time to play must be finite and not negative, got -1.0.",
     "a.png b.png -o s.png --time 0": "--time, --frame and --frames are for clips, and these are pictures.",
     "a.png b.png -o p.html --region 0,0,9,9": "--region is for a strip, and p.html is a page.",
     "a.mp4 a.mp4 -o v.mp4 --time 1": "--time is for a strip or a page, and v.mp4 is a video.",
@@ -130,6 +136,7 @@ FILES = {
     "a.png --lr odd.png -o s.png": "LR odd.png is 60x33 and a.png is 60x40, which is not a multiple of it.",
     "a.mp4 small.mp4 -o v.mp4": "small.mp4 is 24x16 and a.mp4 is 48x32: nothing is rescaled",
     "a.mp4 late.mp4 -o v.mp4": "late.mp4 and a.mp4 are not in step: frame 0 is at 0.400 s and at 0.000 s;",
+    "a.mp4 short.mp4 -o v.mp4": "short.mp4 lasts 0.160 s and a.mp4 0.320 s, and nothing in them says which part of the",
     "a.png b.png -o a.png": "a.png is one of the inputs; give the output another name.",
     "a.png b.png -o nowhere/s.png": "the folder nowhere does not exist; create it first.",
     "a.png b.png -o here.png": "here.png is a folder; name a file in it.",

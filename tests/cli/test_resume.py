@@ -176,7 +176,7 @@ def test_a_job_of_another_version(
         context.setattr(UpscaleOptions, "to_dict", lambda self: to_dict(self) | {"detail": 3.0})
         interrupted("upscale", make_clip(**LONG), "-o", tmp_path / "out.mkv", "--model", "identity")
     result = invoke("resume", tmp_path / "out.mkv")
-    assert (result.exit_code, result.stderr) == (2, "vsr: the detail must lie in [0, 1], got 3.0.\n")
+    assert (result.exit_code, result.stderr) == (2, "error: the detail must lie in [0, 1], got 3.0.\n")
 
 
 # Names

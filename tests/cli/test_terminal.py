@@ -191,7 +191,7 @@ def test_a_log_record(capsys: pytest.CaptureFixture[str]) -> None:
         ("--vers", "no such option '--vers'; did you mean --version?"),
         ("upscale in.mp4 --sclae 2", "no such option '--sclae'; did you mean --scale?"),
         ("train --xyzzy", "no such option '--xyzzy'."),
-        ("upscale -o out.mp4", "missing argument 'INPUT...'."),
+        ("upscale -o out.mp4", "missing argument 'INPUT... [OUT]'."),
     ],
 )
 def test_a_usage_error_is_a_sentence_and_the_way_to_the_help(words: str, said: str) -> None:
@@ -208,7 +208,7 @@ def test_a_usage_error_is_a_sentence_and_the_way_to_the_help(words: str, said: s
         ("--engine trch", "'openvino'; did you mean torch?"),
         ("--precision xyz", "'int8'."),
         ("--codec hevc --preset slwo", "hevc has no preset 'slwo' (did you mean slow?): use ultrafast"),
-        ("--codec h265", "or an encoder's name; did you mean hevc?"),
+        ("--codec h266", "or an encoder's name; did you mean h265?"),
         ("--codec libx256", "or an encoder's name; did you mean libx265?"),
         ("--codec xyz", "or an encoder's name."),
         ("--pix-fmt yuv420", "; did you mean yuv420p?"),

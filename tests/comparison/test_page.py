@@ -4,7 +4,7 @@ import base64
 import hashlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +21,8 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 MakeClip = Callable[..., Path]
 
+LR = "LR, 15x10"
+
 
 def noise(height: int, width: int, seed: int = 0) -> Picture:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -35,17 +37,22 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.moments: list[dict[str, str]] = []
         self.captions: list[str] = []
+        self.run: list[dict[str, str]] = []
+        self.played: list[str] = []
+        self.shown: dict[str, str] = {}
         self.feed(self.source)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = {name: value or "" for name, value in attrs}
         self.elements.append((tag, attributes))
-        if attributes.get("class") == "moment":
-            self.moments.append({})
-            self.captions.append(attributes["data-caption"])
+        if attributes.get("class") in ("moment", "frame"):
+            self.shown = {}
+            is_moment = attributes["class"] == "moment"
+            (self.moments if is_moment else self.run).append(self.shown)
+            (self.captions if is_moment else self.played).append(attributes["data-caption"])
         elif tag == "img":
-            self.moments[-1][attributes["alt"]] = attributes["src"]
+            self.shown[attributes["alt"]] = attributes["src"]
 
     def picture(self, label: str, moment: int = 0) -> tuple[str, Picture]:
         """Return the media type and the pixels of a picture."""
@@ -58,7 +65,8 @@ def made(tmp_path: Path, **more: object) -> Page:
     for name, size in (("one", (40, 60)), ("two", (40, 60)), ("lr", (10, 15))):
         write_picture(files[name], noise(*size, seed=len(name) + ord(name[0])))
     options = CompareOptions(
-        inputs=(files["one"], files["two"]), lr=files["lr"], target=tmp_path / "page.html", **more  # type: ignore[arg-type]
+        inputs=(files["one"], files["two"]), lr=files["lr"], target=tmp_path / "page.html",
+        **{"labels": ("one", "two"), **more},  # type: ignore[arg-type]
     )  # fmt: skip
     summary = compare(options)
     assert (summary.kind, summary.width, summary.height, summary.frames) == ("page", 60, 40, 1)
@@ -67,11 +75,11 @@ def made(tmp_path: Path, **more: object) -> Page:
 
 def test_every_picture_is_in_the_page_bit_for_bit(tmp_path: Path) -> None:
     content = made(tmp_path)
-    assert list(content.moments[0]) == ["LR", "bicubic", "one.png", "two.png"]
-    for label, name, size in (("one.png", "one", (40, 60)), ("two.png", "two", (40, 60)), ("LR", "lr", (10, 15))):
+    assert list(content.moments[0]) == [LR, "bicubic, 60x40", "one", "two"]
+    for label, name, size in (("one", "one", (40, 60)), ("two", "two", (40, 60)), (LR, "lr", (10, 15))):
         kind, picture = content.picture(label)
         assert kind == "data:image/png" and np.array_equal(picture, noise(*size, seed=len(name) + ord(name[0])))
-    assert content.picture("bicubic")[1].shape == (40, 60, 3)
+    assert content.picture("bicubic, 60x40")[1].shape == (40, 60, 3)
     assert "60×40, lossless PNG" in content.source
 
 
@@ -121,14 +129,15 @@ def test_a_quality_makes_jpeg_pictures(tmp_path: Path) -> None:
     sizes = []
     for quality in (95, 30):
         target = tmp_path / f"{quality}.html"
-        compare(CompareOptions(inputs=inputs, lr=tmp_path / "lr.png", target=target, quality=quality))
+        lr = tmp_path / "lr.png"
+        compare(CompareOptions(inputs=inputs, labels=("1", "2"), lr=lr, target=target, quality=quality))
         content = Page(target)
-        kind, picture = content.picture("one.png")
+        kind, picture = content.picture("1")
         assert kind == "data:image/jpeg" and f"JPEG of quality {quality}" in content.source
         exact = decode_picture(inputs[0].read_bytes(), "")
         assert 0 < np.abs(picture.astype(int) - exact).mean() < (2 if quality == 95 else 10)
-        sizes.append(len(content.moments[0]["one.png"]))
-        assert np.array_equal(content.picture("LR")[1], noise(16, 16)), "LR is small, and stays exact"
+        sizes.append(len(content.moments[0]["1"]))
+        assert np.array_equal(content.picture("LR, 16x16")[1], noise(16, 16)), "LR is small, and stays exact"
     assert sizes[1] < sizes[0] / 2
 
 
@@ -138,16 +147,16 @@ def test_large_pages_become_jpeg_with_a_warning(
     monkeypatch.setattr(page, "LOSSLESS_PIXELS", 7349)  # one less than the page has
     monkeypatch.setattr(page, "LARGE_BYTES", 1000)
     with caplog.at_level(logging.WARNING, "vsr"):
-        assert made(tmp_path).picture("one.png")[0] == "data:image/jpeg"
+        assert made(tmp_path).picture("one")[0] == "data:image/jpeg"
     target, size = tmp_path / "page.html", (tmp_path / "page.html").stat().st_size
     assert caplog.messages == [
         "0 megapixels make a large page, so its pictures are JPEG of quality 95; quality='lossless' writes PNG.",
         f"{target} is {size // 1_000_000} MB large; a lower quality would make it smaller.",
     ]
     caplog.clear()
-    assert made(tmp_path, quality="lossless", overwrite=True).picture("one.png")[0] == "data:image/png"
+    assert made(tmp_path, quality="lossless", overwrite=True).picture("one")[0] == "data:image/png"
     monkeypatch.setattr(page, "LOSSLESS_PIXELS", 7350)
-    assert made(tmp_path, overwrite=True).picture("one.png")[0] == "data:image/png"
+    assert made(tmp_path, overwrite=True).picture("one")[0] == "data:image/png"
     assert len(caplog.messages) == 2 and all("MB large" in message for message in caplog.messages)
 
 
@@ -174,10 +183,13 @@ def test_the_page_has_the_chosen_frames(
 
 
 @pytest.mark.parametrize(
-    ("others", "first"), [(("lr",), "1 2"), (("hr",), "0 1"), (("lr", "hr"), "1 2"), (("two", "lr", "hr"), "2 3")]
+    ("others", "first"), [
+        *((("lr",), "1 2"), (("hr",), "0 1"), (("lr", "hr"), "1 2"), (("two", "lr", "hr"), "1 2")),
+        *((("two",), "0 1"), (("two", "hr"), "0 1")),
+    ],
 )
 def test_which_pictures_are_shown_first(tmp_path: Path, others: tuple[str, ...], first: str) -> None:
-    """Two candidates; or a single one with the interpolation, or else with HR."""
+    """The interpolation and the first candidate; else two candidates, or a single one with HR."""
     for name in ("one", *others):
         write_picture(tmp_path / f"{name}.png", noise(4, 4) if name == "lr" else noise(8, 8))
     named = {name: tmp_path / f"{name}.png" for name in others if name != "two"}
@@ -185,3 +197,40 @@ def test_which_pictures_are_shown_first(tmp_path: Path, others: tuple[str, ...],
     compare(CompareOptions(inputs=inputs, target=tmp_path / "page.html", **named))  # type: ignore[arg-type]
     (moment,) = [found for _, found in Page(tmp_path / "page.html").elements if found.get("class") == "moment"]
     assert moment["data-first"] == first
+
+
+@pytest.mark.parametrize(
+    ("chosen", "frames"),
+    [
+        ({"num_frames": 8}, range(31, 69)),  # 38 frames of 40 ms about the middle, from one of the moments on
+        ({"num_frames": 8, "play": 0.4}, range(43, 53)),
+        ({"frames": (70, 90)}, range(70, 100)),  # up to the end
+        ({"times": (0.5,), "play": 0.1}, range(12, 15)),
+        ({"frames": (99,)}, []),
+        ({"play": 0.0}, []),
+    ],
+)
+def test_a_clip_gets_successive_frames_to_play(
+    make_clip: MakeClip, tmp_path: Path, chosen: dict[str, object], frames: Sequence[int]
+) -> None:
+    clip = make_clip(pts=range(0, 100 * 512, 512), options={"g": "30"})
+    target = tmp_path / "page.html"
+    compare(CompareOptions(inputs=(clip, clip), labels=("1", "2"), target=target, **chosen))  # type: ignore[arg-type]
+    content = Page(target)
+    assert content.played == [f"{number * 0.04:.3f} s, frame {number}" for number in frames]
+    assert len({frame["1"] for frame in content.run}) == len(frames)
+    for number, kind in ((0, "data:image/png"), (0, "data:image/jpeg"))[: 2 if frames else 1]:
+        assert (content.moments if kind.endswith("png") else content.run)[number]["1"].startswith(kind)
+
+
+def test_what_is_played_is_bounded(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(page, "PLAY_PIXELS", 5 * 2 * 48 * 32)
+    clip = make_clip(pts=range(0, 20 * 512, 512))
+    options = CompareOptions(inputs=(clip, clip), labels=("1", "2"), target=tmp_path / "page.html", quality=50)
+    with caplog.at_level(logging.WARNING, "vsr"):
+        compare(options)
+    assert len(Page(options.target).run) == 5
+    assert caplog.messages == ["P plays 5 frames, since more of this size would make a large page."]
+    assert "48×32, JPEG of quality 50<" in options.target.read_text(encoding="utf-8")

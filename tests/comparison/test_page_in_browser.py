@@ -160,7 +160,7 @@ def pictures_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_picture(folder / f"{name}.png", np.full((400, 400, 3), colour, np.uint8))
     target = folder / "Bär – 画像.html"
     inputs = folder / "red.png", folder / "blue.png"
-    compare(CompareOptions(inputs=inputs, lr=folder / "lr.png", target=target))
+    compare(CompareOptions(inputs=inputs, labels=("red", "blue"), lr=folder / "lr.png", target=target))
     return target
 
 
@@ -170,6 +170,14 @@ def page(browser: Browser, pictures_page: Path) -> Browser:
     browser.events.clear()
     browser.open(pictures_page)
     return browser
+
+
+@pytest.fixture
+def colours(page: Browser) -> Browser:
+    """The page with red on the left and blue on the right."""
+    page.value("show({ left: 2, right: 3 })")
+    assert shown(page) == ("red", "blue")
+    return page
 
 
 def shown(browser: Browser) -> tuple[str, str]:
@@ -196,6 +204,7 @@ def middle(browser: Browser, name: str) -> tuple[float, float]:
 
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
+LR, BICUBIC = "LR, 100x100", "bicubic, 400x400"
 
 
 def test_the_page_loads_without_requests_and_errors(page: Browser) -> None:
@@ -227,8 +236,12 @@ def test_the_policy_blocks_requests(page: Browser, attempt: str) -> None:
     assert violated.startswith("https://example.invalid/")
 
 
-def test_the_line_divides_the_two_pictures_and_can_be_dragged(page: Browser) -> None:
-    assert shown(page) == ("red.png", "blue.png")
+def test_the_page_opens_on_bicubic_and_the_first_candidate(page: Browser) -> None:
+    assert shown(page) == (BICUBIC, "red")
+
+
+def test_the_line_divides_the_two_pictures_and_can_be_dragged(colours: Browser) -> None:
+    page = colours
     x, y = middle(page, "stage")
     assert pixel(page, x - 60, y) == RED and pixel(page, x + 60, y) == BLUE
     page.drag(middle(page, "divider"), (x + 100, y))
@@ -246,31 +259,31 @@ def test_the_line_divides_the_two_pictures_and_can_be_dragged(page: Browser) -> 
 
 def test_keys_and_lists_select_the_pictures(page: Browser) -> None:
     page.press("1", "Digit1")
-    page.wait_for("document.querySelector('img.right').alt === 'LR'")
+    page.wait_for("document.querySelector('img.right').alt === 'LR, 100x100'")
     page.press("@", "Digit2", shift=True)
-    page.wait_for("document.querySelector('img.left').alt === 'bicubic'")
+    page.wait_for("document.querySelector('img.left').alt === 'bicubic, 400x400'")
     page.press("9", "Digit9")
     page.press("s")
-    page.wait_for("document.querySelector('img.left').alt === 'LR'")
-    assert shown(page) == ("LR", "bicubic")
-    assert page.value("[element.left.selectedOptions[0].text, element.right.value]") == ["1 LR", "1"]
+    page.wait_for("document.querySelector('img.left').alt === 'LR, 100x100'")
+    assert shown(page) == (LR, BICUBIC)
+    assert page.value("[element.left.selectedOptions[0].text, element.right.value]") == [f"1 {LR}", "1"]
     page.value("element.right.value = 3; element.right.dispatchEvent(new Event('change'))")
-    page.wait_for("document.querySelector('img.right').alt === 'blue.png'")
+    page.wait_for("document.querySelector('img.right').alt === 'blue'")
     page.press("4", "Digit4", shift=True)
-    page.wait_for("document.querySelector('img.left').alt === 'blue.png'")
+    page.wait_for("document.querySelector('img.left').alt === 'blue'")
     x, y = middle(page, "stage")
     assert pixel(page, x - 60, y) == BLUE == pixel(page, x + 60, y), "the same on both sides"
 
 
 def test_the_wheel_zooms_about_the_pointer_and_dragging_moves(page: Browser) -> None:
     page.press("1", "Digit1")
-    page.wait_for("document.querySelector('img.right').alt === 'LR'")
+    page.wait_for("document.querySelector('img.right').alt === 'LR, 100x100'")
     page.value("divider.focus()")
     page.press("Home")  # LR alone
     stage, corner = box(page, "stage"), box(page, "pictures")
     assert (corner["width"], corner["height"]) == (400, 400), "whole pixels where the picture fits"
     at = corner["x"] + 100, corner["y"] + 300  # between columns 24 and 25 of LR, rows 74 and 75
-    page.mouse("mouseWheel", *at, deltaX=0, deltaY=-1000 * math.log(2))  # four times
+    page.mouse("mouseWheel", *at, deltaX=0, deltaY=-300)  # three notches: 2, 3, 4
     zoomed = box(page, "pictures")
     assert zoomed["width"] == pytest.approx(1600, rel=1e-3)
     assert zoomed["x"] + 400 == pytest.approx(at[0], abs=1) and zoomed["y"] + 1200 == pytest.approx(at[1], abs=1)
@@ -295,6 +308,52 @@ def test_the_wheel_zooms_about_the_pointer_and_dragging_moves(page: Browser) -> 
     page.press("-")
     page.press("0")
     assert box(page, "pictures") == corner
+
+
+def test_zooming_takes_whole_steps_with_square_pixels(page: Browser) -> None:
+    for ratio in (1, 1.25):
+        metrics = {"width": 1000, "height": 700, "deviceScaleFactor": ratio, "mobile": False}
+        page.call("Emulation.setDeviceMetricsOverride", **metrics)
+        page.wait_for(f"devicePixelRatio === {ratio}")
+        page.press("0")
+        page.wait_for("element.percent.textContent === '100 %'")
+        for percent in (200, 300, 400, 600, 800):
+            page.mouse("mouseWheel", 333, 222, deltaX=0, deltaY=-100)
+            page.wait_for(f"element.percent.textContent === '{percent} %'")
+        corner = page.value(
+            "(() => { const box = pictures.getBoundingClientRect();"
+            " return [box.x, box.y, box.width].map(it => it * devicePixelRatio); })()"
+        )
+        assert corner == pytest.approx([round(it) for it in corner], abs=1e-3) and corner[2] == pytest.approx(3200)
+        for _ in range(2):
+            page.mouse("mouseWheel", 333, 222, deltaX=0, deltaY=45)
+        assert page.value("element.percent.textContent") == "800 %", "parts of a notch change nothing yet"
+        page.mouse("mouseWheel", 333, 222, deltaX=0, deltaY=15)
+        page.wait_for("element.percent.textContent === '600 %'")
+
+
+def test_space_flips_the_two_pictures_in_place(colours: Browser) -> None:
+    page = colours
+    x, y = middle(page, "stage")
+    sides = (x - 150, y + 100), (x + 150, y + 100)
+    tags = "[element['left-tag'].hidden, element['right-tag'].hidden, divider.hidden]"
+    for colour, hidden in ((RED, [False, True, True]), (BLUE, [True, False, True]), (RED, [False, True, True])):
+        page.press(" ", "Space")
+        assert [pixel(page, *at) for at in sides] == [colour, colour] and page.value(tags) == hidden
+    page.press("Escape")
+    assert [pixel(page, *at) for at in sides] == [RED, BLUE] and page.value(tags) == [False, False, False]
+    at = middle(page, "in")
+    page.mouse("mousePressed", *at, button="left", clickCount=1)
+    page.mouse("mouseReleased", *at, button="left", clickCount=1)
+    page.press(" ", "Space")
+    assert page.value("[view.whole, element.percent.textContent]") == ["left", "200 %"], "the button was left"
+
+
+def test_the_focus_ring_is_around_the_knob(page: Browser) -> None:
+    page.press("Tab")
+    page.value("divider.focus()")
+    ring = "[getComputedStyle(divider).outlineStyle, getComputedStyle(divider, '::after').outlineStyle]"
+    assert page.value("divider.matches(':focus-visible')") and page.value(ring) == ["none", "solid"]
 
 
 def test_two_fingers_zoom_and_one_moves_the_line(page: Browser) -> None:
@@ -337,3 +396,33 @@ def test_keys_and_buttons_select_the_frame(browser: Browser, tmp_path: Path, mak
     browser.value("divider.focus()")
     browser.press("ArrowRight")
     assert browser.value("divider.getAttribute('aria-valuenow')") == "51" and browser.value("view.moment") == 0
+
+
+def test_p_plays_successive_frames_in_a_loop(browser: Browser, tmp_path: Path, make_clip: Callable[..., Path]) -> None:
+    clip = make_clip(pts=range(0, 60 * 512, 512), size=(96, 64))
+    target = tmp_path / "clip.html"
+    compare(CompareOptions(inputs=(clip, clip), labels=("one", "two"), target=target, num_frames=3, play=0.2))
+    browser.open(target)
+    number = "Number(element.caption.textContent.split(' ').pop())"
+    browser.value(
+        "window.seen = []; new MutationObserver(() => {"
+        " const shown = document.querySelector('img.right').parentElement;"
+        " const at = Number(shown.dataset.caption.split(' ').pop());"
+        " if (shown.className === 'frame' && at !== seen.at(-1)) seen.push(at);"
+        " }).observe(pictures, { subtree: true, attributeFilter: ['class'] })"
+    )
+    first = browser.value(number)
+    assert first == 10
+    browser.press("p")
+    browser.wait_for("seen.length > 11")
+    assert browser.value("element.play.textContent") == "Pause"
+    browser.press("p")
+    assert browser.value("seen")[:11] == [10, 11, 12, 13, 14, 10, 11, 12, 13, 14, 10]
+    paused = browser.value(number)
+    assert paused in range(10, 15) and browser.value("element.play.textContent") == "Play"
+    browser.press("ArrowRight")
+    assert browser.value(number) == (paused - 10 + 1) % 5 + 10
+    browser.press("Escape")
+    assert browser.value(number) == first and browser.value("view.frame") is None
+    browser.press("ArrowRight")
+    assert browser.value(number) == 30

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from vsr.comparison import draw
 from vsr.comparison.compare import compare
 from vsr.comparison.draw import BACKGROUND, VIDEO_INK, arrange, compose
 from vsr.comparison.options import CompareOptions, CompareProgress
@@ -19,6 +21,7 @@ from vsr.imaging.pictures import Picture
 from vsr.media.clip import TURN, ColourTags
 from vsr.media.formats import CODECS
 from vsr.media.probe import probe
+from vsr.media.provenance import Provenance
 from vsr.media.reader import Frame
 from vsr.media.writer import Encoder, VideoFormat
 
@@ -132,9 +135,10 @@ def test_a_split_screen_keeps_times_and_sound(make_clip: MakeClip, tmp_path: Pat
     one, two = flat_clip(tmp_path / "one.mp4", 60), flat_clip(tmp_path / "two.mp4", 180)
     target = tmp_path / f"out{ending}"
     reports: list[CompareProgress] = []
-    options = CompareOptions(inputs=(one, two), lr=lr, bicubic=False, target=target)
+    options = CompareOptions(inputs=(one, two), lr=lr, bicubic=False, target=target, layout="split")
     summary = compare(options, reports.append)
-    assert (summary.kind, summary.labels, summary.frames) == ("video", ("LR", "one.mp4", "two.mp4"), 6)
+    assert (summary.kind, summary.frames) == ("video", 6)
+    assert summary.labels == ("LR, 48x32", "one.mp4, 192x128", "two.mp4, 192x128")
     assert [report.frames for report in reports] == [1, 2, 3, 4, 5, 6]
     frames = frames_of(target)
     rounding = Fraction(1, 2000) if ending == ".mkv" else 0
@@ -154,8 +158,46 @@ def test_a_split_screen_keeps_times_and_sound(make_clip: MakeClip, tmp_path: Pat
 def test_a_video_shows_bicubic_instead_of_lr(make_clip: MakeClip, tmp_path: Path) -> None:
     lr, one = make_clip("lr.mp4", pts=IRREGULAR), flat_clip(tmp_path / "one.mp4", 60)
     summary = compare(CompareOptions(inputs=(one,), lr=lr, target=tmp_path / "o.mp4", layout="side-by-side"))
-    assert summary.labels == ("bicubic", "one.mp4") and (summary.width, summary.height) == (388, 128)
+    assert summary.labels == ("bicubic, 192x128", "one.mp4, 192x128") and (summary.width, summary.height) == (388, 128)
     assert probe(tmp_path / "o.mp4").others == ()
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, (192, 128)), (3, (388, 260)), (4, (388, 260))])
+def test_more_than_two_panels_are_in_a_grid(tmp_path: Path, count: int, size: tuple[int, int]) -> None:
+    clips = tuple(flat_clip(tmp_path / f"{number}.mp4", 60) for number in range(count))
+    summary = compare(CompareOptions(inputs=clips, target=tmp_path / "out.mp4"))
+    assert (summary.width, summary.height) == size
+
+
+def test_a_grid_that_h264_cannot_hold_becomes_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw, "CODEC", replace(CODECS["h264"], largest=300))
+    clips = tuple(flat_clip(tmp_path / f"{number}.mp4", 60) for number in range(3))
+    summary = compare(CompareOptions(inputs=clips, target=tmp_path / "out.mp4"))
+    assert (summary.width, summary.height) == (192, 128)
+
+
+def seconds_of(clip: Path) -> list[Fraction]:
+    return [frame.pts * frame.time_base for frame in frames_of(clip)]
+
+
+@pytest.mark.parametrize("heard", ["whole", "part"])
+def test_a_part_beside_its_source_has_the_sound_of_the_part(
+    make_clip: MakeClip, tmp_path: Path, state_origin: Callable[..., Path], heard: str
+) -> None:
+    audio: dict[str, Any] = {"audio": ["aac"]}
+    whole = make_clip("whole.mp4", pts=range(0, 50 * 512, 512), **(audio if heard == "whole" else {}))
+    part = make_clip("part.mp4", pts=range(0, 20 * 512, 512), **(audio if heard == "part" else {}))
+    state_origin(part, Provenance("1", "m", 1, 4, start=Fraction(1), end=Fraction("1.8")))
+    target = tmp_path / "out.mp4"
+    assert compare(CompareOptions(inputs=(whole, part), target=target)).frames == 20
+    shown = seconds_of(target)
+    assert shown == [shown[0] + Fraction(number, 25) for number in range(20)] and shown[0] < Fraction(1, 20)
+    found, packets = sound_of(target), [content for _, content in sound_of(whole if heard == "whole" else part)]
+    place = packets.index(found[3][1])
+    assert [content for _, content in found] == packets[place - 3 : place - 3 + len(found)]
+    begins = sound_of(whole if heard == "whole" else part)[place][0] - (1 if heard == "whole" else 0)
+    assert found[3][0] - shown[0] == pytest.approx(begins, abs=0.002)
+    assert 0.7 < len(found) * 1024 / 48000 < 0.9
 
 
 def test_the_sound_is_that_of_the_first_clip_with_some(make_clip: MakeClip, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ import torch
 from vsr.comparison.options import CompareOptions
 from vsr.comparison.sources import Moment, Sources, open_sources
 from vsr.errors import InputError, UsageError
-from vsr.evaluation.pairing import at_even_spacing, at_numbers, at_times, count_packets, iterate_in_step
+from vsr.evaluation.pairing import at_even_spacing, at_numbers, at_times, iterate_in_step, place_clips
 from vsr.imaging.pictures import Picture, write_picture
 from vsr.imaging.resize import resize_bicubic
 from vsr.media.clip import TURN, ColourTags
 from vsr.media.formats import CODECS
 from vsr.media.probe import probe
+from vsr.media.provenance import Provenance
 from vsr.media.reader import Frame
 from vsr.media.writer import Encoder, VideoFormat
 
@@ -54,7 +56,8 @@ def test_pictures_become_panels_in_order(tmp_path: Path) -> None:
     lr, one, two, hr = (write(tmp_path / f"{name}.png", *size) for name, size in
                         (("lr", (15, 20)), ("one", (45, 60)), ("two", (45, 60)), ("hr", (45, 60))))  # fmt: skip
     moment = the_moment(tmp_path, one, two, lr=lr, hr=hr)
-    assert [panel.label for panel in moment.panels] == ["LR", "bicubic", "one.png", "two.png", "HR"]
+    labels = ["LR, 20x15", "bicubic, 60x45", "one.png, 60x45", "two.png, 60x45", "HR, 60x45"]
+    assert [panel.label for panel in moment.panels] == labels
     assert [panel.factor for panel in moment.panels] == [3, 1, 1, 1, 1]
     assert [panel.shown.shape for panel in moment.panels] == [(45, 60, 3)] * 5
     assert moment.size == (45, 60) and moment.caption == ""
@@ -181,7 +184,7 @@ def test_times_and_frames_outside_of_the_clip_are_refused(make_clip: MakeClip) -
 )
 def test_frames_are_evenly_spaced(make_clip: MakeClip, count: int, numbers: list[int]) -> None:
     clip = probe(make_clip(pts=range(0, 13 * 512, 512), options={"bf": "3"}, audio=["aac"]))
-    assert count_packets(clip) == 13
+    assert place_clips([clip])[0].num_packets == 13
     assert [instant.number for instant in at_even_spacing(iterate_in_step([clip]), count, 13)] == numbers
 
 
@@ -231,3 +234,95 @@ def test_the_colours_of_a_clip_are_exact(make_clip: MakeClip, tmp_path: Path) ->
     with av.open(str(clip)) as container:
         expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert np.array_equal(the_moment(tmp_path, clip, clip, frames=(3,)).panels[1].picture, expected[3])
+
+
+MADE = Provenance("1.0", "video-x4", 0.5, 4)
+StateOrigin = Callable[[Path, Provenance], Path]
+
+
+def frames(first: int, count: int) -> range:
+    """Timestamps for ``make_clip``, at 25 frames a second."""
+    return range(first * 512, (first + count) * 512, 512)
+
+
+def test_labels_say_model_detail_and_size_where_the_clip_says_so(
+    make_clip: MakeClip, tmp_path: Path, state_origin: StateOrigin
+) -> None:
+    one, two = state_origin(make_clip("one.mp4"), MADE), state_origin(make_clip("two.mkv"), replace(MADE, detail=1.0))
+    three = make_clip("three.mp4")
+    labels = [panel.label for panel in the_moment(tmp_path, one, two, three).panels]
+    assert labels == ["video-x4, detail 0.5, 48x32", "video-x4, detail 1, 48x32", "three.mp4, 48x32"]
+    again = state_origin(make_clip("again.mp4"), MADE)
+    labels = [panel.label for panel in the_moment(tmp_path, one, again).panels]
+    assert labels == [f"{name}: video-x4, detail 0.5, 48x32" for name in ("one.mp4", "again.mp4")]
+    given = [panel.label for panel in the_moment(tmp_path, one, two, labels=("x", "y")).panels]
+    assert given == ["x", "y"]
+
+
+@pytest.mark.parametrize("name", ["part.mp4", "part.mkv"])
+def test_a_part_is_shown_beside_the_same_part_of_its_source(
+    make_clip: MakeClip, tmp_path: Path, state_origin: StateOrigin, name: str
+) -> None:
+    """The part is of other frames, so that the test sees which ones of the source are beside it."""
+    whole, part = make_clip("whole.mp4", pts=frames(0, 60), options={"g": "7"}), make_clip(name, pts=frames(0, 20))
+    state_origin(part, replace(MADE, start=Fraction("1.2"), end=Fraction(2)))
+    for inputs in ((whole, part), (part, whole)):
+        sources = opened(tmp_path, *inputs)
+        assert sources.num_frames_estimated == 20
+        instants = list(sources.instants())
+        times = [(instant.number, float(instant.time_seconds)) for instant in instants]
+        assert times == [(number, pytest.approx(1.2 + number / 25, abs=1e-3)) for number in range(20)]
+        place = inputs.index(whole)
+        assert [instant.frames[place].pts for instant in instants] == list(frames(30, 20))
+
+
+def test_parts_are_shown_where_they_overlap(make_clip: MakeClip, tmp_path: Path, state_origin: StateOrigin) -> None:
+    one, two, late = (make_clip(f"{name}.mp4", pts=frames(0, 20)) for name in ("one", "two", "late"))
+    for clip, start in ((one, "1.2"), (two, "1.6"), (late, "2.4")):
+        state_origin(clip, replace(MADE, start=Fraction(start)))
+    instants = list(opened(tmp_path, one, two).instants())
+    assert [instant.frames[0].pts for instant in instants] == list(frames(10, 10))
+    assert [instant.frames[1].pts for instant in instants] == list(frames(0, 10))
+    words = r"late.mp4 begins at 2.400 s of the source and .*one.mp4 ends at 2.000 s: they show no common part; align="
+    with pytest.raises(InputError, match=words):
+        opened(tmp_path, one, late)
+    instants = list(opened(tmp_path, one, late, align="start").instants())
+    assert [float(instant.time_seconds) for instant in instants[:2]] == [0, 0.04] and len(instants) == 20
+
+
+def test_a_part_that_begins_between_two_frames_is_in_step(
+    make_clip: MakeClip, tmp_path: Path, state_origin: StateOrigin
+) -> None:
+    """The source counts in frames, so that its part begins up to half a frame beside the time asked for."""
+    whole = make_clip("whole.mkv", pts=range(0, 2400, 40), time_base=Fraction(1, 1000))
+    part = state_origin(make_clip("part.mp4", pts=frames(1, 10)), replace(MADE, start=Fraction("1.015")))
+    instants = list(opened(tmp_path, whole, part).instants())
+    assert [instant.frames[0].pts for instant in instants] == list(range(1040, 1440, 40))
+
+
+@pytest.mark.parametrize(
+    ("count", "accepted"), [(100, True), (99, True), (98, True), (97, True), (96, False), (50, False)]
+)
+def test_durations_that_disagree_are_refused(
+    make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, accepted: bool
+) -> None:
+    """Two percent and a frame are allowed, as the last frames of a clip may be lost."""
+    whole, short = make_clip("whole.mp4", pts=frames(0, 100)), make_clip("short.mp4", pts=frames(0, count))
+    if accepted:
+        assert len(list(opened(tmp_path, whole, short).instants())) == count
+        return
+    words = rf"short.mp4 lasts {count / 25:.3f} s and .*whole.mp4 4.000 s, and nothing in them says which part of"
+    for inputs in ((whole, short), (short, whole)):
+        with pytest.raises(InputError, match=words):
+            opened(tmp_path, *inputs)
+    with caplog.at_level(logging.WARNING, "vsr"):
+        assert len(list(opened(tmp_path, whole, short, align="start").instants())) == count
+    assert caplog.messages == [f"{short} ends after {count} frames; the comparison ends there."]
+
+
+def test_align_start_ignores_when_clips_begin(make_clip: MakeClip, tmp_path: Path) -> None:
+    one, late = make_clip("one.mp4"), make_clip("late.mp4", pts=frames(10, 8))
+    instants = list(opened(tmp_path, late, one, align="start").instants())
+    assert [float(instant.time_seconds) for instant in instants[:2]] == [0.4, 0.44]
+    with pytest.raises(InputError, match="not in step"):
+        list(opened(tmp_path, late, one).instants())

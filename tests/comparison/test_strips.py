@@ -99,20 +99,19 @@ def test_every_pixel_is_exact_and_at_its_position() -> None:
     panels = (Panel("LR", "lr", lr, 4), *candidates(one), Panel("HR", "hr", hr))
     regions = [Region(30, 20, 20, 15), Region(0, 40, 33, 20)]
     strip = draw_strip(Moment(panels), regions)
-    assert strip.factors == (4, 2)
-    shown = [lr.repeat(4, 0).repeat(4, 1), one, hr]
-    for number, picture in enumerate(shown):
-        x, y = strip.panels[number]
-        panel = strip.picture[y : y + 60, x : x + 80]
-        marked = (panel != picture).any(2)
-        marks = np.zeros((60, 80), bool)
-        for region in regions:  # a frame of two pixels and a dark edge of one, around the region
-            rows = slice(max(0, region.y - 3), region.y + region.height + 3)
-            marks[rows, max(0, region.x - 3) : region.x + region.width + 3] = True
-        for region in regions:
-            marks[region.y : region.y + region.height, region.x : region.x + region.width] = False
-        assert not marked[~marks].any() and marked[marks].all()
-        assert tuple(panel[19, 40]) == MARKS[0] and tuple(panel[17, 40]) == (0, 0, 0)
+    assert strip.factors == (4, 2) and strip.panels == () and strip.overview is not None
+    x, y = strip.overview
+    overview = strip.picture[y : y + 60, x : x + 80]
+    marked = (overview != one).any(2)
+    marks = np.zeros((60, 80), bool)
+    for region in regions:  # a frame of two pixels and a dark edge of one, around the region
+        rows = slice(max(0, region.y - 3), region.y + region.height + 3)
+        marks[rows, max(0, region.x - 3) : region.x + region.width + 3] = True
+    for region in regions:
+        marks[region.y : region.y + region.height, region.x : region.x + region.width] = False
+    assert not marked[~marks].any() and marked[marks].all()
+    assert tuple(overview[19, 40]) == MARKS[0] and tuple(overview[17, 40]) == (0, 0, 0)
+    for number, picture in enumerate([lr.repeat(4, 0).repeat(4, 1), one, hr]):
         for region, factor, places in zip(regions, strip.factors, strip.zooms, strict=True):
             x, y = places[number]
             part = picture[region.y : region.y + region.height, region.x : region.x + region.width]
@@ -122,16 +121,45 @@ def test_every_pixel_is_exact_and_at_its_position() -> None:
 
 def test_panels_zooms_and_labels_do_not_overlap() -> None:
     """Panels and zooms cover no common pixel, and labels are above each panel on the background."""
-    strip = draw_strip(Moment(tuple(candidates(noise(60, 80), noise(60, 80, 1)))), [Region(0, 0, 20, 15)])
-    covered = np.zeros(strip.picture.shape[:2], int)
-    for x, y in (*strip.panels, *strip.zooms[0]):
+    panels = tuple(candidates(*(noise(60, 80, seed) for seed in range(3))))
+    strip = draw_strip(Moment(panels), [Region(0, 0, 20, 15), Region(40, 30, 20, 15)])
+    assert strip.overview is not None
+    covered, near = (np.zeros(strip.picture.shape[:2], int) for _ in range(2))
+    for x, y in (strip.overview, *strip.zooms[0], *strip.zooms[1]):
         covered[y : y + 60, x : x + 80] += 1
-    assert covered.max() == 1 and covered.sum() == 4 * 60 * 80
+        near[y - 2 : y + 62, x - 2 : x + 82] += 1
+    assert covered.sum() == 7 * 60 * 80 and near.max() == 1 and near.sum() == 7 * 64 * 84, "at a distance"
     written = (strip.picture != BACKGROUND).any(2) & (covered == 0)
-    (left, top), (right, _) = strip.panels
-    assert written[:top, left : left + 80].any() and written[:top, right : right + 80].any()
-    assert written[top + 60 : strip.zooms[0][0][1], left : left + 80].any()
-    assert not written[:, left + 80 : right].any()
+    for x, y in (strip.overview, *strip.zooms[0], *strip.zooms[1]):
+        assert written[y - 20 : y, x : x + 80].any()
+    right = strip.zooms[0][0][0]
+    assert not written[:, strip.overview[0] + 80 : right].any()
+
+
+@pytest.mark.parametrize(
+    ("count", "places"),
+    [(2, [(0, 0), (1, 0)]), (3, [(0, 0), (1, 0), (0, 1)]), (4, [(0, 0), (1, 0), (0, 1), (1, 1)])],
+)
+def test_two_panels_are_in_a_row_and_more_in_a_grid(count: int, places: list[tuple[int, int]]) -> None:
+    moment = Moment(tuple(candidates(*(noise(60, 80, seed) for seed in range(count)))))
+    for found in (draw_strip(moment, []).panels, draw_strip(moment, [Region(0, 0, 20, 15)]).zooms[0]):
+        (left, top), *_ = found
+        rows = sorted({y for _, y in found})
+        assert [((x - left) // 80, rows.index(y)) for x, y in found] == places
+    without = draw_strip(moment, [])
+    assert without.overview is None and without.regions == without.zooms == ()
+
+
+@pytest.mark.parametrize("panels", [2, 3])
+def test_regions_keep_a_distance_from_each_other_and_from_the_edges(panels: int) -> None:
+    one = noise(120, 160)
+    others = [planted(one, (5, 5, 120), (70, 60, 90), (100, 60, 80), (155, 115, 100))] * (panels - 1)
+    found = find_regions(candidates(one, *others), 3)
+    covered = np.zeros((120, 160), int)
+    for region in found:
+        assert 5 <= region.x <= 115 and 4 <= region.y <= 86
+        covered[region.y - 7 : region.y + region.height + 7, region.x - 9 : region.x + region.width + 9] += 1
+    assert len(found) == 3 and covered.max() == 1
 
 
 def saved(tmp_path: Path, **pictures: Picture) -> dict[str, Path]:
@@ -148,14 +176,17 @@ def test_a_strip_of_pictures_is_written(tmp_path: Path) -> None:
     options = CompareOptions(inputs=(files["one"],), lr=files["lr"], hr=files["hr"], target=target, num_regions=1)
     reports: list[object] = []
     summary = compare(options, reports.append)
-    assert (summary.kind, summary.labels, summary.frames) == ("strip", ("LR", "bicubic", "one.png", "HR"), 1)
+    assert summary.labels == ("LR, 20x15", "bicubic, 80x60", "one.png, 80x60", "HR, 80x60")
+    assert (summary.kind, summary.frames) == ("strip", 1)
     assert len(reports) == 1 and summary.num_bytes == target.stat().st_size
     picture = read_picture(target)
     assert picture.shape == (summary.height, summary.width, 3)
     bicubic = cv2.resize(lr, (80, 60), interpolation=cv2.INTER_CUBIC)
     panels = (Panel("LR", "lr", lr, 4), Panel("bicubic", "bicubic", bicubic), *candidates(one))
-    x, y = draw_strip(Moment((*panels, Panel("HR", "hr", one))), [Region(0, 0, 20, 16)]).panels[2]
-    assert np.array_equal(picture[y : y + 20, x : x + 30], one[:20, :30])
+    overview = draw_strip(Moment((*panels, Panel("HR", "hr", one))), [Region(0, 0, 20, 16)]).overview
+    assert overview is not None
+    x, y = overview
+    assert np.array_equal(picture[y : y + 15, x : x + 30], one[:15, :30])
 
 
 def test_the_suffix_of_a_png_strip_may_be_in_capitals(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_lr_of_another_size(fill: Fill, size: tuple[int, int]) -> None:
 
 def test_pictures_too_small(fill: Fill) -> None:
     pairs = find_pairs(fill("hr", "a.png", size=(27, 31)), None, 4)
-    with pytest.raises(InputError, match=r"a\.png has 31x27 pixels; at least 25 each way are needed .*--border"):
+    with pytest.raises(InputError, match=r"a\.png has 31x27 pixels; at least 25 each way are needed .*border"):
         check_sizes(pairs, scale=4, least=25)
 
 

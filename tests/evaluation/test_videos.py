@@ -19,9 +19,10 @@ import pytest
 from vsr.errors import FFmpegError, InputError, OutputError, UsageError, VsrError
 from vsr.evaluation import vmaf
 from vsr.evaluation.options import VideoEvalOptions
-from vsr.evaluation.scores import OutputScore, VideoReport, frames_table, plot_frames, video_table
+from vsr.evaluation.scores import PANELS, OutputScore, VideoReport, frames_table, plot_frames, video_table
 from vsr.evaluation.tables import to_csv, to_json, to_text
 from vsr.evaluation.videos import VideoEvalProgress, evaluate_videos
+from vsr.media.provenance import Provenance
 
 CODE = 219 / 255
 """Change of MATLAB's Y, in codes, if red, green and blue change by one of 255."""
@@ -201,6 +202,74 @@ def test_clips_of_different_rates_pair_at_common_times(write: Callable[..., Path
     assert "The frame rates differ; 5 frames show the same moment." in found.notes
 
 
+PART = Provenance("1.0", "tiny", 1, 4, start=Fraction(12, 25), end=Fraction(22, 25))
+
+
+def a_part(write: Callable[..., Path], state_origin: Callable[..., Path], name: str, **more: object) -> Path:
+    """Write frames 12 to 21 of ``textures(30)``, with times from zero, and say so in the file."""
+    return state_origin(write(name, textures(30)[12:22]), replace(PART, **more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["part.mkv", "part.mp4"])
+def test_a_part_is_measured_against_the_same_part_of_its_source(
+    write: Callable[..., Path], state_origin: Callable[..., Path], name: str
+) -> None:
+    codec = {"codec": "libx264rgb", "pix_fmt": "rgb24"} if name.endswith("mp4") else {}
+    whole = write("whole.mkv", textures(30))
+    part = state_origin(write(name, textures(30)[12:22], **codec), PART)
+    seen: list[VideoEvalProgress] = []
+    options = VideoEvalOptions(reference=whole, outputs=(part,), vmaf=False, lr=whole)
+    found = evaluate_videos(options, seen.append).outputs[0]
+    assert [(frame.number, frame.output_number) for frame in found.frames] == [(12 + at, at) for at in range(10)]
+    assert found.psnr_y > 40 and found.pairing.reference_unpaired == ()
+    assert [frame.number for frame in found.frames if frame.warping_error is None] == [12]
+    assert "It shows a part of the source; both are compared from 0.480 to 0.840 s." in found.notes
+    comparing = [at for at in seen if at.stage == "comparing"]
+    assert [at.frames for at in comparing] == list(range(1, 11)) and comparing[0].num_frames == 10
+
+
+def test_a_whole_output_is_measured_against_a_part_of_its_original(
+    write: Callable[..., Path], state_origin: Callable[..., Path]
+) -> None:
+    whole, part = write("whole.mkv", textures(30)), a_part(write, state_origin, "part.mkv")
+    found = evaluate(part, whole, part)
+    assert [output.num_equal for output in found.outputs] == [10, 10]
+    assert [(frame.number, frame.output_number) for frame in found.outputs[0].frames][:2] == [(0, 12), (1, 13)]
+    assert found.outputs[0].frames[0].seconds == pytest.approx(0.48)
+    assert "The reference shows a part of the source" in found.outputs[0].notes[0]
+
+
+def test_parts_are_measured_where_they_overlap(write: Callable[..., Path], state_origin: Callable[..., Path]) -> None:
+    one = a_part(write, state_origin, "one.mkv")
+    two = state_origin(write("two.mkv", textures(30)[18:28]), replace(PART, start=Fraction(18, 25), end=None))
+    found = score(one, two)
+    assert found.num_equal == 4 and [frame.number for frame in found.frames] == [6, 7, 8, 9]
+    late = state_origin(write("late.mkv", textures(30)[25:28]), replace(PART, start=Fraction(1), end=None))
+    with pytest.raises(InputError, match=r"no frame of .*late.mkv has the time of .*: their times are 1.000 to"):
+        evaluate(one, late)
+    assert evaluate(one, late, align="start", max_unpaired=1).outputs[0].frames[0].number == 0
+
+
+def test_a_frame_that_a_part_lacks_is_without_a_partner(
+    write: Callable[..., Path], state_origin: Callable[..., Path]
+) -> None:
+    kept = [number for number in range(10) if number != 4]
+    pictures = [textures(30)[12 + number] for number in kept]
+    part = state_origin(write("part.mkv", pictures, pts=kept), PART)
+    with pytest.raises(InputError, match=r"1 of 10 frames of .*whole.mkv have no partner in .*\(frame 16 at 0.640 s"):
+        evaluate(write("whole.mkv", textures(30)), part)
+
+
+@pytest.mark.parametrize("pts", [range(10), range(0, 20, 2)], ids=["equal rates", "other rates"])
+def test_a_short_clip_that_does_not_say_which_part_it_shows_is_refused(
+    write: Callable[..., Path], pts: Sequence[int]
+) -> None:
+    whole = write("whole.mkv", textures(60))
+    short = write("short.mkv", textures(60)[30:40], pts=pts)
+    with pytest.raises(InputError, match=r"of \d+ frames of .*whole.mkv have no partner in .*short.mkv"):
+        evaluate(whole, short)
+
+
 def test_flicker_shows_in_the_warping_error(write: Callable[..., Path]) -> None:
     pictures = textures(5, height=96, width=128)
     flickering = [
@@ -376,6 +445,22 @@ def test_the_tables_and_the_plot_hold_the_scores(write: Callable[..., Path], tmp
         plot_frames(found, tmp_path / "missing" / "plot.png")
     renamed = replace(found, outputs=tuple(replace(each, path=Path("_$\\x$.mp4")) for each in found.outputs))
     plot_frames(renamed, plot)  # dollar signs are not read as a formula
+
+
+def test_the_plot_says_which_way_is_better_and_begins_with_what_the_eye_sees(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write("ref.mkv", textures(3, height=64))
+    found = evaluate(clip, write("out.mkv", [picture + np.uint8(2) for picture in textures(3, height=64)]), vmaf=True)
+    titles: list[str] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axes, title, **more: titles.append(title))
+    plot_frames(found, tmp_path / "plot.png")
+    assert titles == [
+        "VMAF, higher is better",
+        "SSIM-Y, higher is better",
+        "PSNR-Y in dB, higher is better (a gap: equal to the reference)",
+    ]
+    assert [panel.title.split(" is better")[0].rsplit(", ")[-1] for panel in PANELS[1:3]] == ["lower", "lower"]
 
 
 @pytest.mark.parametrize(

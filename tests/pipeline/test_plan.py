@@ -128,7 +128,7 @@ def test_resized_frames_are_not_padded() -> None:
 
 def test_beyond_the_models_scale_its_frames_are_resized() -> None:
     clip = ClipInfo(Path("a.mp4"), PLAIN, ())
-    video, conversion = plan_video(clip, CODECS["h264"], UpscaleOptions(height=810), 4)
+    video, conversion, _ = plan_video(clip, CODECS["h264"], UpscaleOptions(height=810), 4)
     assert (video.height, conversion.height, conversion.padded) == (810, 810, False)
 
 

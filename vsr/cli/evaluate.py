@@ -35,7 +35,7 @@ picture, clip, shared = (partial(click.option, cls=SectionedOption, section=at) 
 @clip("--plot", type=PATH, metavar="FILE", help="Plot the values of each frame over time: .png.")
 @options_of(ImageEvalOptions, "lr", "border", section="Both")
 @shared("-o", "--output", "outputs", multiple=True, type=PATH, metavar="FILE", help="Write the table: .json .csv .md.")
-@shared("--overwrite", is_flag=True, help="Replace existing outputs.")
+@shared("-y", "--overwrite", is_flag=True, help="Replace existing outputs.")
 @shared("--json", "as_json", is_flag=True, help="Print the table as one JSON object.")
 @verbosity_options
 def evaluate(

@@ -418,6 +418,18 @@ def show_progress(as_json: bool, quiet: bool, num_inputs: int = 1) -> Iterator[P
         yield _Bars(whole, clip, quiet)
 
 
+def echo_measuring(plan: ClipPlan) -> None:
+    """Say what would be done with a clip, and that this is being measured."""
+    for line in (*_plan_lines(plan), "upscaling a few frames, to measure time and size ..."):
+        _echo(line, sys.stderr)
+
+
+def _plan_lines(plan: ClipPlan) -> Iterator[str]:
+    yield one_line(str(plan))
+    if plan.faster:
+        yield f"--precision {plan.faster} is two to three times as fast here."
+
+
 class _Bars:
     def __init__(self, whole: Any, clip: Any, quiet: bool) -> None:
         self._whole, self._clip, self._quiet = whole, clip, quiet
@@ -428,9 +440,8 @@ class _Bars:
         if self._quiet or self._planned:
             return
         self._planned = True  # of a folder's clips the first one stands for all
-        self._clip.write(one_line(str(plan)), file=sys.stderr)
-        if plan.faster:
-            self._clip.write(f"--precision {plan.faster} is two to three times as fast here.", file=sys.stderr)
+        for line in _plan_lines(plan):
+            self._clip.write(line, file=sys.stderr)
 
     def clip(self, at: UpscaleProgress) -> None:
         self._clip.bar_format = None  # until now the number of frames was unknown
@@ -463,7 +474,7 @@ class _Events:
         self._resumed: int | None = None
 
     def plan(self, plan: ClipPlan) -> None:
-        self._emit(event="plan", text=str(plan))
+        """Show nothing: the summary has the figures."""
 
     def clip(self, at: UpscaleProgress) -> None:
         self._report_progress(at.frames, at.num_frames, at.resumed, {})

@@ -21,6 +21,7 @@ from vsr.cli.terminal import (
     echo,
     echo_error,
     echo_lines,
+    echo_measuring,
     echo_note,
     large_imports,
     show_progress,
@@ -249,9 +250,8 @@ def _estimate(pairs: list[Pair], many: bool, options: UpscaleOptions, as_json: b
         try:
             if many and existing_outcome(pair, options):
                 continue
-            if not as_json:
-                echo_error(f"{pair.source}: upscaling a few frames to measure the time ...")
-            estimates.append(estimate_clip(pair.source, pair.target, options, executor=executor))
+            say = None if as_json else echo_measuring
+            estimates.append(estimate_clip(pair.source, pair.target, options, executor=executor, on_plan=say))
         except VsrError as exc:
             if not many:
                 raise

@@ -46,7 +46,7 @@ def compare(options: CompareOptions, progress: Progress | None = None) -> Compar
             case "video":
                 from vsr.comparison.draw import write_video
 
-                drawn = write_video(sources, options.layout or "split", unfinished, report)
+                drawn = write_video(sources, options.layout, unfinished, report)
             case "page":
                 from vsr.comparison.page import write_page
 

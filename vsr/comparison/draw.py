@@ -1,4 +1,4 @@
-"""Draw panels side by side: as a strip with magnified parts below, or frame by frame as a video.
+"""Draw panels side by side: as a strip with an overview and magnified parts, or frame by frame as a video.
 
 First strips and the choice of their regions, then the lettering of labels, then the layout and encoding of videos.
 """
@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -26,7 +27,7 @@ from vsr.comparison.sources import Moment, Panel, Sources
 from vsr.errors import OutputError, UsageError, setting
 from vsr.imaging.colour import ColourSpec, rgb_to_planes
 from vsr.imaging.pictures import Picture, write_picture
-from vsr.media.clip import ClipInfo, Plane, VideoInfo, layout_of, orientation_of
+from vsr.media.clip import WHOLE, ClipInfo, Cut, Plane, VideoInfo, layout_of, orientation_of
 from vsr.media.ffmpeg import check_names, find_program
 from vsr.media.formats import CODECS, Container, container_of
 from vsr.media.mux import assemble, plan_streams
@@ -38,6 +39,10 @@ logger = logging.getLogger(__name__)
 NUM_REGIONS = 2
 ZOOM = 4
 """A region that is chosen has a quarter of the picture's height and width, and is enlarged to the size of the whole."""
+
+SPACINGS = (0.5, 0.25, 0)
+"""Distances between regions that are chosen, as a share of their edges; half of it from the edges of the picture. The
+first is taken at which the picture has room for all of them."""
 
 MIN_REGION = 16
 """Pixels along each edge of a region that is chosen; of smaller pictures the whole is the region."""
@@ -58,13 +63,15 @@ class Strip:
 
     Attributes:
         picture: (H, W, 3) uint8 RGB.
-        panels: position of each panel.
+        overview: position of the whole picture in which the regions are marked; None without regions.
+        panels: position of each whole panel; empty with regions.
         regions: the regions that are magnified, in pixels of a panel.
         factors: how many times each region is magnified.
         zooms: for each region the positions of its magnified parts, one for each panel.
     """
 
     picture: Picture
+    overview: tuple[int, int] | None
     panels: tuple[tuple[int, int], ...]
     regions: tuple[Region, ...]
     factors: tuple[int, ...]
@@ -118,7 +125,7 @@ def _regions(moment: Moment, options: CompareOptions) -> Sequence[Region]:
 
 
 def find_regions(panels: Sequence[Panel], count: int) -> list[Region]:
-    """Find the regions in which the candidates differ most, by the mean absolute difference, without overlap.
+    """Find the regions in which the candidates differ most, by the mean absolute difference, at a distance.
 
     With more than two candidates the difference is that of the two farthest apart in each pixel. A single candidate is
     compared with HR, or else with bicubic interpolation, or else with LR.
@@ -136,12 +143,38 @@ def find_regions(panels: Sequence[Panel], count: int) -> list[Region]:
     if count and not difference.any():
         logger.warning("the candidates do not differ anywhere in the picture.")
     found: list[Region] = []
-    while len(found) < count and (mean >= 0).any():
-        y, x = divmod(int(mean.argmax()), mean.shape[1])
-        found.append(Region(x, y, columns, rows))
-        mean[max(0, y - rows + 1) : y + rows, max(0, x - columns + 1) : x + columns] = -1
-    if len(found) < count:
+    for spacing in SPACINGS:
+        found = _largest(mean, rows, columns, spacing, count)
+        if len(found) == count:
+            break
+    else:
         logger.warning("the picture has room for %d of %d regions.", len(found), count)
+    return found
+
+
+def _largest(
+    mean: npt.NDArray[np.floating], rows: int, columns: int, spacing: float, count: int
+) -> list[Region]:  # fmt: skip
+    """Return at most ``count`` regions in the order of their mean differences, at a distance of ``spacing`` edges.
+
+    Args:
+        mean: (H - rows + 1, W - columns + 1), the mean difference of the region that begins there.
+        rows: height of a region.
+        columns: width of a region.
+        spacing: distance as in ``SPACINGS``.
+        count: number of regions.
+    """
+    down, across = round(rows * spacing), round(columns * spacing)
+    above, before = down // 2, across // 2
+    left = np.full_like(mean, -1)
+    inner = slice(above, mean.shape[0] - above), slice(before, mean.shape[1] - before)
+    left[inner] = mean[inner]
+    found: list[Region] = []
+    while len(found) < count and (left >= 0).any():
+        y, x = divmod(int(left.argmax()), left.shape[1])
+        found.append(Region(x, y, columns, rows))
+        near = slice(max(0, y - rows - down + 1), y + rows + down)
+        left[near, max(0, x - columns - across + 1) : x + columns + across] = -1
     return found
 
 
@@ -159,39 +192,60 @@ def _difference(panels: Sequence[Panel]) -> npt.NDArray[np.float32]:
 
 
 def draw_strip(moment: Moment, regions: Sequence[Region]) -> Strip:
-    """Draw one strip: labels, whole panels with the regions marked, and a row of magnified parts for each region.
+    """Draw one strip: an overview with the regions marked, and beside it each region, magnified, of all panels.
 
-    Panels have the size of their pictures, and parts are magnified by a whole number, so every pixel is exact.
+    Without regions the whole panels are beside each other. Two are in a row, more in a grid. Parts are magnified by a
+    whole number, so every pixel is exact.
     """
     height, width = moment.size
-    count, size = len(moment.panels), size_for(width)
+    size = size_for(width)
     gap, bar = max(4, width // 80), line_height(size) + size // 2
+    columns = columns_for(len(moment.panels))
     factors = tuple(max(1, min(width // region.width, height // region.height)) for region in regions)
-    left = [gap + index * (width + gap) for index in range(count)]
-    top = gap + (bar if moment.caption else 0) + bar
-    tops, y = [], top + height
+    top = gap + (bar if moment.caption else 0)
+    across = columns + bool(regions)
+    tops, y = [], top  # of the groups
     for region, factor in zip(regions, factors, strict=True):
-        tops.append(y + bar)
-        y += bar + factor * region.height
-    canvas = np.full((y + gap, left[-1] + width + gap, 3), BACKGROUND, np.uint8)
+        tops.append(y)
+        y += bar + -(-len(moment.panels) // columns) * (bar + factor * region.height + gap)
+    whole = bar + height + gap
+    y = max(y, top + whole) if regions else top + -(-len(moment.panels) // columns) * whole
+    canvas = np.full((y, gap + across * (width + gap), 3), BACKGROUND, np.uint8)
     if moment.caption:
         paint(canvas, letter(moment.caption, size, canvas.shape[1] - 2 * gap), gap, gap, INK)
-    for panel, x in zip(moment.panels, left, strict=True):
-        shown = panel.shown
-        paint(canvas, letter(panel.label, size, width), x, top - bar + size // 4, INK)
-        canvas[top : top + height, x : x + width] = shown
-        for number, (region, factor, y) in enumerate(zip(regions, factors, tops, strict=True)):
-            colour = MARKS[number % len(MARKS)]
-            _mark(canvas[top : top + height, x : x + width], region, max(2, width // 256), colour)
-            part = shown[region.y : region.y + region.height, region.x : region.x + region.width]
-            enlarged = part.repeat(factor, 0).repeat(factor, 1)
-            canvas[y : y + enlarged.shape[0], x : x + enlarged.shape[1]] = enlarged
+
+    def put(picture: Picture, label: str, x: int, y: int) -> tuple[int, int]:
+        """Draw a picture below its label, and return its position."""
+        paint(canvas, letter(label, size, width), x, y + size // 4, INK)
+        canvas[y + bar : y + bar + picture.shape[0], x : x + picture.shape[1]] = picture
+        return x, y + bar
+
+    def grid(pictures: Sequence[Picture], x: int, y: int) -> tuple[tuple[int, int], ...]:
+        step = bar + pictures[0].shape[0] + gap
+        places = [divmod(number, columns) for number in range(len(pictures))]
+        return tuple(
+            put(picture, panel.label, x + column * (width + gap), y + row * step)
+            for picture, panel, (row, column) in zip(pictures, moment.panels, places, strict=True)
+        )
+
+    shown = [panel.shown for panel in moment.panels]
+    if not regions:
+        return Strip(canvas, None, grid(shown, gap, top), (), (), ())
+    first = next(number for number, panel in enumerate(moment.panels) if panel.role == "candidate")
+    overview = put(shown[first], moment.panels[first].label, gap, top)
+    zooms, x = [], gap + width + gap
     for number, (region, factor, y) in enumerate(zip(regions, factors, tops, strict=True)):
-        about = f"{factor}×  at {region}"
-        paint(canvas, letter(about, size, width), gap, y - bar + size // 4, MARKS[number % len(MARKS)])
-    return Strip(
-        canvas, tuple((x, top) for x in left), tuple(regions), factors, tuple(tuple((x, y) for x in left) for y in tops)
-    )
+        colour = MARKS[number % len(MARKS)]
+        _mark(canvas[overview[1] :, overview[0] :][:height, :width], region, max(2, width // 256), colour)
+        paint(canvas, letter(f"{factor}×  at {region}", size, width), x, y + size // 4, colour)
+        rows, cut = slice(region.y, region.y + region.height), slice(region.x, region.x + region.width)
+        zooms.append(grid([each[rows, cut].repeat(factor, 0).repeat(factor, 1) for each in shown], x, y + bar))
+    return Strip(canvas, overview, (), tuple(regions), factors, tuple(zooms))
+
+
+def columns_for(count: int) -> int:
+    """Return how many panels are beside each other: two are in a row, more in a grid."""
+    return math.ceil(math.sqrt(count))
 
 
 def _mark(panel: Picture, region: Region, thickness: int, colour: tuple[int, int, int]) -> None:
@@ -423,7 +477,7 @@ def arrange(layout: Layout, count: int, height: int, width: int) -> Composition:
         frame_height, frame_width = height, width
     else:
         gap = max(4, width // 160)
-        columns = count if layout == "side-by-side" else math.ceil(math.sqrt(count))
+        columns = count if layout == "side-by-side" else columns_for(count)
         rows = -(-count // columns)
         places = [divmod(index, columns) for index in range(count)]
         slices = [Slice(column * (width + gap), row * (height + gap), 0, width) for row, column in places]
@@ -437,6 +491,15 @@ def arrange(layout: Layout, count: int, height: int, width: int) -> Composition:
     # 4:2:0 needs even edges: a column or a row of background is added, and nothing of a panel is lost.
     even_height, even_width = frame_height + frame_height % 2, frame_width + frame_width % 2
     return Composition(height, width, even_height, even_width, tuple(slices), divider)
+
+
+def _arrange(layout: Layout | None, count: int, height: int, width: int) -> Composition:
+    if layout is None and count > 2:
+        try:
+            return arrange("grid", count, height, width)
+        except UsageError:
+            logger.info("a grid of %d panels is larger than H.264 can be: they are shown as slices.", count)
+    return arrange(layout or "split", count, height, width)
 
 
 def compose(composition: Composition, panels: Sequence[Panel]) -> Picture:
@@ -469,10 +532,16 @@ def _label(canvas: Picture, text: str, part: Slice, composition: Composition) ->
     paint(canvas, coverage, x, y, VIDEO_INK)
 
 
-def write_video(sources: Sources, layout: Layout, path: Path, report: Progress) -> RenderResult:
+def write_video(sources: Sources, layout: Layout | None, path: Path, report: Progress) -> RenderResult:
     """Encode every frame of the clips with H.264, at its own time, with the sound of the first clip that has some.
 
     Only a few frames are in memory at any time.
+
+    Args:
+        sources: the clips.
+        layout: as in ``arrange``; None: ``split`` for two panels, ``grid`` for more where H.264 can hold it.
+        path: the file to write.
+        report: called after each frame.
 
     Raises:
         UsageError: a suffix that selects no container, a frame that would be too large, or a name that is not UTF-8.
@@ -487,15 +556,21 @@ def write_video(sources: Sources, layout: Layout, path: Path, report: Progress) 
     with closing(sources.instants()) as instants:
         first = next(instants)
         panels = _panels(sources.moment_of(first))
-        composition = arrange(layout, len(panels), *panels[-1].shown.shape[:2])
+        composition = _arrange(layout, len(panels), *panels[-1].shown.shape[:2])
         video = _format(sources.clips[0].video, composition)
+        with_sound = _with_sound(sources.clips)
+        # The frames get the times of the clip with the sound, to which the sound is then added as it is.
+        later = round((sources.placements[0].shift - sources.placements[with_sound].shift) / video.time_base)
         with Encoder(encoded, CODEC, {}, video) as encoder:
             for instant in chain([first], instants):
                 canvas = compose(composition, _panels(sources.moment_of(instant)))
                 first_frame = instant.frames[0]
-                encoder.write(Frame(_planes(canvas), first_frame.pts, first_frame.duration))
-                report(CompareProgress(encoder.num_frames, sources.clips[0].video.num_frames_estimated))
-    _add_sound(encoded, sources.clips, path, container)
+                encoder.write(Frame(_planes(canvas), first_frame.pts + later, first_frame.duration))
+                ends = first_frame.pts + later + first_frame.duration
+                report(CompareProgress(encoder.num_frames, sources.num_frames_estimated))
+    is_part = any(place.start is not None for place in sources.placements)
+    part = (first.frames[0].pts + later, ends) if is_part else None
+    _add_sound(encoded, sources.clips[with_sound], video.time_base, part, path, container)
     labels = tuple(panel.label for panel in panels)
     return RenderResult(labels, composition.frame_width, composition.frame_height, encoder.num_frames)
 
@@ -528,13 +603,32 @@ def _planes(canvas: Picture) -> tuple[Plane, ...]:
     return tuple(plane[0].numpy() for plane in rgb_to_planes(rgb, layout, colour))
 
 
-def _add_sound(encoded: Path, clips: Sequence[ClipInfo], path: Path, container: Container) -> None:
-    """Add the sound of the first clip that has some, with that clip's metadata."""
-    with_sound = [clip for clip in clips if any(stream.kind == "audio" for stream in clip.others)]
-    clip = (with_sound or clips)[0]
+def _with_sound(clips: Sequence[ClipInfo]) -> int:
+    """Return the number of the first clip with sound; 0 where none has."""
+    return next(
+        (number for number, clip in enumerate(clips) if any(stream.kind == "audio" for stream in clip.others)), 0
+    )
+
+
+def _add_sound(
+    encoded: Path, clip: ClipInfo, time_base: Fraction, part: tuple[int, int] | None, path: Path, container: Container
+) -> None:
+    """Add the sound of a clip, with its metadata.
+
+    Args:
+        encoded: file with the video, with the timestamps of the clip.
+        clip: the clip with the sound.
+        time_base: of the video, in seconds; it is of the first clip, which need not be the one with the sound.
+        part: the first and the last timestamp of the video if it shows a part of the clip; None: it shows the whole.
+        path: the file to write.
+        container: its format.
+    """
     streams = [plan for plan in plan_streams(clip, container) if plan.stream.kind == "audio"]
     for plan in streams:
         logger.log(logging.INFO if plan.is_kept else logging.WARNING, "%s: %s", clip.path.name, plan)
-    # The timestamps come from the first clip, which need not be the one with the sound.
-    clock = replace(clip, video=replace(clip.video, time_base=clips[0].video.time_base))
-    assemble(encoded, clock, streams, path, container)
+    cut = WHOLE
+    if part is not None:
+        begins, ends = (at * time_base for at in part)
+        shift = round((begins - clip.start) / time_base) * time_base
+        cut = Cut(begins if shift > 0 else None, ends, shift)
+    assemble(encoded, replace(clip, video=replace(clip.video, time_base=time_base)), streams, path, container, cut=cut)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vsr.errors import UsageError, setting
+from vsr.evaluation.options import Align
 from vsr.options import contradictions, described, documented, option, option_of
 
 Kind = Literal["strip", "video", "page"]
@@ -28,6 +29,7 @@ KINDS: dict[str, Kind] = {
 
 OUTPUT_KINDS: dict[str, tuple[Kind, ...]] = {
     "layout": ("video",),
+    "play": ("page",),
     "regions": ("strip",),
     "num_regions": ("strip",),
     "times": ("strip", "page"),
@@ -74,16 +76,17 @@ class CompareOptions:
     lr: Path | None = option(None, "The LR input of the candidates.", metavar="FILE")
     hr: Path | None = option(None, "The HR original.", metavar="FILE")
     labels: tuple[str, ...] = option(
-        (), "Label; one for each INPUT.", name="--label", metavar="TEXT", default_text="file names", repeated=True
-    )
+        (), "Label; one for each INPUT.", name="--label", metavar="TEXT",
+        default_text="model, detail and size, or file name and size", repeated=True,
+    )  # fmt: skip
     bicubic: bool | None = option(None, "Add the bicubic enlargement of LR.", default_text="with --lr")
     regions: tuple[Region, ...] = option(
         (), "Strips: region to magnify, in output pixels; may be repeated.", name="--region", metavar="X,Y,W,H",
         repeated=True,
     )  # fmt: skip
     num_regions: int | None = option(
-        None, "Strips: number of regions to magnify, where candidates differ most.", name="--regions", metavar="N",
-        default_text="2", at_least=0, subject="the number of regions",
+        None, "Strips: number of regions to magnify, where candidates differ most; 0: whole pictures.",
+        name="--regions", metavar="N", default_text="2", at_least=0, subject="the number of regions",
     )  # fmt: skip
     times: tuple[float, ...] = option(
         (), "Strips and pages of clips: time of a frame; may be repeated.", name="--time", metavar="SECONDS",
@@ -97,13 +100,23 @@ class CompareOptions:
         None, "Pages of clips: how many frames, at even spacing.", name="--frames", metavar="N", default_text="8",
         at_least=1, subject="the number of frames",
     )  # fmt: skip
+    play: float | None = option(
+        None, "Pages of clips: seconds of successive frames that the key P plays; 0: none.", metavar="SECONDS",
+        default_text="1.5", at_least=0, subject="the time to play",
+    )  # fmt: skip
+    align: Align | None = option(
+        None, "Align clips by time, or by their first frames.",
+        note="By time on the clock of the source, where the metadata of a clip say which part of it the clip shows.",
+        default_text="time",
+    )  # fmt: skip
     layout: Layout | None = option(
-        None, "Layout of a video.", note="split: one frame, with a slice of each candidate.", default_text="split"
-    )
+        None, "Layout of a video.", note="split: one frame, with a slice of each candidate.",
+        default_text="split for two, grid for more",
+    )  # fmt: skip
     quality: int | Literal["lossless"] | None = option(
         None, "JPEG quality.", metavar="1..100|lossless", default_text="95; small pages lossless"
     )
-    overwrite: bool = option(False, "Replace an existing output.")
+    overwrite: bool = option(False, "Replace an existing output.", name="-y, --overwrite")
 
     def __post_init__(self) -> None:
         wrong = list(self._contradictions())

@@ -10,6 +10,9 @@ from vsr.errors import UsageError, setting
 from vsr.inference import DeviceName, Precision, RuntimeName
 from vsr.options import contradictions, described, documented, option
 
+Align = Literal["time", "start"]
+"""How clips are aligned: by their times, on the clock of the source, or by their first frames."""
+
 
 @documented
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +112,10 @@ class VideoEvalOptions:
         True, "Measure flicker.",
         note="Warping error and still regions, from the optical flow between all frames of the reference.",
     )  # fmt: skip
-    align: Literal["time", "start"] = option("time", "Pair frames by time, or in order from the first.")
+    align: Align = option(
+        "time", "Pair frames by time, or in order from the first.",
+        note="By time on the clock of the source, where the metadata of a clip say which part of it the clip shows.",
+    )  # fmt: skip
     max_unpaired: float = option(
         0.05, "Greatest share of unpaired frames.", note="More of them in a clip is an error.", metavar="0..1",
         at_least=0, at_most=1, subject="the share of frames without a partner", rule="lies in 0..1",

@@ -1,8 +1,9 @@
 """Pair the frames of clips: by their times, or in step.
 
 Two clips that are measured are paired by time, not by frame number: a dropped frame changes all later numbers, and
-every figure with them, but no time. Then: reading the headers, times and RGB frames of a clip; and decoding several
-clips in step, with the choice of frames to show by number, by time or at even spacing.
+every figure with them, but no time. A clip that shows a part of its source, as its metadata say, is placed on the clock
+of the source. Then: reading the headers, times and RGB frames of a clip; and decoding several clips in step, with the
+choice of frames to show by number, by time or at even spacing.
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import chain, pairwise, zip_longest
+from itertools import chain, islice, pairwise, zip_longest
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vsr.errors import InputError, UsageError, setting
+from vsr.evaluation.options import Align
 from vsr.imaging.colour import ColourSpec, PixelLayout, planes_to_rgb, rgb_to_codes
 from vsr.imaging.pictures import Picture
 from vsr.media.clip import UPRIGHT, ClipInfo, VideoInfo, colour_of, orientation_of
-from vsr.media.probe import open_clip, packets_of, probe
+from vsr.media.probe import PacketIndex, index_packets, open_clip, probe
+from vsr.media.provenance import read_provenance
 from vsr.media.reader import Frame, decoded_format, read_frames
 
 ROUNDING = Fraction(1, 1000)
@@ -88,6 +92,22 @@ def pair_times(reference: Sequence[Fraction], output: Sequence[Fraction]) -> Pai
     )
 
 
+def pair_parts(reference: Sequence[Fraction], output: Sequence[Fraction]) -> Pairing:
+    """Pair the frames of two clips of which one shows a part of the other, or both show parts that overlap.
+
+    As ``pair_times``, but frames before the start and after the end of what both show are not without a partner.
+    """
+    found = pair_times(reference, output)
+    if not found.pairs:
+        return found
+    (first, own_first), (last, own_last) = found.pairs[0], found.pairs[-1]
+    return replace(
+        found,
+        reference_unpaired=tuple(number for number in found.reference_unpaired if first < number < last),
+        output_unpaired=tuple(number for number in found.output_unpaired if own_first < number < own_last),
+    )
+
+
 def require_pairs(
     pairing: Pairing,
     reference: tuple[Path, Sequence[Fraction]],
@@ -100,8 +120,8 @@ def require_pairs(
         pairing: the pairs of the two clips.
         reference: its file and times.
         output: its file and times.
-        max_unpaired: largest share, 0..1, of either clip's frames that may be without a partner. For clips of different
-            frame rates a single pair is enough.
+        max_unpaired: largest share, 0..1, of either clip's frames that may be without a partner. Of clips of different
+            frame rates only the frames before the start and after the end of the other count.
 
     Raises:
         InputError: there are no pairs, or too few.
@@ -113,18 +133,25 @@ def require_pairs(
             f"{_span(output_times)} and {_span(reference_times)}; "
             f"{setting('align', 'start')} compares both from their first frames."
         )
-    if not pairing.same_rate:
-        return
-    for path, times, unpaired, other in (
-        (reference_path, reference_times, pairing.reference_unpaired, output_path),
-        (output_path, output_times, pairing.output_unpaired, reference_path),
+    for path, times, unpaired, other, other_times in (
+        (reference_path, reference_times, pairing.reference_unpaired, output_path, output_times),
+        (output_path, output_times, pairing.output_unpaired, reference_path, reference_times),
     ):
-        if len(unpaired) > max_unpaired * len(times):
+        compared = len(pairing.pairs) + len(unpaired)
+        if not pairing.same_rate:
+            unpaired = _outside(unpaired, times, other_times)
+        if len(unpaired) > max_unpaired * compared:
             raise InputError(
-                f"{len(unpaired)} of {len(times)} frames of {path} have no partner in {other} "
+                f"{len(unpaired)} of {compared} frames of {path} have no partner in {other} "
                 f"({name_frames(unpaired, times)}); {setting('max_unpaired')} allows more than "
                 f"{100 * max_unpaired:g} %."
             )
+
+
+def _outside(numbers: Sequence[int], times: Sequence[Fraction], others: Sequence[Fraction]) -> tuple[int, ...]:
+    """Return the numbers of the frames that are shown before the first of ``others``, or a frame after the last."""
+    step = max(_typical_interval(times), _typical_interval(others))
+    return tuple(number for number in numbers if not others[0] - step < times[number] < others[-1] + step)
 
 
 def name_frames(numbers: Sequence[int], times: Sequence[Fraction]) -> str:
@@ -181,12 +208,15 @@ class Clip:
         video: the stream that is compared.
         layout: layout of the decoded planes.
         colour: matrix and range of their code values.
+        part_start: where the part that it shows begins, in seconds from the start of its source; None: it shows the
+            whole, or its metadata do not say so.
     """
 
     path: Path
     video: VideoInfo
     layout: PixelLayout
     colour: ColourSpec
+    part_start: Fraction | None = None
 
     @property
     def size(self) -> str:
@@ -199,7 +229,8 @@ class Schedule:
     """When the frames of a clip are shown.
 
     Attributes:
-        times: exact times in seconds, strictly ascending, one for each decoded frame.
+        times: exact times in seconds, strictly ascending, one for each decoded frame; of a part of a source on the
+            source's clock.
         display_matrix: the container's transformation for display; None if there is none.
     """
 
@@ -219,7 +250,19 @@ def identify(path: Path) -> Clip:
             raise InputError(f"{path} is a picture, not a clip; pictures are compared with {models} and {data}.")
     video = probe(path).video
     _, layout = decoded_format(video)
-    return Clip(path, video, layout, colour_of(video, video.height))
+    return Clip(path, video, layout, colour_of(video, video.height), read_part_start(path))
+
+
+def read_part_start(path: Path) -> Fraction | None:
+    """Return where the part that a clip shows begins, in seconds from the start of its source.
+
+    Returns:
+        None for a clip that shows the whole of its source, or whose metadata do not say that it shows a part.
+    """
+    made = read_provenance(path)
+    if made is None or (not made.start and made.end is None):
+        return None
+    return made.start or Fraction(0)
 
 
 def read_schedule(clip: Clip, progress: Callable[[int], None] | None = None) -> Schedule:
@@ -238,19 +281,19 @@ def read_schedule(clip: Clip, progress: Callable[[int], None] | None = None) -> 
     times: list[Fraction] = []
     with closing(read_frames(clip.path, clip.video)) as frames:
         for frame in frames:
-            times.append(frame.pts * clip.video.time_base)
+            times.append(frame.pts * clip.video.time_base + (clip.part_start or 0))
             if progress is not None:
                 progress(len(times))
     return Schedule(tuple(times), clip.video.display_matrix)
 
 
-def read_rgb(clip: Clip) -> Generator[Tensor, None, None]:
-    """Yield all frames as RGB (1, 3, H, W) float32, converted with the clip's own matrix and range.
+def read_rgb(clip: Clip, first: int = 0) -> Generator[Tensor, None, None]:
+    """Yield all frames from number ``first`` on as RGB (1, 3, H, W) float32, with the clip's own matrix and range.
 
     Black is 0 and white is 1; nothing is clipped, and depths above 8 bits are kept.
     """
     with closing(read_frames(clip.path, clip.video)) as frames:
-        for frame in frames:
+        for frame in islice(frames, first, None):
             yield to_rgb(frame, clip.layout, clip.colour)
 
 
@@ -284,13 +327,135 @@ TYPED_ROUNDING = Fraction(1, 10**6)
 """Seconds by which a time given in decimals may be before the frame that it means."""
 
 
+SAME_DURATION = Fraction(1, 50)
+"""Share of the longer duration, besides a frame, by which the durations of clips of one source may differ."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the frames of a clip lie on the clock that all clips of a comparison share.
+
+    Attributes:
+        shift: seconds from the clip's timestamps to the shared clock.
+        num_packets: number of its packets that are compared, one a frame in most clips.
+        start: timestamp of the first frame that is compared, in ticks; None: its first.
+        end: timestamp at which the comparison ends, in ticks; None: after its last frame.
+    """
+
+    shift: Fraction
+    num_packets: int
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """A clip, the timestamps of its packets, and the part of its source that it shows."""
+
+    clip: ClipInfo
+    index: PacketIndex
+    part_start: Fraction | None
+
+    @property
+    def step(self) -> Fraction:
+        """Duration of a frame in seconds."""
+        rate = self.clip.video.average_rate
+        return 1 / rate if rate else Fraction(1, 25)
+
+    @property
+    def first(self) -> Fraction:
+        """Time of the first frame on the clock of the source, in seconds."""
+        stamps = self.index.timestamps
+        first = int(stamps[0]) if len(stamps) else self.clip.video.first_pts or 0
+        return first * self.clip.video.time_base + (self.part_start or 0)
+
+    @property
+    def last(self) -> Fraction:
+        """Time of the last frame on the clock of the source; estimated where the packets do not determine it."""
+        stamps = self.index.timestamps
+        if len(stamps):
+            return int(stamps[-1]) * self.clip.video.time_base + (self.part_start or 0)
+        return self.first + (self.index.num_frames - 1) * self.step
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds from the first frame to the end of the last."""
+        return self.last - self.first + self.step
+
+    def nearest(self, at: Fraction) -> int:
+        """Return the timestamp, in ticks, of the frame nearest to a time on the clock of the source."""
+        wanted, stamps = (at - (self.part_start or 0)) / self.clip.video.time_base, self.index.timestamps
+        if not len(stamps):
+            return round(wanted)
+        place = int(np.searchsorted(stamps, float(wanted)))
+        return min((int(stamp) for stamp in stamps[max(0, place - 1) : place + 1]), key=lambda it: abs(it - wanted))
+
+
+def place_clips(clips: Sequence[ClipInfo], align: Align = "time") -> tuple[Placement, ...]:
+    """Place clips on one clock, by the parts of the source that they show according to their metadata.
+
+    Args:
+        clips: the clips of a comparison.
+        align: ``time``: by their times, on the clock of the source for those that show a part of it; ``start``: by
+            their first frames.
+
+    Returns:
+        A placement for each clip, which leaves out the frames that another clip does not show.
+
+    Raises:
+        InputError: the clips show no common part, or their durations differ and nothing says which part they show.
+    """
+    extents = [_Extent(clip, index_packets(clip.path, clip.video), read_part_start(clip.path)) for clip in clips]
+    if align == "start":
+        firsts = [extent.first - (extent.part_start or 0) for extent in extents]
+        return tuple(
+            Placement(firsts[0] - first, extent.index.num_frames)
+            for first, extent in zip(firsts, extents, strict=True)
+        )
+    _require_equal_durations([extent for extent in extents if extent.part_start is None])
+    if all(extent.part_start is None for extent in extents):
+        return tuple(Placement(Fraction(0), extent.index.num_frames) for extent in extents)
+    return _place_parts(extents)
+
+
+def _place_parts(extents: Sequence[_Extent]) -> tuple[Placement, ...]:
+    """Return the placements of clips of which at least one shows a part of the source."""
+    latest = max(extents, key=lambda extent: extent.first)
+    earliest = min(extents, key=lambda extent: extent.last)
+    if latest.first > earliest.last + ROUNDING:
+        raise InputError(
+            f"{latest.clip.path} begins at {float(latest.first):.3f} s of the source and {earliest.clip.path} ends at "
+            f"{float(earliest.last + earliest.step):.3f} s: they show no common part; {setting('align', 'start')} "
+            "compares both from their first frames."
+        )
+    placements = []
+    for extent in extents:
+        start, end = extent.nearest(latest.first), extent.nearest(earliest.last) + 1
+        count = len(extent.index.between(start, end)) or round((earliest.last - latest.first) / extent.step) + 1
+        placements.append(Placement(extent.part_start or Fraction(0), count, start, end))
+    return tuple(placements)
+
+
+def _require_equal_durations(extents: Sequence[_Extent]) -> None:
+    """Refuse clips of unequal durations, of which nothing says which part of the source they show."""
+    for one in extents[:1]:
+        for other in extents[1:]:
+            shorter, longer = sorted((one, other), key=lambda extent: extent.duration)
+            if longer.duration - shorter.duration > SAME_DURATION * longer.duration + max(one.step, other.step):
+                raise InputError(
+                    f"{shorter.clip.path} lasts {float(shorter.duration):.3f} s and {longer.clip.path} "
+                    f"{float(longer.duration):.3f} s, and nothing in them says which part of the source they show; "
+                    f"{setting('align', 'start')} compares both from their first frames."
+                )
+
+
 @dataclass(frozen=True)
 class Instant:
     """The same moment in all clips, decoded but not yet converted.
 
     Attributes:
-        number: number of the frames, from 0.
-        time_seconds: their timestamp in the first clip.
+        number: number of the frames, from 0, counted from the first that all clips show.
+        time_seconds: their time: the timestamp in the first clip, on the clock of the source if a clip shows a part.
         duration_seconds: how long they are shown; from the frame rate if the first clip does not state it.
         frames: one frame of each clip.
     """
@@ -301,22 +466,35 @@ class Instant:
     frames: tuple[Frame, ...]
 
 
-def iterate_in_step(clips: Sequence[ClipInfo]) -> Generator[Instant, None, None]:
+def iterate_in_step(
+    clips: Sequence[ClipInfo], placements: Sequence[Placement] | None = None
+) -> Generator[Instant, None, None]:
     """Decode clips together, up to the end of the shortest, with a warning if others are longer.
+
+    Args:
+        clips: the clips.
+        placements: where they lie on one clock; None: at their own timestamps.
 
     Raises:
         InputError: frames of the same number are more than half a frame apart, or a clip is damaged.
     """
     first = clips[0].video
     step = 1 / first.average_rate if first.average_rate else Fraction(1, 25)
+    placed = placements or [Placement(Fraction(0), 0)] * len(clips)
     with ExitStack() as stack:
-        readers = [stack.enter_context(closing(read_frames(clip.path, clip.video))) for clip in clips]
+        readers = [
+            stack.enter_context(closing(read_frames(clip.path, clip.video, start=place.start, end=place.end)))
+            for clip, place in zip(clips, placed, strict=True)
+        ]
         for number, frames in enumerate(zip_longest(*readers)):
             ended = [clip.path for clip, frame in zip(clips, frames, strict=True) if frame is None]
             if ended:
                 logger.warning("%s ends after %d frames; the comparison ends there.", ended[0], number)
                 return
-            times = [frame.pts * clip.video.time_base for clip, frame in zip(clips, frames, strict=True)]
+            times = [
+                frame.pts * clip.video.time_base + place.shift
+                for clip, frame, place in zip(clips, frames, placed, strict=True)
+            ]
             duration = frames[0].duration * first.time_base or step
             for clip, at in zip(clips, times, strict=True):
                 if abs(at - times[0]) > duration / 2:
@@ -393,13 +571,6 @@ def at_even_spacing(instants: Iterator[Instant], count: int, num_packets: int) -
     if instant is not None and not found:
         yield instant
     logger.warning("fewer frames could be decoded than the clip has packets: %d are shown.", max(1, found))
-
-
-def count_packets(clip: ClipInfo) -> int:
-    """Count the packets of a clip that are to be shown, without decoding them."""
-    with open_clip(clip.path) as container:
-        stream = container.streams[clip.video.index]
-        return sum(1 for packet in packets_of(container, stream) if packet.size and not packet.is_discard)
 
 
 def to_picture(frame: Frame, video: VideoInfo) -> Picture:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -291,31 +291,43 @@ class Panel:
     """One row of the plot.
 
     Attributes:
-        title: its title, with the unit.
+        name: what it shows, with the unit.
+        better: which direction is better.
         measure: the value that is drawn for each frame.
         beside: the reference's value, drawn in black.
+        note: a remark on how to read it.
     """
 
-    title: str
+    name: str
+    better: Literal["higher", "lower"]
     measure: Measure
     beside: Measure | None = None
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name, which way is better, and the note."""
+        return f"{self.name}, {self.better} is better{f' ({self.note})' if self.note else ''}"
 
 
 PANELS = (
-    Panel("PSNR-Y in dB (a gap: equal to the reference)", lambda frame: frame.psnr_y),
-    Panel("SSIM-Y", lambda frame: frame.ssim_y),
-    Panel("VMAF", lambda frame: frame.vmaf),
+    Panel("VMAF", "higher", lambda frame: frame.vmaf),
     Panel(
-        "Warping error in code values (less is better)",
+        "Warping error in code values",
+        "lower",
         lambda frame: frame.warping_error,
         lambda frame: frame.reference_warping_error,
     ),
     Panel(
-        "Change in still regions in code values (less is better)",
+        "Change in still regions in code values",
+        "lower",
         lambda frame: frame.still_change,
         lambda frame: frame.reference_still_change,
     ),
+    Panel("SSIM-Y", "higher", lambda frame: frame.ssim_y),
+    Panel("PSNR-Y in dB", "higher", lambda frame: frame.psnr_y, note="a gap: equal to the reference"),
 )
+"""Perceptual measures first: what the eye sees, then flicker, then differences of single pixels."""
 
 
 def plot_frames(report: VideoReport, target: Path) -> None:
@@ -334,7 +346,7 @@ def plot_frames(report: VideoReport, target: Path) -> None:
     with needs_extra("eval", "a plot"):
         from matplotlib.figure import Figure
 
-    panels = [panel for panel in PANELS if _has_values(report, panel.measure)] or [PANELS[0]]
+    panels = [panel for panel in PANELS if _has_values(report, panel.measure)] or [PANELS[-1]]
     figure = Figure(figsize=(12, 2.5 * len(panels) + 0.5), dpi=100, layout="constrained")
     grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
     for axes, panel in zip(grid, panels, strict=True):

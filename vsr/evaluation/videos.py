@@ -26,6 +26,7 @@ from vsr.evaluation.pairing import (
     Schedule,
     identify,
     name_frames,
+    pair_parts,
     pair_times,
     read_rgb,
     read_schedule,
@@ -85,15 +86,19 @@ def evaluate_videos(
         schedules = _read_schedules(clips, progress)
         pairings = [_pair(clips, schedules, number, options) for number in range(1, len(clips))]
         with ExitStack() as stack:
-            model, count = options.vmaf_model if options.vmaf else None, len(schedules[0].times)
-            tracks = [
-                stack.enter_context(Track(reference, clip, pairing, count, options.border, model))
-                for clip, pairing in zip(outputs, pairings, strict=False)  # the pairing of LR follows the outputs'
+            model, numbers = options.vmaf_model if options.vmaf else None, _numbers(pairings[: len(outputs)])
+            partners = [
+                stack.enter_context(closing(read_paired(clip, pairing, numbers)))
+                for clip, pairing in zip(clips[1:], pairings, strict=True)
             ]
-            bicubic = None
-            if lr is not None:
-                bicubic = stack.enter_context(closing(_enlarge_lr(lr, pairings[-1], count, reference)))
-            steps = stack.enter_context(closing(_read_steps(reference, schedules[0], bicubic, options.steadiness)))
+            tracks = [
+                stack.enter_context(Track(reference, clip, pairing, frames, options.border, model))
+                for clip, pairing, frames in zip(outputs, pairings, partners, strict=False)  # LR's are the last
+            ]
+            bicubic = _enlarge(partners[-1], reference) if lr is not None else None
+            steps = stack.enter_context(
+                closing(_read_steps(reference, schedules[0], numbers, bicubic, options.steadiness))
+            )
             cuts = []
             for step in steps:
                 for track in tracks:
@@ -101,7 +106,7 @@ def evaluate_videos(
                 if step.transition is not None and step.transition.is_cut:
                     cuts.append(step.number)
                 if progress is not None:
-                    progress(VideoEvalProgress("comparing", step.number + 1, count))
+                    progress(VideoEvalProgress("comparing", step.number - numbers.start + 1, len(numbers)))
             scores = [track.finish() for track in tracks]
     found = []
     for clip, frames, pairing, schedule in zip(outputs, scores, pairings, schedules[1:], strict=False):
@@ -152,11 +157,18 @@ def _read_schedules(clips: Sequence[Clip], progress: Callable[[VideoEvalProgress
 def _pair(clips: Sequence[Clip], schedules: Sequence[Schedule], number: int, options: VideoEvalOptions) -> Pairing:
     """Pair a clip's frames with those of the first clip, the reference."""
     times = [schedules[index].times for index in (0, number)]
+    parts = any(clips[index].part_start is not None for index in (0, number))
     if options.align == "start":
         times = [tuple(time - each[0] for time in each) for each in times]
-    pairing = pair_times(*times)
+    pairing = pair_parts(*times) if parts and options.align == "time" else pair_times(*times)
     require_pairs(pairing, (clips[0].path, times[0]), (clips[number].path, times[1]), options.max_unpaired)
     return pairing
+
+
+def _numbers(pairings: Sequence[Pairing]) -> range:
+    """Return the numbers of the reference's frames from the first to the last that has a partner in an output."""
+    firsts, lasts = zip(*((pairing.pairs[0][0], pairing.pairs[-1][0]) for pairing in pairings), strict=True)
+    return range(min(firsts), max(lasts) + 1)
 
 
 def _notes(
@@ -171,7 +183,12 @@ def _notes(
         if unpaired:
             notes.append(f"Without a partner: {len(unpaired)} of {whose} frames, {name_frames(unpaired, times)}.")
     later = own.times[0] - schedule.times[0]
-    if abs(later) > ROUNDING:
+    parts = [each.part_start is not None for each in (reference, clip)]
+    if any(parts) and by_time:
+        whose = "The reference shows" if parts[0] else "It shows"
+        first, last = (float(schedule.times[pair[0]]) for pair in (pairing.pairs[0], pairing.pairs[-1]))
+        notes.append(f"{whose} a part of the source; both are compared from {first:.3f} to {last:.3f} s.")
+    elif abs(later) > ROUNDING:
         hint = f"; {setting('align', 'start')} pairs from the first frames instead" if by_time else ""
         notes.append(f"It starts {abs(float(later)):.3f} s {'after' if later > 0 else 'before'} the reference{hint}.")
     if not pairing.same_rate:
@@ -193,35 +210,34 @@ def _notes(
     return tuple(notes)
 
 
-def _enlarge_lr(lr: Clip, pairing: Pairing, num_frames: int, reference: Clip) -> Generator[Luma | None, None, None]:
-    """Yield for each frame of the reference the LR clip's luma, enlarged to its size; None without a partner."""
-    with closing(read_paired(lr, pairing, num_frames)) as frames:
-        for rgb in frames:
-            if rgb is None:
-                yield None
-            else:
-                luma = torch.from_numpy(ComparedFrame(rgb).luma)  # luma is linear, and one plane is faster than three
-                yield cast(Luma, resize_bicubic(luma, reference.video.height, reference.video.width).numpy())
+def _enlarge(lr: Iterator[Tensor | None], reference: Clip) -> Iterator[Luma | None]:
+    """Yield the luma of frames of the LR clip, enlarged to the reference's size; None for None."""
+    for rgb in lr:
+        if rgb is None:
+            yield None
+        else:
+            luma = torch.from_numpy(ComparedFrame(rgb).luma)  # luma is linear, and one plane is faster than three
+            yield cast(Luma, resize_bicubic(luma, reference.video.height, reference.video.width).numpy())
 
 
 def _read_steps(
-    reference: Clip, schedule: Schedule, bicubic: Iterator[Luma | None] | None, steadiness: bool
+    reference: Clip, schedule: Schedule, numbers: range, bicubic: Iterator[Luma | None] | None, steadiness: bool
 ) -> Generator[Step, None, None]:
-    """Yield the frames of the reference, each with its transition from the previous one."""
+    """Yield the frames of the reference with these numbers, each with its transition from the previous one."""
     steadiness = steadiness and min(reference.video.width, reference.video.height) >= MIN_FLOW_SIZE
     last: Luma | None = None
     last_bicubic: Luma | None = None
-    number = -1
-    with closing(read_rgb(reference)) as frames:
-        for number, (rgb, time) in enumerate(zip(frames, schedule.times, strict=False)):
+    number = numbers.start - 1
+    with closing(read_rgb(reference, numbers.start)) as frames:
+        for number, rgb in zip(numbers, frames, strict=False):
             frame = ComparedFrame(rgb)
             bicubic_luma = next(bicubic) if bicubic is not None else None
-            step = Step(number, float(time), frame)
+            step = Step(number, float(schedule.times[number]), frame)
             if steadiness and last is not None:
                 step = _with_transition(step, last, last_bicubic, bicubic_luma)
             yield step
             last, last_bicubic = (frame.luma, bicubic_luma) if steadiness else (None, None)
-    if number + 1 != len(schedule.times):
+    if number + 1 != numbers.stop:
         raise InputError(f"{reference.path} was changed during the comparison; start again without changing it.")
 
 
@@ -289,20 +305,21 @@ class Step:
 
 
 class Track:
-    """An output that is read along with the reference; a context manager, which closes the clip and ends VMAF.
+    """An output that is read along with the reference; a context manager, which ends VMAF.
 
     Args:
         reference: the clip to compare with.
         clip: the output.
         pairing: the pairs of the two.
-        num_frames: number of frames of the reference.
+        frames: the partners of the frames that ``compare`` gets, as of ``read_paired``.
         border: pixels that PSNR and SSIM leave out at each side.
         vmaf_model: name of libvmaf's model; None: VMAF is not measured.
     """
 
     def __init__(
-        self, reference: Clip, clip: Clip, pairing: Pairing, num_frames: int, border: int, vmaf_model: str | None
-    ) -> None:
+        self, reference: Clip, clip: Clip, pairing: Pairing, frames: Iterator[Tensor | None], border: int,
+        vmaf_model: str | None,
+    ) -> None:  # fmt: skip
         self._partner = dict(pairing.pairs)
         self._border = border
         self._matrix = reference.colour.matrix
@@ -311,13 +328,12 @@ class Track:
         self._scores: list[FrameScore] = []
         self._last: Luma | None = None
         self.vmaf_version = ""
-        with ExitStack() as stack:
-            self._frames = stack.enter_context(closing(read_paired(clip, pairing, num_frames)))
-            self._vmaf: VmafScorer | None = None
-            if vmaf_model is not None:
-                scorer = VmafScorer(clip.video.width, clip.video.height, self._bit_depth, vmaf_model)
-                self._vmaf = stack.enter_context(scorer)
-            self._resources = stack.pop_all()
+        self._frames = frames
+        self._vmaf: VmafScorer | None = None
+        self._resources = ExitStack()
+        if vmaf_model is not None:
+            scorer = VmafScorer(clip.video.width, clip.video.height, self._bit_depth, vmaf_model)
+            self._vmaf = self._resources.enter_context(scorer)
 
     def compare(self, step: Step) -> None:
         """Compare the partner of the reference's next frame, if it has one.
@@ -382,16 +398,22 @@ class Track:
         self._resources.close()
 
 
-def read_paired(clip: Clip, pairing: Pairing, num_frames: int) -> Generator[Tensor | None, None, None]:
-    """Yield for each of the reference's ``num_frames`` frames its partner as RGB (1, 3, H, W); None if it has none.
+def read_paired(clip: Clip, pairing: Pairing, numbers: range) -> Generator[Tensor | None, None, None]:
+    """Yield for each of the reference's frames its partner as RGB (1, 3, H, W); None if it has none.
+
+    Args:
+        clip: the clip to read.
+        pairing: its pairs with the reference.
+        numbers: numbers of the reference's frames.
 
     Raises:
         InputError: the clip has fewer frames than when its times were read.
     """
     partner = dict(pairing.pairs)
-    position = -1
-    with closing(read_rgb(clip)) as frames:
-        for number in range(num_frames):
+    first = next((partner[number] for number in numbers if number in partner), 0)
+    position = first - 1
+    with closing(read_rgb(clip, first)) as frames:
+        for number in numbers:
             wanted = partner.get(number)
             if wanted is None:
                 yield None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -64,8 +64,9 @@ class Estimate:
 
 @explains_out_of_memory
 def estimate_clip(
-    source: Path, target: Path, options: UpscaleOptions, *, executor: Executor | None = None
-) -> Estimate:
+    source: Path, target: Path, options: UpscaleOptions, *, executor: Executor | None = None,
+    on_plan: Callable[[ClipPlan], None] | None = None,
+) -> Estimate:  # fmt: skip
     """Estimate a job by upscaling a few frames of the clip; write nothing.
 
     Args:
@@ -73,6 +74,7 @@ def estimate_clip(
         target: the output.
         options: the job's options.
         executor: builds the engine, or reuses that of the clip before; None: one for this clip.
+        on_plan: called with the plan, before anything is measured.
 
     Raises:
         VsrError: ``upscale`` would refuse the job.
@@ -87,6 +89,8 @@ def estimate_clip(
     with TemporaryDirectory(prefix="vsr-") as folder:
         output.assemble_sample(Path(folder))
     plan.warn()
+    if on_plan is not None:
+        on_plan(plan)
     planned = time.monotonic() - started
     frames = sum(_length(segment, clip.video.num_frames_estimated) for segment in plan.segments)
     computed = frames + sum(segment.num_warm_up for segment in plan.segments)

@@ -200,7 +200,7 @@ def upscale_clip(
         progress: as ``upscale``.
         executor: an open executor; None: one is opened for this clip.
         command: the command that this clip is part of; None: one for this clip only.
-        on_plan: called with the plan, before the first frame.
+        on_plan: called with the plan, when nothing refuses the job any more.
     """
     started = time.monotonic()
     check_names(source, target)
@@ -230,9 +230,7 @@ def upscale_clip(
         if publishing and not folder.is_publishing:
             output.check()
         folder.adopt(manifest, output.published)
-        if on_plan is not None:
-            on_plan(plan)
-        done, resumed, lost = _run_job(plan, folder, fingerprint, options, progress, executor, resources)
+        done, resumed, lost = _run_job(plan, folder, fingerprint, options, progress, executor, resources, on_plan)
         found = _total_damage(done)
         if found.resized:
             logger.warning("%s", resized_message(source, clip.video, found.resized))
@@ -252,6 +250,7 @@ def upscale_clip(
 def _run_job(
     plan: ClipPlan, folder: JobFolder, fingerprint: SourceFingerprint, options: UpscaleOptions,
     progress: Callable[[UpscaleProgress], None] | None, executor: Executor, resources: ExitStack,
+    on_plan: Callable[[ClipPlan], None] | None,
 ) -> tuple[list[FinishedSegment], int, list[str]]:  # fmt: skip
     """Upscale the remaining segments, close ``resources``, and publish the output.
 
@@ -264,6 +263,9 @@ def _run_job(
         if remaining:
             plan.job.output.assemble_sample(folder.assembly())
         plan.warn()
+        if on_plan is not None:
+            on_plan(plan)
+        report.frames(0)
         if remaining:
             executor.run(plan.job, remaining, folder.path, report, plan.engine)
         resources.close()
@@ -562,7 +564,6 @@ class _Report:
         self._segments = {segment.number: segment for segment in segments}
         self._total = None if folder.manifest is None else folder.manifest.num_frames
         self.resumed = self._frames = sum(done.frames for done in folder.finished.values())
-        self.frames(0)
 
     def frames(self, count: int) -> None:
         """Add to the number of frames that were passed to the encoder; negative if they are computed again."""
