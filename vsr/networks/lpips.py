@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vsr.errors import WeightsError
+from vsr.errors import DISTRIBUTION, WeightsError
 from vsr.networks.rewrites import float32_products
 from vsr.networks.vgg import find_pretrained, read_weights
 
@@ -103,7 +103,8 @@ def load_lpips(path: Path | None = None) -> Lpips:
 
     found = find_spec("torchmetrics")
     if found is None or found.origin is None:
-        raise WeightsError('LPIPS needs the package torchmetrics, which contains its heads: pip install "vsr[eval]".')
+        advice = f'pip install "{DISTRIBUTION}[eval]"'
+        raise WeightsError(f"LPIPS needs the package torchmetrics, which contains its heads: {advice}.")
     url = SqueezeNet1_1_Weights.IMAGENET1K_V1.url
     backbone = find_pretrained("the weights of SqueezeNet for LPIPS", url, path, "lpips_weights")
     return Lpips(backbone, read_weights(Path(found.origin).parent / HEADS))
