@@ -20,6 +20,7 @@ from vsr.evaluation.tables import Column, Table, check_output, to_markdown, writ
 from vsr.networks.weights import find_weights, read_info, shipped_models
 
 SETS = ("Set5", "Set14", "BSD100")
+CELLS = "PSNR-Y in dB / SSIM-Y / LPIPS (SqueezeNet), by the protocol of `vsr eval`"
 
 
 def measure(models: tuple[str, ...], scale: int, name: str, options: argparse.Namespace) -> tuple[ModelScore, ...]:
@@ -69,7 +70,7 @@ def main() -> None:
         for index, model in enumerate(models):
             rows.append({"model": model, "scale": scale} | {name: figures(scores[name][index]) for name in SETS})
     columns = (Column("model"), Column("scale"), *(Column(name) for name in SETS))
-    table = Table(columns, tuple(rows), {"cells": "PSNR-Y in dB / SSIM-Y / LPIPS, by the protocol of `vsr eval`"})
+    table = Table(columns, tuple(rows), {"cells": CELLS})
     print(to_markdown(table), end="")
     for path in options.output:
         write_table(path, table, overwrite=True)

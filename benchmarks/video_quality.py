@@ -66,7 +66,7 @@ COLUMNS = (
     Column("clip"),
     Column("model"),
     Column("PSNR-Y", "dB", 2, "higher"),
-    Column("LPIPS", "", 4, "lower"),
+    Column("LPIPS", "", 4, "lower", by="SqueezeNet"),
     Column("VMAF", "", 2, "higher"),
     Column("still ratio", "", 2, "lower"),
     Column("warping error", "codes", 3, "lower"),

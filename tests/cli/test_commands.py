@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 
 from vsr.cli import main
 from vsr.machine import SIZES
 from vsr.networks.weights import load_generator, models_folder, read_info
+from vsr.training.config import read_config
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -349,6 +352,7 @@ def test_three_stages_and_what_they_leave(
         "best-pretrain.safetensors",
         "card.md",
         "checkpoint.pt",
+        "config.toml",
         "discriminator.safetensors",
         "generator.safetensors",
         "log.csv",
@@ -400,6 +404,7 @@ def test_train_says_when_quality_cannot_be_measured_in_full(
     result = invoke(*run, "--overwrite", "--validation", held_out)
     assert result.exit_code == 0, result.output
     assert "LPIPS is not measured" in result.stderr and "--lpips-weights" in result.stderr
+    assert "downloading the weights of SqueezeNet for LPIPS, 4.7 MiB, from https://" in result.stderr
     assert [url.rpartition("/")[2].partition("-")[0] for url in offline] == ["squeezenet1_1"]
 
 
@@ -415,6 +420,100 @@ def test_train_goes_on_where_it_stopped(photographs: Path, tmp_path: Path) -> No
     assert (summary["steps"], summary["stopped"]) == (3, False)
     rows = (tmp_path / "run" / "log.csv").read_text(encoding="utf-8").splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == ["3"], "nothing of the run before is left"
+
+
+def test_resume_alone_goes_on_with_the_stored_options(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any folder; and the weights are those of a run that was not stopped."""
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    asked = ["train", "--data", "pictures", *PRETRAIN, "--seed", 3, "--steps", 4, "--log-every", 1]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["vsr", *map(str, asked), "-o", "part"])
+    assert invoke(*asked, "-o", whole).exit_code == 0
+    stopped = invoke(*asked, "-o", part, "--time-limit", "0.000001s")
+    assert stopped.exit_code == 0, stopped.output
+    assert stopped.stderr == (
+        f"vsr: the time limit is reached after step 1; to continue: vsr train -o {part} --resume\n"
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr("sys.argv", ["vsr", "train", "-o", "part", "--resume"])
+    resumed = invoke("train", "-o", part, "--resume", "--json")
+    assert resumed.exit_code == 0, resumed.output
+    assert (json.loads(resumed.stdout)["steps"], json.loads(resumed.stdout)["stopped"]) == (4, False)
+    one, other = (load_file(run / "generator.safetensors") for run in (whole, part))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    command = "vsr " + " ".join(map(str, asked)) + " -o part"
+    assert command in (part / "card.md").read_text(encoding="utf-8"), "the one that began the run"
+
+
+def test_a_time_limit_is_quiet_with_q(photographs: Path, tmp_path: Path) -> None:
+    run = ["train", "--data", photographs, "-o", tmp_path / "run", *PRETRAIN, "--steps", 9, "--time-limit", "1e-9"]
+    assert invoke(*run, "-q").exit_code == 2
+    result = invoke(*run[:-1], "0.000001", "-q")
+    assert (result.exit_code, result.output) == (0, "") and (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_options_given_along_with_resume(photographs: Path, tmp_path: Path) -> None:
+    """What would change the training is refused with both values; what does not is accepted."""
+    run = ["train", "-o", tmp_path / "run", "--resume"]
+    assert invoke("train", "--data", photographs, *run[1:3], *PRETRAIN, "--steps", 1).exit_code == 0
+    more = tmp_path / "more"
+    shutil.copytree(photographs, more)
+    cv2.imwrite(str(more / "new.png"), np.zeros((40, 40, 3), np.uint8))
+    before = (tmp_path / "run" / "config.toml").read_bytes()
+    init = models_folder() / "srgan-x4.safetensors"
+    for words, sentence in [
+        (["--batch-size", 4], "batch_size was 2 and is now 4"),
+        (["--accumulate", 2], "accumulate was 1 and is now 2"),
+        (["--seed", 5], "the seed was 0 and is now 5"),
+        (["--data", more], "the pictures differ"),
+        (["--init", init], f"init was not set and is now {init}"),
+        (["--lpips", "alex"], "lpips was squeeze and is now alex"),
+    ]:
+        assert_refused(invoke(*run, *words), 1, f"belongs to another run ({sentence})")
+    refused = invoke(*run, "--recipe", "coco-176")
+    assert_refused(refused, 2, "--recipe coco-176 differs from the recipe srgan in", "config.toml: leave it out")
+    assert (tmp_path / "run" / "config.toml").read_bytes() == before
+    moved = tmp_path / "moved"
+    photographs.rename(moved)
+    again = ["--data", moved, "--recipe", "srgan", "--steps", 3, "--workers", 2, "--log-every", 1, "--no-tensorboard"]
+    result = invoke(*run, *again, "--checkpoint-every", 2, "--device", "cpu", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["steps"] == 3, result.output
+    assert read_config(tmp_path / "run")["data"] == (moved,)
+
+
+def test_the_options_of_a_run_begin_another(photographs: Path, tmp_path: Path) -> None:
+    """From the folder or the file, edited, and with options that take precedence."""
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    assert invoke("train", "--data", photographs, "-o", one, *PRETRAIN, "--steps", 2).exit_code == 0
+    assert invoke("train", "--config", one, "-o", two).exit_code == 0
+    first, second = (load_file(run / "generator.safetensors") for run in (one, two))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert read_config(one) | {"command": ""} == read_config(two) | {"command": ""}
+    mine = tmp_path / "mine.toml"
+    mine.write_text((one / "config.toml").read_text(encoding="utf-8").replace("seed = 0", "seed = 4"), encoding="utf-8")
+    assert invoke("train", "--config", mine, "-o", three, "--steps", 3).exit_code == 0
+    changed = read_config(three)
+    assert (changed["seed"], changed["pretrain_length"], changed["blocks"]) == (4, 3, 1)
+    wrong = invoke("train", "--config", mine, "-o", tmp_path / "four", "--recipe", "coco-176")
+    assert_refused(wrong, 2, f"--recipe coco-176 differs from the recipe srgan in {mine}: leave it out")
+    mine.write_text("batch_size = 0", encoding="utf-8")
+    assert_refused(invoke("train", "--config", mine, "-o", tmp_path / "four"), 2, "name the pictures", "--data")
+    refused = invoke("train", "--config", mine, "--data", photographs, "-o", tmp_path / "four")
+    assert_refused(refused, 2, "batch_size must be at least 1, got 0")
+    assert not (tmp_path / "four").exists()
+
+
+def test_a_run_without_a_file_of_options_is_resumed_with_its_options(photographs: Path, tmp_path: Path) -> None:
+    run = ["train", "-o", tmp_path / "run", *PRETRAIN, "--resume", "--steps", 2]
+    assert invoke("train", "--data", photographs, "-o", tmp_path / "run", *PRETRAIN, "--steps", 1).exit_code == 0
+    (tmp_path / "run" / "config.toml").unlink()
+    assert_refused(invoke(*run), 2, "--data, and all other options of the run", "holds no config.toml")
+    assert invoke(*run, "--data", photographs).exit_code == 0
+    assert (tmp_path / "run" / "config.toml").exists()
 
 
 def test_stage_by_stage(photographs: Path, tmp_path: Path) -> None:
@@ -449,6 +548,7 @@ def test_no_content_weights_and_no_network(photographs: Path, tmp_path: Path, of
     assert result.exit_code == 1 and result.stdout == ""
     url = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
     assert offline == [url]
+    assert "downloading VGG19's weights, 548 MiB, from https://" in result.stderr.splitlines()[0]
     assert result.stderr.splitlines()[-1] == (
         f"error: cannot download VGG19's weights from {url} (no network): put the file at "
         f"{tmp_path / 'torch/hub/checkpoints/vgg19-dcbb9e9d.pth'}, or give a file with --content-weights."
@@ -537,7 +637,7 @@ def test_the_help_of_train_is_in_sections() -> None:
     text = " ".join(" ".join(lines).split())
     assert "--adversarial-milestones LIST Of multi-step: shares of the stage's length. [default: 0.5]" in text
     assert "--flips / --no-flips Mirror half of the crops, each way. [default: yes]" in text
-    assert "--resume Continue the run in output." in text and "--no-resume" not in text
+    assert "--resume Continue the run in output, with its options" in text and "--no-resume" not in text
 
 
 def test_models_lists_what_ships() -> None:

@@ -149,7 +149,8 @@ def test_lr_is_paired_by_name(photographs: Path, tmp_path: Path) -> None:
         (["--model", "bicubic", "--data", "hr", "--vmaf"], 2, ["--vmaf is for clips"]),
         (["--model", "bicubic", "--data", "hr", "--plot", "p.png"], 2, ["--plot is for clips"]),
         (["a.mp4", "b.mp4", "--data", "hr"], 2, ["clips and pictures exclude each other: a.mp4", "--data is for"]),
-        (["a.mp4", "b.mp4", "--no-lpips"], 2, ["exclude each other", "--lpips is for the pictures"]),
+        (["a.mp4", "b.mp4", "--no-lpips"], 2, ["exclude each other", "--no-lpips is for the pictures"]),
+        (["--model", "bicubic", "--data", "hr", "--lpips", "vgg"], 2, ["one of 'squeeze', 'alex', 'none'"]),
         (["a.mp4"], 2, ["a.mp4 alone cannot be measured"]),
         (["a.mp4", "b.mp4"], 1, ["a.mp4", "No such file"]),
         (

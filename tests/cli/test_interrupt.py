@@ -111,11 +111,12 @@ def test_train_half_way_can_be_resumed(tmp_path: Path, number: signal.Signals) -
     finally:
         process.kill()
     assert process.returncode == 130, stderr
-    assert "to continue, run the same command with --resume" in stderr
+    assert f"to continue: vsr train -o {tmp_path / 'run'} --resume" in stderr
     assert "Traceback" not in stderr
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "card.md",
         "checkpoint.pt",
+        "config.toml",
         "generator.safetensors",
         "log.csv",
         "losses.png",
@@ -123,8 +124,8 @@ def test_train_half_way_can_be_resumed(tmp_path: Path, number: signal.Signals) -
     ]
     steps = int(log.read_text().splitlines()[-1].split(",")[0])
     assert f"vsr: stopped after step {steps};" in stderr
-    # Gone on for two updates more, to which the end of the stage is moved.
-    more = [str(word) for word in (*run, "--steps", steps + 2, "--log-every", 1, "--resume", "--json")]
+    # Gone on with the stored options, for two updates more, to which the end of the stage is moved.
+    more = [str(word) for word in ("train", "-o", tmp_path / "run", "--resume", "--steps", steps + 2, "--json")]
     result = CliRunner().invoke(main, more)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["steps"] == steps + 2

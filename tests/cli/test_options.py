@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -238,6 +239,7 @@ RECIPE: dict[str, tuple[list[str], Any]] = {
     "gradient_clip": (["1"], 1.0),
     "ema_decay": (["0.9"], 0.9),
     "batch_size": (["8"], 8),
+    "accumulate": (["3"], 3),
     "crop_size": (["48"], 48),
     "crop": (["centre"], "centre"),
     "crops_per_picture": (["4"], 4),
@@ -348,6 +350,12 @@ def flat(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
+@pytest.fixture(autouse=True)
+def a_run_to_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of an older version, which has no file of options."""
+    monkeypatch.setattr(sys.modules["vsr.cli.train"], "stored_config", lambda output: {})
+
+
 @pytest.fixture
 def arrived(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TrainOptions]]:
     """The options that the library is called with, in its place."""
@@ -442,6 +450,8 @@ RUN: dict[str, tuple[list[str], Any]] = {
     "workers": (["1"], 1),
     "resume": ([], True),
     "overwrite": ([], True),
+    "time_limit": (["1h30m"], 5400.0),
+    "lpips": (["alex"], "alex"),
     "stage": (["adversarial"], "adversarial"),
     "validation": (["held"], (Path("held"),)),
 }
@@ -498,3 +508,53 @@ def test_steps(arrived: list[TrainOptions], arguments: list[object], lengths: li
 def test_an_epoch_stays_one_without_steps(arrived: list[TrainOptions]) -> None:
     assert train("--recipe", "vgg16-tv", "--adversarial-length", 9).exit_code == 0
     assert (arrived[0].recipe.unit, arrived[0].recipe.adversarial.length) == ("epochs", 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("8h", 28800), ("90m", 5400), ("3600s", 3600), ("3600", 3600), ("1h30m", 5400), ("1:30:00", 5400), ("1:30", 90),
+     ("0.5h", 1800), ("1h0m1.5s", 3601.5)],
+)  # fmt: skip
+def test_a_duration(arrived: list[TrainOptions], text: str, seconds: float) -> None:
+    assert train("--time-limit", text).exit_code == 0
+    assert arrived[0].time_limit == seconds
+
+
+@pytest.mark.parametrize("text", ["", "8 h", "h", "1m30h", "-5m", "eight", "1:2:3:4", "1e3", "8d", "0s"])
+def test_no_duration(arrived: list[TrainOptions], text: str) -> None:
+    result = train("--time-limit", text)
+    assert result.exit_code == 2 and ("is not a duration" in result.output or "must be positive" in result.output)
+    assert not arrived
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_help_shows_the_defaults_of_the_named_recipe(name: str, order: int) -> None:
+    words = [["--recipe", name], ["--help"]]
+    result = CliRunner().invoke(main, ["train", *words[order], *words[1 - order]])
+    text = " ".join(result.output.split())
+    assert result.exit_code == 0 and f"The recipe, with the defaults of {name}:" in text
+    for flag, value in (("crop-size", RECIPES[name].crop_size), ("pretrain-length", RECIPES[name].pretrain.length)):
+        described = text.partition(f"--{flag} INTEGER")[2].partition("[default: ")[2]
+        assert described.startswith(f"{value:d}]"), flag
+    again = CliRunner().invoke(main, ["train", "--help"])
+    assert "The recipe, with the defaults of srgan:" in again.output
+
+
+def test_the_bar_keeps_its_figures_at_80_columns() -> None:
+    from tqdm import tqdm
+
+    from vsr.cli.train import BAR, figures
+    from vsr.training.step import Quality
+    from vsr.training.trainer import TrainProgress
+
+    losses = dict.fromkeys(("generator_loss", "mse", "content", "adversarial", "discriminator_loss"), 0.000123456)
+    at = TrainProgress("discriminator", 123_456, 1_200_000, losses, Quality(28.1234, 0.8, 0.1))
+    line = tqdm.format_meter(
+        n=at.step, total=at.steps, elapsed=45_678.0, initial=1000, ncols=80, prefix=at.stage, postfix=figures(at),
+        bar_format=BAR,
+    )  # fmt: skip
+    assert len(line) == 80
+    assert line.startswith("discriminator 123456/1200000 |") and line.endswith(" left, loss 0.000123, 28.12 dB")
+    assert figures(TrainProgress("discriminator", 1, 2, {"discriminator_loss": 0.5}, None)) == "loss 0.5"
+    assert figures(TrainProgress("pretrain", 1, 2, {}, None)) == ""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torchvision.models
 from torch import Tensor, nn
 
 from vsr.errors import InputError, UnknownModelError, UsageError, WeightsError
 from vsr.evaluation.images import ImageProgress, ImageReport, ModelScore, evaluate_images, image_table
 from vsr.evaluation.options import ImageEvalOptions
+from vsr.evaluation.tables import to_csv, to_json, to_markdown, to_text
 from vsr.imaging.metrics import psnr_rgb, psnr_y, ssim_rgb, ssim_y
 from vsr.imaging.pictures import read_picture, write_picture
 from vsr.imaging.resize import resize_as_matlab, resize_bicubic
@@ -335,3 +338,25 @@ def test_cuda_agrees_with_the_cpu(photographs: Path, tiny_weights: Path, squeeze
         assert theirs.ssim == pytest.approx(ours.ssim, abs=1e-4)
         assert theirs.lpips == pytest.approx(ours.lpips, rel=0.01)
         assert theirs.memory_bytes is not None and theirs.memory_bytes > 0
+
+
+@pytest.mark.parametrize(("chosen", "name"), [("squeeze", "SqueezeNet"), ("alex", "AlexNet")])
+def test_lpips_is_called_by_its_backbone(photographs: Path, tmp_path: Path, chosen: Any, name: str) -> None:
+    """In headings and notes; the key of the value stays."""
+    build = {"squeeze": torchvision.models.squeezenet1_1, "alex": torchvision.models.alexnet}[chosen]
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in build(weights=None).features.state_dict().items()}
+    torch.save({f"features.{key}": torch.randn(shape) / 10 for key, shape in shapes.items()}, tmp_path / "backbone.pth")
+    asked = options("bicubic", data=photographs, lpips=chosen, lpips_weights=tmp_path / "backbone.pth")
+    table = image_table(evaluate_images(asked))
+    assert f" LPIPS ({name}) " in to_text(table) and f"LPIPS: version 0.1 on {name}" in to_text(table)
+    assert f"| LPIPS ({name}) |" in to_markdown(table)
+    assert to_csv(table).splitlines()[0].split(",").count("LPIPS") == 1
+    stored = json.loads(to_json(table))
+    assert [column["by"] for column in stored["columns"] if column["name"] == "LPIPS"] == [name]
+    assert stored["rows"][0]["LPIPS"] > 0
+
+
+def test_true_and_false_still_choose_lpips() -> None:
+    assert options("bicubic", data=Path("x"), lpips=True).lpips == "squeeze"
+    assert options("bicubic", data=Path("x"), lpips=False).lpips == "none"

@@ -67,7 +67,7 @@ def test_csv_keeps_full_precision() -> None:
 def test_json_keeps_full_precision() -> None:
     content = json.loads(to_json(TWO))
     assert content["rows"] == [dict(each) for each in TWO.rows]
-    assert content["columns"][2] == {"name": "PSNR", "unit": "dB", "digits": 2, "better": "higher"}
+    assert content["columns"][2] == {"name": "PSNR", "unit": "dB", "digits": 2, "better": "higher", "by": ""}
     assert content["about"] == {"scale": 4, "LR": "made"}
     assert "\n" not in to_json(TWO) and json.loads(to_json(TWO, indent=2)) == content
 

@@ -8,27 +8,34 @@ import pytest
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import lpips as torchmetrics_lpips
-from torchvision.models import squeezenet1_1
+from torchvision.models import alexnet, squeezenet1_1
 
 import vsr.networks.lpips
 from vsr.errors import WeightsError
 from vsr.imaging.pictures import read_picture
 from vsr.imaging.resize import resize_bicubic
-from vsr.networks.lpips import HEADS, MIN_SIZE, Lpips, load_lpips
+from vsr.networks import LPIPS_MIN_SIZES, LPIPS_NAMES, LpipsBackbone
+from vsr.networks.lpips import BACKBONES, Lpips, load_lpips
 from vsr.networks.vgg import read_weights
 
-WHEELS_HEADS = Path(torchmetrics_lpips.__file__).parents[2] / HEADS
+WHEELS_HEADS = Path(torchmetrics_lpips.__file__).parents[2] / BACKBONES["squeeze"].heads
+MODELS = {"squeeze": squeezenet1_1, "alex": alexnet}
+KINDS: tuple[LpipsBackbone, ...] = ("squeeze", "alex")
 
 
-def random_backbone(seed: int = 0) -> dict[str, Tensor]:
+def random_backbone(kind: LpipsBackbone = "squeeze", seed: int = 0) -> dict[str, Tensor]:
+    """The weights of a backbone without its classifier, which in AlexNet's file takes 220 MiB."""
     torch.manual_seed(seed)
-    return dict(squeezenet1_1(weights=None).state_dict())
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in MODELS[kind](weights=None).features.state_dict().items()}
+    return {f"features.{name}": torch.randn(shape) / max(1, shape[1:].numel()) ** 0.5 for name, shape in shapes.items()}
 
 
-def reference(backbone: dict[str, Tensor]) -> torch.nn.Module:
+def reference(backbone: dict[str, Tensor], kind: LpipsBackbone = "squeeze") -> torch.nn.Module:
     """torchmetrics' own network with a backbone's weights."""
-    network = torchmetrics_lpips._LPIPS(net="squeeze", pnet_rand=True)
-    for part in network.net.slices:
+    network = torchmetrics_lpips._LPIPS(net=kind, pnet_rand=True)
+    slices = getattr(network.net, "slices", None) or [getattr(network.net, f"slice{number}") for number in range(1, 6)]
+    for part in slices:
         for index, layer in part.named_children():
             prefix = f"features.{index}."
             layer.load_state_dict({key[len(prefix) :]: backbone[key] for key in backbone if key.startswith(prefix)})
@@ -41,14 +48,15 @@ def pair() -> tuple[Tensor, Tensor]:
     return (hr + 0.2 * torch.randn(hr.shape)).clamp(0, 1), hr
 
 
-def test_it_equals_torchmetrics(tmp_path: Path, pair: tuple[Tensor, Tensor]) -> None:
-    backbone = random_backbone()
-    torch.save(backbone, tmp_path / "squeezenet.pth")
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_equals_torchmetrics(tmp_path: Path, pair: tuple[Tensor, Tensor], kind: LpipsBackbone) -> None:
+    backbone = random_backbone(kind)
+    torch.save(backbone, tmp_path / "backbone.pth")
     sr, hr = pair
     with torch.no_grad():
-        distances = load_lpips(tmp_path / "squeezenet.pth")(sr, hr)
-        expected = reference(backbone)(sr, hr, normalize=True)
-        other = load_lpips(tmp_path / "squeezenet.pth")(hr, sr)
+        distances = load_lpips(tmp_path / "backbone.pth", kind)(sr, hr)
+        expected = reference(backbone, kind)(sr, hr, normalize=True)
+        other = load_lpips(tmp_path / "backbone.pth", kind)(hr, sr)
     assert distances.shape == (3,) and expected.shape == (3, 1, 1, 1)
     torch.testing.assert_close(distances, expected.flatten())
     torch.testing.assert_close(other, distances)
@@ -112,15 +120,63 @@ def test_pictures_that_cannot_be_compared_are_refused() -> None:
         lpips(torch.rand(1, 3, 20, 20), torch.rand(1, 3, 20, 21))
     with pytest.raises(ValueError, match=r"at least 17 pixels each way, got \(1, 3, 16, 40\)"):
         lpips(torch.rand(1, 3, 16, 40), torch.rand(1, 3, 16, 40))
-    assert lpips(*torch.rand(2, 1, 3, MIN_SIZE, MIN_SIZE)).shape == (1,)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_smallest_pictures(kind: LpipsBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are as small as the layers allow."""
+    heads = read_weights(WHEELS_HEADS.with_name(Path(BACKBONES[kind].heads).name))
+    lpips, least = Lpips(random_backbone(kind), heads, kind), LPIPS_MIN_SIZES[kind]
+    assert lpips(*torch.rand(2, 1, 3, least, least)).shape == (1,)
+    monkeypatch.setitem(LPIPS_MIN_SIZES, kind, 1)
+    with pytest.raises(RuntimeError, match="too small"):
+        lpips(*torch.rand(2, 1, 3, least - 1, least - 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_the_other_backbone_is_refused_by_name(tmp_path: Path, kind: LpipsBackbone) -> None:
+    other = KINDS[1 - KINDS.index(kind)]
+    path = tmp_path / "weights.pth"
+    torch.save(random_backbone(other), path)
+    with pytest.raises(WeightsError) as caught:
+        load_lpips(path, kind)
+    assert str(caught.value) == f"{path} holds the weights of {LPIPS_NAMES[other]}: use it with lpips='{other}'."
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "size"), [("squeeze", "squeezenet1_1-b8a52dc0", "4.7"), ("alex", "alexnet-owt-7be5be79", "233")]
+)
+def test_a_download_is_announced_with_its_size(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: LpipsBackbone,
+    name: str,
+    size: str,
+) -> None:
+    """Without -v, and before it begins."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def fetch(url: str, target: str, **options: object) -> None:
+        assert len(caplog.records) == 1
+        torch.save(random_backbone(kind), target)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    for _ in range(2):
+        assert load_lpips(None, kind)(*torch.rand(2, 1, 3, 32, 32)).shape == (1,)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.getMessage() == (
+        f"downloading the weights of {LPIPS_NAMES[kind]} for LPIPS, {size} MiB, from "
+        f"https://download.pytorch.org/models/{name}.pth to {tmp_path / 'hub/checkpoints' / name}.pth."
+    )
 
 
 def test_weights_of_other_networks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heads = read_weights(WHEELS_HEADS)
     backbone = random_backbone()
-    with pytest.raises(WeightsError, match="not those of SqueezeNet 1.1"):
+    with pytest.raises(WeightsError, match="not those of torchvision's SqueezeNet"):
         Lpips({}, heads)
-    with pytest.raises(WeightsError, match="not those of SqueezeNet 1.1"):
+    with pytest.raises(WeightsError, match="not those of torchvision's SqueezeNet"):
         Lpips({**backbone, "features.0.weight": torch.zeros(96, 3, 7, 7)}, heads)
     del heads["lin6.model.1.weight"]
     with pytest.raises(WeightsError, match="lack 'lin6.model.1.weight'"):

@@ -424,11 +424,11 @@ def test_a_download_is_cached(
 
     digest = hashlib.sha256(file.getvalue()).hexdigest()[:8]
     url = f"https://download.pytorch.org/models/vgg-{digest}.pth"
-    weights = find_pretrained("weights", url, None, "weights")
+    weights = find_pretrained("weights", url, None, "weights", mebibytes=1)
     assert torch.equal(weights["features.0.bias"], torch.ones(64))
     assert [path.name for path in hub_cache.iterdir()] == [f"vgg-{digest}.pth"]
     monkeypatch.setattr(torch.hub, "urlopen", answering(URLError("gone")))
-    assert list(find_pretrained("weights", url, None, "weights")) == ["features.0.bias"]
+    assert list(find_pretrained("weights", url, None, "weights", mebibytes=1)) == ["features.0.bias"]
     assert capfd.readouterr() == ("", "")
 
 
@@ -436,3 +436,19 @@ def test_a_cache_that_cannot_be_written_is_an_error(hub_cache: Path) -> None:
     hub_cache.parent.parent.joinpath("hub").write_text("a file")
     with pytest.raises(WeightsError, match="cannot download VGG16's weights from .*content_weights"):
         find_content_weights("vgg16", None)
+
+
+@pytest.mark.parametrize(("network", "size"), [("vgg19", 548), ("vgg16", 528)])
+def test_a_download_is_announced_with_its_size(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, network: str, size: int
+) -> None:
+    """Whether or not it succeeds, at the level that is seen without -v; and torchvision states the same size."""
+    monkeypatch.setattr(torch.hub, "urlopen", answering(URLError("gone")))
+    with pytest.raises(WeightsError):
+        find_content_weights(network, None)
+    url, file = f"https://download.pytorch.org/models/{NAMES[network]}", hub_cache / NAMES[network]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"downloading {network.upper()}'s weights, {size} MiB, from {url} to {file}.")
+    ]
+    published = getattr(torchvision.models, f"{network.upper()}_Weights").IMAGENET1K_V1
+    assert round(published.meta["_file_size"]) == size

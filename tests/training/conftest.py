@@ -58,4 +58,4 @@ def options(tmp_path: Path, photographs: Path, tiny_recipe: Recipe) -> TrainOpti
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip the figure, which takes a second and has tests of its own, and the weights of LPIPS."""
     monkeypatch.setattr("vsr.training.trainer.plot_losses", lambda log, figure: None)
-    monkeypatch.setattr("vsr.training.trainer.load_lpips", lambda path: Distance())
+    monkeypatch.setattr("vsr.training.trainer.load_lpips", lambda *_: Distance())

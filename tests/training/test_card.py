@@ -62,7 +62,7 @@ def test_metadata_of_a_weights_file(options: TrainOptions) -> None:
         "held_out": 16,
         "precision": "bf16",
         "hardware": "2 x NVIDIA A100",
-        "quality": {"psnr_y": 27.5, "ssim_y": 0.75, "lpips": None},
+        "quality": {"psnr_y": 27.5, "ssim_y": 0.75, "lpips": None, "lpips_backbone": None},
     }
 
 
@@ -104,7 +104,7 @@ def test_a_card(options: TrainOptions, tmp_path: Path) -> None:
         "",
         "Measured during training on 16 held-out pictures:",
         "",
-        "| step | stage | PSNR-Y | SSIM-Y | LPIPS |",
+        "| step | stage | PSNR-Y | SSIM-Y | LPIPS (SqueezeNet) |",
         "|---|---|---|---|---|",
         "| 5 | pretrain | 25.13 dB | 0.7124 |  |",
         "| 8 | adversarial | 24.00 dB | 0.7000 | 0.1235 |",

@@ -28,8 +28,8 @@ from vsr.errors import CheckpointError, OutputError, TrainingDataError, UnknownM
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.lpips import load_lpips
 from vsr.networks.weights import read_info, save_discriminator
-from vsr.training.checkpoint import new_train_state, restore_checkpoint
-from vsr.training.log import COLUMNS, read_log
+from vsr.training.checkpoint import _differing_settings, new_train_state, restore_checkpoint, settings_of
+from vsr.training.log import COLUMNS, TEXTS, read_log
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import STAGES, Recipe, override
 from vsr.training.trainer import TrainProgress, TrainSummary, train
@@ -111,9 +111,9 @@ def about(path: Path) -> dict[str, Any]:
 def assert_same_log(one: Path, other: Path) -> None:
     """Assert that two logs are equal except for the times."""
     first, second = read_log(one / "log.csv"), read_log(other / "log.csv")
-    assert first.stages == second.stages
+    assert first.stages == second.stages and first.lpips_backbone == second.lpips_backbone
     for column in COLUMNS:
-        if column not in ("stage", "seconds", "crops_per_second"):
+        if column not in (*TEXTS, "seconds", "crops_per_second"):
             assert [*map(repr, first[column].tolist())] == [*map(repr, second[column].tolist())], column
 
 
@@ -278,6 +278,60 @@ def test_another_seed_and_other_pictures_are_refused(options: TrainOptions) -> N
     refused(replace(options, hold_out=0, resume=True), "the pictures differ")
 
 
+@pytest.mark.parametrize("name", ["init_discriminator", "content_weights", "init"])
+def test_another_file_that_decides_the_weights_is_refused(options: TrainOptions, tmp_path: Path, name: str) -> None:
+    """By its content, so that it may be moved."""
+    files = [tmp_path / f"{number}.bin" for number in range(3)]
+    for path, content_ in zip(files, (b"a", b"b", b"a"), strict=True):
+        path.write_bytes(content_)
+    one, other, moved = (replace(options, **{name: path}) for path in files)
+    recorded = settings_of(one)
+    assert list(_differing_settings(recorded, settings_of(moved))) == []
+    assert list(_differing_settings(recorded, settings_of(other))) == [f"{name} was {files[0]} and is now {files[1]}"]
+    assert list(_differing_settings(settings_of(options), recorded)) == [f"{name} was not set and is now {files[0]}"]
+    absent = list(_differing_settings(recorded, settings_of(options)))
+    files[0].unlink()
+    gone = list(_differing_settings(recorded, settings_of(one)))
+    if name == "init":
+        assert absent == gone == [], "it has no effect any more"
+    else:
+        assert absent == [f"{name} was {files[0]} and is now not set"]
+        assert gone == [f"{name} was {files[0]} and is now another file there"]
+
+
+def test_a_run_goes_on_without_its_initial_weights(options: TrainOptions, tmp_path: Path) -> None:
+    first = replace(options, output=tmp_path / "first", stage="pretrain")
+    weights = train(first).weights
+    again = replace(options, init=weights)
+    train(again, should_stop=lambda: True)
+    weights.unlink()
+    assert train(replace(again, resume=True)).steps == 8
+
+
+def test_lpips_keeps_its_backbone(options: TrainOptions) -> None:
+    """The best weights are chosen by it; but it may be left out."""
+    run_until(options, 2)
+    refused(replace(options, lpips="alex", resume=True), "lpips was squeeze and is now alex")
+    assert train(replace(options, lpips="none", resume=True)).steps == 8
+
+
+def test_a_checkpoint_from_before_the_settings_is_resumed(options: TrainOptions) -> None:
+    """LPIPS was on SqueezeNet then."""
+    run_until(replace(options, validate_every=1), 2)
+    path = options.output / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    del state["settings"], state["quality"]["lpips_backbone"]
+    torch.save(state, path)
+    summary = train(replace(options, resume=True, stage="pretrain", recipe=override(options.recipe, pretrain_length=2)))
+    assert summary.quality is not None and summary.quality.lpips_backbone == "SqueezeNet"
+
+
+def test_a_time_limit_ends_a_run_with_a_checkpoint(options: TrainOptions) -> None:
+    summary = train(replace(options, time_limit=1e-6))
+    assert (summary.stopped, summary.steps) == (True, 1)
+    assert train(replace(options, resume=True)).steps == 8
+
+
 def refused(options: TrainOptions, sentence: str) -> None:
     before = content(options.output)
     with pytest.raises(CheckpointError) as caught:
@@ -392,7 +446,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, photographs: Path, tiny_re
     output = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vsr.training.trainer.plot_losses", lambda log, figure: None)
-        patch.setattr("vsr.training.trainer.load_lpips", lambda path: torch.nn.MSELoss())
+        patch.setattr("vsr.training.trainer.load_lpips", lambda *_: torch.nn.MSELoss())
         train(TrainOptions(data=(photographs,), output=output, recipe=tiny_recipe, stage="pretrain", device="cpu"))
     return output
 
@@ -503,6 +557,7 @@ def test_overwriting_starts_anew_and_removes_the_old_run_only(options: TrainOpti
         "card.md",
         "checkpoint-of-mine.pt",
         "checkpoint.pt",
+        "config.toml",
         "generator.safetensors",
         "log.csv",
         "notes.txt",
@@ -537,7 +592,9 @@ def test_a_mistyped_file_is_reported_at_once_and_keeps_the_old_run(
     ways: list[dict[str, Any]] = [{"overwrite": True}, {"resume": True, "hold_out": 0}]
     for how in ways:
         steps: list[int] = []
-        with pytest.raises(error, match="mistyped"):
+        # A run that goes on has weights of its own, and does not read any others.
+        expected = CheckpointError if wrong == "init" and "resume" in how else error
+        with pytest.raises(expected, match="mistyped"):
             train(
                 replace(options, **mistyped, **how),
                 progress=lambda at, steps=steps: steps.append(at.step),  # type: ignore[misc]

@@ -6,6 +6,8 @@ import math
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -16,8 +18,10 @@ from vsr.training.log import COLUMNS, LOG, Averages, Log, Statistics, read_log, 
 
 HEADER = (
     "step,stage,stage_step,seconds,crops_per_second,learning_rate,generator_loss,mse,l1,charbonnier,content,"
-    "total_variation,ping_pong,teacher,artefacts,adversarial,discriminator_loss,d_real,d_fake,psnr_y,ssim_y,lpips\n"
+    "total_variation,ping_pong,teacher,artefacts,adversarial,discriminator_loss,d_real,d_fake,content_gradient,"
+    "adversarial_gradient,psnr_y,ssim_y,lpips,lpips_backbone\n"
 )
+COMMAS = HEADER.count(",")
 
 
 def pretrain(step: int, mse: float = 0.5, **more: float | None) -> dict[str, float | str | None]:
@@ -70,13 +74,13 @@ def test_rows_reach_the_file_at_once(tmp_path: Path) -> None:
     with Log(tmp_path, step=0) as log:
         assert (tmp_path / LOG).read_text() == HEADER
         log.write(pretrain(100, 0.123456789, learning_rate=1e-4, psnr_y=None, seconds=1234567.5))
-        expected = HEADER + "100,pretrain,100,1234568,,0.0001,0.1234568,0.1234568,,,,,,,,,,,,,,\n"
+        expected = HEADER + "100,pretrain,100,1234568,,0.0001,0.1234568,0.1234568" + "," * (COMMAS - 7) + "\n"
         assert (tmp_path / LOG).read_text() == expected
     rows = read_log(tmp_path / LOG)
     assert len(rows) == 1 and rows.stages == ("pretrain",)
     assert rows["step"].tolist() == [100] and rows["mse"].tolist() == [0.1234568]
     assert math.isnan(rows["psnr_y"][0])
-    assert set(rows.values) == set(COLUMNS) - {"stage"}
+    assert set(rows.values) == set(COLUMNS) - {"stage", "lpips_backbone"}
     assert [path.name for path in tmp_path.iterdir()] == [LOG]
 
 
@@ -94,7 +98,7 @@ def test_resuming_removes_the_rows_after_the_checkpoint(tmp_path: Path, step: in
     assert [path.name for path in tmp_path.iterdir()] == [LOG]
 
 
-@pytest.mark.parametrize("torn", ["2", "200,pretrain,2", "200,pretrain" + "," * 20, "\0\0\0"])
+@pytest.mark.parametrize("torn", ["2", "200,pretrain,2", "200,pretrain" + "," * (COMMAS - 1), "\0\0\0"])
 def test_an_incomplete_last_line_is_ignored(tmp_path: Path, torn: str) -> None:
     with Log(tmp_path, step=0) as log:
         log.write(pretrain(100))
@@ -117,8 +121,8 @@ def test_an_empty_file_gets_its_header(tmp_path: Path) -> None:
         ("step,loss\n1,0.5\n", "its columns differ"),
         (HEADER.rstrip(), "its columns differ"),
         (HEADER + "1,pretrain\n", "damaged in line 2"),
-        (HEADER + "1,pretrain" + "," * 20 + "\nx,pretrain" + "," * 20 + "\n", "damaged in line 3"),
-        (HEADER + "1,pretrain,1,1,fast" + "," * 17 + "\n", "damaged in line 2"),
+        (HEADER + "1,pretrain" + "," * (COMMAS - 1) + "\nx,pretrain" + "," * (COMMAS - 1) + "\n", "damaged in line 3"),
+        (HEADER + "1,pretrain,1,1,fast" + "," * (COMMAS - 4) + "\n", "damaged in line 2"),
     ],
 )
 def test_a_file_that_is_not_a_log_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
@@ -130,6 +134,19 @@ def test_a_file_that_is_not_a_log_is_refused(tmp_path: Path, content: str, compl
     assert path.read_text() == content
     with pytest.raises(InputError, match=complaint):
         read_log(path)
+
+
+def test_a_log_from_before_the_last_columns_is_continued(tmp_path: Path) -> None:
+    """Its LPIPS is on SqueezeNet, which it does not name."""
+    older = HEADER.replace("content_gradient,adversarial_gradient,", "").replace(",lpips_backbone", "")
+    line = ["100", "pretrain", *[""] * (COMMAS - 5), "0.25"]
+    (tmp_path / LOG).write_text(older + ",".join(line) + "\n")
+    with Log(tmp_path, step=100) as log:
+        rows = read_log(tmp_path / LOG)
+        assert rows["lpips"].tolist() == [0.25] and rows.lpips_backbone == "SqueezeNet"
+        log.write(pretrain(200, lpips=0.5) | {"lpips_backbone": "AlexNet"})
+    rows = read_log(tmp_path / LOG)
+    assert rows["lpips"].tolist() == [0.25, 0.5] and rows.lpips_backbone == "AlexNet"
 
 
 def test_a_missing_log_is_an_input_error(tmp_path: Path) -> None:
@@ -194,7 +211,7 @@ def test_tensorboard(tmp_path: Path) -> None:
         log.write(pretrain(201, 0.125))
         log.write(pretrain(300, 0.125))
     with Log(tmp_path, step=200, tensorboard=True) as log:
-        log.write(pretrain(250, 2.0))
+        log.write(pretrain(250, 2.0, lpips=0.5) | {"lpips_backbone": "AlexNet"})
     assert events_of(tmp_path / "tensorboard") == {
         "loss/generator_loss": [(100, 0.5), (200, 0.25), (250, 2.0)],
         "loss/mse": [(100, 0.5), (200, 0.25), (250, 2.0)],
@@ -203,8 +220,25 @@ def test_tensorboard(tmp_path: Path) -> None:
         "discriminator/d_real": [(200, 0.75)],
         "discriminator/d_fake": [(200, 0.125)],
         "quality/psnr_y": [(100, 28.5)],
+        "quality/lpips_AlexNet": [(250, 0.5)],
     }
     assert read_log(tmp_path / LOG)["step"].tolist() == [100, 200, 250]
+
+
+def test_tensorboard_shows_the_samples(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    strip = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    with Log(tmp_path, step=0, tensorboard=True) as log:
+        for step in (100, 200):
+            log.show(strip, step)
+    with Log(tmp_path, step=100) as log:
+        log.show(strip, 150)  # without event files nothing is done
+    accumulator = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    accumulator.Reload()
+    shown = accumulator.Images("samples")
+    assert [image.step for image in shown] == [100, 200]
+    decoded = cv2.imdecode(np.frombuffer(shown[0].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(decoded[..., ::-1], strip)
 
 
 def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from vsr.imaging.metrics import psnr_y, ssim_y
 from vsr.imaging.resize import resize_bicubic
+from vsr.networks import LPIPS_MIN_SIZES, LpipsBackbone
 from vsr.networks.generator import Bicubic
-from vsr.networks.lpips import MIN_SIZE
 from vsr.training.degradation import reduce
 from vsr.training.step import LARGEST, HeldOut, Quality, least_size, measure, middle
 
@@ -96,10 +96,11 @@ def test_the_mode_of_the_generator_is_restored() -> None:
     assert ModeRecorder.modes == [False, False]
 
 
+@pytest.mark.parametrize("backbone", ["squeeze", "alex"])
 @pytest.mark.parametrize("scale", [2, 4, 8])
-def test_the_least_size_can_be_measured(scale: int) -> None:
-    size = least_size(scale)
-    assert size % scale == 0 and size >= MIN_SIZE
+def test_the_least_size_can_be_measured(scale: int, backbone: LpipsBackbone) -> None:
+    size = least_size(scale, backbone)
+    assert size % scale == 0 and size >= LPIPS_MIN_SIZES[backbone]
     quality, _ = measure(Bicubic(scale=scale), [pair(64, 64, scale)], None, scale=scale, device=CPU)
     small = HeldOut(*(torch.zeros(3, edge, edge, dtype=torch.uint8) for edge in (size // scale, size)))
     quality, _ = measure(Bicubic(scale=scale), [small], None, scale=scale, device=CPU)

@@ -150,18 +150,19 @@ def test_samples_show_four_pictures_at_most(options: TrainOptions, photographs: 
     one = read_picture(options.output / "samples/step-0000003.png")
     train(replace(options, stage="pretrain", validation=(photographs,), overwrite=True))
     four = read_picture(options.output / "samples/step-0000003.png")
-    # 00.png is 28 pixels high, and above each strip and between them stands a little.
-    assert one.shape[0] < 28 + 60 and 28 + 32 + 36 + 40 <= four.shape[0] < 28 + 32 + 36 + 40 + 80
+    # 00.png is 28 pixels high; two lines are above the strip, and one under each picture.
+    assert one.shape[0] < 28 + 80 and 28 + 32 + 36 + 40 <= four.shape[0] < 28 + 32 + 36 + 40 + 160
 
 
 def test_the_files_of_a_run(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Including the figure, which is really drawn."""
-    monkeypatch.setattr("vsr.training.trainer.load_lpips", lambda path: nn.L1Loss())
+    monkeypatch.setattr("vsr.training.trainer.load_lpips", lambda *_: nn.L1Loss())
     train(replace(options, stage="pretrain", log_every=1))
     assert sorted(path.name for path in options.output.iterdir()) == [
         "best-pretrain.safetensors",
         "card.md",
         "checkpoint.pt",
+        "config.toml",
         "generator.safetensors",
         "log.csv",
         "losses.png",

@@ -55,6 +55,13 @@ def test_the_stages_of_a_run(stage: Any, stages: list[str]) -> None:
         ({"log_every": -1}, "log_every must be at least 1, got -1."),
         ({"devices": 0}, "devices must be at least 1, got 0."),
         ({"nodes": 0}, "nodes must be at least 1, got 0."),
+        ({"time_limit": 0.0}, "the time limit must be positive and finite, got 0.0."),
+        ({"lpips": "vgg"}, "lpips is one of squeeze, alex, none, got 'vgg'."),
+        ({"recipe": recipe(accumulate=1), "devices": 3}, "a batch of 16 does not divide among 3 processes."),
+        (
+            {"recipe": override(RECIPES["fast-recurrent"], crop_size=24), "lpips": "alex"},
+            "LPIPS on AlexNet needs 31 pixels each way, but crop_size is 24.",
+        ),
         ({"hold_out": -1}, "hold_out must not be negative, got -1."),
         ({"seed": -1}, "seed must lie in [0, 2**63), got -1."),
         ({"seed": 2**63}, f"seed must lie in [0, 2**63), got {2**63}."),

@@ -70,8 +70,8 @@ def test_every_panel_of_a_whole_run_has_its_curves(tmp_path: Path) -> None:
     target = tmp_path / "losses.png"
     assert plot_losses(write_log(tmp_path), target)
     picture = read_picture(target)
-    assert picture.shape == (1400, 1600, 3)
-    rows = [(BLACK, BLUE, RED), (BROWN,), (GREEN, RED), (BLUE, ORANGE)]
+    assert picture.shape == (1750, 1600, 3)
+    rows = [(BLACK, BLUE, RED), (BROWN,), (GREEN, RED), (BLUE,), (ORANGE,)]
     for index, colours in enumerate(rows):
         panel = picture[350 * index + 60 : 350 * index + 350]
         for half in (panel[:, 60:740], panel[:, 860:1500]):
@@ -83,11 +83,16 @@ def test_every_panel_of_a_whole_run_has_its_curves(tmp_path: Path) -> None:
 
 def test_only_panels_with_data_are_drawn(tmp_path: Path, drawn: list[Figure]) -> None:
     assert plot_losses(write_log(tmp_path, discriminator=0, adversarial=0), tmp_path / "losses.png")
-    assert read_picture(tmp_path / "losses.png").shape == (700, 1600, 3)
+    assert read_picture(tmp_path / "losses.png").shape == (1050, 1600, 3)
     whole, zoomed = panels_of(drawn[0])
     titles = [axes.get_title(loc="left") for axes in whole]
-    assert titles == ["Generator: loss, each term times its weight", "Held-out pictures"]
-    assert [text.get_text() for text in zoomed[0].get_legend().get_texts()] == ["sum", "MSE"]
+    assert titles == [
+        "Generator: loss, each term times its weight",
+        "Held-out pictures: PSNR-Y, more is better",
+        "Held-out pictures: LPIPS, less is better",
+    ]
+    named = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in zoomed]
+    assert named == [["sum", "MSE"], ["PSNR-Y"], ["LPIPS (SqueezeNet)"]]
     assert all(axes.get_ylabel() for axes in whole + zoomed)
 
 
@@ -133,10 +138,44 @@ def test_many_rows_are_smoothed(tmp_path: Path, drawn: list[Figure]) -> None:
     plot_losses(tmp_path / LOG, tmp_path / "losses.png")
     faint, bold = panels_of(drawn[0])[0][0].lines[:2]
     assert np.array_equal(faint.get_ydata()[:5], [2, 3, 4, 5, 1])
-    assert bold.get_ydata()[2:140] == pytest.approx(np.full(138, 3.0)), "five rows around each"
-    assert bold.get_ydata()[0] == pytest.approx((2 + 3 + 4) / 3)
+    assert bold.get_ydata()[7:140] == pytest.approx(np.full(133, 3.0)), "fifteen rows around each"
+    assert bold.get_ydata()[0] == pytest.approx((2 + 3 + 4 + 5 + 1 + 2 + 3 + 4) / 8)
     assert math.isnan(bold.get_ydata()[149]) and not math.isnan(bold.get_ydata()[148])
-    assert faint.get_alpha() < 0.5
+    assert faint.get_alpha() < 0.5 and faint.zorder < bold.zorder, "the mean lies over the rows"
+
+
+@pytest.mark.parametrize("last", [2, 7, 60, 12_000, 1_200_000])
+def test_axes_have_whole_steps_and_no_offset(tmp_path: Path, drawn: list[Figure], last: int) -> None:
+    """Also where the values differ by a ten-thousandth, or are tiny."""
+    with Log(tmp_path, step=0) as log:
+        for step in np.unique(np.linspace(1, last, 10).astype(int)).tolist():
+            values = {"discriminator_loss": 1.3862 + 1e-6 * (step % 3), "d_real": 1e-7 * (1 + step % 2)}
+            row = {"step": step, "stage": "adversarial", "mse": 0.5, "psnr_y": 28.0001 + step % 2 / 1e4, **values}
+            log.write(row)
+    plot_losses(tmp_path / LOG, tmp_path / "losses.png")
+    whole, zoomed = panels_of(drawn[0])
+    assert len(whole) == 4
+    for axes in (*whole, *zoomed):
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert ticks and all(tick == round(tick) for tick in ticks)
+        assert axes.xaxis.get_offset_text().get_text() == axes.yaxis.get_offset_text().get_text() == ""
+        bottom, top = axes.get_ylim()
+        shown = [
+            label.get_text()
+            for label, tick in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
+            if bottom <= tick <= top
+        ]
+        assert len(set(shown)) == len(shown), "each tick has a label of its own"
+
+
+def test_lpips_is_named_by_the_backbone_of_the_log(tmp_path: Path, drawn: list[Figure]) -> None:
+    with Log(tmp_path, step=0) as log:
+        for step in (1, 2):
+            log.write({"step": step, "stage": "pretrain", "lpips": 0.5, "lpips_backbone": "AlexNet"})
+    plot_losses(tmp_path / LOG, tmp_path / "losses.png")
+    (zoomed,) = panels_of(drawn[0])[1]
+    assert [text.get_text() for text in zoomed.get_legend().get_texts()] == ["LPIPS (AlexNet)"]
 
 
 @pytest.mark.parametrize("number", [0, 1])

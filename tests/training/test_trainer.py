@@ -224,7 +224,7 @@ def test_a_stop_writes_everything(options: TrainOptions) -> None:
     summary = train(options, should_stop=lambda: True)
     assert (summary.stopped, summary.steps, summary.stage) == (True, 1, "pretrain")
     assert sorted(path.name for path in options.output.iterdir()) == [
-        *("card.md", "checkpoint.pt", "generator.safetensors", "log.csv", "samples"),
+        *("card.md", "checkpoint.pt", "config.toml", "generator.safetensors", "log.csv", "samples"),
     ]
     assert read_log(options.output / "log.csv")["step"].tolist() == [1]
     assert summary.losses["pretrain"]["mse"].mean > 0
@@ -252,7 +252,7 @@ def test_data_that_cannot_be_used(options: TrainOptions, tmp_path: Path) -> None
 def test_without_lpips_the_run_goes_on(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(path: Path | None) -> Any:
+    def fail(path: Path | None, kind: str) -> Any:
         raise WeightsError("no network")
 
     monkeypatch.setattr("vsr.training.trainer.load_lpips", fail)

@@ -29,6 +29,7 @@ picture, clip, shared = (partial(click.option, cls=SectionedOption, section=at) 
 @click.command("eval", cls=SectionedCommand)
 @click.argument("clips", metavar="[REF OUT...]", type=PATH, nargs=-1)
 @options_of(ImageEvalOptions, without=("lr", "border"), section=PICTURES, required=False, types={"models": MODEL})
+@picture("--no-lpips", is_flag=True, help="Leave LPIPS out, as --lpips none does.")
 @picture("--per-picture", is_flag=True, help="Also show each picture.")
 @options_of(VideoEvalOptions, without=("reference", "outputs", "lr", "border"), section=CLIPS)
 @clip("--per-frame", type=PATH, metavar="FILE", help="Write the values of each frame: .json .csv .md.")
@@ -41,6 +42,7 @@ picture, clip, shared = (partial(click.option, cls=SectionedOption, section=at) 
 def evaluate(
     clips: tuple[Path, ...],
     outputs: tuple[Path, ...],
+    no_lpips: bool,
     per_picture: bool,
     per_frame: Path | None,
     plot: Path | None,
@@ -62,7 +64,7 @@ def evaluate(
     start_logging(verbose, quiet)
     _check_kind(clips)
     _check_outputs(outputs, per_frame, plot, overwrite)
-    chosen = given(values)
+    chosen = given(values) | ({"lpips": "none"} if no_lpips else {})
     hidden = quiet or as_json or None  # None: shown where stderr is a terminal
     with clean_end_on_signals():
         if clips:

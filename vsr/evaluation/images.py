@@ -29,7 +29,8 @@ from vsr.imaging.resize import resize_as_matlab
 from vsr.inference.device import measure_cost, memory_measure
 from vsr.inference.engine import Engine, load_model
 from vsr.inference.openvino_backend import calibrate
-from vsr.networks.lpips import MIN_SIZE, Lpips, load_lpips
+from vsr.networks import LPIPS_MIN_SIZES, LPIPS_NAMES
+from vsr.networks.lpips import Lpips, load_lpips
 from vsr.networks.weights import Network, load_generator, save_calibration
 
 WARM_UP = 16
@@ -178,7 +179,7 @@ def _find_folders(
     options: ImageEvalOptions, scale: int, border: int, with_fid: bool
 ) -> list[tuple[Path, Path | None, list[Pair]]]:
     """Return each folder of HR, its folder of LR and their pairs, after checking that all can be measured."""
-    least = max(SSIM_WINDOW + 2 * border, MIN_SIZE if options.lpips else 1)
+    least = max(SSIM_WINDOW + 2 * border, LPIPS_MIN_SIZES.get(options.lpips, 1))
     lr_folders: Sequence[Path | None] = options.lr or [None] * len(options.data)
     folders = []
     for data, lr_folder in zip(options.data, lr_folders, strict=True):
@@ -196,9 +197,9 @@ def _load_feature_networks(
 ) -> _Metrics:
     device = device if device.type == "cuda" else torch.device("cpu")  # MPS lacks float64
     lpips = None
-    if options.lpips:
+    if options.lpips != "none":
         try:
-            lpips = load_lpips(options.lpips_weights)
+            lpips = load_lpips(options.lpips_weights, options.lpips)
         except WeightsError as exc:
             raise WeightsError(f"{exc} {setting('lpips', False)} leaves LPIPS out.") from exc
     extractor = fid_extractor
@@ -326,7 +327,7 @@ def image_table(report: ImageReport, *, per_picture: bool = False) -> Table:
     measured = [
         Column(f"PSNR-{colour}", "dB", 2, "higher"),
         Column(f"SSIM-{colour}", "", 4, "higher"),
-        *([Column("LPIPS", "", 4, "lower")] if options.lpips else []),
+        *([Column("LPIPS", "", 4, "lower", by=LPIPS_NAMES[options.lpips])] if options.lpips != "none" else []),
         *([Column("FID", "", 2, "lower")] if report.fid_features else []),
         Column("seconds", "s", 3),
         Column("memory", "MiB", 0),
@@ -377,8 +378,8 @@ def _about(report: ImageReport) -> dict[str, object]:
         "scale": report.scale,
         "PSNR and SSIM": f"on {space}, 8-bit results, a border of {report.border} pixels left out",
     }
-    if options.lpips:
-        about["LPIPS"] = "version 0.1 on SqueezeNet, over RGB, whole pictures"
+    if options.lpips != "none":
+        about["LPIPS"] = f"version 0.1 on {LPIPS_NAMES[options.lpips]}, over RGB, whole pictures"
     if report.fid_features:
         about["FID"] = f"features of {report.fid_features}, whole pictures; compares only at equal numbers of pictures"
     return about | {

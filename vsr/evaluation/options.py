@@ -8,6 +8,7 @@ from typing import Literal
 
 from vsr.errors import UsageError, setting
 from vsr.inference import DeviceName, Precision, RuntimeName
+from vsr.networks import LpipsChoice
 from vsr.options import contradictions, described, documented, option
 
 Align = Literal["time", "start"]
@@ -48,9 +49,12 @@ class ImageEvalOptions:
     colour: Literal["y", "rgb"] = option(
         "y", "Channels of PSNR and SSIM.", note="MATLAB's Y, or red, green and blue."
     )
-    lpips: bool = option(True, "Measure LPIPS.")
+    lpips: LpipsChoice = option(
+        "squeeze", "Backbone of LPIPS: SqueezeNet or AlexNet; none leaves LPIPS out.",
+        note="Distances on different ones do not compare. True and False stand for squeeze and none.",
+    )  # fmt: skip
     lpips_weights: Path | None = option(
-        None, "Weights of SqueezeNet 1.1.", note="In torchvision's format, for LPIPS.",
+        None, "Weights of LPIPS's backbone.", note="In torchvision's format.",
         default_text="torchvision's, downloaded", metavar="FILE",
     )  # fmt: skip
     fid: Literal["none", "inception"] = option(
@@ -69,6 +73,8 @@ class ImageEvalOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))
+        if isinstance(self.lpips, bool):
+            object.__setattr__(self, "lpips", "squeeze" if self.lpips else "none")
         wrong = []
         if not self.models:
             wrong.append(f"name a model to measure with {setting('models', flag='--model')}, bicubic for the baseline")

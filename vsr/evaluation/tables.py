@@ -28,17 +28,20 @@ class Column:
         unit: its unit, such as ``dB``; shown in the heading.
         digits: number of decimals; None for text and counts.
         better: which direction is better; the best value of a column is marked on the terminal and in Markdown.
+        by: the network that computes it, if any; part of the heading, not of the key.
     """
 
     name: str
     unit: str = ""
     digits: int | None = None
     better: Literal["higher", "lower"] | None = None
+    by: str = ""
 
     @property
     def heading(self) -> str:
-        """Name and unit."""
-        return f"{self.name} [{self.unit}]" if self.unit else self.name
+        """Name, network and unit."""
+        name = f"{self.name} ({self.by})" if self.by else self.name
+        return f"{name} [{self.unit}]" if self.unit else name
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def find_content_weights(network: str, path: Path | None) -> dict[str, Tensor]:
     """Return the weights of a content network: from a file, or torchvision's for ImageNet, downloaded on first use.
 
     Args:
-        network: ``vgg19`` (548 MB to download) or ``vgg16`` (528 MB).
+        network: ``vgg19`` (548 MiB to download) or ``vgg16`` (528 MiB).
         path: a file in any of the layouts above; None: torchvision's.
 
     Raises:
@@ -220,17 +220,21 @@ def find_content_weights(network: str, path: Path | None) -> dict[str, Tensor]:
     from torchvision.models import VGG16_Weights, VGG19_Weights  # type: ignore[import-untyped]
 
     published = {"vgg16": VGG16_Weights, "vgg19": VGG19_Weights}[network].IMAGENET1K_V1
-    return find_pretrained(f"{network.upper()}'s weights", published.url, path, "content_weights")
+    size = {"vgg16": 528, "vgg19": 548}[network]
+    return find_pretrained(f"{network.upper()}'s weights", published.url, path, "content_weights", mebibytes=size)
 
 
-def find_pretrained(what: str, url: str, path: Path | None, option: str) -> dict[str, Tensor]:
+def find_pretrained(what: str, url: str, path: Path | None, option: str, *, mebibytes: float) -> dict[str, Tensor]:
     """Return weights by name: from a file, or from torch.hub's cache, downloaded on first use.
+
+    A warning announces a download, with its size and both ends.
 
     Args:
         what: a description of the weights, for messages.
         url: where they are published, under a name that ends in the start of their SHA-256: ``vgg19-dcbb9e9d.pth``.
         path: the file; None: the cache.
         option: the option for a file, for messages.
+        mebibytes: size of the download.
 
     Raises:
         WeightsError: the file is missing or damaged, or the download fails.
@@ -240,7 +244,8 @@ def find_pretrained(what: str, url: str, path: Path | None, option: str) -> dict
     name = url.rpartition("/")[2]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not cached.exists():
-        logger.info("downloading %s from %s", what, url)
+        # A warning, as it must be seen without -v, before a slow or metered connection is used.
+        logger.warning("downloading %s, %g MiB, from %s to %s.", what, mebibytes, url, cached)
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)
             # Not load_state_dict_from_url, which prints on stdout.

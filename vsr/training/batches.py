@@ -39,7 +39,7 @@ def load_pictures(options: TrainOptions) -> tuple[PictureSet, list[HeldOut], str
     found = find_pictures(options.data)
     training = PictureSet(found.training, min_size=recipe.crop_size, workers=options.workers)
     apart = find_pictures(options.validation).training if options.validation else found.validation
-    least = least_size(recipe.scale)
+    least = least_size(recipe.scale, options.lpips)
     if apart:
         measured = PictureSet(apart, min_size=least, workers=options.workers).hold_out(options.hold_out)
     else:
@@ -57,8 +57,15 @@ def _held_out(picture: Tensor, options: TrainOptions) -> HeldOut:
     return HeldOut(lr, hr)
 
 
+def _parts(recipe: Recipe, process: int, processes: int) -> list[slice]:
+    """Return the crops of an update that a process trains on: its share of each batch of the update."""
+    share = recipe.batch_size // processes
+    first = range(process * share, recipe.crops_per_update, recipe.batch_size)
+    return [slice(number, number + share) for number in first]
+
+
 class Batches:
-    """Draw the part of each batch that this process trains on.
+    """Draw the part of the crops of each update that this process trains on.
 
     Args:
         pictures: the pictures to crop.
@@ -72,8 +79,7 @@ class Batches:
     def __init__(self, pictures: PictureSet, options: TrainOptions, fabric: Fabric) -> None:
         self._pictures, self._recipe, self._seed = pictures, options.recipe, options.seed
         self._device, self._workers = fabric.device, options.workers
-        share = options.recipe.batch_size // fabric.world_size
-        self._part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+        self._parts = _parts(options.recipe, fabric.global_rank, fabric.world_size)
         self._packed = _packed(pictures, options, fabric.device)
         if self._packed is None:
             pictures.cache_bytes = 0 if options.cache == "none" else available_memory() // (2 * options.devices)
@@ -81,11 +87,14 @@ class Batches:
     def whole(self) -> Batches:
         """Return the same batches with the parts of all processes."""
         other = copy(self)
-        other._part = slice(0, self._recipe.batch_size)
+        other._parts = _parts(self._recipe, 0, 1)
         return other
 
     def stream(self, steps: range) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Yield LR (N, 3, h, w) and HR (N, 3, H, W) of each step: float in [0, 1] on the device, channels last."""
+        """Yield LR (N, 3, h, w) and HR (N, 3, H, W) of each step: float in [0, 1] on the device, channels last.
+
+        With ``recipe.accumulate`` batches in an update they follow each other.
+        """
         with closing(prefetch(self._make, steps, workers=self._workers)) as made:
             for lr, hr in made:
                 hr = _to_device(self._device, hr)
@@ -98,21 +107,26 @@ class Batches:
 
     def _make(self, step: int) -> tuple[Tensor | None, Tensor]:
         """Return LR and HR, both uint8; LR is None where it is computed from HR on the device."""
-        recipe, draws = self._recipe, self._draws(step)
+        draws = self._draws(step)
+        made = [self._make_part(step, draws[part], part.start) for part in self._parts]
+        lr = [low for low, _ in made if low is not None]
+        return _joined(lr, self._device) if lr else None, _joined([high for _, high in made], self._device)
+
+    def _make_part(self, step: int, draws: Draws, first: int) -> tuple[Tensor | None, Tensor]:
+        recipe = self._recipe
         if self._packed is not None:
             return None, self._packed.crops(draws, recipe.crop_size)
         if recipe.degradation == "bicubic":
-            return None, _pin(self._pictures.crops(draws, recipe.crop_size), self._device)
+            return None, self._pictures.crops(draws, recipe.crop_size)
         regions = self._pictures.regions(draws, region_size(recipe.video, recipe.crop_size, recipe.scale))
-        lr, hr = degrade_batch(
-            regions, recipe.crop_size, recipe.scale, recipe.video, seed=self._seed, step=step, first=self._part.start
+        return degrade_batch(
+            regions, recipe.crop_size, recipe.scale, recipe.video, seed=self._seed, step=step, first=first
         )
-        return _pin(lr, self._device), _pin(hr, self._device)
 
     def _draws(self, step: int) -> Draws:
         recipe = self._recipe
-        draws = self._pictures.draws(
-            batch_size=recipe.batch_size,
+        return self._pictures.draws(
+            batch_size=recipe.crops_per_update,
             crop_size=recipe.crop_size,
             crop=recipe.crop,
             crops_per_picture=recipe.crops_per_picture,
@@ -123,7 +137,6 @@ class Batches:
             seed=self._seed,
             step=step,
         )
-        return draws[self._part]
 
 
 def load_clips(options: TrainOptions) -> tuple[Clips, list[HeldOut], str]:
@@ -194,7 +207,7 @@ def _clips(pictures: Sequence[PictureFile], videos: Sequence[Path], options: Tra
 
 
 class ClipBatches:
-    """Draw the clips of each batch that this process trains on, and estimate their motion.
+    """Draw the clips of each update that this process trains on, and estimate their motion.
 
     Args:
         clips: the pictures and videos to draw from.
@@ -206,8 +219,7 @@ class ClipBatches:
         self._clips, self._recipe, self._seed = clips, options.recipe, options.seed
         self._device, self._workers = fabric.device, options.workers
         self._needs_motion = options.recipe.aligned or options.teacher is not None
-        self._count = options.recipe.batch_size // fabric.world_size
-        self._first = fabric.global_rank * self._count
+        self._parts = _parts(options.recipe, fabric.global_rank, fabric.world_size)
         kept = [part for part in (clips.pictures, clips.videos) if part is not None]
         for part in kept:
             part.cache_bytes = 0 if options.cache == "none" else available_memory() // (2 * options.devices * len(kept))
@@ -215,7 +227,7 @@ class ClipBatches:
     def whole(self) -> ClipBatches:
         """Return the same batches with the parts of all processes."""
         other = copy(self)
-        other._first, other._count = 0, self._recipe.batch_size
+        other._parts = _parts(self._recipe, 0, 1)
         return other
 
     def stream(
@@ -237,7 +249,11 @@ class ClipBatches:
     def _make(self, step: int, *, long_from: int | None, both_ways: bool) -> ClipBatch:
         """Return a batch of uint8 frames in main memory."""
         recipe = self._recipe if long_from is None or step < long_from else longest(self._recipe)
-        lr, hr = clip_batch(self._clips, recipe, self._seed, step, self._first, self._count)
+        made = [
+            clip_batch(self._clips, recipe, self._seed, step, part.start, part.stop - part.start)
+            for part in self._parts
+        ]
+        lr, hr = (torch.cat(part) for part in zip(*made, strict=True))
         before = find_shift(lr, "before") if self._needs_motion or both_ways else None
         batch = ClipBatch(lr, hr, before, find_shift(lr, "after") if both_ways else None)
         return batch.pin_memory() if self._device.type == "cuda" else batch
@@ -248,7 +264,7 @@ def updates_of(length: int, recipe: Recipe, pictures: PictureSet | Clips) -> int
     if recipe.unit == "steps":
         return length
     assert isinstance(pictures, PictureSet)  # recipes for clips count steps
-    return length * pictures.steps_per_epoch(recipe.batch_size, recipe.crops_per_picture)
+    return length * pictures.steps_per_epoch(recipe.crops_per_update, recipe.crops_per_picture)
 
 
 def _packed(pictures: PictureSet, options: TrainOptions, device: torch.device) -> PackedPictures | None:
@@ -268,8 +284,10 @@ def _packed(pictures: PictureSet, options: TrainOptions, device: torch.device) -
     return None
 
 
-def _pin(batch: Tensor, device: torch.device) -> Tensor:
-    return batch.pin_memory() if device.type == "cuda" else batch
+def _joined(parts: list[Tensor], device: torch.device) -> Tensor:
+    """Join the parts of a batch, in pinned memory if they go to CUDA."""
+    batch = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return batch.pin_memory() if device.type == "cuda" and batch.device.type == "cpu" else batch
 
 
 def _to_device(device: torch.device, batch: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 from zipfile import ZipFile
@@ -21,14 +21,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vsr.errors import CheckpointError, OutputError, UsageError, is_out_of_memory, option_text, setting, shortened
-from vsr.files import lock_file, publish
+from vsr.files import digest_of, lock_file, publish
+from vsr.networks import LPIPS_NAMES
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.generator import Generator
 from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.vgg import ContentFeatures, find_content_weights, layer_names, load_pickled
 from vsr.networks.weights import Network, load_discriminator, load_network, load_shared
+from vsr.training.config import CHECKPOINT, CONFIG
 from vsr.training.launch import Fabric, synchronise
-from vsr.training.log import LOG, TENSORBOARD
+from vsr.training.log import FIRST_BACKBONE, LOG, TENSORBOARD
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import STAGES, Recipe, Stage, StageName
 from vsr.training.report import CARD
@@ -52,7 +54,7 @@ def new_train_state(fabric: Fabric, options: TrainOptions) -> TrainState:
     if options.init_discriminator is not None:
         _discriminator(recipe, options.init_discriminator)
     generator = _seeded(options.seed, lambda: _generator(recipe))
-    if options.init is not None:
+    if options.init is not None and not options.resume:  # which has weights of its own
         _load_initial_weights(options.init, generator)
     teacher = _teacher(recipe, options)
     if teacher is not None:
@@ -174,7 +176,6 @@ def _trainable(fabric: Fabric, network: nn.Module, options: TrainOptions) -> Tra
     return TrainableModel(*fabric.setup(network, optimizer))
 
 
-CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "generator.safetensors"
 DISCRIMINATOR = "discriminator.safetensors"
 FIGURE = "losses.png"
@@ -183,13 +184,34 @@ LOCK = ".lock"
 """Locked by the process that trains into the folder."""
 FORMAT = "vsr-checkpoint-2"
 
-FILES = (CHECKPOINT, WEIGHTS, DISCRIMINATOR, LOG, FIGURE, CARD)
+FILES = (CHECKPOINT, CONFIG, WEIGHTS, DISCRIMINATOR, LOG, FIGURE, CARD)
 FILES_OF_STAGES = ("best-pretrain.safetensors", "best-adversarial.safetensors", "pretrain.safetensors")
 FOLDERS = (SAMPLES, TENSORBOARD)
 """What a run writes into its folder; nothing else in it is ever removed."""
 
 MAY_CHANGE = frozenset({"follows", "unit", "pretrain.length", "discriminator.length", "adversarial.length"})
 """Values of a recipe that may differ when a run is resumed: the length of a stage may change."""
+
+
+FILES_OF_OPTIONS = ("init", "init_discriminator", "teacher", "content_weights")
+"""Options that name a file on which the weights of a run depend."""
+
+
+def settings_of(options: TrainOptions) -> dict[str, list[str]]:
+    """Return the options beside the recipe that a continued run must share: each as text, and what must be equal.
+
+    That is the digest of a file, so that it may be moved; of a name that is no file, such as that of a shipped model,
+    the name.
+    """
+    settings: dict[str, list[str]] = {"lpips": [options.lpips] * 2}
+    for name in FILES_OF_OPTIONS:
+        path: Path | None = getattr(options, name)
+        if path is not None:
+            digest = str(path)
+            with suppress(OSError):
+                digest = digest_of(path.resolve())
+            settings[name] = [str(path.absolute() if digest != str(path) else path), digest]
+    return settings
 
 
 DEFAULTS = Recipe(follows="", pretrain=Stage(), adversarial=Stage())
@@ -267,7 +289,14 @@ def remove_old_run(output: Path) -> None:
         raise OutputError(f"cannot write to {output}: {exc.strerror}.") from exc
 
 
-def save_checkpoint(state: TrainState, output: Path, *, fingerprint: str, lengths: Mapping[StageName, int]) -> None:
+def save_checkpoint(
+    state: TrainState,
+    output: Path,
+    *,
+    fingerprint: str,
+    lengths: Mapping[StageName, int],
+    settings: Mapping[str, list[str]],
+) -> None:
     """Write the whole state of a run under a temporary name and rename it; on return it is on the disk.
 
     Args:
@@ -275,6 +304,7 @@ def save_checkpoint(state: TrainState, output: Path, *, fingerprint: str, length
         output: the folder of the run.
         fingerprint: the fingerprint of the pictures.
         lengths: the length of each stage in updates.
+        settings: see ``settings_of``.
 
     Raises:
         OutputError: it cannot be written; the previous checkpoint is still there.
@@ -284,6 +314,7 @@ def save_checkpoint(state: TrainState, output: Path, *, fingerprint: str, length
         "recipe": asdict(state.recipe),
         "seed": state.seed,
         "pictures": fingerprint,
+        "settings": dict(settings),
         "lengths": dict(lengths),
         "stage": state.stage,
         "stage_step": state.stage_step,
@@ -330,7 +361,7 @@ def restore_checkpoint(state: TrainState, options: TrainOptions, *, fingerprint:
     path = options.output / CHECKPOINT
     saved = _read_checkpoint(path)
     try:
-        changed = list(_differences(saved, state.recipe, options.seed, fingerprint))
+        changed = list(_differences(saved, state.recipe, options, fingerprint))
         if changed:
             raise CheckpointError(
                 f"{path} belongs to another run ({'; '.join(changed)}). Use the same values, or start a new run from "
@@ -348,7 +379,7 @@ def restore_checkpoint(state: TrainState, options: TrainOptions, *, fingerprint:
         if saved["scaler"]:  # the run may have had another precision
             state.fabric.strategy.precision.load_state_dict(saved["scaler"])
         state.step, state.stage_step, state.best = saved["step"], saved["stage_step"], saved["best"]
-        state.quality = None if saved["quality"] is None else Quality(**saved["quality"])
+        state.quality = None if saved["quality"] is None else _quality(saved["quality"])
         length: int = saved["lengths"][state.stage]
     except UsageError:  # a ValueError too
         raise
@@ -407,11 +438,21 @@ def _check_counters(state: Mapping[str, Any]) -> None:
             raise _Damage(f"its {shortened(str(name))} is not a number of updates")
     if state["stage_step"] > state["step"] or not state["lengths"].keys() <= set(STAGES):
         raise _Damage("its counts of updates contradict each other")
-    quality = {} if state["quality"] is None else asdict(Quality(**state["quality"]))
+    quality = {} if state["quality"] is None else asdict(_quality(state["quality"]))
+    if quality.pop("lpips_backbone", None) not in (None, *LPIPS_NAMES.values()):
+        raise _Damage("it names an unknown backbone of LPIPS")
     measured = [value for name, value in quality.items() if name != "lpips" or value is not None]
     for value in (*measured, *state["best"].values(), *state["scaler"].values()):
         if type(value) not in (int, float) or value != value:
             raise _Damage("a measurement in it is not a number")
+
+
+def _quality(saved: Mapping[str, Any]) -> Quality:
+    """Return a saved measurement; older ones do not name LPIPS's backbone."""
+    quality = Quality(**saved)
+    if quality.lpips is not None and quality.lpips_backbone is None:
+        return replace(quality, lpips_backbone=FIRST_BACKBONE)
+    return quality
 
 
 def _check_networks(saved: Mapping[str, Any], state: TrainState) -> None:
@@ -459,16 +500,29 @@ def _is_compatible(given: Tensor, wanted: Tensor) -> bool:
     return same and bool(torch.isfinite(given).all())
 
 
-def _differences(state: Mapping[str, Any], recipe: Recipe, seed: int, fingerprint: str) -> Iterator[str]:
+def _differences(state: Mapping[str, Any], recipe: Recipe, options: TrainOptions, fingerprint: str) -> Iterator[str]:
     # A value that an older checkpoint does not contain had no effect then, which is what its default means.
     wanted, recorded = _flatten(asdict(recipe)), _flatten(asdict(DEFAULTS)) | _flatten(state["recipe"])
     for name in sorted(wanted.keys() | recorded.keys()):
         if name not in MAY_CHANGE and wanted.get(name) != recorded.get(name):
             yield f"{shortened(name)} was {option_text(recorded.get(name))} and is now {option_text(wanted.get(name))}"
-    if seed != state["seed"]:
-        yield f"the seed was {option_text(state['seed'])} and is now {seed}"
+    if options.seed != state["seed"]:
+        yield f"the seed was {option_text(state['seed'])} and is now {options.seed}"
+    if "settings" in state:  # not in older checkpoints
+        yield from _differing_settings(state["settings"], settings_of(options))
     if fingerprint != state["pictures"]:
         yield "the pictures differ"
+
+
+def _differing_settings(recorded: Mapping[str, list[str]], wanted: Mapping[str, list[str]]) -> Iterator[str]:
+    for name in ("lpips", *FILES_OF_OPTIONS):
+        (was, before), (now, after) = (each.get(name, ["not set", ""]) for each in (recorded, wanted))
+        # Initial weights have no effect any more: that their file is gone does not matter; another one is a mistake.
+        unused = (name == "lpips" and "none" in (was, now)) or (name == "init" and now in ("not set", was))
+        if before == after or unused:
+            continue
+        became = "another file there" if now == was else shortened(now, 300)
+        yield f"{name} was {shortened(was, 300)} and is now {became}"
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

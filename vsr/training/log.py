@@ -29,17 +29,33 @@ GENERATOR = ("generator_loss", *LOSSES)
 """The sum that the generator minimises, and its weighted terms."""
 DISCRIMINATOR = ("discriminator_loss", "d_real", "d_fake")
 """The discriminator's loss, and the mean sigmoid of its logits for real and for upscaled crops."""
+GRADIENTS = ("content_gradient", "adversarial_gradient")
+"""Norms of the gradients at SR of the adversarial term and of all others together, at the updates that measure them."""
 QUALITY = ("psnr_y", "ssim_y", "lpips")
 """Measured on the held-out pictures; empty in other rows."""
 RATE = ("crops_per_second", "learning_rate")
-COLUMNS = ("step", "stage", "stage_step", "seconds", *RATE, *GENERATOR, *DISCRIMINATOR, *QUALITY)
-"""``step``: updates of all stages. ``stage_step``: updates of this stage. ``seconds``: since the run was started."""
+COLUMNS = (
+    *("step", "stage", "stage_step", "seconds"),
+    *(*RATE, *GENERATOR, *DISCRIMINATOR, *GRADIENTS, *QUALITY),
+    "lpips_backbone",
+)
+"""``step``: updates of all stages. ``stage_step``: updates of this stage. ``seconds``: since the run was started.
+``lpips_backbone``: the network of LPIPS, on which its values depend."""
+TEXTS = ("stage", "lpips_backbone")
+"""The columns that hold no numbers."""
 
-COLUMNS_OF_PICTURES = tuple(name for name in COLUMNS if name not in ("charbonnier", *LOSSES_OF_CLIPS))
-"""The columns of logs from before training on clips; such a log is continued with the other columns empty."""
+COLUMNS_BEFORE_GRADIENTS = tuple(name for name in COLUMNS if name not in (*GRADIENTS, "lpips_backbone"))
+COLUMNS_OF_PICTURES = tuple(name for name in COLUMNS_BEFORE_GRADIENTS if name not in ("charbonnier", *LOSSES_OF_CLIPS))
+"""The columns of older logs, the second of those from before training on clips; such a log is continued with the other
+columns empty."""
 
-GROUPS = {"rate": RATE, "loss": GENERATOR, "discriminator": DISCRIMINATOR, "quality": QUALITY}
+GROUPS = {
+    "rate": RATE, "loss": GENERATOR, "discriminator": DISCRIMINATOR, "gradient": GRADIENTS, "quality": QUALITY
+}  # fmt: skip
 """How the columns are grouped in TensorBoard."""
+
+FIRST_BACKBONE = "SqueezeNet"
+"""The backbone of LPIPS in logs that do not name it."""
 
 
 class Averages:
@@ -115,6 +131,24 @@ class Log:
         except OSError as exc:
             raise OutputError(f"cannot write the log {self._path}: {exc.strerror or exc}.") from exc
 
+    def show(self, samples: npt.NDArray[np.uint8], step: int) -> None:
+        """Add a picture of the samples to the event files, if there are any.
+
+        Args:
+            samples: (H, W, 3) RGB.
+            step: the step of the samples.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        if self._events is None:
+            return
+        try:
+            self._events.add_image("samples", samples, step, dataformats="HWC")
+            self._events.flush()
+        except OSError as exc:
+            raise OutputError(f"cannot write {self._path.parent / TENSORBOARD}: {exc.strerror or exc}.") from exc
+
     def close(self) -> None:
         """Close the event files.
 
@@ -157,7 +191,9 @@ class Log:
         for group, names in GROUPS.items():
             for name in names:
                 if row.get(name) is not None:
-                    self._events.add_scalar(f"{group}/{name}", row[name], row["step"])
+                    # TensorBoard's tags have no spaces and brackets.
+                    tag = f"lpips_{row.get('lpips_backbone') or FIRST_BACKBONE}" if name == "lpips" else name
+                    self._events.add_scalar(f"{group}/{tag}", row[name], row["step"])
         self._events.flush()
 
 
@@ -195,13 +231,13 @@ def _decode(content: bytes, path: Path) -> list[dict[str, str]]:
     """Parse the rows of a log; an incomplete last line, which a killed run may leave, is ignored."""
     header, *lines = content.decode("utf-8", errors="replace").split("\n")[:-1] or [""]
     columns = tuple(header.split(","))
-    if columns not in (COLUMNS, COLUMNS_OF_PICTURES):
+    if columns not in (COLUMNS, COLUMNS_BEFORE_GRADIENTS, COLUMNS_OF_PICTURES):
         raise InputError(f"{path} is not a training log of this version of vsr: its columns differ.")
     rows = []
     for number, line in enumerate(lines, 2):
         try:
             rows.append(dict.fromkeys(COLUMNS, "") | dict(zip(columns, line.split(","), strict=True)))
-            _ = int(rows[-1]["step"]), [float(rows[-1][name] or "nan") for name in COLUMNS if name != "stage"]
+            _ = int(rows[-1]["step"]), [float(rows[-1][name] or "nan") for name in COLUMNS if name not in TEXTS]
         except ValueError as exc:
             raise InputError(f"{path} is damaged in line {number}.") from exc
     return rows
@@ -213,11 +249,13 @@ class Rows:
 
     Attributes:
         stages: the stage of each row.
-        values: each other column as float64 (rows,), nan where it is empty.
+        values: each column of numbers as float64 (rows,), nan where it is empty.
+        lpips_backbone: the network of LPIPS.
     """
 
     stages: tuple[str, ...]
     values: Mapping[str, npt.NDArray[np.float64]]
+    lpips_backbone: str = FIRST_BACKBONE
 
     def __len__(self) -> int:
         return len(self.stages)
@@ -236,9 +274,10 @@ def read_log(path: Path) -> Rows:
         rows = _decode(path.read_bytes(), path)
     except OSError as exc:
         raise InputError(f"cannot read the log {path}: {exc.strerror}.") from exc
-    names = [name for name in COLUMNS if name != "stage"]
+    names = [name for name in COLUMNS if name not in TEXTS]
     values = {name: np.array([float(row[name] or "nan") for row in rows], np.float64) for name in names}
-    return Rows(tuple(row["stage"] for row in rows), values)
+    named = [row["lpips_backbone"] for row in rows if row["lpips_backbone"]]
+    return Rows(tuple(row["stage"] for row in rows), values, named[-1] if named else FIRST_BACKBONE)
 
 
 @dataclass(frozen=True)
@@ -308,7 +347,7 @@ CURVES = {
     "psnr_y": ("PSNR-Y", "tab:blue"),
     "lpips": ("LPIPS", "tab:orange"),
 }
-"""Column of the log -> name in the legend and colour."""
+"""Column of the log -> name in the legend, after which LPIPS's backbone is written, and colour."""
 
 
 TITLE_PAD = 28
@@ -325,8 +364,6 @@ class Panel:
         columns: the columns of the log to draw.
         logarithmic: whether the y axis is logarithmic.
         measured: whether values are sparse: drawn with markers and joined across empty rows.
-        right: the columns on a second y axis.
-        right_label: the label of that axis.
         marked: a value to mark by a horizontal line, or None.
     """
 
@@ -335,8 +372,6 @@ class Panel:
     columns: tuple[str, ...]
     logarithmic: bool = False
     measured: bool = False
-    right: tuple[str, ...] = ()
-    right_label: str = ""
     marked: float | None = None
 
 
@@ -349,22 +384,16 @@ PANELS = (
     ),
     Panel("Discriminator: loss", "loss", ("discriminator_loss",)),
     Panel("Discriminator: how real the crops seem", "mean of sigmoid(logit)", ("d_real", "d_fake"), marked=0.5),
-    Panel(
-        "Held-out pictures",
-        "PSNR-Y in dB",
-        ("psnr_y",),
-        measured=True,
-        right=("lpips",),
-        right_label="LPIPS (less is better)",
-    ),
+    Panel("Held-out pictures: PSNR-Y, more is better", "dB", ("psnr_y",), measured=True),
+    Panel("Held-out pictures: LPIPS, less is better", "distance", ("lpips",), measured=True),
 )
 
 
 def plot_losses(log: Path, target: Path) -> bool:
     """Plot a log: the whole run on the left, its last third on the right, a row for each panel that has data.
 
-    Long logs are drawn faint under their running mean. On the right the y axes exclude the outermost hundredth of the
-    values at each end, and terms of the generator below a hundredth of the largest.
+    Losses are drawn faint under their running mean, if the log has 40 rows or more. On the right the y axes exclude the
+    outermost hundredth of the values at each end, and terms of the generator below a hundredth of the largest.
 
     Args:
         log: ``log.csv`` of a run.
@@ -378,7 +407,7 @@ def plot_losses(log: Path, target: Path) -> bool:
         OutputError: the figure cannot be written.
     """
     rows = read_log(log)
-    panels = [panel for panel in PANELS if any(_has_data(rows, name) for name in (*panel.columns, *panel.right))]
+    panels = [panel for panel in PANELS if any(_has_data(rows, name) for name in panel.columns)]
     if len(rows) < 2 or not panels:
         return False
     # Imported here, as it takes about a second, and without pyplot, which keeps figures and looks for a display.
@@ -410,23 +439,23 @@ def _has_data(rows: Rows, column: str) -> bool:
 
 def _draw(axes: Axes, panel: Panel, rows: Rows, since: float, *, outliers: bool) -> list[Line2D]:
     """Draw one panel from the step ``since`` on; returns a handle for each entry of the legend."""
-    handles = []
-    for side, names in ((axes, panel.columns), (axes.twinx() if panel.right else axes, panel.right)):
-        drawn = [name for name in names if _has_data(rows, name)]
-        for name in drawn:
-            handles += _draw_curve(side, rows, name, measured=panel.measured)
-        values = np.concatenate([np.empty(0), *(rows[name][rows["step"] >= since] for name in drawn)])
-        _set_y_limits(side, values[np.isfinite(values)], panel, outliers=outliers)
-        if panel.right:
-            side.set_ylabel(panel.label if side is axes else panel.right_label, color=CURVES[names[0]][1])
-            side.yaxis.set_visible(bool(drawn))
-        else:
-            side.set_ylabel(panel.label)
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+    drawn = [name for name in panel.columns if _has_data(rows, name)]
+    handles = [handle for name in drawn for handle in _draw_curve(axes, rows, name, measured=panel.measured)]
+    values = np.concatenate([np.empty(0), *(rows[name][rows["step"] >= since] for name in drawn)])
+    _set_y_limits(axes, values[np.isfinite(values)], panel, outliers=outliers)
+    if axes.get_yscale() == "linear":
+        plain = ScalarFormatter(useOffset=False)  # whole values at the ticks, none to add or multiply above the axis
+        plain.set_scientific(False)
+        axes.yaxis.set_major_formatter(plain)
+    axes.set_ylabel(panel.label)
     if panel.marked is not None:
         axes.axhline(panel.marked, color="grey", linestyle="--", linewidth=1)
     last = rows["step"][-1]
     margin = 0.01 * (last - since) or 1.0
     axes.set_xlim(since - margin, last + margin)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}")
     _mark_stages(axes, rows, since)
     axes.set_xlabel("step")
@@ -436,6 +465,8 @@ def _draw(axes: Axes, panel: Panel, rows: Rows, since: float, *, outliers: bool)
 
 def _draw_curve(axes: Axes, rows: Rows, column: str, *, measured: bool) -> list[Line2D]:
     name, colour = CURVES.get(column, (column.replace("_", " "), "magenta"))
+    if column == "lpips":
+        name = f"{name} ({rows.lpips_backbone})"
     steps, values = rows["step"], rows[column]
     if measured:
         found = np.isfinite(values)
@@ -446,7 +477,7 @@ def _draw_curve(axes: Axes, rows: Rows, column: str, *, measured: bool) -> list[
     lines = []
     for part in _stage_slices(rows):
         if _window(rows) > 1:
-            axes.plot(steps[part], values[part], color=colour, linewidth=0.7, alpha=0.3)
+            axes.plot(steps[part], values[part], color=colour, linewidth=0.7, alpha=0.3, zorder=1.5)
         marker = "." if len(rows) < 60 or part.stop - part.start == 1 else ""
         smooth = _running_mean(values[part], _window(rows))
         lines += axes.plot(steps[part], smooth, color=colour, marker=marker, linewidth=width, label=name)
@@ -454,7 +485,8 @@ def _draw_curve(axes: Axes, rows: Rows, column: str, *, measured: bool) -> list[
 
 
 def _window(rows: Rows) -> int:
-    return max(1, len(rows) // 60)
+    """Return how many rows the running mean covers: a twentieth, an odd number, as it lies around its middle."""
+    return 2 * (len(rows) // 40) + 1
 
 
 def _stage_slices(rows: Rows) -> Iterator[slice]:

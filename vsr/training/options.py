@@ -11,6 +11,7 @@ from typing import Literal
 
 from vsr.errors import UsageError, setting
 from vsr.inference import DeviceName
+from vsr.networks import LPIPS_MIN_SIZES, LPIPS_NAMES, LpipsChoice
 from vsr.options import contradictions, described, documented, option
 from vsr.training.recipes import RECIPES, STAGES, Recipe, StageName
 
@@ -30,8 +31,8 @@ class TrainOptions:
         repeated=True,
     ))  # fmt: skip
     output: Path = field(metadata=described(
-        "Folder of the run.", note="It holds checkpoint, weights, card, log, figure and samples.", name="-o, --output",
-        metavar="RUN",
+        "Folder of the run.", note="It holds checkpoint, weights, card, options, log, figure and samples.",
+        name="-o, --output", metavar="RUN",
     ))  # fmt: skip
     recipe: Recipe = option(RECIPES["srgan"], "Networks, losses, stages and data.")
     stage: Literal[StageName, "all"] = option("all", "Stage of the recipe to run.")
@@ -50,8 +51,9 @@ class TrainOptions:
     content_weights: Path | None = option(
         None, "Weights of the content network; by default torchvision's, downloaded once."
     )
+    lpips: LpipsChoice = option("squeeze", "Backbone of LPIPS: SqueezeNet or AlexNet; none leaves LPIPS out.")
     lpips_weights: Path | None = option(
-        None, "SqueezeNet 1.1's weights, for LPIPS; by default torchvision's, downloaded once."
+        None, "Weights of LPIPS's backbone; by default torchvision's, downloaded once."
     )
     licence: str = option("not stated", "Licence of the pictures and so of the weights, for the card.")
     command: str = option("", "How the run was started, for the card.")
@@ -72,7 +74,9 @@ class TrainOptions:
         1000, "Updates between checkpoints; the last update of a stage always writes one.", at_least=1
     )
     log_every: int = option(50, "Updates between lines of the log.", at_least=1)
-    tensorboard: bool = option(False, "Also write the log for TensorBoard.")
+    tensorboard: bool = option(
+        False, "Also write the log and the samples for TensorBoard.", name="--tensorboard/--no-tensorboard"
+    )
 
     device: DeviceName = option("auto", "auto, cpu, cuda, cuda:1, mps, or any device of torch.")
     devices: int = option(
@@ -89,12 +93,20 @@ class TrainOptions:
         "Arithmetic of the networks; weights, losses and optimisers stay in float32. auto: bf16 on GPUs that have it, "
         "else fp32. tf32: float32 whose products CUDA rounds, on Ampere and newer.",
     )
-    compile: bool = option(False, "Compile the networks with torch.compile; worthwhile in long runs on a GPU.")
+    compile: bool = option(
+        False, "Compile the networks with torch.compile; worthwhile in long runs on a GPU.",
+        name="--compile/--no-compile",
+    )  # fmt: skip
     cache: Literal["auto", "ram", "gpu", "none"] = option(
         "auto", "Where decoded pictures are kept. auto: on the GPU if they fit, else as many as fit in main memory."
     )
     workers: int = option(2, "Threads of each process that prepare crops.", at_least=1)
-    resume: bool = option(False, "Continue the run in output.")
+    time_limit: float | None = option(
+        None, "Write a checkpoint and end after this time: 8h, 90m, 1h30m, 3600s or 1:30:00. For this call only.",
+        note="In seconds; the update that is going on, and the checkpoint, come on top.", metavar="T", above=0,
+        subject="the time limit",
+    )  # fmt: skip
+    resume: bool = option(False, "Continue the run in output, with its options; those that are given must agree.")
     overwrite: bool = option(False, "Replace an existing run in output.")
 
     def __post_init__(self) -> None:
@@ -111,6 +123,12 @@ class TrainOptions:
         if judged and self.recipe.batch_size == 1 and self.recipe.crop_size <= 16:
             wrong.append("batch_size must be at least 2 for crops of 16 pixels: normalisation needs two values")
         wrong += self._teacher_contradictions()
+        least = LPIPS_MIN_SIZES.get(self.lpips, 1)
+        if self.recipe.generator == "recurrent" and self.recipe.crop_size < least:  # whole clips are measured
+            wrong.append(
+                f"LPIPS on {LPIPS_NAMES[self.lpips]} needs {least} pixels each way, but crop_size is "
+                f"{self.recipe.crop_size}"
+            )
         if self.cache == "gpu" and self.recipe.degradation == "video":
             wrong.append("the video degradation works on pictures in main memory: leave out cache gpu")
         if self.cache == "gpu" and self.recipe.frames > 1:

@@ -346,7 +346,12 @@ class Recipe:
         at_least=0, below=1,
     )  # fmt: skip
 
-    batch_size: int = option(16, "Crops in each update, of all processes together.", at_least=1)
+    batch_size: int = option(16, "Crops in a batch, of all processes together.", at_least=1)
+    accumulate: int = option(
+        1,
+        "Batches in each update, whose gradients are summed up: an update of a batch so many times as large, in the "
+        "memory of one. Only batch normalisation, and the relativistic form, see each batch alone.", at_least=1,
+    )  # fmt: skip
     crop_size: int = option(
         96, "Edge of a crop in HR pixels; a multiple of the scale, at least four times it, and at least 16."
     )
@@ -455,6 +460,11 @@ class Recipe:
         if self.crops_per_picture != 1:
             wrong.append(f"clips are drawn one by one: crops_per_picture must be 1, got {self.crops_per_picture}")
         return wrong
+
+    @property
+    def crops_per_update(self) -> int:
+        """Crops in each update, of all processes and batches together."""
+        return self.batch_size * self.accumulate
 
     def stage(self, name: StageName) -> Stage:
         """Return a stage by name."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from vsr.errors import OutputError, markdown, markdown_code
@@ -24,26 +27,48 @@ from vsr.training.step import Quality, TrainState
 
 LARGEST = 256
 """Greatest edge of the part of a picture that is shown, in HR pixels."""
+
+# As vsr compare draws its strips.
+BACKGROUND, INK = (24, 24, 27), (236, 236, 236)
 GAP = 4
-HEADER = 28
-"""Height of the line of labels in pixels."""
-FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
+LETTERS = 13
+"""Height of letters in pixels; smaller ones cannot be read."""
+LINE = 22
+"""Height of a line of text and what is left free around it, in pixels."""
 
 Strip = npt.NDArray[np.uint8]
 """(H, W, 3) RGB."""
 
 
-def sample_strip(lr: Sequence[Tensor], sr: Sequence[Tensor], hr: Sequence[Tensor], *, step: int) -> Strip:
+@dataclass(frozen=True)
+class Sample:
+    """A held-out picture in the strip of samples.
+
+    Attributes:
+        lr: (3, h, w) uint8.
+        sr: (3, s*h, s*w) uint8.
+        hr: (3, s*h, s*w) uint8.
+        of_bicubic: the figures under the bicubic picture.
+        of_sr: the figures under SR.
+    """
+
+    lr: Tensor
+    sr: Tensor
+    hr: Tensor
+    of_bicubic: str = ""
+    of_sr: str = ""
+
+
+def sample_strip(samples: Sequence[Sample], *, step: int, figures: str = "") -> Strip:
     """Draw pictures one below the other, each as LR (pixels repeated), bicubic, SR and HR side by side with labels.
 
     The middle of large pictures is shown, at most 256x256 HR pixels. Smaller ones are padded to the right and below.
     Only the bicubic panel is interpolated.
 
     Args:
-        lr: uint8 tensors (3, h, w), at least one.
-        sr: as many uint8 tensors (3, s*h, s*w).
-        hr: as many uint8 tensors (3, s*h, s*w).
-        step: the step in the label of SR.
+        samples: at least one.
+        step: the step in the caption.
+        figures: what the figures under the pictures are, for the caption.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -51,42 +76,55 @@ def sample_strip(lr: Sequence[Tensor], sr: Sequence[Tensor], hr: Sequence[Tensor
     Raises:
         ValueError: there are no pictures, or shapes or dtypes do not match.
     """
-    if not lr:
+    if not samples:
         raise ValueError("a strip needs at least one picture")
-    rows = [_panels(*pictures) for pictures in zip(lr, sr, hr, strict=True)]
-    labels = ("LR", "bicubic", f"SR, step {step}", "HR")
-    widths = [max(_text_width(label), *(row[column].shape[1] for row in rows)) for column, label in enumerate(labels)]
-    heights = [row[0].shape[0] for row in rows]
-    size = HEADER + sum(heights) + GAP * (len(rows) - 1), sum(widths) + GAP * (len(labels) - 1), 3
-    strip: Strip = np.full(size, 255, np.uint8)
-    left = 0
-    for column, (label, width) in enumerate(zip(labels, widths, strict=True)):
-        cv2.putText(strip, label, (left + 2, HEADER - 9), FONT, FONT_SCALE, (0, 0, 0), 1, cv2.LINE_AA)
-        top = HEADER
-        for row, height in zip(rows, heights, strict=True):
-            panel = row[column]
-            strip[top : top + height, left : left + panel.shape[1]] = panel
+    rows = [_panels(sample) for sample in samples]
+    texts = [("", sample.of_bicubic, sample.of_sr, "") for sample in samples]
+    labels = ("LR", "bicubic", "SR", "HR")
+    caption = f"step {step}" + (f"; under the pictures {figures}" if figures else "")
+    widths = [
+        max(_text_width(labels[at]), *(_text_width(row[at]) for row in texts), *(row[at].shape[1] for row in rows))
+        for at in range(len(labels))
+    ]
+    under = LINE if any(map(any, texts)) else 0
+    heights = [row[0].shape[0] + under for row in rows]
+    width = max(sum(widths) + GAP * (len(labels) + 1), _text_width(caption) + 2 * GAP)
+    strip: Strip = np.full((2 * LINE + sum(heights) + GAP * len(rows), width, 3), BACKGROUND, np.uint8)
+    _write(strip, caption, GAP, 0)
+    left = GAP
+    for at, (label, width) in enumerate(zip(labels, widths, strict=True)):
+        _write(strip, label, left, LINE)
+        top = 2 * LINE
+        for row, figure, height in zip(rows, texts, heights, strict=True):
+            panel = row[at]
+            strip[top : top + panel.shape[0], left : left + panel.shape[1]] = panel
+            _write(strip, figure[at], left, top + panel.shape[0])
             top += height + GAP
         left += width + GAP
     return strip
 
 
-def write_samples(path: Path, lr: Sequence[Tensor], sr: Sequence[Tensor], hr: Sequence[Tensor], *, step: int) -> None:
-    """Write :func:`sample_strip` as a PNG, under a temporary name first.
+def write_samples(path: Path, strip: Strip) -> None:
+    """Write a strip as a PNG, under a temporary name first.
 
     Raises:
-        ValueError: see :func:`sample_strip`.
         OutputError: it cannot be written.
     """
-    strip = sample_strip(lr, sr, hr, step=step)
     done, encoded = cv2.imencode(".png", strip[..., ::-1])
     if not done:
         raise OutputError(f"cannot encode the samples {path} as PNG.")
     write_whole(path, encoded.tobytes())
 
 
-def _panels(lr: Tensor, sr: Tensor, hr: Tensor) -> tuple[Strip, Strip, Strip, Strip]:
+def enlarged(lr: Tensor, hr: Tensor) -> Tensor:
+    """Enlarge LR (3, h, w) uint8 to the size of HR by bicubic interpolation: (3, H, W) uint8 on the CPU."""
+    height, width = hr.shape[-2:]
+    return resize_bicubic(lr.cpu().float(), height, width).round_().clamp_(0, 255).byte()
+
+
+def _panels(sample: Sample) -> tuple[Strip, Strip, Strip, Strip]:
     """Return LR enlarged, bicubic, SR and HR of the middle of a picture: four panels (H, W, 3) of one size."""
+    lr, sr, hr = sample.lr, sample.sr, sample.hr
     for tensor in (lr, sr, hr):
         if tensor.dtype != torch.uint8 or tensor.ndim != 3 or tensor.shape[0] != 3:
             raise ValueError(f"expected uint8 tensors (3, H, W), got {tensor.dtype} {tuple(tensor.shape)}")
@@ -95,7 +133,7 @@ def _panels(lr: Tensor, sr: Tensor, hr: Tensor) -> tuple[Strip, Strip, Strip, St
     if sr.shape != hr.shape or tuple(hr.shape[-2:]) != (scale * rows, scale * columns):
         raise ValueError(f"the shapes do not match: {[tuple(t.shape) for t in (lr, sr, hr)]}")
     # The whole picture is resized before it is cut, so that the cut adds no edge.
-    bicubic = resize_bicubic(lr.cpu().float(), scale * rows, scale * columns).round_().clamp_(0, 255).byte()
+    bicubic = enlarged(lr, hr)
     shown = _crop_middle(lr.cpu(), max(1, LARGEST // scale))
     nearest = shown.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
     top, left = ((whole - part) // 2 * scale for whole, part in zip(lr.shape[-2:], shown.shape[-2:], strict=True))
@@ -110,8 +148,25 @@ def _crop_middle(picture: Tensor, size: int) -> Tensor:
     return picture[:, top : top + size, left : left + size]
 
 
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """Return the font of vsr compare's labels, of which matplotlib has a copy."""
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), LETTERS)
+
+
 def _text_width(text: str) -> int:
-    return int(cv2.getTextSize(text, FONT, FONT_SCALE, 1)[0][0]) + 4
+    return math.ceil(_font().getlength(text))
+
+
+def _write(strip: Strip, text: str, left: int, top: int) -> None:
+    """Write a line of text into a strip, in place."""
+    if not text:
+        return
+    image = Image.fromarray(strip[top : top + LINE])
+    ImageDraw.Draw(image).text((left, LINE - 6), text, fill=INK, font=_font(), anchor="ls")
+    strip[top : top + LINE] = np.asarray(image)
 
 
 CARD = "card.md"
@@ -234,10 +289,11 @@ def _generator(recipe: Recipe) -> str:
 
 def _crops(recipe: Recipe) -> str:
     edge = f"{recipe.crop_size}x{recipe.crop_size}"
+    count = f"{recipe.accumulate} x {recipe.batch_size}" if recipe.accumulate > 1 else f"{recipe.batch_size}"
     if recipe.generator != "recurrent":
-        return f"{recipe.batch_size} of {edge}"
+        return f"{count} of {edge}"
     longer = f", at the end of a stage {recipe.long_frames}" if recipe.long_frames else ""
-    return f"{recipe.batch_size} clips of {edge}, {recipe.frames} frames each{longer}"
+    return f"{count} clips of {edge}, {recipe.frames} frames each{longer}"
 
 
 def _stages_so_far(state: TrainState) -> list[StageName]:
@@ -258,7 +314,7 @@ def _stage(stage: Stage) -> str:
 def _measurements(rows: Rows) -> Iterable[str]:
     measured = [index for index in range(len(rows)) if rows["psnr_y"][index] == rows["psnr_y"][index]]
     every = -(-len(measured) // MEASUREMENTS) or 1
-    yield "| step | stage | PSNR-Y | SSIM-Y | LPIPS |"
+    yield f"| step | stage | PSNR-Y | SSIM-Y | LPIPS ({rows.lpips_backbone}) |"
     yield "|---|---|---|---|---|"
     for index in measured[::-1][::every][::-1]:
         lpips = rows["lpips"][index]

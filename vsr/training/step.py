@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from vsr.imaging.metrics import psnr_y, ssim_y
 from vsr.imaging.motion import estimate_motion
 from vsr.imaging.warping import enlarge_flow, warp
+from vsr.networks import LPIPS_MIN_SIZES, LpipsChoice
 from vsr.networks.recurrent import RecurrentGenerator, move_state
 from vsr.networks.rewrites import float32_products
 from vsr.training.launch import Fabric, joined
@@ -61,6 +63,8 @@ class TrainState:
         stage_step: number of updates done in the current stage.
         best: the best score of each stage so far, by its name.
         quality: the last measurement; None before the first.
+        measures_gradients: whether the next update also measures the gradients of the adversarial and the other terms;
+            the same in all processes, which join their gradients.
     """
 
     fabric: Fabric
@@ -76,6 +80,7 @@ class TrainState:
     stage_step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     quality: Quality | None = None
+    measures_gradients: bool = False
 
     @property
     def weights(self) -> Stage:
@@ -94,46 +99,33 @@ def update(state: TrainState, lr: Tensor, hr: Tensor, learning_rate: float) -> d
 
     Args:
         state: the state of the run; changed in place.
-        lr: (N, 3, h, w) RGB in [0, 1], this process's part of the batch, on its device.
+        lr: (N, 3, h, w) RGB in [0, 1], this process's part of the update's batches, one after the other, on its device.
         hr: (N, 3, H, W) likewise.
         learning_rate: the learning rate of this update.
 
     Returns:
-        The weighted terms of the losses, and the discriminator's mean outputs; detached, on the device.
+        The weighted terms of the losses, and the discriminator's mean outputs; detached, on the device. Also the norms
+        of gradients if ``state.measures_gradients``.
     """
+
+    def forward(part: tuple[Tensor, Tensor]) -> _Forward:
+        sr = state.generator.network(part[0])
+        return _Forward([sr], sr, part[1])
+
+    def terms(sr: list[Tensor], part: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        return _terms_of_crops(state, sr[0], part[1])
+
     state.set_learning_rate(learning_rate)
-    trains_generator = state.stage != "discriminator"
-    state.generator.network.train(trains_generator)
-    with torch.set_grad_enabled(trains_generator):
-        sr = state.generator.network(lr)
-    terms: dict[str, Tensor] = {}
-    if state.stage != "pretrain":
-        terms |= _update_discriminator(state, sr.detach(), hr)
-    if trains_generator:
-        terms |= _update_generator(state, sr, hr)
-    state.step += 1
-    state.stage_step += 1
-    return terms
+    return _update(state, split(lr, hr, state.recipe.accumulate), forward, terms)
 
 
-def _update_discriminator(state: TrainState, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-    assert state.discriminator is not None
-    discriminator = state.discriminator.network
-    fake = joined(discriminator(sr))
-    real = joined(discriminator(hr))
-    random = np.random.default_rng([state.seed, state.step, 1])
-    fake_labels = draw_labels(state.recipe.fake_labels, len(fake), random).to(fake)
-    real_labels = draw_labels(state.recipe.real_labels, len(real), random).to(real)
-    loss = ADVERSARIAL[state.recipe.adversarial_form].discriminator(fake, real, fake_labels, real_labels)
-    _take_step(state, state.discriminator, loss)
-    return {
-        "discriminator_loss": loss.detach(),
-        "d_real": real.detach().sigmoid().mean(),
-        "d_fake": fake.detach().sigmoid().mean(),
-    }
+def split(lr: Tensor, hr: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Split the crops of an update into its ``count`` batches."""
+    return list(zip(lr.chunk(count), hr.chunk(count), strict=True))
 
 
-def _update_generator(state: TrainState, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+def _terms_of_crops(state: TrainState, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+    """Return the weighted terms of the generator's loss on crops, without the adversarial term."""
     weights = state.weights
     terms: dict[str, Tensor] = {}
     for name, loss in PIXEL_LOSSES.items():
@@ -143,9 +135,7 @@ def _update_generator(state: TrainState, sr: Tensor, hr: Tensor) -> dict[str, Te
         terms["content"] = weights.content * _content_loss(state, sr, hr)
     if weights.total_variation:
         terms["total_variation"] = weights.total_variation * total_variation(sr)
-    if weights.adversarial:
-        terms["adversarial"] = weights.adversarial * _adversarial_loss(state, sr, hr)
-    return _minimise(state, terms)
+    return terms
 
 
 def update_clips(state: TrainState, clips: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
@@ -153,36 +143,127 @@ def update_clips(state: TrainState, clips: ClipBatch, learning_rate: float) -> d
 
     Args:
         state: the state of the run; changed in place.
-        clips: this process's part of the batch, on its device.
+        clips: this process's part of the update's batches, one after the other, on its device.
         learning_rate: the learning rate of this update.
 
     Returns:
         The same as ``update``.
     """
-    state.set_learning_rate(learning_rate)
     recipe, generator = state.recipe, cast(RecurrentGenerator, state.generator.plain)
-    trains_generator = state.stage != "discriminator"
-    if state.weights.ping_pong and trains_generator:
+    if state.weights.ping_pong and state.stage != "discriminator":
         clips = clips.round_trip()
-    state.generator.network.train(trains_generator)
-    with torch.set_grad_enabled(trains_generator):
-        sr = upscale_clips(state.generator.network, generator, clips, backprop_frames=recipe.backprop_frames)
-    hr = list(clips.hr.unbind(1))
-    terms: dict[str, Tensor] = {}
-    fake = real = None
-    if state.stage != "pretrain":
+
+    def forward(part: ClipBatch) -> _Forward:
+        sr = upscale_clips(state.generator.network, generator, part, backprop_frames=recipe.backprop_frames)
+        if state.stage == "pretrain":
+            return _Forward(sr)
         middles = _draw_frames(state, range(1, len(sr) - 1), recipe.judged_frames, 3)
-        fake, real = (triplets(frames, clips, middles) for frames in (sr, hr))
-        terms |= _update_discriminator(state, fake.detach(), real)
+        fake, real = (triplets(frames, part, middles) for frames in (sr, part.hr.unbind(1)))
+        return _Forward(sr, fake, real)
+
+    def terms(sr: list[Tensor], part: ClipBatch) -> dict[str, Tensor]:
+        return _generator_terms(state, sr, list(part.hr.unbind(1)), part)
+
+    state.set_learning_rate(learning_rate)
+    return _update(state, clips.split(recipe.accumulate), forward, terms)
+
+
+@dataclass(frozen=True, eq=False)
+class _Forward:
+    """What the generator makes of a batch.
+
+    Attributes:
+        sr: the frames, or the one picture, each (N, 3, H, W).
+        fake: the discriminator's input made of SR; None in a stage without it.
+        real: the same made of HR.
+    """
+
+    sr: list[Tensor]
+    fake: Tensor | None = None
+    real: Tensor | None = None
+
+
+Part = TypeVar("Part")
+"""One of the batches of an update: crops, or clips."""
+
+
+def _update(
+    state: TrainState,
+    parts: Sequence[Part],
+    forward: Callable[[Part], _Forward],
+    terms: Callable[[list[Tensor], Part], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Do one update on all batches of it: the discriminator's step, then the generator's against its result.
+
+    A single batch goes through the generator once, for both steps. Of several the graphs would not fit into memory at
+    once, so that each goes through it again for the generator's step.
+    """
+    trains_generator, single = state.stage != "discriminator", len(parts) == 1
+    state.generator.network.train(trains_generator)
+    made: list[_Forward] = []
+    if single:
+        with torch.set_grad_enabled(trains_generator):
+            made = [forward(parts[0])]
+    elif state.stage != "pretrain":
+        with torch.no_grad(), _kept_statistics(state.generator.plain):
+            made = [forward(part) for part in parts]
+    reported = _update_discriminator(state, made) if state.stage != "pretrain" else {}
     if trains_generator:
-        weighted = _generator_terms(state, sr, hr, clips)
-        if state.weights.adversarial:
-            assert fake is not None and real is not None
-            weighted["adversarial"] = state.weights.adversarial * _adversarial_loss(state, fake, real)
-        terms |= _minimise(state, weighted)
+
+        def loss_of(number: int) -> tuple[Tensor, dict[str, Tensor]]:
+            found = made[0] if single else forward(parts[number])
+            weighted = terms(found.sr, parts[number])
+            if state.weights.adversarial:
+                weighted["adversarial"] = state.weights.adversarial * _adversarial_loss(state, found)
+            assert weighted.keys() <= set(LOSSES)
+            loss = torch.stack(list(weighted.values())).sum()
+            norms = _gradient_norms(weighted, found.sr) if state.measures_gradients and number == 0 else {}
+            detached = {name: term.detach() for name, term in weighted.items()}
+            return loss, {"generator_loss": loss.detach(), **detached, **norms}
+
+        reported |= _take_step(state, state.generator, len(parts), loss_of)
+        state.ema.update_parameters(state.generator.plain)
     state.step += 1
     state.stage_step += 1
-    return terms
+    return reported
+
+
+@contextmanager
+def _kept_statistics(network: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of normalisations while batches pass that will pass again."""
+    normalisations = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [module.momentum for module in normalisations]
+    try:
+        for module in normalisations:
+            module.momentum = 0.0
+        yield
+    finally:
+        for module, momentum in zip(normalisations, momenta, strict=True):
+            module.momentum = momentum
+
+
+def _update_discriminator(state: TrainState, made: Sequence[_Forward]) -> dict[str, Tensor]:
+    assert state.discriminator is not None
+    discriminator, recipe = state.discriminator.network, state.recipe
+
+    def loss_of(number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        upscaled, original = made[number].fake, made[number].real
+        assert upscaled is not None
+        fake, real = joined(discriminator(upscaled.detach())), joined(discriminator(original))
+        random = np.random.default_rng([state.seed, state.step, 1])
+        fake_labels, real_labels = (
+            # Those of the whole update, as if it were one batch; then the part of this batch.
+            draw_labels(labels, len(logits) * len(made), random).chunk(len(made))[number].to(logits)
+            for labels, logits in ((recipe.fake_labels, fake), (recipe.real_labels, real))
+        )
+        loss = ADVERSARIAL[recipe.adversarial_form].discriminator(fake, real, fake_labels, real_labels)
+        return loss, {
+            "discriminator_loss": loss.detach(),
+            "d_real": real.detach().sigmoid().mean(),
+            "d_fake": fake.detach().sigmoid().mean(),
+        }
+
+    return _take_step(state, state.discriminator, len(made), loss_of)
 
 
 def _generator_terms(state: TrainState, sr: list[Tensor], hr: list[Tensor], clips: ClipBatch) -> dict[str, Tensor]:
@@ -237,13 +318,27 @@ def _upscale_frozen(state: TrainState, generator: RecurrentGenerator, clips: Cli
         return [_to_float32(frame) for frame in upscale_clips(generator, generator, clips)]
 
 
-def _minimise(state: TrainState, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Do the generator's step on the sum of its terms."""
-    assert terms.keys() <= set(LOSSES)
-    loss = torch.stack(list(terms.values())).sum()
-    _take_step(state, state.generator, loss)
-    state.ema.update_parameters(state.generator.plain)
-    return {"generator_loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+def _gradient_norms(terms: Mapping[str, Tensor], sr: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the norms of the gradients at SR of the adversarial term, and of all others together.
+
+    Args:
+        terms: the weighted terms of the generator's loss.
+        sr: the frames that they depend on.
+
+    Returns:
+        Both norms by their columns of the log; nothing if either side has no term.
+    """
+    others = [term for name, term in terms.items() if name != "adversarial"]
+    if not others or len(others) == len(terms):
+        return {}
+    sides = (torch.stack(others).sum(), terms["adversarial"])
+    norms = []
+    for side in sides:
+        # Raised, as half precision would round small gradients to zero.
+        found = torch.autograd.grad(side * 2**16, sr, retain_graph=True, allow_unused=True)
+        squares = [gradient.float().square().sum() for gradient in found if gradient is not None]
+        norms.append(torch.stack(squares).sum().sqrt() / 2**16)
+    return dict(zip(("content_gradient", "adversarial_gradient"), norms, strict=True))
 
 
 def _content_loss(state: TrainState, sr: Tensor, hr: Tensor) -> Tensor:
@@ -255,17 +350,17 @@ def _content_loss(state: TrainState, sr: Tensor, hr: Tensor) -> Tensor:
     return mse(_to_float32(found), _to_float32(wanted))
 
 
-def _adversarial_loss(state: TrainState, sr: Tensor, hr: Tensor) -> Tensor:
+def _adversarial_loss(state: TrainState, made: _Forward) -> Tensor:
     """Return the adversarial loss, without gradients of the discriminator and without Fabric's wrapper of it."""
     assert state.discriminator is not None
     form = ADVERSARIAL[state.recipe.adversarial_form]
     discriminator = state.discriminator.plain.requires_grad_(False)
     with state.fabric.autocast():
-        fake = joined(discriminator(sr))
+        fake = joined(discriminator(made.fake))
         real = torch.zeros_like(fake)
         if form.compares:
             with torch.no_grad():
-                real = joined(discriminator(hr))
+                real = joined(discriminator(made.real))
     discriminator.requires_grad_(True)
     return form.generator(_to_float32(fake), _to_float32(real))
 
@@ -275,14 +370,32 @@ def _to_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _take_step(state: TrainState, model: TrainableModel, loss: Tensor) -> None:
+def _take_step(
+    state: TrainState, model: TrainableModel, count: int, loss_of: Callable[[int], tuple[Tensor, dict[str, Tensor]]]
+) -> dict[str, Tensor]:
+    """Do one step of an optimiser on the mean loss of ``count`` batches.
+
+    Args:
+        state: the state of the run.
+        model: the network to train.
+        count: number of batches.
+        loss_of: returns the loss of a batch, and what to report of it.
+
+    Returns:
+        The means of what is reported.
+    """
     model.optimizer.zero_grad()
-    state.fabric.backward(loss)
+    reported = []
+    for number in range(count):
+        loss, seen = loss_of(number)
+        state.fabric.backward(loss / count)
+        reported.append(seen)
     if state.recipe.gradient_clip:
         state.fabric.clip_gradients(
             model.network, model.optimizer, max_norm=state.recipe.gradient_clip, error_if_nonfinite=False
         )
     model.optimizer.step()
+    return {name: torch.stack([seen[name] for seen in reported if name in seen]).mean() for name in reported[0]}
 
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -346,11 +459,18 @@ class ClipBatch:
 
     def alone(self, number: int) -> ClipBatch:
         """Return a batch of one of the clips."""
-        one = slice(number, number + 1)
+        return self._part(slice(number, number + 1))
+
+    def split(self, count: int) -> list[ClipBatch]:
+        """Split the clips of an update into its ``count`` batches."""
+        size = len(self.lr) // count
+        return [self._part(slice(number * size, (number + 1) * size)) for number in range(count)]
+
+    def _part(self, which: slice) -> ClipBatch:
         before, after = (
-            shift and Shift(shift.flow[one], shift.trust[one]) for shift in (self.before, self.after)
+            shift and Shift(shift.flow[which], shift.trust[which]) for shift in (self.before, self.after)
         )
-        return ClipBatch(self.lr[one], self.hr[one], before, after)
+        return ClipBatch(self.lr[which], self.hr[which], before, after)
 
     def round_trip(self) -> ClipBatch:
         """Append the clips in reverse order: T frames become 2T - 1.
@@ -473,16 +593,18 @@ class Quality:
         psnr_y: in dB; greater is better.
         ssim_y: at most 1; greater is better.
         lpips: 0 for equal pictures; smaller is better. None if it is not measured.
+        lpips_backbone: the name of its backbone; None if it is not measured.
     """
 
     psnr_y: float
     ssim_y: float
     lpips: float | None
+    lpips_backbone: str | None = None
 
 
-def least_size(scale: int) -> int:
+def least_size(scale: int, lpips: LpipsChoice = "squeeze") -> int:
     """Return the least edge of a picture that can be measured: SSIM's window inside the border, and LPIPS."""
-    return -(-max(17, 11 + 2 * scale) // scale) * scale
+    return -(-max(LPIPS_MIN_SIZES.get(lpips, 1), 11 + 2 * scale) // scale) * scale
 
 
 def middle(picture: Tensor, scale: int) -> Tensor:
@@ -511,19 +633,27 @@ def measure(
     """
     was_training = generator.training
     generator.eval()
-    values: list[tuple[float, float, float]] = []
+    values: list[Quality] = []
     upscaled = []
     for pair in held_out:
-        sr, hr = _upscale(generator, pair, device), pair.hr[None].to(device).float() / 255
-        sr = sr.mul(255).round().clamp(0, 255) / 255
-        distance = float("nan") if lpips is None else float(lpips(sr, hr))
-        values.append((float(psnr_y(sr, hr, border=scale)), float(ssim_y(sr, hr, border=scale)), distance))
-        upscaled.append(sr[0].mul(255).round().byte().cpu())
+        sr = _upscale(generator, pair, device).mul(255).round().clamp(0, 255)[0].byte().cpu()
+        values.append(compare(sr, pair.hr, lpips, scale=scale, device=device))
+        upscaled.append(sr)
     generator.train(was_training)
     if not values:
         return None, []
-    psnr, ssim, distance = (sum(column) / len(values) for column in zip(*values, strict=True))
-    return Quality(psnr, ssim, None if lpips is None else distance), upscaled
+    psnr, ssim = (sum(getattr(each, name) for each in values) / len(values) for name in ("psnr_y", "ssim_y"))
+    distances = [each.lpips for each in values if each.lpips is not None]
+    return Quality(psnr, ssim, sum(distances) / len(distances) if distances else None), upscaled
+
+
+@float32_products(tf32=False)
+@torch.inference_mode()
+def compare(sr: Tensor, hr: Tensor, lpips: nn.Module | None, *, scale: int, device: torch.device) -> Quality:
+    """Compare one picture with HR, both (3, H, W) uint8 RGB; see ``measure``."""
+    x, y = (picture[None].to(device).float() / 255 for picture in (sr, hr))
+    distance = None if lpips is None else float(lpips(x, y))
+    return Quality(float(psnr_y(x, y, border=scale)), float(ssim_y(x, y, border=scale)), distance)
 
 
 def _upscale(generator: nn.Module, pair: HeldOut, device: torch.device) -> Tensor:

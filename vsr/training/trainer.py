@@ -12,10 +12,10 @@ import logging
 import math
 import time
 from collections import abc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from vsr.errors import CheckpointError, TrainingError, UsageError, WeightsError, is_out_of_memory, setting, settings
+from vsr.networks import LPIPS_NAMES
 from vsr.networks.generator import Generator
 from vsr.networks.lpips import load_lpips
 from vsr.networks.recurrent import RecurrentGenerator
 from vsr.networks.weights import save_discriminator, save_network
 from vsr.training.batches import Batches, ClipBatches, load_clips, load_pictures, longest, updates_of
 from vsr.training.checkpoint import (
-    CHECKPOINT,
     DISCRIMINATOR,
     FIGURE,
     SAMPLES,
@@ -40,16 +40,48 @@ from vsr.training.checkpoint import (
     restore_checkpoint,
     run_folder,
     save_checkpoint,
+    settings_of,
 )
 from vsr.training.clips import Clips
+from vsr.training.config import CHECKPOINT, CONFIG, write_config
 from vsr.training.launch import Fabric, launch
-from vsr.training.log import LOG, Averages, Log, Statistics, find_tensorboard, plot_losses, read_log, summarise
+from vsr.training.log import (
+    GRADIENTS,
+    LOG,
+    Averages,
+    Log,
+    Statistics,
+    find_tensorboard,
+    plot_losses,
+    read_log,
+    summarise,
+)
 from vsr.training.losses import SCHEDULES
 from vsr.training.options import TrainOptions
 from vsr.training.pictures import PictureSet
-from vsr.training.recipes import STAGES, StageName
-from vsr.training.report import RunDetails, hardware, weights_metadata, write_card, write_samples
-from vsr.training.step import ClipBatch, HeldOut, Quality, TrainState, measure, update, update_clips, upscale_clips
+from vsr.training.recipes import LOSSES, STAGES, Stage, StageName
+from vsr.training.report import (
+    RunDetails,
+    Sample,
+    enlarged,
+    hardware,
+    sample_strip,
+    weights_metadata,
+    write_card,
+    write_samples,
+)
+from vsr.training.step import (
+    ClipBatch,
+    HeldOut,
+    Quality,
+    TrainState,
+    compare,
+    measure,
+    split,
+    update,
+    update_clips,
+    upscale_clips,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +99,7 @@ class TrainSummary:
         steps: number of updates done in all stages.
         quality: the quality on the held-out pictures; None if there are none.
         losses: stage -> term -> statistics over the log.
-        stopped: whether ``should_stop`` ended the run before its last update.
+        stopped: whether ``should_stop`` or the time limit ended the run before its last update.
         rank: rank of the process; only rank 0 has statistics.
     """
 
@@ -88,7 +120,8 @@ def train(
 ) -> TrainSummary:
     """Train a generator, and a discriminator against it, by a recipe.
 
-    Writes into ``options.output``: ``checkpoint.pt``; the generator's moving average, centred, in the format of
+    Writes into ``options.output``: ``checkpoint.pt``; ``config.toml``, the options; the generator's moving average,
+    centred, in the format of
     ``models/``: ``generator.safetensors`` (the last), ``pretrain.safetensors`` (the last of that stage) and
     ``best-STAGE.safetensors``; ``discriminator.safetensors``; ``card.md``; ``log.csv`` and its figure ``losses.png``;
     ``samples/``.
@@ -96,7 +129,7 @@ def train(
     Args:
         options: the options of the run.
         progress: called after each update.
-        should_stop: called after each update; True writes a checkpoint and ends the run.
+        should_stop: called after each update; True writes a checkpoint and ends the run, as the time limit does.
 
     Raises:
         TrainingDataError: there are no usable pictures.
@@ -105,7 +138,12 @@ def train(
         TrainingError: a loss is no longer finite, memory is exhausted, or a process died.
         OutputError: the output cannot be written, or another process is training into it.
     """
-    return launch(fit, options, progress or (lambda at: None), should_stop or (lambda: False))
+    ends = math.inf if options.time_limit is None else time.monotonic() + options.time_limit
+
+    def stops() -> bool:
+        return time.monotonic() >= ends or (should_stop is not None and should_stop())
+
+    return launch(fit, options, progress or (lambda at: None), stops)
 
 
 def fit(
@@ -149,7 +187,7 @@ def _fit(
         for name in stages:
             if name != state.stage:
                 begin_stage(state, name, options)
-            stopped = _run_stage(state, batches, lengths[name], monitor, should_stop)
+            stopped = _run_stage(state, batches, lengths[name], monitor, should_stop, options.log_every)
             if stopped:
                 break
     finally:
@@ -198,6 +236,7 @@ def _start_or_restore(
             )
         if state.fabric.is_global_zero:
             remove_old_run(options.output)
+            write_config(options.output / CONFIG, options)
         begin_stage(state, stages[0], options)
         return stages
     length = restore_checkpoint(state, options, fingerprint=fingerprint)
@@ -210,6 +249,8 @@ def _start_or_restore(
             f"{options.output} is at update {state.stage_step} of {length} of the stage {state.stage}: "
             f"finish it first ({settings(stage=state.stage, resume=True)})."
         )
+    if state.fabric.is_global_zero:
+        write_config(options.output / CONFIG, options)
     return remaining
 
 
@@ -219,12 +260,14 @@ def _run_stage(
     length: int,
     monitor: TrainMonitor | None,
     should_stop: Callable[[], bool],
+    log_every: int,
 ) -> bool:
     """Run the remaining updates of a stage; returns whether the run was stopped."""
     schedule, milestones = SCHEDULES[state.weights.schedule], state.weights.milestones
     with closing(_stage_batches(state, batches, length)) as stream:
         for batch in stream:
             learning_rate = state.weights.learning_rate * schedule(state.stage_step, length, milestones)
+            state.measures_gradients = state.stage == "adversarial" and (state.step + 1) % log_every == 0
             if isinstance(batch, ClipBatch):
                 terms = update_clips(state, batch, learning_rate)
             else:
@@ -261,13 +304,67 @@ def _agreed(state: TrainState, should_stop: Callable[[], bool]) -> bool:
 
 
 def _load_lpips(options: TrainOptions, device: torch.device) -> nn.Module | None:
+    if options.lpips == "none":
+        return None
     try:
-        return load_lpips(options.lpips_weights).to(device)
+        return load_lpips(options.lpips_weights, options.lpips).to(device)
     except WeightsError as exc:
         if options.lpips_weights is not None:
             raise
         logger.warning("LPIPS is not measured, and no best weights of the adversarial stage are kept: %s", exc)
         return None
+
+
+IMBALANCE = 1000.0
+"""Ratio of the gradients of the adversarial and the other terms above which the smaller has no part in the training."""
+
+SETTLED = 100
+"""Updates of the adversarial stage before this ratio counts: a new discriminator has hardly any gradient."""
+
+IN_A_ROW = 3
+"""Measurements that must agree, as the ratio varies from batch to batch."""
+
+
+class GradientBalance:
+    """Warn once if the adversarial term and the others differ so much that one of them has no effect."""
+
+    def __init__(self) -> None:
+        self._above: list[bool] = []
+        """Whether the adversarial term was the greater one, at the last measurements that were out of balance."""
+        self._warned = False
+
+    def add(self, content: float, adversarial: float, stage_step: int, weights: Stage) -> None:
+        """Add a measurement.
+
+        Args:
+            content: norm of the gradient at SR of all terms but the adversarial one.
+            adversarial: that of the adversarial term.
+            stage_step: number of updates done in the adversarial stage.
+            weights: the weights of the terms.
+        """
+        greater, smaller = max(content, adversarial), min(content, adversarial)
+        above = adversarial > content
+        if stage_step < SETTLED or greater <= IMBALANCE * smaller or above not in (self._above or [above]):
+            self._above = []
+            return
+        self._above.append(above)
+        if len(self._above) < IN_A_ROW or self._warned:
+            return
+        self._warned = True
+        others = [name for name in LOSSES if name != "adversarial" and getattr(weights, name)]
+        named = " or ".join(f"{setting(f'adversarial_{name}')} ({getattr(weights, name):g})" for name in others)
+        adversarial_weight = f"{setting('adversarial_adversarial')} ({weights.adversarial:g})"
+        down, up = (adversarial_weight, named) if above else (named, adversarial_weight)
+        logger.warning(
+            "the gradient of the adversarial term at the generator's output is %.2g, that of %s %.2g: a ratio of %s "
+            "at update %d of the stage. The smaller one has no effect: %s.",
+            adversarial,
+            " and ".join(others).replace("_", " "),
+            content,
+            f"{greater / smaller:.0f}" if smaller else "infinity",
+            stage_step,
+            f"raise {up}, or lower {down}",
+        )
 
 
 SHOWN = 4
@@ -322,10 +419,11 @@ class TrainMonitor:
     ) -> None:
         self._state, self._batches, self._options, self._details = state, batches, options, details
         self._held_out, self._lpips, self._lengths, self._steps = held_out, lpips, lengths, steps
-        self._report = report
+        self._report, self._settings = report, settings_of(options)
         self._log = Log(options.output, step=state.step, tensorboard=options.tensorboard)
-        self._averages = Averages()
+        self._averages, self._balance = Averages(), GradientBalance()
         self._losses: dict[str, float] = {}
+        self._gradients: dict[str, float] = {}
         self._started, self._row_at, self._row_step = time.monotonic(), time.monotonic(), state.step
 
     def close(self) -> None:
@@ -346,7 +444,8 @@ class TrainMonitor:
         """
         state, options = self._state, self._options
         last = state.stage_step == self._lengths[state.stage]
-        self._averages.add(terms)
+        self._averages.add({name: term for name, term in terms.items() if name not in GRADIENTS})
+        self._add_gradients({name: float(term) for name, term in terms.items() if name in GRADIENTS})
 
         def due(every: int) -> bool:
             return last or state.step % every == 0
@@ -370,13 +469,20 @@ class TrainMonitor:
             self._row_at = time.monotonic()  # so that this time does not count as time of updates
         self._report(TrainProgress(state.stage, state.step, self._steps, self._losses, state.quality))
 
+    def _add_gradients(self, measured: dict[str, float]) -> None:
+        if not measured or not all(map(math.isfinite, measured.values())):  # half precision may overflow
+            return
+        self._gradients = measured
+        content, adversarial = (measured[name] for name in GRADIENTS)
+        self._balance.add(content, adversarial, self._state.stage_step, self._state.weights)
+
     def _row(self, learning_rate: float) -> dict[str, float | str | None]:
         state, now = self._state, time.monotonic()
         self._losses = self._averages.mean()
         for name, value in self._losses.items():
             if not math.isfinite(value):
                 self._give_up(f"the loss {name} became {value}")
-        crops = (state.step - self._row_step) * state.recipe.batch_size
+        crops = (state.step - self._row_step) * state.recipe.crops_per_update
         row: dict[str, float | str | None] = {
             "step": state.step,
             "stage": state.stage,
@@ -385,7 +491,9 @@ class TrainMonitor:
             "crops_per_second": crops / max(now - self._row_at, 1e-9),
             "learning_rate": learning_rate,
             **self._losses,
+            **self._gradients,
         }
+        self._gradients = {}
         self._row_at, self._row_step = now, state.step
         return row
 
@@ -416,24 +524,41 @@ class TrainMonitor:
 
     def _measure(self, network: nn.Module, row: dict[str, float | str | None]) -> None:
         state, options = self._state, self._options
-        state.quality, sr = measure(
+        quality, sr = measure(
             network, self._held_out, self._lpips, scale=state.recipe.scale, device=state.fabric.device
         )
-        if state.quality is None:
+        if quality is None:
             return
-        row.update(asdict(state.quality))
-        shown = self._held_out[:SHOWN]
-        write_samples(
-            options.output / SAMPLES / f"step-{state.step:07}.png",
-            [pair.lr for pair in shown],
-            sr[: len(shown)],
-            [pair.hr for pair in shown],
-            step=state.step,
-        )
+        if quality.lpips is not None:
+            quality = replace(quality, lpips_backbone=LPIPS_NAMES[options.lpips])
+        state.quality = quality
+        row.update(asdict(quality))
+        figures = "PSNR-Y in dB" + (f" / LPIPS ({quality.lpips_backbone})" if quality.lpips_backbone else "")
+        strip = sample_strip(self._samples(sr), step=state.step, figures=figures)
+        write_samples(options.output / SAMPLES / f"step-{state.step:07}.png", strip)
+        self._log.show(strip, state.step)
         score = self._score()
         if score is not None and score > state.best.get(state.stage, -math.inf):
             state.best[state.stage] = score
             save_network(options.output / f"best-{state.stage}.safetensors", network, self._weights_metadata())
+
+    def _samples(self, sr: Sequence[Tensor]) -> list[Sample]:
+        """Return the first held-out pictures for the strip, with the figures of bicubic and of SR."""
+        return [
+            Sample(
+                lr=pair.lr,
+                sr=upscaled,
+                hr=pair.hr,
+                of_bicubic=self._figures(enlarged(pair.lr, pair.hr), pair.hr),
+                of_sr=self._figures(upscaled, pair.hr),
+            )
+            for pair, upscaled in zip(self._held_out[:SHOWN], sr, strict=False)
+        ]
+
+    def _figures(self, picture: Tensor, hr: Tensor) -> str:
+        state = self._state
+        found = compare(picture, hr, self._lpips, scale=state.recipe.scale, device=state.fabric.device)
+        return f"{found.psnr_y:.2f}" + ("" if found.lpips is None else f" / {found.lpips:.4f}")
 
     def _score(self) -> float | None:
         """Return the score that the best weights of a stage are chosen by; greater is better."""
@@ -445,7 +570,13 @@ class TrainMonitor:
 
     def _save(self, network: nn.Module, last: bool) -> None:
         state, output = self._state, self._options.output
-        save_checkpoint(state, output, fingerprint=self._details.fingerprint, lengths=self._lengths)
+        save_checkpoint(
+            state,
+            output,
+            fingerprint=self._details.fingerprint,
+            lengths=self._lengths,
+            settings=self._settings,
+        )
         save_network(output / WEIGHTS, network, self._weights_metadata())
         if last and state.stage == "pretrain":
             save_network(output / "pretrain.safetensors", network, self._weights_metadata())
@@ -470,14 +601,14 @@ def centred(state: TrainState, batches: Batches | ClipBatches) -> nn.Module:
         state: the state of the run.
         batches: the batches of the run; the crops are the same for any number of processes.
     """
-    network = deepcopy(state.ema.module).eval()
+    network, count = deepcopy(state.ema.module).eval(), state.recipe.accumulate
     whole = batches.whole()
     if isinstance(whole, ClipBatches):
-        with closing(whole.stream(range(-(-CLIPS // state.recipe.batch_size)))) as clips:
-            centre_recurrent(cast(RecurrentGenerator, network), clips)
+        with closing(whole.stream(range(-(-CLIPS // state.recipe.crops_per_update)))) as clips:
+            centre_recurrent(cast(RecurrentGenerator, network), (part for each in clips for part in each.split(count)))
     else:
-        with closing(whole.stream(range(-(-CROPS // state.recipe.batch_size)))) as pairs:
-            centre(cast(Generator, network), pairs)
+        with closing(whole.stream(range(-(-CROPS // state.recipe.crops_per_update)))) as pairs:
+            centre(cast(Generator, network), (part for pair in pairs for part in split(*pair, count)))
     return network
 
 
