@@ -52,14 +52,17 @@ def test_the_plain_install_upscales_compares_and_measures(make_clip: MakeClip, t
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        (("train", "--data", ".", "-o", "run"), 'training needs the package matplotlib: pip install "vsr[train]".'),
+        (
+            ("train", "--data", ".", "-o", "run"),
+            'training needs the package matplotlib: pip install "vsr-srgan[train]".',
+        ),
         (
             ("upscale", "{clip}", "-o", "o.mp4", "--cluster", "auto"),
-            '--cluster needs the package ray: pip install "vsr[cluster]".',
+            '--cluster needs the package ray: pip install "vsr-srgan[cluster]".',
         ),
         (
             ("eval", "{clip}", "{clip}", "--no-vmaf", "--plot", "p.png"),
-            'a plot needs the package matplotlib: pip install "vsr[eval]".',
+            'a plot needs the package matplotlib: pip install "vsr-srgan[eval]".',
         ),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -76,7 +79,7 @@ def test_what_is_missing_of_vsr_itself_is_not_explained_away() -> None:
     with pytest.raises(ModuleNotFoundError), needs_extra("train", "training"):
         import vsr.no_such_module  # type: ignore[import-not-found]  # noqa: F401
     with (
-        pytest.raises(UsageError, match=r'^this needs the package no_such_package: pip install "vsr\[x\]"\.$'),
+        pytest.raises(UsageError, match=r'^this needs the package no_such_package: pip install "vsr-srgan\[x\]"\.$'),
         needs_extra("x", "this"),
     ):
         import no_such_package  # type: ignore[import-not-found]  # noqa: F401

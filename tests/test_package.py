@@ -2,15 +2,23 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
+import tarfile
+from collections.abc import Iterator
 from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
 
 import vsr
+from vsr.errors import DISTRIBUTION
 
+TOP = Path(__file__).parents[1]
+MARKDOWN_TARGET = re.compile(r"\]\(([^)\s]+)\)")
 COMPLETING = {"_VSR_COMPLETE": "bash_complete", "COMP_WORDS": "vsr upscale --model ", "COMP_CWORD": "3"}
 """What bash sets to ask for the models."""
 
@@ -108,7 +116,69 @@ def test_unknown_names_are_errors() -> None:
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:
-    assert metadata.version("vsr") == vsr.__version__
+    assert metadata.version(DISTRIBUTION) == vsr.__version__
+
+
+def test_the_licence_of_everything_that_is_installed_is_named_and_included() -> None:
+    about = metadata.metadata(DISTRIBUTION)
+    assert about["License-Expression"] == "MIT AND LicenseRef-DejaVu AND LicenseRef-vsr-weights"
+    assert about.get_all("License-File") == ["LICENSE", "vsr/comparison/LICENSE_DEJAVU", "models/LICENSE"]
+
+
+def test_the_citation_is_of_this_version() -> None:
+    assert f"\nversion: {vsr.__version__}\n" in (TOP / "CITATION.cff").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tracked() -> list[str]:
+    """List the files that git tracks."""
+    if shutil.which("git") is None:
+        pytest.skip("no git")
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, text=True)
+    if not done.stdout:
+        pytest.skip("not a checkout of git")
+    return done.stdout.rstrip("\0").split("\0")
+
+
+@pytest.fixture(scope="module")
+def sdist(tracked: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tarfile.TarFile]:
+    """Build the source distribution of a checkout that has files which git does not track."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in tracked:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(TOP / name, tree / name)
+    for name in ("out.mp4", "examples/out.mp4", "tests/out.png", "models/notes.txt"):
+        (tree / name).touch()
+    (tree / "vsr" / "models").symlink_to("../models")  # so that vsr runs without being installed
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    environment = {**os.environ, "VSR_README_BASE": "https://host.example/vsr/raw/v1/"}
+    command = [sys.executable, "-c", build, "dist"]
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(next((tree / "dist").iterdir())) as archive:
+        yield archive
+
+
+def test_the_source_distribution_has_what_is_tracked_and_nothing_else(
+    sdist: tarfile.TarFile, tracked: list[str]
+) -> None:
+    packed = {member.name.partition("/")[2] for member in sdist if not member.isdir()}
+    generated = {name for name in packed if name == "PKG-INFO" or name.startswith("vsr_srgan.egg-info/")}
+    assert packed - generated == {name for name in tracked if not name.startswith(".ci/")}
+
+
+def test_a_package_index_gets_the_readme_with_absolute_addresses(sdist: tarfile.TarFile) -> None:
+    about = sdist.extractfile(f"vsr_srgan-{vsr.__version__}/PKG-INFO")
+    assert about is not None
+    addresses = MARKDOWN_TARGET.findall(about.read().decode("utf-8"))
+    assert "https://host.example/vsr/raw/v1/examples/before_after.png" in addresses
+    assert [address for address in addresses if not address.startswith(("https://", "#"))] == []
+
+
+def test_the_readme_links_to_files_that_exist() -> None:
+    addresses = MARKDOWN_TARGET.findall((TOP / "README.md").read_text(encoding="utf-8"))
+    files = [address for address in addresses if not address.startswith(("https://", "#"))]
+    assert files and [file for file in files if not (TOP / file).exists()] == []
 
 
 def test_the_types_are_packaged() -> None:

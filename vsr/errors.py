@@ -158,6 +158,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return searched and any(phrase in text for phrase in OUT_OF_MEMORY_PHRASES)
 
 
+DISTRIBUTION = "vsr-srgan"
+"""What pip calls this package."""
+
+
 @contextmanager
 def needs_extra(extra: str, purpose: str) -> Iterator[None]:
     """Name the extra that brings a package, where an import in the context finds it missing.
@@ -174,7 +178,7 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.partition(".")[0] == "vsr":
             raise
-        raise UsageError(f'{purpose} needs the package {exc.name}: pip install "vsr[{extra}]".') from exc
+        raise UsageError(f'{purpose} needs the package {exc.name}: pip install "{DISTRIBUTION}[{extra}]".') from exc
 
 
 @contextmanager

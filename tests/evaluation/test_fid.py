@@ -107,7 +107,7 @@ def test_extractors_that_are_none(extractor: nn.Module, words: str) -> None:
 
 @pytest.mark.skipif(find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed")
 def test_inception_without_its_package() -> None:
-    with pytest.raises(UsageError, match=r'^FID needs the package torch_fidelity: pip install "vsr\[eval\]"\.$'):
+    with pytest.raises(UsageError, match=r'^FID needs the package torch_fidelity: pip install "vsr-srgan\[eval\]"\.$'):
         load_inception()
 
 

@@ -467,6 +467,6 @@ def test_without_tensorboard_an_old_run_stays(options: TrainOptions, monkeypatch
     train(replace(options, stage="pretrain"))
     before = (options.output / "checkpoint.pt").read_bytes()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UsageError, match=r'pip install "vsr.tensorboard."'):
+    with pytest.raises(UsageError, match=r'pip install "vsr-srgan.tensorboard."'):
         train(replace(options, stage="pretrain", tensorboard=True, overwrite=True))
     assert (options.output / "checkpoint.pt").read_bytes() == before

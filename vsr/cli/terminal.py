@@ -443,13 +443,12 @@ def show_progress(as_json: bool, quiet: bool, num_inputs: int = 1) -> Iterator[P
 
     hidden = quiet or None  # None: shown where stderr is a terminal
     with (
-        tqdm(unit=" frames", disable=hidden if num_inputs > 1 else True, position=0) as whole,
+        tqdm(unit="frame", disable=hidden if num_inputs > 1 else True, position=0) as whole,
         tqdm(
-            unit=" frames", disable=hidden, position=int(num_inputs > 1), leave=num_inputs == 1,
-            bar_format="loading the model ...",
+            unit="frame", disable=hidden, position=int(num_inputs > 1), leave=False, bar_format="loading the model ..."
         ) as clip,
-    ):  # fmt: skip
-        yield _Bars(whole, clip, quiet)
+    ):
+        yield _Bars(whole, clip, quiet, leave=num_inputs == 1)
 
 
 def echo_measuring(plan: ClipPlan) -> None:
@@ -465,8 +464,8 @@ def _plan_lines(plan: ClipPlan) -> Iterator[str]:
 
 
 class _Bars:
-    def __init__(self, whole: Any, clip: Any, quiet: bool) -> None:
-        self._whole, self._clip, self._quiet = whole, clip, quiet
+    def __init__(self, whole: Any, clip: Any, quiet: bool, leave: bool) -> None:
+        self._whole, self._clip, self._quiet, self._leave = whole, clip, quiet, leave
         self._number = 0
         self._planned = False
 
@@ -478,7 +477,7 @@ class _Bars:
             self._clip.write(line, file=sys.stderr)
 
     def clip(self, at: UpscaleProgress) -> None:
-        self._clip.bar_format = None  # until now the number of frames was unknown
+        self._clip.bar_format, self._clip.leave = None, self._leave  # until now the number of frames was unknown
         if not self._clip.n:
             self._clip.reset(at.num_frames)
             self._clip.initial = at.resumed  # not counted in the speed

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vsr.errors import WeightsError, setting
+from vsr.errors import DISTRIBUTION, WeightsError, setting
 from vsr.networks import LPIPS_MIN_SIZES, LPIPS_NAMES, LpipsBackbone
 from vsr.networks.rewrites import float32_products
 from vsr.networks.vgg import find_pretrained, read_weights
@@ -136,7 +136,8 @@ def load_lpips(path: Path | None = None, kind: LpipsBackbone = "squeeze") -> Lpi
     known = BACKBONES[kind]
     found = find_spec("torchmetrics")
     if found is None or found.origin is None:
-        raise WeightsError('LPIPS needs the package torchmetrics, which contains its heads: pip install "vsr[eval]".')
+        advice = f'pip install "{DISTRIBUTION}[eval]"'
+        raise WeightsError(f"LPIPS needs the package torchmetrics, which contains its heads: {advice}.")
     url = getattr(torchvision.models, known.weights).IMAGENET1K_V1.url
     what = f"the weights of {LPIPS_NAMES[kind]} for LPIPS"
     weights = find_pretrained(what, url, path, "lpips_weights", mebibytes=known.mebibytes)
