@@ -7,6 +7,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from processes import without_plan
@@ -202,3 +204,14 @@ def test_the_options_of_the_help_stand_under_headings_the_common_ones_first() ->
     ]  # fmt: skip
     common = text[text.index("Common options:") : text.index("Picture:")]
     assert sum(line.startswith("  -") for line in common.splitlines()) == 10
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".jpg", ".webp"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_picture_says_how_it_was_made(clip: Path, ending: str, deep: bool) -> None:
+    source = Path("deep.png")
+    cv2.imwrite(str(source), np.full((8, 8, 3), 300 if deep else 30, np.uint16 if deep else np.uint8))
+    assert invoke(source, f"out{ending}", "--model", "bicubic", "--scale", 3).exit_code == 0
+    found = read_provenance(Path(f"out{ending}"))
+    assert found is not None and (found.model, found.scale, found.start) == ("bicubic", 3, None)
+    assert read_provenance(source) is None

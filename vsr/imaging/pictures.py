@@ -56,6 +56,7 @@ _OPENERS: dict[type[ImageFile], tuple[bytes, ...]] = {
 """First bytes of each format, after RIFF's header. Image.open() is not used, as its limit on pixels is global."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _ORIENTATION = 256, 257, 258, 259, 262, 273, 274
+_DESCRIPTION = 270
 _SAMPLES, _STRIP_LENGTHS, _PLANAR, _PREDICTOR, _EXTRA, _FORMAT = 277, 279, 284, 317, 338, 339
 _ICC, _DEFLATE = 34675, 8  # the tag in ICC.1; those above, and the compression, are TIFF 6.0's
 _NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # a thumbnail has the first one's lowest bit; the second is of DNG 1.0
@@ -515,12 +516,17 @@ def _header(path: Path) -> Iterator[ImageFile | None]:
         yield opener(file) if opener in _ANIMATED_FORMATS else None
 
 
-def write_still(path: Path, still: Still) -> None:
+def write_still(path: Path, still: Still, comment: str = "") -> None:
     """Write a picture in the format that the ending names; an existing file is replaced.
 
     PNG, TIFF and BMP are lossless. JPEG and WebP are lossy, of quality 95, JPEG without chroma subsampling: a lossless
     WebP of a photograph would be several times as large as people expect. WebP knows no grey and gives it back as RGB.
-    All formats keep the ICC profile but BMP, which has no place for it.
+    All formats keep the ICC profile and the comment but BMP, which has no place for them.
+
+    Args:
+        path: the file.
+        still: the picture.
+        comment: text for its metadata; characters outside of ASCII become question marks.
 
     Raises:
         ValueError: an ending that is none of `STILL_ENDINGS`, or a picture that is more than it `holds`.
@@ -534,21 +540,47 @@ def write_still(path: Path, still: Still) -> None:
         raise OutputError(f"cannot write {path}: {name} has at most {longest} rows and columns; choose .png or .tif.")
     colours = still.planes[:1] if still.is_grey else (still.planes[2], *still.planes[:2])
     pixels = np.stack((*colours, still.planes[-1]) if still.has_alpha else colours, -1)
+    text = comment.encode("ascii", "replace")
     try:
         if name == "TIFF":
-            content = _encode_tiff(pixels, still.icc)
+            content = _encode_tiff(pixels, still.icc, text)
         elif still.bit_depth == 16:
-            content = _encode_png16(pixels, still.icc)
+            content = _encode_png16(pixels, still.icc, text)
         else:
             buffer, profile = io.BytesIO(), {"icc_profile": still.icc} if still.icc else {}
             image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-            image.save(buffer, name, **_SAVE_OPTIONS.get(name, {}), **profile)
+            image.save(buffer, name, **_SAVE_OPTIONS.get(name, {}), **profile, **_comment_options(name, text))
             content = buffer.getvalue()
     except (OSError, ValueError, struct.error) as exc:
         if is_out_of_memory(exc):
             raise
         raise OutputError(f"cannot write {path}: {exc}; choose another format or a smaller size.") from exc
     write_whole(path, content)
+
+
+def _comment_options(name: str, text: bytes) -> dict[str, Any]:
+    """Return the options of Pillow that write a comment; none for a format without a place for it."""
+    if not text:
+        return {}
+    if name == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_text("Comment", text.decode())
+        return {"pnginfo": info}
+    if name == "WEBP":
+        exif = Image.Exif()
+        exif[_DESCRIPTION] = text.decode()
+        return {"exif": exif}
+    return {"comment": text} if name == "JPEG" else {}
+
+
+def read_comment(path: Path) -> str:
+    """Return the comment that ``write_still`` wrote; empty if there is none."""
+    with suppress(*_DAMAGE), open(path, "rb", opener=files_only) as file:
+        if (opener := _find_opener(file)) is not None:
+            image = opener(file)
+            found = image.info.get("Comment") or image.info.get("comment") or image.getexif().get(_DESCRIPTION, "")
+            return found.decode("ascii", "replace") if isinstance(found, bytes) else str(found)
+    return ""
 
 
 def holds(path: Path) -> tuple[int, bool]:
@@ -670,12 +702,13 @@ def _decode_grey_alpha(encoded: bytes, tags: dict[int, Any]) -> _Pixels:
     return _turn_upright(np.cumsum(differences, 1, np.uint16), tags.get(_ORIENTATION, 1))
 
 
-def _encode_png16(pixels: _Pixels, icc: bytes | None) -> bytes:
+def _encode_png16(pixels: _Pixels, icc: bytes | None, comment: bytes) -> bytes:
     """W3C PNG, third edition. Ours, as Pillow writes no 16 bits; OpenCV no grey with alpha, nor a profile that libpng
     rejects; and libav's encoder opens for no more than 264 million pixels, which a photograph has at x4."""
     rows, columns, channels = pixels.shape
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 16, (0, 4, 2, 6)[channels - 1], 0, 0, 0))]
     chunks += [(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))] if icc else []
+    chunks += [(b"tEXt", b"Comment\0" + comment)] if comment else []
     deflate, band_rows = zlib.compressobj(_DEFLATE_LEVEL), _band_rows(pixels)
     for top in range(0, rows, band_rows):
         band = pixels[top : top + band_rows]
@@ -689,14 +722,14 @@ def _encode_png16(pixels: _Pixels, icc: bytes | None) -> bytes:
     return _PNG_START + b"".join(parts)
 
 
-def _encode_tiff(pixels: _Pixels, icc: bytes | None) -> bytes:
+def _encode_tiff(pixels: _Pixels, icc: bytes | None, comment: bytes) -> bytes:
     """Encode strips by Deflate with a predictor."""
     channels, content = pixels.shape[2], io.BytesIO()
     tifffile.imwrite(
         content, pixels if channels > 1 else pixels[..., 0], photometric="minisblack" if channels <= 2 else "rgb",
         planarconfig="contig", extrasamples=("unassalpha",) if channels % 2 == 0 else (), compression="adobe_deflate",
         compressionargs={"level": _DEFLATE_LEVEL}, predictor=True, rowsperstrip=_band_rows(pixels), iccprofile=icc,
-        metadata=None, software=False,
+        metadata=None, software=False, description=comment or None,
     )  # fmt: skip
     return content.getvalue()
 

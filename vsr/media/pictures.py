@@ -208,9 +208,11 @@ class PictureWriter:
         target: the final name, or the pattern of the names.
         layout: the layout of the planes, for the format of ``picture_format``.
         icc: a colour profile to write into each picture.
+        comment: text for the metadata of each picture.
     """
 
-    def __init__(self, folder: Path, target: Path, layout: PixelLayout, icc: bytes | None) -> None:
+    def __init__(self, folder: Path, target: Path, layout: PixelLayout, icc: bytes | None, comment: str = "") -> None:
+        self._comment = comment
         self._folder, self._target, self._layout, self._icc = folder, target, layout, icc
         self.packets: list[Timing] = []
         """The times of the pictures that were written."""
@@ -228,7 +230,7 @@ class PictureWriter:
             raise single_name_error(self._target)
         path = _temporary_path(self._folder, self._target, number)
         still = Still(frame.planes, layout.kind == "grey", layout.alpha, 16 if layout.bit_depth > 8 else 8, self._icc)
-        write_still(path, still)
+        write_still(path, still, self._comment)
         self.packets.append(Timing(frame.pts, frame.duration))
 
     def __enter__(self) -> PictureWriter:

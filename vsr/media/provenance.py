@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from vsr.errors import VsrError
+from vsr.imaging.pictures import is_animated, read_comment, still_kind
 from vsr.media.clip import ClipInfo
 from vsr.media.formats import Container
 from vsr.media.libav import readable
@@ -65,7 +66,7 @@ def _exact(seconds: Fraction) -> str:
 
 
 def read_provenance(path: Path) -> Provenance | None:
-    """Return how a clip was made; None where its metadata do not say so, or it is no clip."""
+    """Return how a clip or a picture was made; None where its metadata do not say so, or it is neither."""
     return _find(path)[1]
 
 
@@ -90,6 +91,8 @@ def key_for(clip: ClipInfo, container: Container, *, free: bool) -> str | None:
 
 
 def _find(path: Path) -> tuple[str | None, Provenance | None]:
+    if still_kind(path) and not is_animated(path):
+        return None, Provenance.parse(read_comment(path))
     try:
         with open_clip(path) as container:
             metadata = {readable(key).lower(): readable(value) for key, value in container.metadata.items()}

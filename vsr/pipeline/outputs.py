@@ -347,7 +347,7 @@ class PictureOutput:
         """As ``Output``."""
         layout = layout_of(self._format)
         assert layout is not None
-        return PictureWriter(folder, self._target, layout, self._clip.icc)
+        return PictureWriter(folder, self._target, layout, self._clip.icc, str(self.made or ""))
 
     def assemble_sample(self, folder: Path) -> None:
         """As ``Output``: pictures need no program."""
