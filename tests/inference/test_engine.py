@@ -109,21 +109,17 @@ def test_codes_are_rounded_and_clipped() -> None:
 @pytest.mark.parametrize(
     "lr",
     [
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((4, 4, 3), np.uint16),
-        np.zeros((4, 4), np.uint8),
-        np.zeros((4, 4, 4), np.uint8),
-        np.zeros((3, 4, 4), np.uint8),
+        np.zeros((3, 4, 5), np.uint8),
         np.zeros((1, 1, 4, 4, 3), np.uint8),
         np.zeros((0, 4, 4, 3), np.uint8),
         np.zeros((4, 0, 3), np.uint8),
     ],
     ids=lambda lr: f"{lr.dtype} {lr.shape}",
 )
-def test_other_arrays_are_refused(lr: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="expected uint8 RGB") as caught:
+def test_other_shapes_are_refused(lr: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"expected a shape \(H, W, C\) or \(H, W\), or \(N, H, W, C\)") as caught:
         Engine(Repeat(), device="cpu").upscale(lr)
-    assert f"got {lr.dtype} {lr.shape}" in str(caught.value)
+    assert f"got {lr.shape}" in str(caught.value)
 
 
 @pytest.mark.parametrize("clips", [True, False])
@@ -413,8 +409,8 @@ def test_built_in_models(name: str, scale: float | None, shape: tuple[int, int])
     lr = frames(20, 30)
     engine = load_model(name, scale=scale, device="cpu")
     sr = engine.upscale(lr)
-    image = torch.from_numpy(lr).permute(2, 0, 1).float() / 255
-    expected = resize_bicubic(image, *shape).mul(255).round().clamp(0, 255).permute(1, 2, 0).numpy()
+    image = torch.from_numpy(lr).permute(2, 0, 1).float() * (1 / 255)
+    expected = resize_bicubic(image, *shape).mul(255).add(0.5).clamp(0, 255).floor().permute(1, 2, 0).numpy()
     assert sr.shape == (*shape, 3)
     assert np.array_equal(sr, expected)
 

@@ -16,25 +16,35 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from itertools import product
 from math import ceil
-from typing import TypeVar, cast
+from typing import TypedDict, TypeVar, cast
 
-import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from vsr.errors import OutOfMemoryError, UsageError, is_out_of_memory, setting
-from vsr.imaging.colour import rgb_to_codes
+from vsr.imaging.arrays import Picture, Pixels, pixels_of
+from vsr.imaging.colour import fill_invisible, rgb_to_codes
 from vsr.imaging.motion import Codes, Motion, estimate_motion
+from vsr.imaging.resize import resize_bicubic
 from vsr.imaging.warping import motion_to_device, steady
 from vsr.inference import Precision, RuntimeName
 from vsr.inference.backends import build_runtime, has_weights
 from vsr.inference.device import choose_device, free_memory, kind_of, operations_per_pixel
 from vsr.networks.recurrent import RecurrentGenerator, move_state
 from vsr.networks.rewrites import simplify
-from vsr.networks.weights import DEFAULT_MODEL, Calibration, Network, load_calibration, load_network
+from vsr.networks.weights import (
+    DEFAULT_MODEL,
+    Calibration,
+    Network,
+    is_adversarial,
+    load_calibration,
+    load_network,
+    model_covering,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +68,20 @@ OPERATIONS_A_SECOND = {"cpu": 2e11, "mps": 2e12, "cuda": 2e13}
 """Approximate speed of a device of each type."""
 
 
+class _Chosen(TypedDict):
+    """The arguments of an ``Engine``, without the network and the device."""
+
+    runtime: RuntimeName
+    precision: Precision
+    tile_size: int | None
+    overlap: int
+    calibration: Calibration | None
+    sharing: int
+    name: str
+    adversarial: bool
+    detail: float
+
+
 class Engine:
     """A super-resolution network, ready to run.
 
@@ -71,6 +95,9 @@ class Engine:
         overlap: LR pixels that neighbouring tiles share.
         calibration: needed for int8.
         sharing: how many engines, this one among them, share the device's memory.
+        name: of the model; empty: the network's kind.
+        adversarial: whether the network invents texture, which flickers from frame to frame unless it is steadied.
+        detail: amount of texture that the weights were blended for.
 
     Raises:
         UsageError: an unknown device, a tile size that is too small, or a precision that device and runtime lack.
@@ -87,6 +114,9 @@ class Engine:
         overlap: int = OVERLAP,
         calibration: Calibration | None = None,
         sharing: int = 1,
+        name: str = "",
+        adversarial: bool = False,
+        detail: float = 1.0,
     ) -> None:
         if tile_size and tile_size <= overlap:
             raise UsageError(f"tiles share {overlap} pixels, so a tile of {tile_size} is too small.")
@@ -95,7 +125,19 @@ class Engine:
         self.scale: float = description.scale
         self.overlap = overlap
         self._least_tile = overlap + MIN_TILE_STEP
-        self._tile_size = tile_size
+        self.tile_size = tile_size
+        """The largest edge of a tile as it was chosen, in LR pixels; None: what fits; 0: never tile."""
+        self.name = name or type(network).__name__
+        """Name or path of the model."""
+        self.adversarial = adversarial
+        """Whether the network invents texture, which flickers from frame to frame unless it is steadied."""
+        self.detail = detail
+        """Amount of texture that the weights were blended for."""
+        self._chosen: _Chosen = {
+            "runtime": runtime, "precision": precision, "overlap": overlap, "calibration": calibration,
+            "sharing": sharing, "name": name, "adversarial": adversarial, "tile_size": tile_size,
+            "detail": detail,
+        }  # fmt: skip
         self._sharing = sharing
         self._clips = description.wants_unit_range
         self.recurrent = network if isinstance(network, RecurrentGenerator) else None
@@ -119,6 +161,31 @@ class Engine:
         """Number of frames that overflowed in half precision, and were computed again in float32."""
         self.on_smaller_tile: Callable[[int], None] = lambda tile_size: None
         """Called if memory runs out, with the new tile size in LR pixels."""
+
+    def __repr__(self) -> str:
+        return f"Engine({self.name!r}, x{self.scale:g}, {self.device}, {self.runtime}, {self.precision})"
+
+    def to(self, device: str | torch.device) -> Engine:
+        """Return an engine with this network on another device; this one if it is there already.
+
+        Runtime and precision stay as they were chosen; ``auto`` is decided anew. The network is copied.
+
+        Raises:
+            UsageError: an unknown device, or one that lacks the runtime or the precision.
+        """
+        if choose_device(device) == self.device:
+            return self
+        return Engine(deepcopy(self._network), device=device, **self._chosen)
+
+    def with_tile_size(self, tile_size: int | None) -> Engine:
+        """Return an engine with the same network on the same device, but tiles, clip and counts of its own."""
+        other = copy(self)
+        other.tile_size, other._tiles, other._counts = tile_size, {}, {}
+        other._chosen = {**self._chosen, "tile_size": tile_size}
+        other._exact, other.overflowed = None, 0
+        other.on_smaller_tile = lambda tile_size: None
+        other.reset()
+        return other
 
     @property
     def runtime(self) -> str:
@@ -238,7 +305,7 @@ class Engine:
             logger.warning("some frames overflow in half precision; they are computed again in float32")
             self._exact = Engine(
                 deepcopy(self._network), device=str(self.device), runtime="torch", precision="fp32",
-                tile_size=self._tile_size, overlap=self.overlap, sharing=self._sharing,
+                tile_size=self.tile_size, overlap=self.overlap, sharing=self._sharing,
             )  # fmt: skip
         self.overflowed += frames
         return self._exact
@@ -259,56 +326,57 @@ class Engine:
         logger.warning("out of memory on %s: continuing with tiles of %d pixels", self.device, smaller)
         self.on_smaller_tile(smaller)
 
-    def upscale(self, lr: Codes) -> Codes:
+    def upscale(self, lr: Picture) -> Picture:
         """Upscale pictures; with a recurrent model, the next frames of a clip in order.
 
-        A clip continues from call to call; ``reset`` or another size begins a new one. A single picture (H, W, 3) is
-        upscaled by itself.
+        The result is of the same kind, dtype and layout. Alpha is enlarged by bicubic interpolation, and grey stays
+        grey. A clip, which is an array or tensor with an axis for its frames, continues from call to call; ``reset`` or
+        another size begins a new one. A single picture is upscaled by itself.
 
         Args:
-            lr: uint8 RGB (N, H, W, 3) or (H, W, 3).
+            lr: NumPy array (N, H, W, C), (H, W, C) or (H, W), or torch tensor (N, C, H, W), (C, H, W) or (H, W), of
+                uint8, uint16 or floats in [0, 1]; or a PIL picture. C is 1 for grey, 2 for grey with alpha, 3 for RGB,
+                4 for RGB with alpha.
 
         Returns:
-            uint8 RGB with the same number of axes, scale times as high and wide.
+            the same, scale times as high and wide; floats are clipped to [0, 1].
 
         Raises:
-            ValueError: another dtype or shape.
+            TypeError: another kind or dtype.
+            ValueError: another shape.
         """
-        if lr.dtype != np.uint8 or lr.ndim not in (3, 4) or lr.shape[-1] != 3 or 0 in lr.shape:
-            raise ValueError(f"expected uint8 RGB (N, H, W, 3) or (H, W, 3), got {lr.dtype} {lr.shape}")
-        frames = lr if lr.ndim == 4 else lr[None]
-        if self.recurrent is not None and lr.ndim == 4:
-            return self._upscale_clip(frames)
-        size = self.batch_size(*frames.shape[1:3])
-        batches = [self._upscale_batch(frames[start : start + size]) for start in range(0, len(frames), size)]
-        sr = np.concatenate(batches)
-        return sr if lr.ndim == 4 else sr[0]
+        pixels: Pixels[Picture] = pixels_of(lr, batches=True)
+        count, _, height, width = pixels.values.shape
+        if self.recurrent is not None and not isinstance(lr, Image.Image) and lr.ndim == 4:
+            results = [self._upscale_next(pixels.part(at, at + 1)) for at in range(count)]
+        else:
+            size = self.batch_size(height, width)
+            results = [self._upscale_batch(pixels.part(at, at + size)) for at in range(0, count, size)]
+        return pixels.wrap(torch.cat(results))
 
     def reset(self) -> None:
         """Begin a new clip: a recurrent model forgets the frames before."""
-        self._clip = FrameSequence(self)
-        self._before: tuple[Codes, Codes] | None = None
+        self._clip = ClipUpscaler(self)
+
+    def _upscale_next(self, frame: Pixels[Picture]) -> Tensor:
+        return frame.like(*self._clip.step(frame))
 
     @torch.inference_mode()
-    def _upscale_clip(self, frames: Codes) -> Codes:
-        results = []
-        for frame in frames:
-            if self._before is not None and self._before[0].shape != frame.shape:
-                self.reset()
-            if self._before is None or not np.array_equal(frame, self._before[0]):
-                motion = None if self._before is None else estimate_motion(self._before[0], frame)
-                self._before = frame.copy(), rgb_to_codes(self._clip.step(self._from_codes(frame[None]), [motion]))[0]
-            results.append(self._before[1])
-        return np.stack(results)
+    def _upscale_batch(self, pixels: Pixels[Picture]) -> Tensor:
+        lr, alpha = self.lr_of(pixels)
+        sr = self(lr)
+        return pixels.like(sr, None if alpha is None else resize_bicubic(alpha, *sr.shape[-2:]).clamp_(0, 1))
 
-    @torch.inference_mode()
-    def _upscale_batch(self, frames: Codes) -> Codes:
-        return rgb_to_codes(self(self._from_codes(frames)))
+    def lr_of(self, pixels: Pixels[Picture]) -> tuple[Tensor, Tensor | None]:
+        """Return the network's input, (N, 3, H, W), and the alpha, (N, 1, H, W), on the device.
 
-    def _from_codes(self, frames: Codes) -> Tensor:
-        # A copy, since torch warns of read-only arrays, which picture libraries often return.
-        lr = torch.from_numpy(np.array(frames, order="C")).to(self.device).permute(0, 3, 1, 2)
-        return lr.float() / 255
+        Transparent pixels have the colour of the visible ones around them, as the network's filters would mix hidden
+        colours into visible edges.
+        """
+        lr, alpha = pixels.rgb(self.device), pixels.alpha(self.device)
+        if alpha is not None and (self.has_weights or self.scale != 1):
+            lr = fill_invisible(lr, alpha)
+        return lr, alpha
 
     def digest(self) -> str:
         """Return a digest of the network's name, scale and weights, and for int8 of the calibration."""
@@ -332,7 +400,7 @@ class Engine:
             self._counts[height, width] = count
             pixels = self._max_pixels() // count
             fitting = whole if pixels >= height * width else max(self._least_tile, math.isqrt(pixels))
-            self._tiles[height, width] = fitting if self._tile_size is None else self._tile_size or whole
+            self._tiles[height, width] = fitting if self.tile_size is None else self.tile_size or whole
         return self._tiles[height, width]
 
     def seconds_of(self, count: int, height: int, width: int) -> float:
@@ -377,7 +445,7 @@ def load_model(
     """Load a shipped model by name, a built-in one (``bicubic``, ``identity``), or a weights file by path.
 
     Args:
-        model: name or path.
+        model: name or path; or a family such as ``srgan``, of which the model of that scale, or the largest, is taken.
         scale: the required scale; None: the model's own.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``, or a torch device.
         precision: ``auto`` is fp16 on CUDA and fp32 elsewhere; fp32 is never TF32; int8 is for the CPU.
@@ -392,11 +460,13 @@ def load_model(
         UsageError: the model lacks the scale, or the device does not exist or lacks the precision.
         WeightsError: the file is damaged or of another kind.
     """
+    model = model_covering(os.fspath(model), scale)
     network = load_network(model, scale=scale, detail=detail)
     calibration = load_calibration(model, detail) if precision == "int8" else None
     return Engine(
         network, device=device, runtime=engine, precision=precision, tile_size=tile_size, calibration=calibration,
-        sharing=sharing,
+        sharing=sharing, name=model, adversarial=is_adversarial(model, detail),
+        detail=detail,
     )  # fmt: skip
 
 
@@ -460,6 +530,49 @@ class FrameSequence:
             sr, next_state = engine.step_exactly(lr, state)
         self._state = next_state
         return sr
+
+
+class ClipUpscaler:
+    """Upscales frames of any kind in order: with the state of a recurrent network, steadied, or each by itself.
+
+    A change of size begins a new clip; a frame equal to the one before repeats its result.
+
+    Args:
+        engine: the engine.
+        steadied: as for ``FrameSequence``.
+    """
+
+    def __init__(self, engine: Engine, *, steadied: bool = False) -> None:
+        self._engine = engine
+        self._needs_motion = steadied or engine.in_order
+        self._sequence = FrameSequence(engine, steadied=steadied)
+        self._values: Tensor | None = None  # of the frame before
+        self._codes: Codes | None = None
+        self._result: tuple[Tensor, Tensor | None] | None = None
+
+    @torch.inference_mode()
+    def step(self, frame: Pixels[Picture]) -> tuple[Tensor, Tensor | None]:
+        """Return a frame's result: (1, 3, h, w) RGB, not clipped, and the alpha, (1, 1, h, w) in [0, 1], or None."""
+        before, values = self._values, frame.values
+        if before is not None and before.shape[-2:] != values.shape[-2:]:
+            self._codes = None
+        elif self._result is not None and before is not None and _equal(before, values):
+            return self._result
+        lr, alpha = self._engine.lr_of(frame)
+        motion = None
+        if self._needs_motion:
+            codes = rgb_to_codes(frame.rgb(torch.device("cpu")).clone())[0]
+            motion = None if self._codes is None else estimate_motion(self._codes, codes)
+            self._codes = codes
+        sr = self._sequence.step(lr, [motion])
+        alpha = None if alpha is None else resize_bicubic(alpha, *sr.shape[-2:]).clamp_(0, 1)
+        self._values, self._result = values.clone(), (sr, alpha)  # a copy: callers reuse their buffers
+        return sr, alpha
+
+
+def _equal(frame: Tensor, other: Tensor) -> bool:
+    same = (frame.dtype, frame.shape, frame.device) == (other.dtype, other.shape, other.device)
+    return same and torch.equal(frame, other)
 
 
 def tile_starts(length: int, tile_size: int, overlap: int) -> tuple[list[int], int]:
