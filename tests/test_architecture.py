@@ -28,6 +28,7 @@ LAYERS = {
     "evaluation": 5,
     "comparison": 6,
     "machine": 6,
+    "api": 7,
     "cli": 7,
 }
 """Imports go to lower layers only, and never between packages of one layer."""
@@ -155,9 +156,9 @@ def test_every_module_is_found() -> None:
         ("vsr.media.reader", "from ..networks import weights", ":1: vsr.networks.weights is in the same layer"),
         ("vsr.media.reader", "from .. import networks", ":1: vsr.networks is in the same layer"),
         ("vsr.training.trainer", "from vsr.pipeline.job import upscale", ":1: vsr.pipeline.job is in the same layer"),
-        ("vsr.training.trainer", "from vsr import upscale", ":1: vsr.pipeline.job is in the same layer"),
-        ("vsr.training.trainer", "import vsr\n\nvsr.upscale()", ":3: vsr.pipeline.job is in the same layer"),
-        ("vsr.training.trainer", "import vsr as v\n\nv.upscale()", ":3: vsr.pipeline.job is in the same layer"),
+        ("vsr.training.trainer", "from vsr import UpscaleSummary", ":1: vsr.pipeline.job is in the same layer"),
+        ("vsr.training.trainer", "import vsr\n\nvsr.upscale()", ":3: vsr.api is in a higher layer"),
+        ("vsr.training.trainer", "import vsr as v\n\nv.upscale()", ":3: vsr.api is in a higher layer"),
         ("vsr.evaluation.tables", "from vsr.training import plots", ":1: vsr.training is in the same layer"),
         ("vsr.errors", "from vsr.imaging import colour", ":1: vsr.imaging.colour is in a higher layer"),
         ("vsr.errors", "from vsr import signals", ":1: vsr.signals is in the same layer"),
@@ -191,7 +192,7 @@ def test_relative_imports_of_a_package_start_at_itself() -> None:
     ("module", "source"),
     [
         ("vsr.cli.upscale", "from vsr.pipeline.job import upscale\nfrom vsr.errors import VsrError\nimport vsr"),
-        ("vsr.cli.upscale", "from vsr.cli.terminal import echo\nfrom vsr import upscale, __version__"),
+        ("vsr.cli.upscale", "from vsr.cli.terminal import echo\nfrom vsr import load_model, __version__"),
         ("vsr.pipeline.segment", "from vsr.media import reader\nfrom vsr.networks import weights"),
         (
             "vsr.training.pictures",

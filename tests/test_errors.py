@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 import vsr
 from vsr.errors import (
@@ -218,3 +219,18 @@ def test_the_names_in_messages_exist() -> None:
                 if name.value == "pretrain_":  # the start of a name
                     continue
                 assert name.value in known[flag], f"{path.name}:{node.lineno}"
+
+
+def test_workers_name_options_as_their_driver_does(tmp_path: Path) -> None:
+    from vsr.cli import main
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, length in enumerate((8, 16)):
+        Image.new("RGB", (length, length)).save(folder / f"{number}.png")
+    asked: dict[str, Any] = {"model": "identity", "jobs": 2, "max_pixels": 100}
+    with pytest.raises(InputError, match="more than 100; raise max_pixels to read it"):
+        vsr.upscale(folder, tmp_path / "a.mp4", **asked)
+    words = [word for name, value in asked.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    result = CliRunner().invoke(main, ["upscale", str(folder), "-o", str(tmp_path / "b.mp4"), *words])
+    assert "more than 100; raise --max-pixels to read it" in result.output

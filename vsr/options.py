@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, Field, dataclass, field, fields
+from fractions import Fraction
 from inspect import cleandoc
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -97,6 +99,51 @@ def hints_of(options: Any) -> dict[str, Any]:
         if len(rest) == 1 and len(get_args(hint)) == 2:
             hints[name] = rest[0]
     return hints
+
+
+NTSC = {Fraction(each * 1000, 1001) for each in (24, 30, 48, 60, 72, 90, 96, 120)}
+"""Frame rates that are written with two or three decimals, such as 29.97 and 23.976."""
+
+NTSC_ROUNDING = 0.004
+"""Most frames per second that such a decimal is away from its rate: 23.98 is 24000/1001."""
+
+
+def parse_rate(rate: str | float | Fraction) -> Fraction:
+    """Read frames per second: ``25``, ``12.5`` or ``30000/1001``; 29.97 and its like are those of NTSC.
+
+    Raises:
+        ValueError: it is none, in a sentence.
+    """
+    text = str(rate)
+    try:
+        if len(text) > 20 or "e" in text.lower():
+            raise ValueError(text)
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError) as exc:
+        raise ValueError(f"{text!r} is not a frame rate: write 25 or 30000/1001.") from exc
+    if "." not in text:
+        return value
+    return next((each for each in NTSC if value.denominator > 1 and abs(value - each) < NTSC_ROUNDING), value)
+
+
+def parse_time(time: str | float | Fraction) -> Fraction:
+    """Read ``90.5``, ``1:30.5`` or ``0:01:30.5`` as exact seconds; a number is one of seconds.
+
+    Raises:
+        ValueError: it is none, in a sentence.
+    """
+    if isinstance(time, Fraction):
+        return time
+    if not isinstance(time, str):
+        if not math.isfinite(time):
+            raise ValueError(f"{time} is not a time: write 90.5, 1:30.5 or 0:01:30.5.")
+        return Fraction(str(time))
+    if not re.fullmatch(r"(\d{1,9}:)?(\d{1,9}:)?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})", time, re.ASCII):
+        raise ValueError(f"{time!r} is not a time: write 90.5, 1:30.5 or 0:01:30.5.")
+    seconds = Fraction(0)
+    for part in time.split(":"):
+        seconds = seconds * 60 + Fraction(part)
+    return seconds
 
 
 def contradictions(options: Any) -> list[str]:

@@ -56,8 +56,9 @@ def kill_one_when(ready: Callable[[], bool], executor: Processes) -> Callable[[o
     killed = []
 
     def progress(_: object) -> None:
-        if not killed and ready():
-            worker = next(worker for worker in executor._workers if worker.busy)
+        busy = [worker for worker in executor._workers if worker.busy]
+        if not killed and busy and ready():
+            worker = busy[0]
             killed.append(worker._process.pid)
             os.kill(worker._process.pid or 0, signal.SIGKILL)
 

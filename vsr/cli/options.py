@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -15,7 +14,7 @@ from click.shell_completion import CompletionItem
 
 from vsr.errors import did_you_mean
 from vsr.files import models_folder
-from vsr.options import Option, hints_of, option_of
+from vsr.options import Option, hints_of, option_of, parse_rate, parse_time
 from vsr.training.recipes import Labels, parse_labels
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -199,16 +198,6 @@ def parse_auto(least: int, text: str) -> int | None:
     return int(text)
 
 
-def parse_time(text: str) -> Fraction:
-    """Parse ``90.5``, ``1:30.5`` or ``0:01:30.5`` to exact seconds."""
-    if not re.fullmatch(r"(\d{1,9}:)?(\d{1,9}:)?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})", text, re.ASCII):
-        raise ValueError(f"{text!r} is not a time: write 90.5, 1:30.5 or 0:01:30.5.")
-    seconds = Fraction(0)
-    for part in text.split(":"):
-        seconds = seconds * 60 + Fraction(part)
-    return seconds
-
-
 def parse_scale(text: str) -> float:
     """Parse ``4``, ``4x``, ``x4`` or ``1.5`` to a number."""
     number = text.strip().lower().removeprefix("x").removesuffix("x")
@@ -237,16 +226,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (found := re.fullmatch(r"(\d{1,6})[xX×:*](\d{1,6})", text.strip(), re.ASCII)):
         raise ValueError(f"{text!r} is not a size: write 1920x1080.")
     return int(found[1]), int(found[2])
-
-
-def parse_rate(text: str) -> Fraction:
-    """Parse ``25``, ``29.97`` or ``30000/1001`` to frames per second."""
-    try:
-        if len(text) > 20 or "e" in text.lower():
-            raise ValueError(text)
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError) as exc:
-        raise ValueError(f"{text!r} is not a frame rate: write 25 or 30000/1001.") from exc
 
 
 def parse_pair(text: str) -> tuple[str, str]:

@@ -503,29 +503,25 @@ class _Bars:
 class _Events:
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
-        self._started = self._reported = time.monotonic()
-        self._resumed: int | None = None
+        self._reported = time.monotonic()
 
     def plan(self, plan: ClipPlan) -> None:
         """Show nothing: the summary has the figures."""
 
     def clip(self, at: UpscaleProgress) -> None:
-        self._report_progress(at.frames, at.num_frames, at.resumed, {})
+        self._report_progress(at, {})
 
     def folder(self, at: FolderProgress) -> None:
-        clip = {"source": str(at.pair.source), "clip": at.number, "clips": at.count}
-        self._report_progress(at.frames, at.num_frames, at.clip.resumed, clip)
+        self._report_progress(at, {"source": str(at.pair.source), "clip": at.number, "clips": at.count})
 
-    def _report_progress(self, frames: int, total: int | None, resumed: int, more: dict[str, Any]) -> None:
+    def _report_progress(self, at: UpscaleProgress | FolderProgress, more: dict[str, Any]) -> None:
         now = time.monotonic()
-        if self._resumed is None:
-            self._resumed = resumed
         if now - self._reported < EVENT_SECONDS:
             return
         self._reported = now
-        rate = (frames - self._resumed) / (now - self._started)
-        left = (total - frames) / rate if total is not None and rate > 0 else None
-        self._emit(event="progress", frames=frames, num_frames=total, frames_per_second=rate, seconds_left=left, **more)
+        known = {"frames": at.frames, "num_frames": at.num_frames}
+        rate = {"frames_per_second": at.frames_per_second, "seconds_left": at.seconds_left}
+        self._emit(event="progress", **known, **rate, **more)
 
     def outcome(self, outcome: Outcome) -> None:
         paths = {"source": str(outcome.pair.source), "target": str(outcome.pair.target)}

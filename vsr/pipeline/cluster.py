@@ -231,7 +231,9 @@ class RemoteEngine:
 
     def __init__(self, ask: Callable[..., Any]) -> None:
         self._ask = ask
-        for name in ("scale", "runtime", "version", "precision", "kind", "has_weights", "in_order"):
+        for name in ("name", "scale", "runtime", "version", "precision", "kind"):
+            setattr(self, name, ask(name))
+        for name in ("has_weights", "in_order", "adversarial"):
             setattr(self, name, ask(name))
 
     def digest(self) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,9 +25,10 @@ from vsr.media.pictures import (
     natural_order,
 )
 from vsr.networks.weights import scale_of
-from vsr.pipeline.job import ClipPlan, UpscaleProgress, UpscaleSummary, executor_for, upscale_clip
+from vsr.pipeline.job import ClipPlan, Stop, UpscaleProgress, UpscaleSummary, executor_for, speed, upscale_clip
 from vsr.pipeline.journal import Command, read_job, remove_if_empty
 from vsr.pipeline.options import UpscaleOptions
+from vsr.pipeline.scheduler import Executor
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +50,14 @@ class Outcome:
 
     Attributes:
         pair: the input and its output.
-        state: ``done``; ``damaged``: done, from a damaged source; ``there``: the output existed before; ``failed``.
+        state: ``done``; ``damaged``: done, from a damaged source; ``there``: the output existed before; ``failed``;
+            ``stopped``: the caller has stopped the work, and inputs after it have no outcome.
         error: why it failed, or a remark on the result.
         summary: of the job, where one ran.
     """
 
     pair: Pair
-    state: Literal["done", "damaged", "there", "failed"]
+    state: Literal["done", "damaged", "there", "failed", "stopped"]
     error: str = ""
     summary: UpscaleSummary | None = None
 
@@ -69,6 +73,8 @@ class FolderProgress:
         frames: frames done in all inputs, without those whose output existed before.
         num_frames: frames to do in all, estimated by file size for inputs that have not begun.
         clip: the progress of the current input.
+        frames_per_second: of all inputs in this run; None until the first frame is done.
+        seconds_left: for all inputs; None as long as it is unknown.
     """
 
     pair: Pair
@@ -77,6 +83,8 @@ class FolderProgress:
     frames: int
     num_frames: int
     clip: UpscaleProgress
+    frames_per_second: float | None = None
+    seconds_left: float | None = None
 
 
 def split_output(names: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
@@ -237,20 +245,24 @@ def upscale_folder(
     pairs: Sequence[Pair],
     options: UpscaleOptions,
     *,
-    progress: Callable[[FolderProgress], None] | None = None,
-    on_outcome: Callable[[Outcome], None] | None = None,
+    progress: Callable[[FolderProgress], object] | None = None,
+    on_outcome: Callable[[Outcome], object] | None = None,
     on_plan: Callable[[ClipPlan], None] | None = None,
     command: Command | None = None,
+    executor: Executor | None = None,
+    stop: Stop | None = None,
 ) -> list[Outcome]:
     """Upscale every input; one that fails does not stop the others.
 
     Args:
         pairs: inputs and outputs, as ``pair_inputs`` returns them; missing folders are created.
         options: for all inputs; without ``overwrite`` an existing output is left alone.
-        progress: called after each batch of frames.
+        progress: called after each batch of frames; the work stops if it returns False.
         on_outcome: called with the result of each input.
         on_plan: called with the plan of each input, before its first frame.
         command: the command that the inputs are part of; None: each input is a command of its own.
+        executor: an open executor; None: one is opened.
+        stop: the work stops once it is set.
 
     Raises:
         UnknownModelError: there is no such model.
@@ -258,15 +270,16 @@ def upscale_folder(
     """
     outcomes: list[Outcome] = []
     counter = _FolderCounter(pairs, options, progress) if progress is not None else None
-    with executor_for(options) as executor:
+    with executor_for(options) if executor is None else nullcontext(executor) as executor:
         for number, pair in enumerate(pairs, start=1):
             try:
                 outcome = existing_outcome(pair, options)
                 if outcome is None:
                     shown = None if counter is None else counter.begin(number)
-                    summary = upscale_clip(pair.source, pair.target, options, shown, executor, command, on_plan)
-                    damaged = summary.damage and not options.tolerant
-                    outcome = Outcome(pair, "damaged" if damaged else "done", summary.damage, summary)
+                    summary = upscale_clip(
+                        pair.source, pair.target, options, shown, executor, command, on_plan, stop
+                    )
+                    outcome = Outcome(pair, _state_of(summary, options), summary.damage, summary)
             except UnknownModelError:
                 raise
             except VsrError as exc:
@@ -275,7 +288,15 @@ def upscale_folder(
             outcomes.append(outcome)
             if on_outcome is not None:
                 on_outcome(outcome)
+            if outcome.state == "stopped":
+                break
     return outcomes
+
+
+def _state_of(summary: UpscaleSummary, options: UpscaleOptions) -> Literal["done", "damaged", "stopped"]:
+    if summary.stopped:
+        return "stopped"
+    return "damaged" if summary.damage and not options.tolerant else "done"
 
 
 def existing_outcome(pair: Pair, options: UpscaleOptions) -> Outcome | None:
@@ -305,9 +326,11 @@ class _FolderCounter:
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], options: UpscaleOptions, progress: Callable[[FolderProgress], None]
+        self, pairs: Sequence[Pair], options: UpscaleOptions, progress: Callable[[FolderProgress], object]
     ) -> None:
         self._pairs, self._progress = pairs, progress
+        self._started = time.monotonic()
+        self._resumed = 0  # frames of earlier runs, in inputs before this one
         self._sizes = [_size_of_work(pair, options) for pair in pairs]
         self._pictures_left = sum(size == PICTURE for size in self._sizes)
         self._clips_left = sum(size > 0 for size in self._sizes)
@@ -315,7 +338,7 @@ class _FolderCounter:
         self._done = self._clip_frames = self._clip_bytes = 0  # of inputs before this one
         self._size, self._at = 0, UpscaleProgress(0, 0)  # of the current one
 
-    def begin(self, number: int) -> Callable[[UpscaleProgress], None]:
+    def begin(self, number: int) -> Callable[[UpscaleProgress], object]:
         """End the input before, begin the next one, and return the function to call with its progress."""
         self._end()
         self._size, self._at = self._sizes[number - 1], UpscaleProgress(0, 0)
@@ -324,15 +347,20 @@ class _FolderCounter:
             self._clips_left -= 1
             self._bytes_left -= self._size
 
-        def show(at: UpscaleProgress) -> None:
+        def show(at: UpscaleProgress) -> object:
             self._at = at
             frames, total = self._done + at.frames, self._done + _total_frames(at) + self._frames_not_begun()
-            self._progress(FolderProgress(self._pairs[number - 1], number, len(self._pairs), frames, total, at))
+            seconds = time.monotonic() - self._started
+            rate, left = speed(frames - self._resumed - at.resumed, seconds, total - frames)
+            return self._progress(
+                FolderProgress(self._pairs[number - 1], number, len(self._pairs), frames, total, at, rate, left)
+            )
 
         return show
 
     def _end(self) -> None:
         self._done += self._at.frames
+        self._resumed += self._at.resumed
         if self._size > 0 and _total_frames(self._at):
             self._clip_frames += _total_frames(self._at)
             self._clip_bytes += self._size

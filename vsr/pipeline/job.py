@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import av
 import torch
 
 from vsr import __version__
-from vsr.errors import InputError, OutputError, UnsupportedError, UsageError, VsrError, setting
+from vsr.errors import InputError, OutputError, UnsupportedError, VsrError, setting
 from vsr.files import check_target, folder_made
 from vsr.imaging.pictures import is_animated, still_kind
 from vsr.inference import Precision, RuntimeName
@@ -38,8 +38,9 @@ from vsr.media.pictures import (
 from vsr.media.probe import PacketIndex, index_packets, probe
 from vsr.media.provenance import Provenance
 from vsr.media.reader import Damage, resized_message
-from vsr.networks.weights import GENERATOR_FILE, is_adversarial, load_calibration, model_covering
+from vsr.networks.weights import GENERATOR_FILE, load_calibration, model_covering
 from vsr.pipeline.cluster import Cluster
+from vsr.pipeline.frames import is_steadied
 from vsr.pipeline.journal import (
     BATCH,
     DEVICES,
@@ -96,11 +97,40 @@ class UpscaleProgress:
         frames: frames upscaled, including those of an earlier run.
         num_frames: frames in all; None if that is unknown before decoding.
         resumed: frames of an earlier run.
+        frames_per_second: of this run; None until its first frame is done.
+        seconds_left: None as long as it is unknown.
     """
 
     frames: int
     num_frames: int | None
     resumed: int = 0
+    frames_per_second: float | None = None
+    seconds_left: float | None = None
+
+
+def speed(frames: int, seconds: float, remaining: int | None) -> tuple[float | None, float | None]:
+    """Return frames per second, and the seconds for the remaining frames; None where it is unknown.
+
+    Args:
+        frames: frames that were computed, without resumed ones.
+        seconds: time that they took.
+        remaining: frames that are left; None: unknown.
+    """
+    if frames <= 0 or seconds <= 0:
+        return None, None
+    rate = frames / seconds
+    return rate, None if remaining is None else max(0, remaining) / rate
+
+
+class Stop(Protocol):
+    """A request to stop, such as a ``threading.Event``."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+
+
+class StopRequested(Exception):  # noqa: N818 - no error
+    """Ends the work on a clip, after the caller's ``stop`` was set or its ``progress`` returned False."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +151,8 @@ class UpscaleSummary:
         resumed: frames of an earlier run.
         overflowed: frames that overflowed in half precision, and were computed again in float32.
         ffmpeg: version and path of the program that assembled the file; empty for pictures.
+        stopped: whether ``stop`` or ``progress`` ended the job early: there is no output, ``frames`` are kept beside
+            it, and the same call resumes.
     """
 
     source: Path
@@ -136,6 +168,7 @@ class UpscaleSummary:
     resumed: int = 0
     overflowed: int = 0
     ffmpeg: str = ""
+    stopped: bool = False
 
 
 EXECUTORS: dict[str, Callable[[UpscaleOptions], Executor]] = {
@@ -152,12 +185,16 @@ def executor_for(options: UpscaleOptions) -> Executor:
     return EXECUTORS[chosen](options)
 
 
-def upscale(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
-    *,
-    progress: Callable[[UpscaleProgress], None] | None = None,
-    **options: Any,
+@explains_out_of_memory
+def upscale_clip(
+    source: Path,
+    target: Path,
+    options: UpscaleOptions,
+    progress: Callable[[UpscaleProgress], object] | None = None,
+    executor: Executor | None = None,
+    command: Command | None = None,
+    on_plan: Callable[[ClipPlan], None] | None = None,
+    stop: Stop | None = None,
 ) -> UpscaleSummary:
     """Upscale a clip; its other streams, its metadata and every timestamp stay as they are.
 
@@ -166,41 +203,20 @@ def upscale(
     can be decoded: the summary describes the damage.
 
     Args:
-        source: a video, a picture, a folder of pictures, or a pattern such as ``frames/*.png`` or ``frames/%04d.png``.
-        target: a file with an ending in ``vsr.media.formats.CONTAINERS``, a picture, or a pattern such as
-            ``frames/%06d.png``.
-        progress: called before the first frame and after each batch.
-        **options: the fields of ``UpscaleOptions``.
+        source: as in ``vsr.upscale``.
+        target: as in ``vsr.upscale``.
+        options: how to upscale.
+        progress: called before the first frame and after each batch; the work stops if it returns False.
+        executor: an open executor; None: one is opened for this clip.
+        command: the command that this clip is part of; None: one for this clip only.
+        on_plan: called with the plan, before the first frame.
+        stop: the work stops once it is set.
 
     Raises:
         UsageError: invalid options, or an unknown model or ending.
         InputError: the source is missing, damaged or holds no video.
         OutputError: the target exists, or cannot be written.
         VsrError: any other failure.
-    """
-    return upscale_clip(Path(source), Path(target), UpscaleOptions(**options), progress)
-
-
-@explains_out_of_memory
-def upscale_clip(
-    source: Path,
-    target: Path,
-    options: UpscaleOptions,
-    progress: Callable[[UpscaleProgress], None] | None = None,
-    executor: Executor | None = None,
-    command: Command | None = None,
-    on_plan: Callable[[ClipPlan], None] | None = None,
-) -> UpscaleSummary:
-    """Upscale a clip, as ``upscale``, with an ``UpscaleOptions``.
-
-    Args:
-        source: as ``upscale``.
-        target: as ``upscale``.
-        options: as ``upscale``.
-        progress: as ``upscale``.
-        executor: an open executor; None: one is opened for this clip.
-        command: the command that this clip is part of; None: one for this clip only.
-        on_plan: called with the plan, when nothing refuses the job any more.
     """
     started = time.monotonic()
     check_names(source, target)
@@ -217,47 +233,62 @@ def upscale_clip(
     output = output_for(clip, target, options)
     if not publishing:
         output.check()
-    with folder_made(target.parent), job_folder(target) as folder, ExitStack() as resources:
-        if executor is None:
-            executor = resources.enter_context(executor_for(options))
-        plan = plan_clip(clip, output, options, folder.earlier_settings() if options.resume else {}, executor)
-        manifest = _manifest(plan, source, target, options, command or Command.of((source,), target))
-        before = folder.summary_of(manifest, output.is_published) if options.resume else None
-        if before is not None:
-            return _finished_before(before, source, target, time.monotonic() - started)
-        if not options.resume or folder.is_done:
-            folder.clear()
-        if publishing and not folder.is_publishing:
-            output.check()
-        folder.adopt(manifest, output.published)
-        done, resumed, lost = _run_job(plan, folder, fingerprint, options, progress, executor, resources, on_plan)
-        found = _total_damage(done)
-        if found.resized:
-            logger.warning("%s", resized_message(source, clip.video, found.resized))
-        damage = "; ".join(filter(None, [str(found), *lost]))
-        summary = UpscaleSummary(
-            source, target, sum(part.frames for part in done), plan.job.conversion.width,
-            plan.job.conversion.height, time.monotonic() - started, tuple(map(str, output.streams)),
-            damage, sum(part.repeated for part in done), len(plan.segments), resumed,
-            sum(part.overflowed for part in done), output.program,
-        )  # fmt: skip
-        folder.end_publishing({name: value for name, value in vars(summary).items() if name not in NOT_KEPT})
+    plan, report = None, None
+    try:
+        with folder_made(target.parent), job_folder(target) as folder, ExitStack() as resources:
+            if executor is None:
+                executor = resources.enter_context(executor_for(options))
+            plan = plan_clip(clip, output, options, folder.earlier_settings() if options.resume else {}, executor)
+            manifest = _manifest(plan, source, target, options, command or Command.of((source,), target))
+            before = folder.summary_of(manifest, output.is_published) if options.resume else None
+            if before is not None:
+                return _finished_before(before, source, target, time.monotonic() - started)
+            if not options.resume or folder.is_done:
+                folder.clear()
+            if publishing and not folder.is_publishing:
+                output.check()
+            folder.adopt(manifest, output.published)
+            report = _Report(folder, plan.segments, fingerprint, progress, stop)
+            done, lost = _run_job(plan, folder, fingerprint, options, report, executor, resources, on_plan)
+            found = _total_damage(done)
+            if found.resized:
+                logger.warning("%s", resized_message(source, clip.video, found.resized))
+            damage = "; ".join(filter(None, [str(found), *lost]))
+            summary = _summary(plan, source, target, done, report.resumed, damage, time.monotonic() - started)
+            folder.end_publishing({name: value for name, value in vars(summary).items() if name not in NOT_KEPT})
+    except StopRequested:
+        assert plan is not None and report is not None
+        kept = _summary(plan, source, target, report.kept, report.resumed, "", time.monotonic() - started)
+        return replace(kept, stopped=True)
     if damage:
         logger.warning("%s is damaged: %s. %s is kept.", source, damage, target)
     return summary
 
 
+def _summary(
+    plan: ClipPlan, source: Path, target: Path, done: Sequence[FinishedSegment], resumed: int, damage: str,
+    seconds: float,
+) -> UpscaleSummary:  # fmt: skip
+    job = plan.job
+    return UpscaleSummary(
+        source, target, sum(part.frames for part in done), job.conversion.width, job.conversion.height, seconds,
+        tuple(map(str, job.output.streams)), damage, sum(part.repeated for part in done), len(plan.segments), resumed,
+        sum(part.overflowed for part in done), job.output.program,
+    )  # fmt: skip
+
+
 def _run_job(
-    plan: ClipPlan, folder: JobFolder, fingerprint: SourceFingerprint, options: UpscaleOptions,
-    progress: Callable[[UpscaleProgress], None] | None, executor: Executor, resources: ExitStack,
-    on_plan: Callable[[ClipPlan], None] | None,
-) -> tuple[list[FinishedSegment], int, list[str]]:  # fmt: skip
+    plan: ClipPlan, folder: JobFolder, fingerprint: SourceFingerprint, options: UpscaleOptions, report: _Report,
+    executor: Executor, resources: ExitStack, on_plan: Callable[[ClipPlan], None] | None,
+) -> tuple[list[FinishedSegment], list[str]]:  # fmt: skip
     """Upscale the remaining segments, close ``resources``, and publish the output.
 
     Returns:
-        the finished segments, the number of frames of an earlier run, and a description of each loss.
+        the finished segments, and a description of each loss.
+
+    Raises:
+        StopRequested: the caller has stopped the work; finished segments are kept.
     """
-    report = _Report(folder, plan.segments, fingerprint, progress)
     remaining = [segment for segment in plan.segments if segment.number not in folder.finished]
     try:
         if remaining:
@@ -281,7 +312,7 @@ def _run_job(
             message = str(exc).rstrip(".")
             raise type(exc)(f"{message}. {kept} frames are kept in {folder.path}; run again to resume.") from exc
         raise
-    return [result.done for result in results], report.resumed, lost
+    return [result.done for result in results], lost
 
 
 def _manifest(plan: ClipPlan, source: Path, target: Path, options: UpscaleOptions, command: Command) -> Manifest:
@@ -292,7 +323,7 @@ def _manifest(plan: ClipPlan, source: Path, target: Path, options: UpscaleOption
     )
 
 
-NOT_KEPT = frozenset({"source", "target", "seconds", "resumed"})
+NOT_KEPT = frozenset({"source", "target", "seconds", "resumed", "stopped"})
 """Fields of a summary that belong to a single run."""
 
 
@@ -399,7 +430,7 @@ def plan_clip(
     if not options.cluster:  # its nodes check their own memory
         check_frame_fits(clip, engine, conversion, 1 if clip.video.num_frames_estimated == 1 else spec.sharing)
     index, digest = _index(clip, options)
-    steadied = _is_steadied(clip, spec.model, engine, options)
+    steadied = _is_steadied(clip, engine, options)
     warm_up = STATE_WARM_UP if engine.in_order else STEADY_WARM_UP if steadied else 0
     settings: Settings = {
         "the version of vsr": __version__,
@@ -469,14 +500,10 @@ def _engine_spec(options: UpscaleOptions, factor: float | None) -> EngineSpec:
     )  # fmt: skip
 
 
-def _is_steadied(clip: ClipInfo, model: str, engine: Engine, options: UpscaleOptions) -> bool:
+def _is_steadied(clip: ClipInfo, engine: Engine, options: UpscaleOptions) -> bool:
     if clip.pictures and len(clip.pictures) == 1:
         return False
-    if options.steady == "auto":
-        return not engine.in_order and is_adversarial(model, options.detail)
-    if options.steady == "yes" and not engine.has_weights:
-        raise UsageError(f"model {model!r} adds no detail that could flicker: leave out {setting('steady')}.")
-    return options.steady == "yes"
+    return is_steadied(engine, options)
 
 
 def _describe_part(options: UpscaleOptions) -> str:
@@ -554,22 +581,41 @@ def _cut(
 
 
 class _Report:
-    """A ``Listener`` that keeps finished segments and reports progress to the caller."""
+    """A ``Listener`` that keeps finished segments, reports progress to the caller, and ends the work where it asks to.
+
+    Attributes:
+        resumed: frames of an earlier run.
+    """
 
     def __init__(
         self, folder: JobFolder, segments: Sequence[Segment], fingerprint: SourceFingerprint,
-        progress: Callable[[UpscaleProgress], None] | None,
+        progress: Callable[[UpscaleProgress], object] | None, stop: Stop | None,
     ) -> None:  # fmt: skip
-        self._folder, self._fingerprint, self._progress = folder, fingerprint, progress
+        self._folder, self._fingerprint, self._progress, self._stop = folder, fingerprint, progress, stop
         self._segments = {segment.number: segment for segment in segments}
         self._total = None if folder.manifest is None else folder.manifest.num_frames
         self.resumed = self._frames = sum(done.frames for done in folder.finished.values())
+        self._started = time.monotonic()
+
+    @property
+    def kept(self) -> list[FinishedSegment]:
+        """The finished segments, of earlier runs too."""
+        return list(self._folder.finished.values())
 
     def frames(self, count: int) -> None:
-        """Add to the number of frames that were passed to the encoder; negative if they are computed again."""
+        """Add to the number of frames that were passed to the encoder; negative if they are computed again.
+
+        Raises:
+            StopRequested: the caller stops the work.
+        """
         self._frames += count
+        go_on: object = None
         if self._progress is not None:
-            self._progress(UpscaleProgress(self._frames, self._total, self.resumed))
+            remaining = None if self._total is None else self._total - self._frames
+            rate, left = speed(self._frames - self.resumed, time.monotonic() - self._started, remaining)
+            go_on = self._progress(UpscaleProgress(self._frames, self._total, self.resumed, rate, left))
+        if go_on is False or (self._stop is not None and self._stop.is_set()):
+            raise StopRequested
 
     def smaller_tile(self, tile_size: int) -> None:
         """Record that memory ran out, and that the work continues in tiles of so many LR pixels."""

@@ -68,14 +68,23 @@ class Executor(AbstractContextManager["Executor"], Protocol):
 
 
 class InProcess:
-    """Upscales one segment after the other in this process."""
+    """Upscales one segment after the other in this process.
 
-    def __init__(self) -> None:
+    Args:
+        engine: is used in place of those that are asked for; None: they are loaded.
+    """
+
+    def __init__(self, engine: Engine | None = None) -> None:
         self._engines = EngineCache()
+        self._engine = engine
 
     def load(self, spec: EngineSpec) -> Engine:
         """As ``Executor``."""
-        return self._engines.load(spec)
+        if self._engine is None:
+            return self._engines.load(spec)
+        engine = self._engine.with_tile_size(spec.tile_size)  # so that the caller's own is not changed
+        engine.record()
+        return engine
 
     def run(self, job: ClipJob, segments: Sequence[Segment], folder: Path, listener: Listener, engine: Engine) -> None:
         """As ``Executor``."""

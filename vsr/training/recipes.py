@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from vsr.errors import UsageError, setting
 from vsr.networks import Head, Normalisation, Upsampling
 from vsr.options import contradictions, described, documented, option
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 StageName = Literal["pretrain", "discriminator", "adversarial"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -493,7 +496,133 @@ def with_total_steps(recipe: Recipe, steps: int, only: StageName | None = None) 
     return replace(recipe, unit="steps", **changed)
 
 
-def override(recipe: Recipe, **values: Any) -> Recipe:
+class RecipeValues(TypedDict, total=False):
+    """The keywords of ``override``, for editors and type checkers; a test compares them with the fields."""
+
+    follows: str
+    pretrain: Stage
+    discriminator: Stage
+    adversarial: Stage
+    unit: Literal['steps', 'epochs']
+    scale: int
+    generator: Literal['srgan', 'recurrent']
+    aligned: bool
+    blocks: int
+    channels: int
+    upsampling: Upsampling
+    tanh: bool
+    normalisation: Normalisation
+    norm_momentum: float
+    discriminator_head: Head
+    discriminator_channels: int
+    content_network: Literal['vgg19', 'vgg16']
+    content_activation: Literal['after', 'before']
+    adversarial_form: Literal['bce', 'relativistic', 'hinge']
+    real_labels: Labels
+    fake_labels: Labels
+    betas: tuple[float, float]
+    gradient_clip: float
+    ema_decay: float
+    batch_size: int
+    accumulate: int
+    crop_size: int
+    crop: Literal['random', 'centre']
+    crops_per_picture: int
+    sampling: Literal['by-area', 'by-picture']
+    flips: bool
+    rotations: bool
+    transposes: bool
+    degradation: Literal['bicubic', 'video']
+    video: VideoDegradation
+    frames: int
+    long_frames: int
+    long_share: float
+    backprop_frames: int
+    rising_frames: int
+    content_frames: int
+    judged_frames: int
+    real_motion: float
+    clip: ClipDegradation
+    pretrain_length: int
+    pretrain_learning_rate: float
+    pretrain_schedule: Literal['constant', 'multi-step', 'cosine', 'one-cycle']
+    pretrain_milestones: tuple[float, ...]
+    pretrain_mse: float
+    pretrain_l1: float
+    pretrain_charbonnier: float
+    pretrain_content: float
+    pretrain_content_layer: str
+    pretrain_total_variation: float
+    pretrain_ping_pong: float
+    pretrain_teacher: float
+    pretrain_artefacts: float
+    pretrain_adversarial: float
+    discriminator_length: int
+    discriminator_learning_rate: float
+    discriminator_schedule: Literal['constant', 'multi-step', 'cosine', 'one-cycle']
+    discriminator_milestones: tuple[float, ...]
+    discriminator_mse: float
+    discriminator_l1: float
+    discriminator_charbonnier: float
+    discriminator_content: float
+    discriminator_content_layer: str
+    discriminator_total_variation: float
+    discriminator_ping_pong: float
+    discriminator_teacher: float
+    discriminator_artefacts: float
+    discriminator_adversarial: float
+    adversarial_length: int
+    adversarial_learning_rate: float
+    adversarial_schedule: Literal['constant', 'multi-step', 'cosine', 'one-cycle']
+    adversarial_milestones: tuple[float, ...]
+    adversarial_mse: float
+    adversarial_l1: float
+    adversarial_charbonnier: float
+    adversarial_content: float
+    adversarial_content_layer: str
+    adversarial_total_variation: float
+    adversarial_ping_pong: float
+    adversarial_teacher: float
+    adversarial_artefacts: float
+    adversarial_adversarial: float
+    video_clean: float
+    video_blur: tuple[float, float]
+    video_reductions: tuple[str, ...]
+    video_noise: tuple[float, float]
+    video_motion: float
+    video_still: float
+    video_frames: int
+    video_context: int
+    video_chroma: tuple[str, ...]
+    video_codecs: tuple[str, ...]
+    video_h264_crf: tuple[int, int]
+    video_h265_crf: tuple[int, int]
+    video_mpeg2_quantiser: tuple[int, int]
+    clip_clean: float
+    clip_gaussian: float
+    clip_blur: tuple[float, float]
+    clip_reductions: tuple[str, ...]
+    clip_sharpened: float
+    clip_sharpening: tuple[float, float]
+    clip_sharpening_radius: tuple[float, float]
+    clip_noise: tuple[float, float]
+    clip_interlaced: float
+    clip_context: int
+    clip_lead: int
+    clip_chroma: tuple[str, ...]
+    clip_codecs: tuple[str, ...]
+    clip_h264_crf: tuple[int, int]
+    clip_h265_crf: tuple[int, int]
+    clip_mpeg2_quantiser: tuple[int, int]
+    clip_mpeg4_quantiser: tuple[int, int]
+    clip_worst: float
+    clip_worst_crf: int
+    clip_keyframes: tuple[int, int]
+    clip_again: float
+    clip_again_size: tuple[float, float]
+
+
+def override(recipe: Recipe, **values: Unpack[RecipeValues]) -> Recipe:
     """Return a recipe with other values: fields by name, those of its parts prefixed by the part's name.
 
     ``override(recipe, batch_size=8, pretrain_length=1000, video_noise=(0, 3))``
