@@ -198,7 +198,7 @@ def measure(
             chosen = {"model": model, "scale": shot.scale, "device": device, "steady": steady}
             vsr.upscale(lr, output, codec="ffv1", pix_fmt="yuv444p", **chosen)
             step()
-        report = vsr.evaluate_videos(vsr.VideoEvalOptions(reference=shot.hr, outputs=outputs, lr=lr, max_unpaired=0))
+        report = vsr.evaluate_videos(shot.hr, outputs, lr=lr, max_unpaired=0)
         distances = [mean_lpips(output, shot.hr, lpips) for output in outputs]
         step()
     rows: list[Row] = []
