@@ -178,7 +178,7 @@ def test_impossible_requests_are_refused(make_clip: MakeClip, tiny_weights: Path
         vsr.upscale(tmp_path / "missing.mp4", tmp_path / "out.mp4")
     with pytest.raises(UnknownModelError, match="there is no model 'nope'"):
         vsr.upscale(clip, tmp_path / "out.mp4", model="nope")
-    with pytest.raises(UsageError, match="the CPU does not compute in fp16: use --precision int8, bf16 or fp32"):
+    with pytest.raises(UsageError, match="the CPU does not compute in fp16: use precision='int8' or 'bf16' or 'fp32'"):
         vsr.upscale(clip, tmp_path / "no" / "out.mp4", model=str(tiny_weights), device="cpu", precision="fp16")
     with pytest.raises(InputError, match="https://example.org/a.mp4 is an address, and vsr reads files only"):
         vsr.upscale("https://example.org/a.mp4", tmp_path / "out.mp4")
