@@ -61,7 +61,8 @@ def test_formats_that_the_encoder_does_not_accept() -> None:
 
 @pytest.mark.parametrize("name", ["h266", "aac", ""])
 def test_unknown_encoders_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"^this build of libav has no video encoder '{name}': use h264, .*name\.$"):
+    said = rf"^this build of libav has no video encoder '{name}': use h264, .*name(\.|; did you mean (h265|avc)\?)$"
+    with pytest.raises(UsageError, match=said):
         codec_named(name)
 
 

@@ -104,7 +104,7 @@ def test_two_workers_serve_several_clips(
         # A worker that dies is replaced, and its segments are computed again.
         caplog.clear()
         counts: list[int] = []
-        kill = kill_one_when(lambda: True, executor)
+        kill = kill_one_when(lambda: any(worker.busy for worker in executor._workers), executor)
 
         def progress(at: vsr.pipeline.job.UpscaleProgress) -> None:
             counts.append(at.frames)

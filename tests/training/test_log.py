@@ -243,7 +243,7 @@ def test_tensorboard_shows_the_samples(tmp_path: Path) -> None:
 
 def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UsageError, match=r"pip install \"vsr\[tensorboard\]\"\.$"):
+    with pytest.raises(UsageError, match=r"pip install \"vsr-srgan\[tensorboard\]\"\.$"):
         Log(tmp_path, step=0, tensorboard=True)
     Log(tmp_path, step=0).close()
 
@@ -301,11 +301,11 @@ def test_summary(three_stages: Path) -> None:
 
 def test_summary_table(three_stages: Path) -> None:
     assert summary_table(summarise(read_log(three_stages))) == (
-        "stage          quantity              mean     std     min    last\n"
-        "pretrain       generator_loss       2.500   1.500   1.000   1.000\n"
-        "               mse                  2.500   1.500   1.000   1.000\n"
-        "discriminator  discriminator_loss   1.500   0.000   1.500   1.500\n"
-        "               d_real              0.6250   0.000  0.6250  0.6250\n"
-        "adversarial    content             0.5000  0.2500  0.2500  0.7500"
+        "stage          quantity              mean    std    min   last\n"
+        "pretrain       generator_loss       2.500  1.500  1.000  1.000\n"
+        "               mse                  2.500  1.500  1.000  1.000\n"
+        "discriminator  discriminator_loss   1.500  0.000  1.500  1.500\n"
+        "               d_real              0.6250  0.000 0.6250 0.6250\n"
+        "adversarial    content             0.5000 0.2500 0.2500 0.7500"
     )
-    assert summary_table({}) == "stage  quantity  mean  std  min  last"
+    assert summary_table({}) == "stage  quantity  mean std min last"

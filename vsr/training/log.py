@@ -324,7 +324,7 @@ def summary_table(summary: Mapping[str, Mapping[str, Statistics]]) -> str:
     for line in lines:
         words = [word.ljust(width) for word, width in zip(line[:2], widths[:2], strict=True)]
         numbers_ = [word.rjust(width) for word, width in zip(line[2:], widths[2:], strict=True)]
-        aligned.append("  ".join(words + numbers_).rstrip())
+        aligned.append("  ".join([*words, " ".join(numbers_)]).rstrip())
     return "\n".join(aligned)
 
 
