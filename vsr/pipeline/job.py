@@ -383,7 +383,9 @@ class ClipPlan:
         """What will be done, on one line."""
         job, engine, clip = self.job, self.engine, self.job.clip
         video, frames = clip.video, [segment.num_frames for segment in self.segments]
-        count = "" if None in frames else f", {sum(filter(None, frames))} frames"
+        before = sum(segment.num_warm_up for segment in self.segments)
+        warm_up = f" and {before} to warm up" if before else ""
+        count = "" if None in frames else f", {sum(filter(None, frames))} frames{warm_up}"
         made = job.output.made
         assert made is not None
         beyond = made.scale / engine.scale
