@@ -82,6 +82,14 @@ def test_a_second_name_that_exists_could_be_either(clip: Path) -> None:
     assert "-o other.mp4" in result.stderr and not Path("in_x4.mp4").exists()
 
 
+def test_a_pattern_is_no_output(clip: Path) -> None:
+    Path("clips").mkdir()
+    shutil.copy(clip, "clips/a.mp4")
+    assert made(invoke("in.mp4", "clips/*.mp4", "--model", "bicubic")) == {
+        "clips/a.mp4", "clips/a_x4.mp4", "in_x4.mp4",
+    }  # fmt: skip
+
+
 def test_an_existing_output_is_kept_without_y(clip: Path) -> None:
     Path("in_x4.mp4").write_bytes(b"precious")
     refused = invoke(clip, "--model", "bicubic")

@@ -192,24 +192,28 @@ def _difference(panels: Sequence[Panel]) -> npt.NDArray[np.float32]:
 
 
 def draw_strip(moment: Moment, regions: Sequence[Region]) -> Strip:
-    """Draw one strip: an overview with the regions marked, and beside it each region, magnified, of all panels.
+    """Draw one strip: an overview with the regions marked, and each region, magnified, of all panels.
 
-    Without regions the whole panels are beside each other. Two are in a row, more in a grid. Parts are magnified by a
-    whole number, so every pixel is exact.
+    The overview is in the first cell of the grid where the panels leave one free, else beside it. Without regions the
+    whole panels are beside each other. Two are in a row, more in a grid. Parts are magnified by a whole number, so
+    every pixel is exact.
     """
     height, width = moment.size
     size = size_for(width)
     gap, bar = max(4, width // 80), line_height(size) + size // 2
     columns = columns_for(len(moment.panels))
     factors = tuple(max(1, min(width // region.width, height // region.height)) for region in regions)
+    rows_of_panels = -(-len(moment.panels) // columns)
+    inside = bool(regions) and len(moment.panels) < columns * rows_of_panels  # whether a cell is free for the overview
     top = gap + (bar if moment.caption else 0)
-    across = columns + bool(regions)
-    tops, y = [], top  # of the groups
-    for region, factor in zip(regions, factors, strict=True):
-        tops.append(y)
-        y += bar + -(-len(moment.panels) // columns) * (bar + factor * region.height + gap)
+    across = columns + (bool(regions) and not inside)
     whole = bar + height + gap
-    y = max(y, top + whole) if regions else top + -(-len(moment.panels) // columns) * whole
+    tops, y = [], top  # of the groups
+    for number, (region, factor) in enumerate(zip(regions, factors, strict=True)):
+        tops.append(y)
+        zoomed = bar + factor * region.height + gap
+        y += bar + rows_of_panels * zoomed + (max(0, whole - zoomed) if inside and not number else 0)
+    y = max(y, top + whole) if regions else top + rows_of_panels * whole
     canvas = np.full((y, gap + across * (width + gap), 3), BACKGROUND, np.uint8)
     if moment.caption:
         paint(canvas, letter(moment.caption, size, canvas.shape[1] - 2 * gap), gap, gap, INK)
@@ -220,11 +224,13 @@ def draw_strip(moment: Moment, regions: Sequence[Region]) -> Strip:
         canvas[y + bar : y + bar + picture.shape[0], x : x + picture.shape[1]] = picture
         return x, y + bar
 
-    def grid(pictures: Sequence[Picture], x: int, y: int) -> tuple[tuple[int, int], ...]:
+    def grid(pictures: Sequence[Picture], x: int, y: int, *, free: int = 0) -> tuple[tuple[int, int], ...]:
+        """Draw pictures in a grid that begins with ``free`` cells for the overview, and return their positions."""
         step = bar + pictures[0].shape[0] + gap
-        places = [divmod(number, columns) for number in range(len(pictures))]
+        below = max(0, whole - step) if free else 0  # the overview is higher than a zoom
+        places = [divmod(free + number, columns) for number in range(len(pictures))]
         return tuple(
-            put(picture, panel.label, x + column * (width + gap), y + row * step)
+            put(picture, panel.label, x + column * (width + gap), y + row * step + (below if row else 0))
             for picture, panel, (row, column) in zip(pictures, moment.panels, places, strict=True)
         )
 
@@ -232,14 +238,15 @@ def draw_strip(moment: Moment, regions: Sequence[Region]) -> Strip:
     if not regions:
         return Strip(canvas, None, grid(shown, gap, top), (), (), ())
     first = next(number for number, panel in enumerate(moment.panels) if panel.role == "candidate")
-    overview = put(shown[first], moment.panels[first].label, gap, top)
-    zooms, x = [], gap + width + gap
+    overview = put(shown[first], moment.panels[first].label, gap, top + (bar if inside else 0))
+    zooms, x = [], gap if inside else gap + width + gap
     for number, (region, factor, y) in enumerate(zip(regions, factors, tops, strict=True)):
         colour = MARKS[number % len(MARKS)]
         _mark(canvas[overview[1] :, overview[0] :][:height, :width], region, max(2, width // 256), colour)
         paint(canvas, letter(f"{factor}×  at {region}", size, width), x, y + size // 4, colour)
         rows, cut = slice(region.y, region.y + region.height), slice(region.x, region.x + region.width)
-        zooms.append(grid([each[rows, cut].repeat(factor, 0).repeat(factor, 1) for each in shown], x, y + bar))
+        magnified = [each[rows, cut].repeat(factor, 0).repeat(factor, 1) for each in shown]
+        zooms.append(grid(magnified, x, y + bar, free=int(inside and not number)))
     return Strip(canvas, overview, (), tuple(regions), factors, tuple(zooms))
 
 

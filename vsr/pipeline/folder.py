@@ -97,11 +97,12 @@ def split_output(names: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
         UsageError: the last one could be an input as well as the output.
     """
     *inputs, last = names
-    if not inputs or is_pattern(Path(last)) and any(existing(Path(last))):
+    path = Path(last)
+    if not inputs or (names_many_files(path) and (not is_pattern(path) or any(existing(path)))):
         return tuple(names), None
     if not os.path.lexists(last):
         return tuple(inputs), last
-    folder = Path(last).is_dir()
+    folder = path.is_dir()
     if len(inputs) == 1 and not (folder and not os.listdir(last)):
         what = "a folder" if folder else "exists"
         raise UsageError(

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
@@ -403,7 +403,9 @@ class ClipPlan:
         chosen, job = self.job.options, self.job
         if self.engine.device.type != "cpu" or chosen.precision != "auto" or chosen.engine not in ("auto", "openvino"):
             return None
-        return "int8" if load_calibration(job.engine.model, job.engine.detail) is not None else None
+        with suppress(VsrError):  # a partner that is not calibrated
+            return "int8" if load_calibration(job.engine.model, job.engine.detail) is not None else None
+        return None
 
 
 def plan_clip(
