@@ -1,4 +1,6 @@
-"""Marks for code in which a signal handler must not raise: process starts, clean-up, and callbacks from C.
+"""Requests to stop: a caller's, and marks for code in which a signal handler must not raise.
+
+That code is process starts, clean-up, and callbacks from C.
 
 Python runs a signal handler in the main thread between any two instructions, and its exception is raised there. Most
 code is protected by ``finally`` or ``with``; the rest is marked with the functions of this module.
@@ -11,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")
 """Signals that may be turned into an exception; not every system has all of them."""
@@ -20,6 +22,13 @@ _shielded: set[CodeType] = set()
 _interruptible: set[CodeType] = set()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Stop(Protocol):
+    """A request to stop, such as a ``threading.Event``."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
 
 
 def shielded(function: Function) -> Function:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import av
 import torch
@@ -79,6 +79,7 @@ from vsr.pipeline.segments import (
     cut_by_time,
     halvings,
 )
+from vsr.signals import Stop as Stop
 
 logger = logging.getLogger(__name__)
 
@@ -120,13 +121,6 @@ def speed(frames: int, seconds: float, remaining: int | None) -> tuple[float | N
         return None, None
     rate = frames / seconds
     return rate, None if remaining is None else max(0, remaining) / rate
-
-
-class Stop(Protocol):
-    """A request to stop, such as a ``threading.Event``."""
-
-    def is_set(self) -> bool:
-        """Whether to stop."""
 
 
 class StopRequested(Exception):  # noqa: N818 - no error
