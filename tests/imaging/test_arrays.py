@@ -18,6 +18,8 @@ SAMPLES: dict[str, Any] = {
     "grey, an axis of one": RGBA[..., :1],
     "grey and alpha": RGBA[..., 2:],
     "uint16": RGBA.astype(np.uint16) * 257,
+    "uint16 of the other byte order": (RGBA.astype(np.uint16) * 257).astype(">u2"),
+    "float32 of the other byte order": (RGBA / 255).astype(">f4"),
     "float16": (RGBA / 255).astype(np.float16),
     "float32": (RGBA / 255).astype(np.float32),
     "float64": RGBA / 255,

@@ -98,8 +98,12 @@ def pixels_of(given: Picture, *, batches: bool = False) -> Pixels[Picture]:
         if given.dtype.kind not in "uf" or given.dtype.itemsize > 8 or given.dtype in (np.uint32, np.uint64):
             raise TypeError(f"expected uint8, uint16 or floats in [0, 1], got an array of {given.dtype}")
         # A copy, since torch warns of read-only arrays, which picture libraries often return.
-        tensor = torch.from_numpy(np.array(given, order="C"))
-        return cast("Pixels[Picture]", _of_tensor(tensor, given.shape, batches, channels_last=True))
+        # Of this machine's byte order, the only one that torch knows.
+        tensor = torch.from_numpy(np.array(given, given.dtype.newbyteorder("="), order="C"))
+        pixels, dtype = _of_tensor(tensor, given.shape, batches, channels_last=True), given.dtype
+        if dtype.isnative:
+            return cast("Pixels[Picture]", pixels)
+        return cast("Pixels[Picture]", replace(pixels, wrap=lambda values: pixels.wrap(values).astype(dtype)))
     if isinstance(given, Tensor):
         if given.dtype not in (*PEAKS, *FLOATS):
             raise TypeError(f"expected uint8, uint16 or floats in [0, 1], got a tensor of {given.dtype}")
