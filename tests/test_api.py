@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
+import math
 import re
 import threading
 import time
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from mypy import api as mypy
+from PIL import Image
 
 import vsr
 import vsr.api
@@ -159,6 +162,119 @@ def test_wrong_values_are_reported_at_once() -> None:
         "'1:x' is not a time: write 90.5, 1:30.5 or 0:01:30.5; nan is not a time: write 90.5, 1:30.5 or 0:01:30.5; "
         "'fast' is not a frame rate: write 25 or 30000/1001; the detail must lie in [0, 1], got 2."
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"codec": "av1", "preset": 8}, "preset takes a text, got 8."),
+        ({"codec": 5}, "codec takes a text, got 5."),
+        ({"audio": None}, "audio takes a text, got None."),
+        ({"model": 4}, "model takes a name, a path, or a model from load_model, got int."),
+        ({"encoder": [("crf", "18")]}, "encoder takes texts or numbers by their names, got [('crf', '18')]."),
+        ({"encoder": {"bf": [0]}}, "encoder takes texts or numbers by their names, got {'bf': [0]}."),
+        ({"size": 320}, "size takes 2 whole numbers, got 320."),
+        ({"size": (320, 180, 3)}, "size takes 2 whole numbers, got (320, 180, 3)."),
+        ({"size": "320x180"}, "size takes 2 whole numbers, got '320x180'."),
+        ({"size": (320.5, 180)}, "size takes 2 whole numbers, got (320.5, 180)."),
+        ({"height": "1080p"}, "height takes a whole number, got '1080p'."),
+        ({"height": math.inf}, "height takes a whole number, got inf."),
+        ({"scale": "2"}, "scale takes a number, got '2'."),
+        ({"scale": 10**400}, "scale takes a number, got 1000000000"),
+        ({"scale": np.zeros(2)}, "scale takes a number, got array([0., 0.])."),
+        ({"jobs": "2", "crf": "18"}, "crf takes a whole number, got '18'; jobs takes a whole number, got '2'."),
+        ({"jobs": True}, "jobs takes a whole number, got True."),
+        ({"fps": None}, "'None' is not a frame rate: write 25 or 30000/1001."),
+        ({"start": [1]}, "[1] is not a time: write 90.5, 1:30.5 or 0:01:30.5."),
+        ({"overwrite": "no"}, "overwrite takes True or False, got 'no'."),
+        ({"steady": True}, "steady is one of auto, yes, no, got True."),
+        ({"steady": np.zeros(2)}, "steady is one of auto, yes, no, got array([0., 0.])."),
+        ({"source": 5}, "source takes a path, got 5."),
+        ({"height": "1080p", "detail": 2}, "height takes a whole number, got '1080p'; the detail must lie in [0, 1]"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_value_of_a_wrong_kind_is_refused_by_name(values: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    call: Any = vsr.upscale
+    with pytest.raises(UsageError) as caught:
+        call(**{"source": "a.mp4", "target": tmp_path / "b.mp4", **values})
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("call", "values", "sentence"),
+    [
+        ("compare", {"inputs": 5, "target": 6}, "inputs takes paths, got 5; target takes a path, got 6."),
+        ("compare", {"times": "0:01"}, "times takes numbers, got '0:01'."),
+        ("compare", {"frames": [1.5]}, "frames takes whole numbers, got [1.5]."),
+        ("compare", {"regions": (1, 2, 3)}, "regions takes one or more Region of x, y, width, height, got (1, 2, 3)."),
+        ("compare", {"quality": "high"}, "quality takes a whole number or 'lossless', got 'high'."),
+        ("compare", {"labels": 1}, "labels takes texts, got 1."),
+        ("upscale_folder", {"sources": ["a.mp4", 2]}, "sources takes paths, got ['a.mp4', 2]."),
+        ("train", {"seed": "0"}, "seed takes a whole number, got '0'."),
+        ("train", {"steps": "10"}, "steps takes a whole number, got '10'."),
+        ("train", {"recipe": ["srgan"]}, "there is no recipe ['srgan']"),
+        ("train", {"init": 3, "time_limit": "8h"}, "init takes a path, got 3; time_limit takes a number, got '8h'."),
+        ("train", {"data": []}, "name the pictures to train on with data."),
+        ("TrainOptions", {"recipe": "srgan"}, "recipe takes a Recipe, got 'srgan'."),
+        ("evaluate_images", {"scale": "4"}, "scale takes a whole number, got '4'."),
+        ("evaluate_videos", {"vmaf_model": 1}, "vmaf_model takes a text, got 1."),
+    ],
+    ids=str,
+)
+def test_every_call_refuses_them(call: str, values: dict[str, Any], sentence: str) -> None:
+    needed: dict[str, dict[str, Any]] = {
+        "compare": {"inputs": ["a.png", "b.png"], "target": "c.png"},
+        "upscale_folder": {"folder": "out"},
+        "train": {"data": "a", "output": "b"},
+        "TrainOptions": {"data": "a", "output": "b"},
+        "evaluate_images": {"models": "bicubic", "data": "a"},
+        "evaluate_videos": {"reference": "a", "outputs": "b"},
+    }
+    with pytest.raises(UsageError) as caught:
+        getattr(vsr, call)(**{**needed.get(call, {}), **values})
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_recipe_refuses_them() -> None:
+    override: Any = vsr.override
+    for values, sentence in [
+        ({"batch_size": "8"}, "batch_size takes a whole number, got '8'."),
+        ({"pretrain_learning_rate": "1e-4"}, "learning_rate takes a number, got '1e-4'."),
+        ({"video_noise": 3}, "noise takes 2 numbers, got 3."),
+        ({"real_labels": 0.9}, "real_labels takes a Labels of kind, low, high, got 0.9."),
+    ]:
+        with pytest.raises(UsageError) as caught:
+            override(RECIPES["srgan"], **values)
+        assert str(caught.value) == sentence
+
+
+def test_scalars_of_numpy_and_single_values_become_those_of_python() -> None:
+    given: Any = {
+        "scale": None, "size": np.array([320, 180]), "detail": np.float32(0.5), "crf": np.int64(18), "tile_size": 64.0,
+        "codec": np.str_("h264"), "steady": np.str_("yes"), "overwrite": np.bool_(True), "batch_size": torch.tensor(2),
+        "encoder": {"bf": 0, "x": np.float64(0.5)}, "fps": np.float64(12.5), "end": np.int64(3), "model": Path("m"),
+    }  # fmt: skip
+    options = vsr.UpscaleOptions(**given)
+    assert options == vsr.UpscaleOptions(
+        size=(320, 180), detail=0.5, crf=18, tile_size=64, codec="h264", steady="yes", overwrite=True, batch_size=2,
+        encoder={"bf": "0", "x": "0.5"}, fps=Fraction(25, 2), end=Fraction(3), model="m",
+    )  # fmt: skip
+    assert vsr.UpscaleOptions.from_dict(json.loads(json.dumps(options.to_dict()))).size == (320, 180)
+    region: Any = (1, 2, 30.0, np.int64(30))
+    made: Any = {"inputs": "a.png", "hr": "b.png", "target": "c.png", "regions": region}
+    for regions in (region, [region], vsr.Region(1, 2, 30, 30)):
+        assert vsr.CompareOptions(**{**made, "regions": regions}).regions == (vsr.Region(1, 2, 30, 30),)
+    call: Any = vsr.CompareOptions
+    assert call(**{**made, "regions": (), "times": 1.5}).times == (1.5,)
+
+
+def test_a_single_picture_is_not_taken_for_frames() -> None:
+    call: Any = vsr.upscale_frames
+    for single in (np.zeros((8, 8, 3), np.uint8), torch.zeros(8, 8), Image.new("L", (8, 8))):
+        with pytest.raises(UsageError, match=r"frames takes pictures in order, got a single \w+: write \[frame\]\."):
+            call(single, model="bicubic")
+    assert len(list(call(np.zeros((2, 8, 8, 3), np.uint8), model="bicubic"))) == 2
 
 
 def pictures(folder: Path, count: int = 2) -> Path:

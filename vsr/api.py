@@ -13,7 +13,7 @@ from dataclasses import fields
 from fractions import Fraction
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from vsr.comparison.options import CompareOptions, CompareProgress, CompareSummary, Layout, Region
 from vsr.errors import UsageError, setting
@@ -21,8 +21,9 @@ from vsr.evaluation.options import Align, ImageEvalOptions, VideoEvalOptions
 from vsr.files import MAX_PIXELS
 from vsr.inference import Precision, RuntimeName
 from vsr.networks import LpipsChoice
-from vsr.options import hints_of
+from vsr.options import converted
 from vsr.pipeline.options import AutoYesNo, UpscaleOptions
+from vsr.signals import Stop
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import RECIPES, Recipe, StageName, with_total_steps
 
@@ -46,13 +47,6 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 Options = TypeVar("Options")
 
 
-class Stop(Protocol):
-    """A request to stop, such as a ``threading.Event``."""
-
-    def is_set(self) -> bool:
-        """Whether to stop."""
-
-
 def _or_options(kind: type, load: Callable[[], Callable[..., Any]]) -> Callable[[Call], Call]:
     """Let a call take an options object in place of its keywords; ``load`` returns the function for that."""
 
@@ -69,26 +63,8 @@ def _or_options(kind: type, load: Callable[[], Callable[..., Any]]) -> Callable[
 
 
 def _options(kind: type[Options], values: Mapping[str, Any]) -> Options:
-    """Build options of the keywords of a call: paths of text, and tuples of any sequence, or of a single value."""
-    hints = hints_of(kind)
-    names = [each.name for each in fields(kind) if each.name in values]  # type: ignore[arg-type]  # a dataclass
-    return kind(**{name: _converted(values[name], hints[name]) for name in names})
-
-
-def _converted(value: Any, hint: Any) -> Any:
-    if value is None:
-        return None
-    if hint is Path:
-        return Path(value)
-    if get_origin(hint) is tuple and ... in get_args(hint):
-        item = get_args(hint)[0]
-        values = (value,) if isinstance(value, (str, os.PathLike, int, float, Region)) else tuple(value)
-        if item is Path:
-            return tuple(map(Path, values))
-        if item is Region:
-            return tuple(each if isinstance(each, Region) else Region(*each) for each in values)
-        return tuple(map(os.fspath, values)) if item is str else values
-    return value
+    """Build options of the keywords of a call."""
+    return kind(**{each.name: values[each.name] for each in fields(kind) if each.name in values})  # type: ignore[arg-type]
 
 
 def upscale(
@@ -151,10 +127,11 @@ def upscale(
         VsrError: any other failure.
     """
     options, executor = _upscale_options(locals())
+    paths = converted("source", source, Path), converted("target", target, Path)
     from vsr.pipeline.job import upscale_clip
 
     with executor as given:
-        return upscale_clip(Path(source), Path(target), options, progress, given, stop=stop)
+        return upscale_clip(*paths, options, progress, given, stop=stop)
 
 
 def upscale_folder(
@@ -213,11 +190,11 @@ def upscale_folder(
         VsrError: the work cannot begin.
     """
     options, executor = _upscale_options(locals())
+    paths, into = converted("sources", sources, tuple[Path, ...]), converted("folder", folder, Path)
     from vsr.pipeline.folder import pair_inputs
     from vsr.pipeline.folder import upscale_folder as upscale_pairs
 
-    paths = [sources] if isinstance(sources, (str, os.PathLike)) else sources
-    pairs = pair_inputs([Path(path) for path in paths], Path(folder), recursive=recursive)
+    pairs = pair_inputs(paths, into, recursive=recursive)
     with executor as given:
         return upscale_pairs(pairs, options, progress=progress, on_outcome=on_outcome, executor=given, stop=stop)
 
@@ -248,11 +225,14 @@ def upscale_frames(
         detail, steady, ...: the fields of ``UpscaleOptions``.
 
     Raises:
-        UsageError: invalid options, or an unknown model. The model is loaded before the first frame is asked for.
+        UsageError: invalid options, an unknown model, or a single picture in place of frames. The model is loaded
+            before the first frame is asked for.
         TypeError: a frame is of another kind, when its turn comes.
         ValueError: a frame has another shape.
     """
     values = locals()
+    if getattr(frames, "ndim", 4) != 4 or not isinstance(frames, Iterable):
+        raise UsageError(f"frames takes pictures in order, got a single {type(frames).__name__}: write [frame].")
     loaded = _loaded(values)
     options = _options(UpscaleOptions, values)
     from vsr.pipeline.frames import engine_for, upscaled_frames
@@ -289,7 +269,7 @@ def _loaded(values: dict[str, Any]) -> Engine | None:
     from vsr.inference.engine import Engine
 
     if not isinstance(model, Engine):
-        raise TypeError(f"model is a name, a path, or a model from load_model, got {type(model).__name__}")
+        raise UsageError(f"model takes a name, a path, or a model from load_model, got {type(model).__name__}.")
     own: dict[str, Any] = {
         "device": str(model.device), "engine": model.runtime, "precision": model.precision,
         "tile_size": model.tile_size, "detail": model.detail,
@@ -363,11 +343,11 @@ def train(
     """
     values = locals()
     if not isinstance(recipe, Recipe):
-        if recipe not in RECIPES:
+        if not isinstance(recipe, str) or recipe not in RECIPES:
             raise UsageError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}.")
         values["recipe"] = recipe = RECIPES[recipe]
     if steps is not None:
-        values["recipe"] = with_total_steps(recipe, steps, None if stage == "all" else stage)
+        values["recipe"] = with_total_steps(recipe, converted("steps", steps, int), None if stage == "all" else stage)
     return _train(_options(TrainOptions, values), progress=progress, stop=stop)
 
 

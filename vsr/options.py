@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Iterator
-from dataclasses import KW_ONLY, Field, dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields, is_dataclass
 from fractions import Fraction
+from functools import partial
 from inspect import cleandoc
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from numbers import Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from vsr.errors import option_text
+from vsr.errors import UsageError, option_text, shortened
 
 T = TypeVar("T")
 
@@ -135,8 +141,8 @@ def parse_time(time: str | float | Fraction) -> Fraction:
     if isinstance(time, Fraction):
         return time
     if not isinstance(time, str):
-        if not math.isfinite(time):
-            raise ValueError(f"{time} is not a time: write 90.5, 1:30.5 or 0:01:30.5.")
+        if not _is_number(time) or not math.isfinite(time):
+            raise ValueError(f"{shortened(str(time))} is not a time: write 90.5, 1:30.5 or 0:01:30.5.")
         return Fraction(str(time))
     if not re.fullmatch(r"(\d{1,9}:)?(\d{1,9}:)?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})", time, re.ASCII):
         raise ValueError(f"{time!r} is not a time: write 90.5, 1:30.5 or 0:01:30.5.")
@@ -144,6 +150,193 @@ def parse_time(time: str | float | Fraction) -> Fraction:
     for part in time.split(":"):
         seconds = seconds * 60 + Fraction(part)
     return seconds
+
+
+def convert(options: Any, **parsers: Callable[[Any], Any]) -> list[str]:
+    """Convert the values of a frozen dataclass to the types of its fields, in its ``__post_init__``.
+
+    Numbers and texts of NumPy become Python's, whole floats integers, texts paths, and sequences tuples; a single value
+    becomes a tuple where that has any length. Choices are left to ``contradictions``.
+
+    Args:
+        options: the instance. A value that cannot be converted gets the default of its field.
+        parsers: by field, what converts its values instead; raises ``ValueError`` with a sentence.
+
+    Returns:
+        An error message for each value that cannot be converted.
+
+    Raises:
+        UsageError: the field of such a value has no default.
+    """
+    hints, wrong, lacks_value = get_type_hints(type(options)), [], False
+    for each in fields(options):
+        hint, value = hints[each.name], plain(getattr(options, each.name))
+        try:
+            if each.name in parsers and not (value is None and NoneType in get_args(hint)):
+                value = parsers[each.name](value)
+            elif each.name not in parsers and get_origin(hints_of(options)[each.name]) is not Literal:
+                value = _converted(hint, value)
+        except ValueError as exc:
+            own = each.name in parsers
+            wrong.append(str(exc).rstrip(".") if own else f"{each.name} takes {_noun(hint)}, got {_shown(value)}")
+            value = each.default if each.default_factory is MISSING else each.default_factory()
+            lacks_value |= value is MISSING
+        object.__setattr__(options, each.name, value)
+    if lacks_value:
+        raise UsageError("; ".join(wrong) + ".")
+    return wrong
+
+
+def converted(name: str, value: Any, hint: Any) -> Any:
+    """Convert an argument that is no field as ``convert`` does.
+
+    Raises:
+        UsageError: it cannot be converted.
+    """
+    try:
+        return _converted(hint, value)
+    except ValueError as exc:
+        raise UsageError(f"{name} takes {_noun(hint)}, got {_shown(value)}.") from exc
+
+
+def plain(value: Any) -> Any:
+    """Return a scalar of NumPy, or an array or tensor without dimensions, as Python's; all else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def _converted(hint: Any, value: Any) -> Any:
+    """Convert a value to a type.
+
+    Raises:
+        ValueError: it is none of that type.
+    """
+    kind: Any = get_origin(hint) or hint
+    parts, value = get_args(hint), plain(value)
+    if kind in (Union, UnionType):
+        return _converted_to_any(parts, value)
+    if kind is tuple:
+        return _converted_tuple(parts, value)
+    if kind in _CONVERTERS:
+        return _CONVERTERS[kind](value)
+    if kind is Literal and isinstance(value, str) and value in parts:
+        return value
+    if _is_positional(kind) and not isinstance(value, kind):
+        hints = hints_of(kind)
+        return kind(*_converted_tuple(tuple(hints[each.name] for each in fields(kind)), value))
+    if kind is not Literal and isinstance(value, kind):
+        return value
+    raise ValueError(value)
+
+
+def _converted_to_any(kinds: tuple[Any, ...], value: Any) -> Any:
+    if value is None and NoneType in kinds:
+        return None
+    for kind in kinds:
+        with suppress(ValueError):
+            return _converted(kind, value)
+    raise ValueError(value)
+
+
+def _converted_tuple(parts: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    items = _items(value)
+    if ... not in parts:
+        if items is None or len(items) != len(parts):
+            raise ValueError(value)
+        return tuple(map(_converted, parts, items))
+    whole = get_origin(parts[0]) is tuple or is_dataclass(parts[0])  # an item may itself be written as a sequence
+    if items is None or (whole and items and all(_items(it) is None and not is_dataclass(it) for it in items)):
+        items = (value,)
+    return tuple(map(partial(_converted, parts[0]), items))
+
+
+def _items(value: Any) -> tuple[Any, ...] | None:
+    """Return the items of a sequence or other iterable; None for a single value."""
+    is_single = isinstance(value, (str, bytes, os.PathLike)) or not isinstance(value, Iterable)
+    return None if is_single else tuple(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _to_bool(value: Any) -> bool:
+    if not isinstance(value, int) or value not in (0, 1):
+        raise ValueError(value)
+    return bool(value)
+
+
+def _to_int(value: Any) -> int:
+    if not _is_number(value):
+        raise ValueError(value)
+    if not isinstance(value, int) and (not math.isfinite(value) or value != int(value)):
+        raise ValueError(value)
+    return int(value)
+
+
+def _to_float(value: Any) -> float:
+    if not _is_number(value):
+        raise ValueError(value)
+    try:
+        number = float(value)
+    except OverflowError as exc:
+        raise ValueError(value) from exc
+    return int(value) if isinstance(value, int) else number
+
+
+def _to_str(value: Any) -> str:
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str):
+        raise ValueError(value)
+    return str.__str__(text)
+
+
+def _to_mapping(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise ValueError(value)
+    values = {_to_str(name): plain(each) for name, each in value.items()}
+    return {
+        name: str(each + 0) if isinstance(each, (int, float)) else _to_str(each)  # True as 1
+        for name, each in values.items()
+    }
+
+
+_CONVERTERS: dict[Any, Callable[[Any], Any]] = {
+    bool: _to_bool, int: _to_int, float: _to_float, str: _to_str, Mapping: _to_mapping,
+    Path: lambda value: Path(_to_str(value)),
+}  # fmt: skip
+
+_NOUNS = {
+    bool: ("True or False", "True or False"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("a text", "texts"),
+    Path: ("a path", "paths"),
+    Mapping: ("texts or numbers by their names", ""),
+}
+"""What a field of a type takes, one or several."""
+
+
+def _noun(hint: Any, *, several: bool = False) -> str:
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return " or ".join(_noun(part) for part in parts if part is not NoneType)
+    if kind is Literal:
+        return " or ".join(map(repr, parts))
+    if kind is tuple:
+        number = "" if ... in parts else f"{len(parts)} "
+        return number + _noun(parts[0], several=True)
+    if kind in _NOUNS:
+        return _NOUNS[kind][several]
+    values = f" of {', '.join(each.name for each in fields(kind))}" if _is_positional(kind) else ""
+    return f"{'one or more ' if several else 'a '}{kind.__name__}{values}"
+
+
+def _is_positional(kind: Any) -> bool:
+    return is_dataclass(kind) and not any(each.kw_only for each in fields(kind))
+
+
+def _shown(value: Any) -> str:
+    return shortened(repr(value))
 
 
 def contradictions(options: Any) -> list[str]:
@@ -155,9 +348,10 @@ def _wrong_choices(options: Any) -> Iterator[str]:
     hints = hints_of(options)
     for each in fields(options):
         value, hint, known = getattr(options, each.name), hints[each.name], option_of(each)
-        if get_origin(hint) is Literal and value not in get_args(hint) and (value is not None or each.default):
-            choices = ", ".join(map(str, get_args(hint)))
-            yield f"{known.subject or each.name} is one of {choices}, got '{option_text(value)}'"
+        if get_origin(hint) is Literal and (value is not None or each.default):
+            if not isinstance(value, str) or value not in get_args(hint):
+                shown = f"'{option_text(value)}'" if value is None or isinstance(value, str) else _shown(value)
+                yield f"{known.subject or each.name} is one of {', '.join(map(str, get_args(hint)))}, got {shown}"
         elif known.choices:
             strange = sorted(set(value) - {*known.choices})
             if strange or (each.default and not value):

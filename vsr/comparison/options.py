@@ -9,7 +9,7 @@ from typing import Literal
 
 from vsr.errors import UsageError, setting
 from vsr.evaluation.options import Align
-from vsr.options import contradictions, described, documented, option, option_of
+from vsr.options import contradictions, convert, described, documented, option, option_of
 
 Kind = Literal["strip", "video", "page"]
 Layout = Literal["split", "side-by-side", "grid"]
@@ -119,7 +119,7 @@ class CompareOptions:
     overwrite: bool = option(False, "Replace an existing output.", name="-y, --overwrite")
 
     def __post_init__(self) -> None:
-        wrong = list(self._contradictions())
+        wrong = [*convert(self), *self._contradictions()]
         if len(self.inputs) == 0 or (len(self.inputs) == 1 and not (self.lr or self.hr)):
             originals = f"{setting('lr')} or {setting('hr')}"
             wrong.append(f"there is nothing to compare with: name a second candidate, {originals}")

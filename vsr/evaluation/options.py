@@ -9,7 +9,7 @@ from typing import Literal
 from vsr.errors import UsageError, setting
 from vsr.inference import DeviceName, Precision, RuntimeName
 from vsr.networks import LpipsChoice
-from vsr.options import contradictions, described, documented, option
+from vsr.options import contradictions, convert, described, documented, option
 
 Align = Literal["time", "start"]
 """How clips are aligned: by their times, on the clock of the source, or by their first frames."""
@@ -75,7 +75,7 @@ class ImageEvalOptions:
         object.__setattr__(self, "device", str(self.device))
         if isinstance(self.lpips, bool):
             object.__setattr__(self, "lpips", "squeeze" if self.lpips else "none")
-        wrong = []
+        wrong = convert(self)
         if not self.models:
             wrong.append(f"name a model to measure with {setting('models', flag='--model')}, bicubic for the baseline")
         twice = sorted({model for model in self.models if self.models.count(model) > 1})
@@ -128,7 +128,7 @@ class VideoEvalOptions:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        wrong = contradictions(self)
+        wrong = convert(self) + contradictions(self)
         if not self.outputs:
             wrong.append(f"name a clip to compare with {self.reference}")
         if not self.vmaf_model.replace(".", "").replace("_", "").isalnum():

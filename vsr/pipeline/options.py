@@ -14,7 +14,7 @@ from vsr.errors import UsageError, closest, setting
 from vsr.files import MAX_PIXELS
 from vsr.inference import Precision, RuntimeName
 from vsr.media.formats import CODECS, Codec, known_codec
-from vsr.options import contradictions, described, documented, option, parse_rate, parse_time
+from vsr.options import contradictions, convert, described, documented, option, parse_rate, parse_time
 
 COMMON, PICTURE, PART, OUTPUT, MACHINE, JOB = (
     "Common options", "Picture", "Part of the clip", "Output", "Machine", "Job",
@@ -129,7 +129,8 @@ class UpscaleOptions:
     resume: bool = option(True, "Resume from the finished part of an earlier run.", default_text="resume", section=JOB)
 
     def __post_init__(self) -> None:
-        wrong = self._convert()
+        object.__setattr__(self, "device", str(self.device))
+        wrong = convert(self, start=parse_time, end=parse_time, fps=parse_rate)
         wrong += contradictions(self) + self._wrong_sizes() + self._wrong_encoding()
         if self.end is not None and self.end <= (self.start or 0):
             wrong.append(f"the end must be after the start, got {float(self.start or 0):g} to {float(self.end):g}")
@@ -143,21 +144,6 @@ class UpscaleOptions:
             wrong.append("start and end must be at most 1000000000 seconds")
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
-
-    def _convert(self) -> list[str]:
-        """Convert what callers in Python write, such as ``fps=29.97``; return an error message for each failure."""
-        wrong = []
-        object.__setattr__(self, "device", str(self.device))
-        object.__setattr__(self, "model", os.fspath(self.model))
-        object.__setattr__(self, "size", self.size and tuple(self.size))
-        for name, parse in (("start", parse_time), ("end", parse_time), ("fps", parse_rate)):
-            try:
-                value = getattr(self, name)
-                object.__setattr__(self, name, value if value is None else parse(value))
-            except ValueError as exc:
-                object.__setattr__(self, name, getattr(UpscaleOptions, name))
-                wrong.append(str(exc).rstrip("."))
-        return wrong
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -258,7 +244,7 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))
-        wrong = contradictions(self)
+        wrong = convert(self) + contradictions(self)
         if not self.models or not self.sizes:
             wrong.append("name a model and a size to measure")
         if min((edge for size in self.sizes for edge in size), default=1) < 1:

@@ -12,7 +12,7 @@ from typing import Literal
 from vsr.errors import UsageError, setting
 from vsr.inference import DeviceName
 from vsr.networks import LPIPS_MIN_SIZES, LPIPS_NAMES, LpipsChoice
-from vsr.options import contradictions, described, documented, option
+from vsr.options import contradictions, convert, described, documented, option
 from vsr.training.recipes import RECIPES, STAGES, Recipe, StageName
 
 
@@ -111,7 +111,9 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))
-        wrong = contradictions(self)
+        wrong = convert(self) + contradictions(self)
+        if not self.data:
+            wrong.append(f"name the pictures to train on with {setting('data')}")
         if self.resume and self.overwrite:
             wrong.append("resume and overwrite exclude each other")
         if not self.stages:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from vsr.errors import UsageError, setting
 from vsr.networks import Head, Normalisation, Upsampling
-from vsr.options import contradictions, described, documented, option
+from vsr.options import contradictions, convert, described, documented, option
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -123,6 +123,10 @@ class Stage:
     )
     adversarial: float = loss_weight("Weight of the adversarial loss; in the adversarial stage only.")
 
+    def __post_init__(self) -> None:
+        if wrong := convert(self):  # the recipe checks the values, and names the stage
+            raise UsageError("; ".join(wrong) + ".")
+
 
 LOSSES = tuple(each.name for each in fields(Stage) if "loss" in each.metadata)
 """The terms of the generator's loss; each is a weight in :class:`Stage`."""
@@ -200,7 +204,7 @@ class VideoDegradation:
     )
 
     def __post_init__(self) -> None:
-        wrong = contradictions(self)
+        wrong = convert(self) + contradictions(self)
         if self.motion < 0 or self.context < 0 or self.frames < 1:
             wrong.append("motion and context must not be negative, and at least one frame is needed")
         if wrong:
@@ -283,7 +287,7 @@ class ClipDegradation:
     again_size: tuple[float, float] = option((0.6, 1.4), "Size of that earlier clip over that of LR.", within=(0.25, 4))
 
     def __post_init__(self) -> None:
-        wrong = contradictions(self)
+        wrong = convert(self) + contradictions(self)
         if not max(self.h264_crf[1], self.h265_crf[1]) <= self.worst_crf <= 51:
             wrong.append(f"worst_crf lies between the ranges of h264_crf and h265_crf and 51, got {self.worst_crf}")
         if self.context < 0 or self.lead < 0:
@@ -401,7 +405,7 @@ class Recipe:
     clip: ClipDegradation = option(ClipDegradation(), "Degradation of clips of several frames.")
 
     def __post_init__(self) -> None:
-        wrong = contradictions(self) + self._contradictions()
+        wrong = convert(self) + contradictions(self) + self._contradictions()
         wrong += self._recurrent_contradictions() if self.generator == "recurrent" else self._single_contradictions()
         for name in STAGES:
             stage = self.stage(name)
