@@ -25,7 +25,7 @@ from vsr.options import converted
 from vsr.pipeline.options import AutoYesNo, UpscaleOptions
 from vsr.signals import Stop
 from vsr.training.options import TrainOptions
-from vsr.training.recipes import RECIPES, Recipe, StageName, with_total_steps
+from vsr.training.recipes import RECIPES, Recipe, StageName, override, with_total_steps
 
 if TYPE_CHECKING:
     import torch
@@ -324,13 +324,15 @@ def train(
     """Train a generator, and a discriminator against it, as ``vsr train`` does.
 
     Args:
-        data: folders, zips and files of HR pictures; for a recurrent generator also videos. One of them, or several.
+        data: folders, zips and files of HR pictures; for a recurrent generator also videos. One of them, or several;
+            ``()`` with ``resume=True``: those of the run.
         output: the folder of the run: checkpoint, weights, card, log, figure and samples.
         recipe: a name in ``RECIPES``, or a recipe, such as one that ``override`` returns.
         steps: updates in all; the recipe's stages are scaled in proportion. None: the recipe's own.
         progress: called after each update; the run stops if it returns False.
         stop: such as a ``threading.Event``; once it is set, the run writes a checkpoint and stops, with ``stopped`` in
             the summary; ``resume=True`` continues it.
+        resume: continue the run in ``output``; each keyword that has its default gets the value of that run.
         stage, seed, ...: the fields of ``TrainOptions``.
 
     Raises:
@@ -342,13 +344,38 @@ def train(
         OutputError: the output cannot be written, or another process is training into it.
     """
     values = locals()
+    if resume and not overwrite:
+        values.update(_stored(values))
+    recipe, steps, stage = values["recipe"], values["steps"], values["stage"]
     if not isinstance(recipe, Recipe):
         if not isinstance(recipe, str) or recipe not in RECIPES:
             raise UsageError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}.")
         values["recipe"] = recipe = RECIPES[recipe]
     if steps is not None:
-        values["recipe"] = with_total_steps(recipe, converted("steps", steps, int), None if stage == "all" else stage)
+        steps = converted("steps", steps, int)
+        values["recipe"] = with_total_steps(recipe, steps, None if stage == "all" else stage)
     return _train(_options(TrainOptions, values), progress=progress, stop=stop)
+
+
+def _stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the run that a call continues, for its keywords that have their defaults.
+
+    Raises:
+        CheckpointError: there is no run to continue.
+        UsageError: its file of options was changed to one that cannot be read.
+    """
+    from vsr.training.config import stored_config
+
+    defaults = {each.name: each.default for each in fields(TrainOptions)} | {"recipe": "srgan", "steps": None}
+    stored = stored_config(converted("output", values["output"], Path))
+    of_recipe = {name: stored.pop(name) for name in list(stored) if name not in defaults}
+    if stored or of_recipe:
+        stored["recipe"] = override(RECIPES[stored.get("recipe", "srgan")], **of_recipe)
+    return {
+        name: value
+        for name, value in stored.items()
+        if values[name] == defaults[name] or (name == "data" and not values[name])
+    }
 
 
 def _train(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import vsr
 from vsr.errors import CheckpointError, OutputError, UsageError
-from vsr.training.config import CONFIG, OF_ONE_CALL, read_config, stored_config, write_config
+from vsr.training.config import CONFIG, OF_ONE_CALL, _toml, read_config, stored_config, write_config
 from vsr.training.options import TrainOptions
 from vsr.training.recipes import RECIPES, Labels, override
 
@@ -35,6 +39,29 @@ def test_what_is_written_is_read_again(tmp_path: Path, name: str) -> None:
     for path in (tmp_path, tmp_path / CONFIG):
         values = read_config(path)
         assert values["recipe"] == name and options_of(values, tmp_path) == options
+
+
+def test_scalars_of_numpy_and_lists_are_written_as_any_other(tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "pretrain_learning_rate": np.float64(1e-4), "ema_decay": np.float32(0.5), "batch_size": np.int64(8),
+        "flips": np.bool_(False), "adversarial_milestones": [0.25, np.float64(0.5)], "video_noise": [0, 3],
+        "real_labels": Labels("uniform", np.float64(0.7), np.float64(1)),
+    }  # fmt: skip
+    options = TrainOptions(data=(tmp_path,), output=tmp_path, recipe=override(RECIPES["srgan"], **values))
+    write_config(tmp_path / CONFIG, options)
+    assert "np." not in (tmp_path / CONFIG).read_text(encoding="utf-8")
+    assert options_of(read_config(tmp_path), tmp_path) == options
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e16, 1e-5, -3, True, "a\"", (), (1, 2.5), ((1, 2), ("a",))])
+def test_any_value_is_read_again(value: Any) -> None:
+    def listed(each: Any) -> Any:
+        return list(map(listed, each)) if isinstance(each, tuple) else each
+
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    assert tomllib.loads(f"a = {_toml(value)}")["a"] == listed(value)
+    assert tomllib.loads(f"a = {_toml(listed(value))}")["a"] == listed(value)
+    assert math.isnan(tomllib.loads(f"a = {_toml(np.float32(math.nan))}")["a"])
 
 
 def test_a_recipe_that_has_no_name(options: TrainOptions, tmp_path: Path) -> None:
@@ -88,8 +115,9 @@ def test_a_file_written_by_hand(tmp_path: Path) -> None:
         ("licence = 4", "licence is a text, got 4."),
         ('data = ["a\\u0000"]', "data is a text, got"),
         ("pretrain = 5", "there is no option 'pretrain'"),
+        ('real_labels = "uniform:0.7"', "labels are written 0.9, uniform:0.7:1 or normal:0.1:0.05, got 'uniform:0.7'."),
+        ("real_labels = 3", "real_labels is no label: labels lie in [0, 1], got 3."),
         ('real_labels = "soft"', "real_labels is no label: labels are written"),
-        ("real_labels = 3", "real_labels is no label: labels lie in [0, 1]"),
         ('recipe = "esrgan"', "recipe is one of srgan, coco-200"),
         ('time_limit = "8h"', "time_limit is of one call; give it as an option, --time-limit."),
         ("a = ", "is not TOML: Invalid value"),
@@ -102,6 +130,7 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, content: str, sentence: str)
     with pytest.raises(UsageError) as caught:
         read_config(path)
     assert str(caught.value).startswith(str(path)) and sentence in str(caught.value)
+    assert str(caught.value).count(", got ") <= 1
 
 
 def test_files_that_cannot_be_read_or_written(options: TrainOptions, tmp_path: Path) -> None:
@@ -121,3 +150,43 @@ def test_the_options_of_a_run_that_is_continued(options: TrainOptions, tmp_path:
     assert stored_config(tmp_path) == {}, "a run of an older version"
     write_config(tmp_path / CONFIG, options)
     assert stored_config(tmp_path)["seed"] == options.seed
+
+
+@pytest.mark.parametrize("before", [{"devices": 2}, {}], ids=["by itself", "torchrun"])
+def test_torchrun_continues_with_another_number_of_processes(
+    options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, int]
+) -> None:
+    (tmp_path / "checkpoint.pt").touch()
+    if before:
+        write_config(tmp_path / CONFIG, replace(options, **before))
+        assert stored_config(tmp_path)["devices"] == 2
+    for name, value in {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    if not before:
+        write_config(tmp_path / CONFIG, replace(options, nodes=2))
+    stored = stored_config(tmp_path)
+    assert not {"devices", "nodes"} & set(stored) and stored["seed"] == options.seed
+    monkeypatch.delenv("LOCAL_RANK")
+    assert stored_config(tmp_path)["nodes"] == 1
+
+
+def test_python_continues_a_run_with_its_options(
+    options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[TrainOptions] = []
+    monkeypatch.setattr("vsr.training.trainer.train", lambda found, **callbacks: seen.append(found))
+    run = replace(options, output=tmp_path, seed=3, log_every=7, validation=(tmp_path,), licence="CC0")
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        vsr.train([], tmp_path, resume=True)
+    (tmp_path / "checkpoint.pt").touch()
+    vsr.train("pictures", tmp_path, resume=True, seed=1)
+    assert seen.pop() == TrainOptions(data=(Path("pictures"),), output=tmp_path, resume=True, seed=1), "an older run"
+    write_config(tmp_path / CONFIG, run)
+    vsr.train([], tmp_path, resume=True)
+    assert seen.pop() == replace(run, resume=True)
+    named = vsr.override(options.recipe, blocks=2)
+    vsr.train("pictures", tmp_path, resume=True, recipe=named, log_every=9, time_limit=60)
+    given = {"data": (Path("pictures"),), "recipe": named, "log_every": 9, "time_limit": 60}
+    assert seen.pop() == replace(run, resume=True, **given)
+    vsr.train("pictures", tmp_path, overwrite=True)
+    assert seen.pop() == TrainOptions(data=(Path("pictures"),), output=tmp_path, overwrite=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from vsr.errors import CheckpointError, UsageError, did_you_mean, needs_extra, option_text, shortened
 from vsr.files import write_whole
-from vsr.options import hints_of
-from vsr.training.options import TrainOptions
+from vsr.options import hints_of, plain
+from vsr.training.options import TrainOptions, started_processes
 from vsr.training.recipes import RECIPES, STAGES, Labels, Recipe, parse_labels
 
 CONFIG = "config.toml"
@@ -25,6 +25,9 @@ CHECKPOINT = "checkpoint.pt"
 
 OF_ONE_CALL = ("output", "resume", "overwrite", "time_limit")
 """Options of a call of the command, not of a run: not in its file."""
+
+PROCESSES = ("devices", "nodes")
+"""Options that say how many processes share a batch."""
 
 PARTS = (*STAGES, "video", "clip")
 """Parts of a recipe, each with a table of its own."""
@@ -43,9 +46,13 @@ def _run_fields() -> list[str]:
 def write_config(path: Path, options: TrainOptions) -> None:
     """Write the options of a run, with all values of its recipe; paths are absolute.
 
+    The number of processes that torchrun or srun has started is not written: it may be another when the run continues.
+
     Raises:
         OutputError: the file cannot be written.
     """
+    if started_processes() is not None:
+        options = replace(options, devices=1, nodes=1)
     recipe = options.recipe
     named = [name for name, known in RECIPES.items() if known.follows == recipe.follows]
     lines = [HEADER, f"recipe = {_toml(named[0])}" if named else f"follows = {_toml(recipe.follows)}"]
@@ -66,15 +73,16 @@ def _lines(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _toml(value: Any) -> str:
+    value = plain(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, tuple):
+        return repr(value)  # inf and nan too are written so
+    if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, Labels):
         exact = value.kind == "fixed" and not value.high
-        return _toml(value.low) if exact else _toml(f"{value.kind}:{value.low!r}:{value.high!r}")
+        return _toml(value.low) if exact else _toml(f"{value.kind}:{_toml(value.low)}:{_toml(value.high)}")
     text = str(value.absolute() if isinstance(value, Path) else value)
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's escapes include those of JSON
 
@@ -82,13 +90,17 @@ def _toml(value: Any) -> str:
 def stored_config(output: Path) -> dict[str, Any]:
     """Return the options of the run in a folder, as ``read_config`` does; none for a run of an older version.
 
+    Under torchrun or srun, which have started the processes, without the number of them.
+
     Raises:
         CheckpointError: there is no run to continue.
         UsageError: its file of options was changed to one that cannot be read.
     """
     if not (output / CHECKPOINT).exists():
         raise CheckpointError(f"nothing to resume: {output / CHECKPOINT} does not exist.")
-    return read_config(output) if (output / CONFIG).exists() else {}
+    stored = read_config(output) if (output / CONFIG).exists() else {}
+    own = PROCESSES if started_processes() is not None else ()
+    return {name: value for name, value in stored.items() if name not in own}
 
 
 def config_of(path: Path) -> Path:
@@ -170,7 +182,8 @@ def _value(hint: Any, value: Any) -> Any:
         try:
             return parse_labels(value) if isinstance(value, str) else Labels("fixed", _value(float, value))
         except ValueError as exc:
-            raise ValueError(f"is no label: {exc}") from exc
+            rule = str(exc).partition(", got ")[0]  # what was got follows
+            raise ValueError(f"is no label: {rule}") from exc
     if get_origin(hint) is Literal or hint in (str, Path):
         if not isinstance(value, str) or "\0" in value:
             raise ValueError("is a text")

@@ -37,7 +37,7 @@ from vsr.errors import (
 )
 from vsr.inference.device import choose_device, computes_in_bf16
 from vsr.networks.rewrites import float32_products
-from vsr.training.options import TrainOptions
+from vsr.training.options import TrainOptions, started_processes
 
 with needs_extra("train", "training"):
     import matplotlib  # noqa: F401 - the figure of the losses
@@ -207,7 +207,7 @@ def _join_started_processes(options: TrainOptions) -> TrainOptions:
     Raises:
         UsageError: the options request another number, or the batch does not divide among so many.
     """
-    started = _started_processes()
+    started = started_processes()
     requested = options.devices, options.nodes
     if started is None or started == requested:
         return options
@@ -217,33 +217,6 @@ def _join_started_processes(options: TrainOptions) -> TrainOptions:
             f"{settings(devices=started[0], nodes=started[1])}: leave both out."
         )
     return replace(options, devices=started[0], nodes=started[1])
-
-
-def _started_processes() -> tuple[int, int] | None:
-    """Return (processes on each machine, machines) as started by torchrun or srun; None if neither was used.
-
-    Raises:
-        UsageError: srun does not state how many processes run on each machine.
-    """
-    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        whole = _environment_number("WORLD_SIZE", 1)
-        each = _environment_number("LOCAL_WORLD_SIZE", whole)
-    elif "SLURM_PROCID" in os.environ and _environment_number("SLURM_STEP_NUM_TASKS", 1) > 1:
-        whole = _environment_number("SLURM_STEP_NUM_TASKS", 1)
-        each = _environment_number("SLURM_NTASKS_PER_NODE", 0)
-        if not each:
-            raise UsageError(
-                f"srun has started {whole} processes but does not state how many run on each machine: "
-                "set --ntasks-per-node."
-            )
-    else:
-        return None
-    return (each, whole // each) if whole % each == 0 else None
-
-
-def _environment_number(variable: str, default: int) -> int:
-    text = os.environ.get(variable, "")
-    return int(text) if text.isascii() and text.isdigit() and int(text) else default
 
 
 def _float32_context(fabric: Fabric, options: TrainOptions) -> AbstractContextManager[None]:

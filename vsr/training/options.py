@@ -5,6 +5,7 @@ The values that decide the weights are in :mod:`vsr.training.recipes`.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -106,7 +107,10 @@ class TrainOptions:
         note="In seconds; the update that is going on, and the checkpoint, come on top.", metavar="T", above=0,
         subject="the time limit",
     )  # fmt: skip
-    resume: bool = option(False, "Continue the run in output, with its options; those that are given must agree.")
+    resume: bool = option(
+        False, "Continue the run in output, with its options; those that are given must agree.",
+        note="A keyword of vsr.train that has its default is not given; of this class, all are.",
+    )  # fmt: skip
     overwrite: bool = option(False, "Replace an existing run in output.")
 
     def __post_init__(self) -> None:
@@ -152,3 +156,30 @@ class TrainOptions:
     def stages(self) -> list[StageName]:
         """The stages to run, in order."""
         return [name for name in STAGES if self.stage in (name, "all") and self.recipe.stage(name).length]
+
+
+def started_processes() -> tuple[int, int] | None:
+    """Return (processes on each machine, machines) as started by torchrun or srun; None if neither was used.
+
+    Raises:
+        UsageError: srun does not state how many processes run on each machine.
+    """
+    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        whole = _environment_number("WORLD_SIZE", 1)
+        each = _environment_number("LOCAL_WORLD_SIZE", whole)
+    elif "SLURM_PROCID" in os.environ and _environment_number("SLURM_STEP_NUM_TASKS", 1) > 1:
+        whole = _environment_number("SLURM_STEP_NUM_TASKS", 1)
+        each = _environment_number("SLURM_NTASKS_PER_NODE", 0)
+        if not each:
+            raise UsageError(
+                f"srun has started {whole} processes but does not state how many run on each machine: "
+                "set --ntasks-per-node."
+            )
+    else:
+        return None
+    return (each, whole // each) if whole % each == 0 else None
+
+
+def _environment_number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isascii() and text.isdigit() and int(text) else default
