@@ -15,8 +15,11 @@ from processes import without_plan
 
 from vsr.cli import main
 from vsr.cli.options import parse_height, parse_scale, parse_size, parse_time
+from vsr.errors import UsageError
 from vsr.media.probe import probe
 from vsr.media.provenance import Provenance, read_provenance
+from vsr.pipeline.folder import outputs_beside, split_output
+from vsr.pipeline.options import UpscaleOptions
 
 MakeClip = Callable[..., Path]
 
@@ -80,6 +83,91 @@ def test_a_second_name_that_exists_could_be_either(clip: Path) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith("error: other.mp4 exists: is it the output, or an input too? For the output write")
     assert "-o other.mp4" in result.stderr and not Path("in_x4.mp4").exists()
+
+
+@pytest.mark.parametrize("target", ["out/", "out", "frames/%03d.png", "out.mkv"])
+def test_the_same_command_again_means_the_same(clip: Path, target: str) -> None:
+    words = [clip, target, "--model", "bicubic", "--scale", 2]
+    if target == "out":
+        Path("out").mkdir()
+    first = made(invoke(*words))
+    again = invoke(*words)
+    assert again.exit_code in (0, 1) and "exists already; --overwrite replaces it" in again.output, again.output
+    assert made(invoke(*words, "-y")) == first
+
+
+@pytest.mark.parametrize("target", ["out/", "out"])
+def test_the_same_command_resumes_into_its_folder(clip: Path, target: str) -> None:
+    shutil.copy(clip, "other.mp4")
+    Path("out/in.mp4.vsr-job").mkdir(parents=True)  # as an interrupt leaves it
+    assert split_output(["in.mp4", "other.mp4", target]) == (("in.mp4", "other.mp4"), target)
+
+
+def test_folders_that_may_be_inputs_are_not_taken_for_the_output(clip: Path) -> None:
+    for name in ("clips", "more"):
+        Path(name).mkdir()
+        shutil.copy(clip, f"{name}/{name}.mp4")
+    for names in (["clips/", "more/"], ["in.mp4", "more"], ["clips", "more"]):
+        with pytest.raises(UsageError, match="more/? is a folder: is it the output, or an input too?"):
+            split_output(names)
+
+
+def test_two_inputs_never_share_an_output(clip: Path, make_clip: MakeClip) -> None:
+    for ending in (".mpg", ".wmv", ".mkv"):
+        shutil.copy(clip, f"a{ending}")
+    pairs = outputs_beside([Path("a.mkv"), Path("a.mpg"), Path("a.wmv")], UpscaleOptions(model="bicubic"))
+    assert [pair.target.name for pair in pairs] == ["a_x4.mkv", "a.mpg_x4.mkv", "a.wmv_x4.mkv"]
+
+
+def test_an_input_is_never_the_output_of_another(clip: Path) -> None:
+    shutil.copy(clip, "in_x4.mp4")  # the user's own
+    for more in ([], ["-y"]):
+        result = invoke("in.mp4", "in_x4.mp4", "in.mp4", "--model", "bicubic", *more)
+        assert result.exit_code == 2 and "in_x4.mp4 is an input, and in.mp4 would become it too" in result.stderr
+    assert Path("in_x4.mp4").read_bytes() == clip.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("a" * 300 + ".mp4", "is too long for this system"),
+        ("/", "there is no place beside /: name the output with -o."),
+        ("50%discount.png", "50%discount_x4.png would stand for many pictures: name the output with -o."),
+    ],
+)
+def test_names_beside_which_there_is_no_place(clip: Path, name: str, sentence: str) -> None:
+    if name.startswith("50"):
+        cv2.imwrite(name, np.zeros((8, 8, 3), np.uint8))
+    result = invoke("upscale", name, "--model", "bicubic")
+    assert result.exit_code == 2 and sentence in result.stderr and "a bug" not in result.stderr
+
+
+def test_a_clip_named_like_a_pattern_is_a_clip(clip: Path) -> None:
+    shutil.copy(clip, "100%done.mp4")
+    assert made(invoke("100%done.mp4", "--model", "bicubic")) == {"100%done.mp4", "100%done_x4.mp4"}
+
+
+def test_a_part_of_a_part_is_a_part_of_the_whole(clip: Path) -> None:
+    assert invoke(clip, "part.mp4", "--model", "identity", "-ss", "0.08").exit_code == 0
+    assert invoke("part.mp4", "whole.mp4", "--model", "identity").exit_code == 0
+    assert invoke("part.mp4", "less.mp4", "--model", "identity", "-ss", "0.04", "-to", "0.12").exit_code == 0
+    found = [read_provenance(Path(name)) for name in ("part.mp4", "whole.mp4", "less.mp4")]
+    assert [(made.start, made.end) for made in found if made] == [
+        (Fraction("0.08"), None), (Fraction("0.08"), None), (Fraction("0.12"), Fraction("0.2")),
+    ]  # fmt: skip
+
+
+def test_options_without_effect_are_named(clip: Path) -> None:
+    result = invoke(clip, "out.gif", "--model", "identity", "--crf", 20)
+    assert result.exit_code == 2 and "a GIF has no --crf and no --preset: leave them out." in result.stderr
+    result = invoke(clip, "f%02d.png", "--model", "identity", "--crf", 20, "--codec", "hevc")
+    assert result.exit_code == 0
+    assert "warning: f%02d.png: pictures have no --codec, --crf: without effect." in result.stderr
+
+
+def test_a_command_after_its_options_is_no_input(clip: Path) -> None:
+    result = invoke("-v", "compare", clip, "x.mp4", "-o", "s.png")
+    assert result.exit_code == 2 and "no such option '-v'" in result.stderr.replace(": -v", " '-v'")
 
 
 def test_a_pattern_is_no_output(clip: Path) -> None:

@@ -41,7 +41,8 @@ class Commands(ErrorReportingGroup):
         own = {flag for param in self.get_params(ctx) for flag in param.opts}
         first = args[0] if args else ""
         is_option = first.startswith("-") and first not in own
-        if first not in self.commands and (_is_path(first) or (is_option and any(map(_is_path, args)))):
+        named = next((word for word in args if not word.startswith("-")), "")
+        if named not in self.commands and (_is_path(first) or (is_option and any(map(_is_path, args)))):
             args = ["upscale", *args]
         return super().parse_args(ctx, args)
 

@@ -203,7 +203,8 @@ def _options(name: str | None, steps: int | None, config: Path | None, values: d
     merged = {**stored, **in_file, **values}
     merged.pop("command", None)
     name = merged.pop("recipe", name) or DEFAULT
-    steps = steps or merged.pop("steps", None)
+    in_file_steps = merged.pop("steps", None)
+    steps = in_file_steps if steps is None else steps
     if not merged.get("data"):
         older = f", and all other options of the run: {output} holds no {CONFIG}" if values.get("resume") else ""
         raise UsageError(f"name the pictures to train on with --data{older}.")

@@ -183,6 +183,8 @@ def _notes(
         if unpaired:
             notes.append(f"Without a partner: {len(unpaired)} of {whose} frames, {name_frames(unpaired, times)}.")
     later = own.times[0] - schedule.times[0]
+    if not by_time:
+        later -= (clip.part_start or 0) - (reference.part_start or 0)
     parts = [each.part_start is not None for each in (reference, clip)]
     if any(parts) and by_time:
         whose = "The reference shows" if parts[0] else "It shows"

@@ -29,8 +29,9 @@ class Provenance:
         model: name of the model, or of its weights file.
         detail: amount of texture, from 0 to 1.
         scale: output size over input size along the axis that grew more.
-        start: where the part begins, in seconds from the start of the source; None: at its first frame.
-        end: where the part ends, in seconds from the start of the source; None: at its last frame.
+        start: where the part begins, in seconds from the start of the source; None: at its first frame. If the source
+            is a part itself, from the start of what it is a part of.
+        end: where the part ends, likewise; None: at its last frame.
     """
 
     version: str

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,6 @@ from vsr.errors import InputError, OutputError, UnknownModelError, UsageError, V
 from vsr.imaging.pictures import is_animated
 from vsr.media.formats import CONTAINERS, VIDEO_ENDINGS
 from vsr.media.pictures import (
-    existing,
     files_named,
     find_pictures,
     is_pattern,
@@ -24,6 +23,7 @@ from vsr.media.pictures import (
     names_many_files,
     natural_order,
 )
+from vsr.media.provenance import read_provenance
 from vsr.networks.weights import scale_of
 from vsr.pipeline.job import ClipPlan, Stop, UpscaleProgress, UpscaleSummary, executor_for, speed, upscale_clip
 from vsr.pipeline.journal import Command, read_job, remove_if_empty
@@ -88,7 +88,10 @@ class FolderProgress:
 
 
 def split_output(names: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
-    """Take the output from the end of a list of names, as ``cp`` does: the last of several, if it does not exist.
+    """Take the output from the end of a list of names, as ``cp`` does.
+
+    The last of several is the output if it does not exist, ends in a slash, is a pattern with a number, or can be
+    recognised as the output of the command before.
 
     Returns:
         The inputs, and the output; None: there is none among them.
@@ -98,22 +101,38 @@ def split_output(names: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
     """
     *inputs, last = names
     path = Path(last)
-    if not inputs or (names_many_files(path) and (not is_pattern(path) or any(existing(path)))):
+    if not inputs or (names_many_files(path) and not is_pattern(path)):
         return tuple(names), None
-    if not os.path.lexists(last):
+    sources, folder = [Path(name) for name in inputs], path.is_dir()
+    if not os.path.lexists(last) or (folder and _receives(path, last, sources)):
         return tuple(inputs), last
-    folder = path.is_dir()
-    if len(inputs) == 1 and not (folder and not os.listdir(last)):
-        what = "a folder" if folder else "exists"
+    if not folder and len(inputs) == 1 and (read_job(path) is not None or read_provenance(path) is not None):
+        return tuple(inputs), last
+    if folder or len(inputs) == 1:
         raise UsageError(
-            f"{last} {what}: is it the output, or an input too? For the output write -o {last}; "
-            "for several inputs name a folder of the outputs, such as -o upscaled/."
+            f"{last} {'is a folder' if folder else 'exists'}: is it the output, or an input too? For the output write "
+            f"-o {last}; for several inputs name a folder of the outputs, such as -o upscaled/."
         )
-    return (tuple(inputs), last) if folder and not os.listdir(last) else (tuple(names), None)
+    return tuple(names), None
+
+
+def _receives(folder: Path, name: str, sources: Sequence[Path]) -> bool:
+    """Whether an existing folder is meant for the outputs: it is empty, named with a slash, or has some of them."""
+    slash = name.endswith(("/", os.sep)) and not all(source.is_dir() for source in sources)
+    if slash or not any(folder.iterdir()) or any(folder.glob("*.vsr-job")):
+        return True
+    with suppress(InputError):  # a folder without inputs
+        for source in sources:
+            for path, relative in _expand(source, folder, False):
+                if (folder / relative.with_name(_output_name(path))).exists():
+                    return True
+    return False
 
 
 def outputs_beside(sources: Sequence[Path], options: UpscaleOptions, *, recursive: bool = False) -> list[Pair]:
     """Return an output beside each input: ``clip_x4.mp4`` for ``clip.mp4``, and for a folder the folder ``clips_x4``.
+
+    What an earlier command has made of another input is no input itself: ``*.mp4`` finds it too.
 
     Args:
         sources: files and folders.
@@ -123,23 +142,43 @@ def outputs_beside(sources: Sequence[Path], options: UpscaleOptions, *, recursiv
     Raises:
         InputError: a folder has nothing to upscale.
         UnknownModelError: there is no such model.
-        UsageError: an input is a pattern, beside which there is no place for an output.
+        UsageError: beside an input there is no place for an output, or it would replace another input.
     """
-    suffix = _suffix_of(options)
-    pairs = []
+    suffix, pairs = _suffix_of(options), dict[Path, Path]()
     for source in sources:
-        if source.is_dir():
-            folder = Path(os.path.abspath(source))
-            pairs += pair_inputs([source], folder.with_name(folder.name + suffix), recursive=recursive)
-        elif is_pattern(source):
+        for pair in _beside(source, suffix, recursive):
+            target = pair.target
+            if pairs.get(target, pair.source) != pair.source:
+                target = target.with_name(f"{pair.source.name}{suffix}{target.suffix}")
+            if pairs.setdefault(target, pair.source) != pair.source:
+                raise UsageError(f"{pairs[target]} and {pair.source} would both become {target}; name a folder.")
+    former = [source for source in pairs.values() if source in pairs]
+    for source in former:
+        if read_provenance(source) is None:
+            raise UsageError(f"{source} is an input, and {pairs[source]} would become it too; name a folder with -o.")
+    if former:
+        logger.warning("left out, as outputs of other inputs: %s", ", ".join(path.name for path in former))
+    return [Pair(source, target) for target, source in pairs.items() if source not in former]
+
+
+def _beside(source: Path, suffix: str, recursive: bool) -> Iterator[Pair]:
+    _check_length(source)
+    if source.is_dir():
+        folder = Path(os.path.abspath(source))
+        if not folder.name:
+            raise UsageError(f"there is no place beside {source}: name the output with -o.")
+        yield from pair_inputs([source], folder.with_name(folder.name + suffix), recursive=recursive)
+    elif names_many_files(source):
+        if is_pattern(source):
             raise UsageError(f"{source} stands for many pictures: name the output with -o, a clip or a folder.")
-        elif names_many_files(source):
-            pairs += outputs_beside(files_named(source, recursive=recursive), options, recursive=recursive)
-        else:
-            name = Path(_output_name(source))
-            pairs.append(Pair(source, source.with_name(f"{name.stem}{suffix}{name.suffix}")))
-    made = {pair.target for pair in pairs}
-    return [pair for pair in pairs if pair.source not in made]  # `*.mp4` finds the outputs of the command before
+        for path in files_named(source, recursive=recursive):
+            yield from _beside(path, suffix, recursive)
+    else:
+        name = Path(_output_name(source))
+        target = source.with_name(f"{name.stem}{suffix}{name.suffix}")
+        if is_picture_name(target) and is_pattern(target):
+            raise UsageError(f"{target} would stand for many pictures: name the output with -o.")
+        yield Pair(source, target)
 
 
 def _suffix_of(options: UpscaleOptions) -> str:

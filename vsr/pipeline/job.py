@@ -36,7 +36,7 @@ from vsr.media.pictures import (
     probe_pictures,
 )
 from vsr.media.probe import PacketIndex, index_packets, probe
-from vsr.media.provenance import Provenance
+from vsr.media.provenance import Provenance, read_provenance
 from vsr.media.reader import Damage, resized_message
 from vsr.networks.weights import GENERATOR_FILE, load_calibration, model_covering
 from vsr.pipeline.cluster import Cluster
@@ -487,7 +487,12 @@ def _provenance(clip: ClipInfo, spec: EngineSpec, conversion: Conversion, option
     size = (conversion.width, conversion.height)
     across, down = reversed(size) if conversion.orientation.transposed else size
     scale = max(across / video.width, down / video.height)
-    return Provenance(__version__, name, spec.detail, round(scale, 6), options.start, options.end)
+    start, end = options.start, options.end
+    if not clip.pictures and (former := read_provenance(clip.path)) is not None:  # a part of a part
+        begins = former.start or 0
+        end = former.end if end is None else begins + end
+        start = former.start if start is None else begins + start
+    return Provenance(__version__, name, spec.detail, round(scale, 6), start, end)
 
 
 def _engine_spec(options: UpscaleOptions, factor: float | None) -> EngineSpec:

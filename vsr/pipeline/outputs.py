@@ -320,6 +320,9 @@ class PictureOutput:
         self._codec = Codec("rawvideo", alpha=True, sizes="any", largest=MAX_SIDE)
         self.streams = tuple(StreamPlan(stream, "drop", reason="pictures hold none") for stream in clip.others)
         self.warnings = [f"{clip.path.name}: {plan}" for plan in self.streams]
+        chosen = {"codec": options.codec, "crf": options.crf, "preset": options.preset, "pix_fmt": options.pix_fmt}
+        if unused := [name for name, value in chosen.items() if value is not None]:
+            self.warnings.append(f"{target.name}: pictures have no {', '.join(map(setting, unused))}: without effect.")
         if clip.video.sample_aspect_ratio not in (None, 1):
             square = setting("size")
             self.warnings.append(f"{clip.path.name}: pictures keep no pixel aspect; {square} makes the pixels square.")
@@ -444,6 +447,8 @@ def _has_one_frame(clip: ClipInfo) -> bool:
 
 def _codec_for(container: Container, target: Path, options: UpscaleOptions) -> str:
     if container.muxer == "gif":
+        if options.crf is not None or options.preset is not None:
+            raise UsageError(f"a GIF has no {setting('crf')} and no {setting('preset')}: leave them out.")
         if options.codec not in (None, "gif"):
             codec = setting("codec")
             raise UsageError(f"a GIF holds no {options.codec}; leave {codec} out, or name another output.")
