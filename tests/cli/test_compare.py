@@ -56,7 +56,7 @@ def test_a_strip_is_told(files: Path) -> None:
     assert result.exit_code == 0, result.output
     size = (files / "s.png").stat().st_size / 1e6
     labels = "LR, 15x10 | bicubic, 60x40 | a.png, 60x40 | b.png, 60x40 | HR, 60x40"
-    assert result.stdout == f"s.png: a strip of {labels}, 260x141, {size:.1f} MB\n"
+    assert result.stdout == f"s.png: a strip of {labels}, 196x151, {size:.1f} MB\n"
 
 
 def test_a_video_as_json(files: Path) -> None:

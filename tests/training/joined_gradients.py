@@ -98,5 +98,5 @@ def one_update(fabric: Fabric, options: TrainOptions) -> tuple[dict[str, Any], d
 
 if __name__ == "__main__":
     for processes in map(int, sys.argv[1].split(",")):
-        chosen = TrainOptions(data=(), output=Path(sys.argv[3]), recipe=TINY, devices=processes, device="cpu")
+        chosen = TrainOptions(data=(Path(),), output=Path(sys.argv[3]), recipe=TINY, devices=processes, device="cpu")
         launch(gradients, chosen, print, lambda: False)

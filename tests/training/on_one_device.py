@@ -32,7 +32,8 @@ def main(device: str, compiled: bool, form: str, folder: Path) -> None:
     fabric = Fabric(accelerator=device, devices=1, num_nodes=processes, strategy=strategy, plugins=DoublePrecision())
     fabric.launch()
     recipe = CLIPS if form == "clips" else override(TINY, adversarial_form=form)
-    found = one_update(fabric, TrainOptions(data=(), output=folder, recipe=recipe, compile=compiled, device=device))
+    options = TrainOptions(data=(folder,), output=folder, recipe=recipe, compile=compiled, device=device)
+    found = one_update(fabric, options)
     if fabric.is_global_zero:
         gradients, seen = found
         on_cpu = ({name: tensor.cpu() for name, tensor in part.items()} for part in (gradients, seen))
