@@ -29,4 +29,4 @@ def _command(pid: int) -> bytes:
 
 def without_plan(stderr: str) -> str:
     """Leave out the line that says what will be done, and the advice that follows it."""
-    return re.sub(r"(?m)^\S+: \d+x\d+ to \d+x\d+[,;] .*\n(--precision .*\n)?", "", stderr)
+    return re.sub(r"(?m)^vsr: \S+: \d+x\d+ to \d+x\d+[,;] .*\n(vsr: --precision .*\n)?", "", stderr)

@@ -196,14 +196,14 @@ def test_a_refused_job_leaves_no_folder(clip: Path) -> None:
 def test_what_will_be_done_is_said_once_before_the_work(clip: Path, tiny_weights: Path) -> None:
     result = invoke(clip, "--model", tiny_weights, "--device", "cpu")
     first, *others = result.stderr.splitlines()
-    assert first.startswith("in.mp4: 48x32 to 192x128, 8 frames; tiny-x4 on cpu in fp32, openvino ")
+    assert first.startswith("vsr: in.mp4: 48x32 to 192x128, 8 frames; tiny-x4 on cpu in fp32, openvino ")
     assert "; ffmpeg " in first and others == [], "it is not calibrated for int8"
     assert invoke(clip, "--model", tiny_weights, "-y", "-q").output == ""
 
 
 def test_the_fast_precision_of_a_cpu_is_named(clip: Path) -> None:
     said = invoke(clip, "--model", "srgan-x2", "--device", "cpu", "--end", 0.04).stderr.splitlines()
-    assert said[1:] == ["--precision int8 is two to three times as fast here."]
+    assert said[1:] == ["vsr: --precision int8 is two to three times as fast here."]
     chosen = invoke(clip, "--model", "srgan-x2", "--device", "cpu", "--end", 0.04, "-y", "--precision", "int8")
     assert chosen.exit_code == 0 and len(chosen.stderr.splitlines()) == 1
 
@@ -211,7 +211,7 @@ def test_the_fast_precision_of_a_cpu_is_named(clip: Path) -> None:
 def test_a_dry_run_says_that_it_measures(clip: Path) -> None:
     result = invoke(clip, "--model", "bicubic", "--dry-run")
     assert result.exit_code == 0
-    assert without_plan(result.stderr) == "upscaling a few frames, to measure time and size ...\n"
+    assert without_plan(result.stderr) == "vsr: upscaling a few frames, to measure time and size ...\n"
     assert result.stdout.startswith("in_x4.mp4: 8 frames of 192x128 in 1 segment; about ")
 
 

@@ -454,11 +454,11 @@ def show_progress(as_json: bool, quiet: bool, num_inputs: int = 1) -> Iterator[P
 def echo_measuring(plan: ClipPlan) -> None:
     """Say what would be done with a clip, and that this is being measured."""
     for line in (*_plan_lines(plan), "upscaling a few frames, to measure time and size ..."):
-        _echo(line, sys.stderr)
+        echo_note(line)
 
 
 def _plan_lines(plan: ClipPlan) -> Iterator[str]:
-    yield one_line(str(plan))
+    yield str(plan)
     if plan.faster:
         yield f"--precision {plan.faster} is two to three times as fast here."
 
@@ -474,7 +474,7 @@ class _Bars:
             return
         self._planned = True  # of a folder's clips the first one stands for all
         for line in _plan_lines(plan):
-            self._clip.write(line, file=sys.stderr)
+            self._clip.write(_labelled("vsr", line), file=sys.stderr)
 
     def clip(self, at: UpscaleProgress) -> None:
         self._clip.bar_format, self._clip.leave = None, self._leave  # until now the number of frames was unknown
