@@ -165,8 +165,8 @@ def test_a_workers_write_error_ends_the_job(
 
     watch = threading.Timer(4, give_up)
 
-    def vanish(_: object) -> None:
-        if job_folder_of(target).exists():
+    def vanish(at: vsr.pipeline.job.UpscaleProgress) -> None:
+        if at.frames and job_folder_of(target).exists():  # the worker has started, which may take long
             job_folder_of(target).rename(tmp_path / "away")
             watch.start()
 
