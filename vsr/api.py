@@ -116,7 +116,7 @@ def upscale(
         start: seconds, or text such as ``1:30.5``.
         end: likewise.
         fps: ``25``, ``"30000/1001"``, or ``29.97`` and its like, which are the rates of NTSC.
-        progress: called after each batch of frames; the work stops if it returns False.
+        progress: called before the first frame and after each batch; the work stops if it returns False.
         stop: such as a ``threading.Event``; the work stops once it is set, with ``stopped`` in the summary.
         scale, size, ...: the fields of ``UpscaleOptions``.
 
@@ -179,7 +179,7 @@ def upscale_folder(
             is left alone.
         recursive: include subfolders.
         model: a name or path, or a model from ``load_model``.
-        progress: called after each batch of frames; the work stops if it returns False.
+        progress: called before the first frame and after each batch; the work stops if it returns False.
         on_outcome: called with the result of each input.
         stop: such as a ``threading.Event``; the work stops once it is set, and the last outcome says ``stopped``.
         scale, size, ...: the fields of ``UpscaleOptions``.

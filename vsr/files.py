@@ -300,6 +300,10 @@ def has_memory_for(width: int, height: int) -> bool:
     return True
 
 
+GENERATOR_FILE = "generator.safetensors"
+"""The generator's weights in the folder of a run of ``vsr train``."""
+
+
 def models_folder() -> Path:
     """Return the folder of the shipped weights: ``vsr/models`` if installed, ``models`` beside it in a source tree."""
     package = Path(vsr.__file__).parent

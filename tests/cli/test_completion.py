@@ -6,8 +6,8 @@ import pytest
 from click.shell_completion import BashComplete
 
 from vsr.cli import main
-from vsr.cli.options import BUILT_IN_MODELS
-from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, shipped_models
+from vsr.networks import BUILT_IN_DESCRIPTIONS
+from vsr.networks.weights import shipped_models
 
 
 def completed(*words: str) -> list[tuple[str, str]]:
@@ -44,7 +44,7 @@ def test_models_then_files(words: tuple[str, ...]) -> None:
 
 
 def test_models_without_a_file_are_named() -> None:
-    assert set(BUILT_IN_MODELS) == set(BUILT_IN_DESCRIPTIONS)
+    assert BUILT_IN_DESCRIPTIONS.keys() <= set(plain("upscale", "--model", ""))
 
 
 def test_inputs_are_files() -> None:

@@ -4,6 +4,7 @@ import copy
 import errno
 import json
 import pickle
+import re
 import resource
 import shutil
 from collections.abc import Callable
@@ -314,15 +315,15 @@ def test_unknown_models_are_an_error(models: Path, name: str) -> None:
         load_network(name)
     assert caught.value.exit_code == 2
     message = str(caught.value)
-    assert repr(name) in message and "one of bicubic, identity, tiny. " in message
+    assert repr(name) in message and re.search("one of bicubic, identity, tiny[.;] ", message)
 
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("tinny", "tiny"), ("tiny-4x", "tiny-x4 or tiny-x2"), ("bicubc", "bicubic"), ("idenity", "identity")],
+    [("tinny", "tiny"), ("tiny-4x", "tiny-x4"), ("bicubc", "bicubic"), ("idenity", "identity")],
 )
 def test_a_typo_gets_a_suggestion(models: Path, name: str, meant: str) -> None:
-    with pytest.raises(UnknownModelError, match=rf"Did you mean {meant}.*\?$"):
+    with pytest.raises(UnknownModelError, match=rf"; did you mean {meant}\? `vsr models` lists them\.$"):
         load_network(name)
 
 

@@ -119,7 +119,7 @@ def test_a_file_written_by_hand(tmp_path: Path) -> None:
         ("real_labels = 3", "real_labels is no label: labels lie in [0, 1], got 3."),
         ('real_labels = "soft"', "real_labels is no label: labels are written"),
         ('recipe = "esrgan"', "recipe is one of srgan, coco-200"),
-        ('time_limit = "8h"', "time_limit is of one call; give it as an option, --time-limit."),
+        ('time_limit = "8h"', "time_limit is of one call; give it as an option, time_limit."),
         ("a = ", "is not TOML: Invalid value"),
         ("[" * 3000, "is not TOML"),
     ],

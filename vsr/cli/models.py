@@ -9,6 +9,7 @@ import click
 
 from vsr.cli.options import MODEL
 from vsr.cli.terminal import CommandGroup, echo, echo_record
+from vsr.networks import BUILT_IN_DESCRIPTIONS
 
 
 @click.group(cls=CommandGroup, invoke_without_command=True)
@@ -17,7 +18,7 @@ def models(as_json: bool) -> None:
     """List the models; `vsr models show NAME` shows the card of one."""
     if click.get_current_context().invoked_subcommand is not None:
         return
-    from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, shipped_models
+    from vsr.networks.weights import shipped_models
 
     shipped = shipped_models()
     if as_json:
@@ -40,7 +41,7 @@ def models(as_json: bool) -> None:
 @click.argument("name", type=MODEL)
 def show(name: str) -> None:
     """Show the card of a model: data, command, steps, figures, licence."""
-    from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, find_weights, read_info
+    from vsr.networks.weights import find_weights, read_info
 
     if name in BUILT_IN_DESCRIPTIONS:
         echo_record(f"{name}: ", BUILT_IN_DESCRIPTIONS[name])

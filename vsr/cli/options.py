@@ -13,14 +13,11 @@ import click
 from click.shell_completion import CompletionItem
 
 from vsr.errors import did_you_mean
-from vsr.files import models_folder
+from vsr.networks import model_names
 from vsr.options import Option, hints_of, option_of, parse_rate, parse_time
 from vsr.training.recipes import Labels, parse_labels
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-BUILT_IN_MODELS = ("bicubic", "identity")
-"""Models without a file: the names in ``vsr.networks.weights``, which imports torch."""
 
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -58,9 +55,8 @@ class ModelType(click.ParamType):  # type: ignore[type-arg]
     name = "model"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        shipped = sorted(path.stem for path in models_folder().glob("*.safetensors"))
-        families = sorted({re.sub(r"-x\d+$", "", name) for name in shipped})
-        names = [name for name in (*families, *shipped, *BUILT_IN_MODELS) if name.startswith(incomplete)]
+        families, shipped = model_names()
+        names = [name for name in (*families, *shipped) if name.startswith(incomplete)]
         return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
 
 

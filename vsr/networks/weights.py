@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints
@@ -24,8 +23,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from vsr.errors import UnknownModelError, UnsupportedError, UsageError, WeightsError, is_out_of_memory, shortened
-from vsr.files import models_folder, write_whole
+from vsr.errors import (
+    UnknownModelError,
+    UnsupportedError,
+    UsageError,
+    WeightsError,
+    did_you_mean,
+    is_out_of_memory,
+    shortened,
+)
+from vsr.files import GENERATOR_FILE, models_folder, write_whole
+from vsr.networks import BUILT_IN_DESCRIPTIONS, model_names
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.generator import Bicubic, Generator, Identity
 from vsr.networks.recurrent import RecurrentGenerator
@@ -346,14 +354,6 @@ def _format_shape(shape: Iterable[int]) -> str:
 
 DEFAULT_MODEL = "video-x4"
 
-GENERATOR_FILE = "generator.safetensors"
-"""The name of the generator in the folder of a run of ``vsr train``."""
-
-BUILT_IN_DESCRIPTIONS = {
-    "bicubic": "antialiased bicubic interpolation, any scale: the baseline",
-    "identity": "returns its input: what decoding, conversion and encoding alone do",
-}
-
 
 def shipped_models() -> list[WeightsInfo]:
     """Return the shipped models that upscale, by name."""
@@ -371,9 +371,9 @@ def find_weights(model: str) -> Path:
     Raises:
         UnknownModelError: there is no such model or file.
     """
-    names = [path.stem for path in sorted(models_folder().glob("*.safetensors"))]
+    families, names = model_names()
     if os.sep not in model:
-        family = sorted(name for name in names if re.fullmatch(rf"{re.escape(model)}-x\d+", name))
+        family = [name for name in names if re.fullmatch(rf"{re.escape(model)}-x\d+", name)]
         if model in names or family:
             return models_folder() / f"{model if model in names else family[-1]}.safetensors"
     with suppress(OSError):  # a name too long for a file is no file
@@ -383,11 +383,9 @@ def find_weights(model: str) -> Path:
             return run
         if model and Path(model).is_dir():
             raise UnknownModelError(f"the folder {model} holds no {GENERATOR_FILE}, so it is not a run of `vsr train`.")
-    families = sorted({*BUILT_IN_DESCRIPTIONS, *(re.sub(r"-x\d+$", "", name) for name in names)})
-    meant = get_close_matches(model, [*families, *names], n=2, cutoff=0.6)
     raise UnknownModelError(
-        f"there is no model {model!r}: it is neither a file nor one of {', '.join(families)}. "
-        + (f"Did you mean {' or '.join(meant)}?" if meant else "`vsr models` lists them.")
+        f"there is no model {model!r}: it is neither a file nor one of {', '.join(families)}"
+        f"{did_you_mean(model, [*families, *names])} `vsr models` lists them."
     )
 
 

@@ -42,7 +42,8 @@ from vsr.errors import (
 from vsr.files import models_folder
 from vsr.inference.device import choose_device, kind_of
 from vsr.inference.engine import Engine
-from vsr.networks.weights import BUILT_IN_DESCRIPTIONS, find_partner, find_weights
+from vsr.networks import BUILT_IN_DESCRIPTIONS
+from vsr.networks.weights import find_partner, find_weights
 from vsr.pipeline.journal import LOCK, RECORD, seal
 from vsr.pipeline.options import UpscaleOptions
 from vsr.pipeline.plan import check_frame_fits

@@ -118,10 +118,11 @@ def split_output(names: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
 
 def _receives(folder: Path, name: str, sources: Sequence[Path]) -> bool:
     """Whether an existing folder is meant for the outputs: it is empty, named with a slash, or has some of them."""
-    slash = name.endswith(("/", os.sep)) and not all(source.is_dir() for source in sources)
-    if slash or not any(folder.iterdir()) or any(folder.glob("*.vsr-job")):
+    if name.endswith(("/", os.sep)) and not all(source.is_dir() for source in sources):
         return True
-    with suppress(InputError):  # a folder without inputs
+    with suppress(InputError, OSError):  # a folder without inputs, or one that cannot be read
+        if not any(folder.iterdir()) or any(folder.glob("*.vsr-job")):
+            return True
         for source in sources:
             for path, relative in _expand(source, folder, False):
                 if (folder / relative.with_name(_output_name(path))).exists():

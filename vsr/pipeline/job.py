@@ -20,7 +20,7 @@ import torch
 
 from vsr import __version__
 from vsr.errors import InputError, OutputError, UnsupportedError, VsrError, setting
-from vsr.files import check_target, folder_made
+from vsr.files import GENERATOR_FILE, check_target, folder_made
 from vsr.imaging.pictures import is_animated, still_kind
 from vsr.inference import Precision, RuntimeName
 from vsr.inference.device import choose_device, kind_of
@@ -38,7 +38,7 @@ from vsr.media.pictures import (
 from vsr.media.probe import PacketIndex, index_packets, probe
 from vsr.media.provenance import Provenance, read_provenance
 from vsr.media.reader import Damage, resized_message
-from vsr.networks.weights import GENERATOR_FILE, load_calibration, model_covering
+from vsr.networks.weights import load_calibration, model_covering
 from vsr.pipeline.cluster import Cluster
 from vsr.pipeline.frames import is_steadied
 from vsr.pipeline.journal import (

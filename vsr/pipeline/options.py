@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vsr.errors import UsageError, closest, setting
-from vsr.files import MAX_PIXELS
+from vsr.files import GENERATOR_FILE, MAX_PIXELS
 from vsr.inference import Precision, RuntimeName
 from vsr.media.formats import CODECS, Codec, known_codec
 from vsr.options import contradictions, convert, described, documented, option, parse_rate, parse_time
@@ -168,7 +168,7 @@ class UpscaleOptions:
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON types; relative paths become absolute."""
         values = vars(self) | {"size": self.size and list(self.size), "encoder": dict(self.encoder)}
-        if Path(self.model).is_file() or Path(self.model, "generator.safetensors").is_file():  # the folder of a run
+        if Path(self.model).is_file() or Path(self.model, GENERATOR_FILE).is_file():
             values["model"] = os.path.abspath(self.model)
         return {name: str(value) if isinstance(value, Fraction) else value for name, value in values.items()}
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vsr.errors import CheckpointError, OutputError, UsageError, is_out_of_memory, option_text, setting, shortened
-from vsr.files import digest_of, lock_file, publish
+from vsr.files import GENERATOR_FILE, digest_of, lock_file, publish
 from vsr.networks import LPIPS_NAMES
 from vsr.networks.discriminator import Discriminator
 from vsr.networks.generator import Generator
@@ -177,7 +177,7 @@ def _trainable(fabric: Fabric, network: nn.Module, options: TrainOptions) -> Tra
     return TrainableModel(*fabric.setup(network, optimizer))
 
 
-WEIGHTS = "generator.safetensors"
+WEIGHTS = GENERATOR_FILE
 DISCRIMINATOR = "discriminator.safetensors"
 FIGURE = "losses.png"
 SAMPLES = "samples"

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from vsr.errors import CheckpointError, UsageError, did_you_mean, needs_extra, option_text, shortened
+from vsr.errors import CheckpointError, UsageError, did_you_mean, needs_extra, option_text, setting, shortened
 from vsr.files import write_whole
 from vsr.options import hints_of, plain
 from vsr.training.options import TrainOptions, started_processes
@@ -136,7 +136,7 @@ def read_config(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in _flat(content):
         if name in OF_ONE_CALL:
-            raise UsageError(f"{path}: {name} is of one call; give it as an option, --{name.replace('_', '-')}.")
+            raise UsageError(f"{path}: {name} is of one call; give it as an option, {setting(name)}.")
         if name not in known:
             raise UsageError(f"{path}: there is no option {shortened(name)!r}{did_you_mean(name, known)}")
         try:

@@ -507,9 +507,9 @@ class RecipeValues(TypedDict, total=False):
     pretrain: Stage
     discriminator: Stage
     adversarial: Stage
-    unit: Literal['steps', 'epochs']
+    unit: Literal["steps", "epochs"]
     scale: int
-    generator: Literal['srgan', 'recurrent']
+    generator: Literal["srgan", "recurrent"]
     aligned: bool
     blocks: int
     channels: int
@@ -519,9 +519,9 @@ class RecipeValues(TypedDict, total=False):
     norm_momentum: float
     discriminator_head: Head
     discriminator_channels: int
-    content_network: Literal['vgg19', 'vgg16']
-    content_activation: Literal['after', 'before']
-    adversarial_form: Literal['bce', 'relativistic', 'hinge']
+    content_network: Literal["vgg19", "vgg16"]
+    content_activation: Literal["after", "before"]
+    adversarial_form: Literal["bce", "relativistic", "hinge"]
     real_labels: Labels
     fake_labels: Labels
     betas: tuple[float, float]
@@ -530,13 +530,13 @@ class RecipeValues(TypedDict, total=False):
     batch_size: int
     accumulate: int
     crop_size: int
-    crop: Literal['random', 'centre']
+    crop: Literal["random", "centre"]
     crops_per_picture: int
-    sampling: Literal['by-area', 'by-picture']
+    sampling: Literal["by-area", "by-picture"]
     flips: bool
     rotations: bool
     transposes: bool
-    degradation: Literal['bicubic', 'video']
+    degradation: Literal["bicubic", "video"]
     video: VideoDegradation
     frames: int
     long_frames: int
@@ -549,7 +549,7 @@ class RecipeValues(TypedDict, total=False):
     clip: ClipDegradation
     pretrain_length: int
     pretrain_learning_rate: float
-    pretrain_schedule: Literal['constant', 'multi-step', 'cosine', 'one-cycle']
+    pretrain_schedule: Literal["constant", "multi-step", "cosine", "one-cycle"]
     pretrain_milestones: tuple[float, ...]
     pretrain_mse: float
     pretrain_l1: float
@@ -563,7 +563,7 @@ class RecipeValues(TypedDict, total=False):
     pretrain_adversarial: float
     discriminator_length: int
     discriminator_learning_rate: float
-    discriminator_schedule: Literal['constant', 'multi-step', 'cosine', 'one-cycle']
+    discriminator_schedule: Literal["constant", "multi-step", "cosine", "one-cycle"]
     discriminator_milestones: tuple[float, ...]
     discriminator_mse: float
     discriminator_l1: float
@@ -577,7 +577,7 @@ class RecipeValues(TypedDict, total=False):
     discriminator_adversarial: float
     adversarial_length: int
     adversarial_learning_rate: float
-    adversarial_schedule: Literal['constant', 'multi-step', 'cosine', 'one-cycle']
+    adversarial_schedule: Literal["constant", "multi-step", "cosine", "one-cycle"]
     adversarial_milestones: tuple[float, ...]
     adversarial_mse: float
     adversarial_l1: float

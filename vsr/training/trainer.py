@@ -121,10 +121,9 @@ def train(
     """Train a generator, and a discriminator against it, by a recipe.
 
     Writes into ``options.output``: ``checkpoint.pt``; ``config.toml``, the options; the generator's moving average,
-    centred, in the format of
-    ``models/``: ``generator.safetensors`` (the last), ``pretrain.safetensors`` (the last of that stage) and
-    ``best-STAGE.safetensors``; ``discriminator.safetensors``; ``card.md``; ``log.csv`` and its figure ``losses.png``;
-    ``samples/``.
+    centred, in the format of ``models/``: ``generator.safetensors`` (the last), ``pretrain.safetensors`` (the last of
+    that stage) and ``best-STAGE.safetensors``; ``discriminator.safetensors``; ``card.md``; ``log.csv`` and its figure
+    ``losses.png``; ``samples/``.
 
     Args:
         options: the options of the run.
